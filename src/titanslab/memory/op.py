@@ -1,0 +1,194 @@
+"""`neural_memory`: validate, choose a backend, call it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from titanslab.memory.chunked import chunked
+from titanslab.memory.network import MemoryNetwork, MemoryParams
+from titanslab.memory.recurrent import recurrent
+from titanslab.memory.reference import Gates, reference
+from titanslab.memory.state import MemoryState
+
+BACKENDS = ("reference", "recurrent", "chunked", "triton")
+
+
+class BackendChoice(NamedTuple):
+    """The backend `auto` takes, and why."""
+
+    name: str
+    reason: str
+
+
+def choose_backend(
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: int,
+    network: MemoryNetwork,
+    head_dim: int,
+    chunk_size: int,
+    *,
+    channelwise: bool = False,
+) -> BackendChoice:
+    """What `backend="auto"` means for a call; `titans info` prints the same."""
+    if channelwise:
+        return BackendChoice("recurrent", "channel-wise alpha is computed token by token")
+    if tokens <= 2:
+        return BackendChoice("recurrent", f"{tokens} token(s): a step costs less than a chunk")
+    return BackendChoice("chunked", "the portable parallel form")
+
+
+def _check(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(x.shape)}")
+    if x.device != like.device:
+        raise ValueError(f"{name} is on {x.device}, q is on {like.device}; move one of them")
+
+
+def _layer_gates(
+    gates: dict[str, Tensor | tuple[Tensor, ...]], q: Tensor, widths: list[tuple[int, int]], dtype: torch.dtype
+) -> Gates:
+    """Every gate as one `[B,T,H,1]` (or `[B,T,H,d_in]`) tensor per layer."""
+    depth, outer = len(widths), tuple(q.shape[:3])
+    by_layer: dict[str, list[Tensor]] = {}
+    for name, gate in gates.items():
+        if isinstance(gate, tuple | list):
+            if name != "alpha" or len(gate) != depth:
+                raise ValueError(
+                    f"{name} may be a tensor; only alpha may be a tuple (channel-wise, one [B,T,H,d_in] per layer, "
+                    f"{depth} here), got a {type(gate).__name__} of {len(gate)}"
+                )
+            for g, (width, _) in zip(gate, widths, strict=True):
+                _check("alpha", g, (*outer, width), q)
+            by_layer[name] = [g.to(dtype) for g in gate]
+        elif tuple(gate.shape) == outer:
+            _check(name, gate, outer, q)
+            by_layer[name] = [gate.to(dtype)[..., None]] * depth
+        else:
+            if gate.dim() == 4 and gate.shape[3] == 1:
+                gate = gate.expand(-1, -1, -1, depth)
+            if tuple(gate.shape) != (*outer, depth):
+                raise ValueError(
+                    f"{name} must have shape {list(outer)} or {[*outer, depth]} (per layer), got {list(gate.shape)}"
+                )
+            _check(name, gate, (*outer, depth), q)
+            by_layer[name] = [gate.to(dtype)[..., layer, None] for layer in range(depth)]
+    rows = list(zip(by_layer["theta"], by_layer["eta"], by_layer["alpha"], strict=True))
+    same = all(all(a is b for a, b in zip(row, rows[0], strict=True)) for row in rows)
+    return [rows[0]] * depth if same else rows
+
+
+def _check_state(name: str, state: MemoryState, q: Tensor, widths: list[tuple[int, int]], batches: set[int]) -> None:
+    if state.batch_size not in batches:
+        raise ValueError(f"{name} holds {state.batch_size} rows, q has a batch of {q.shape[0]}")
+    for part in ("weights", "momentum", "chunk_weights"):
+        tensors = getattr(state, part)
+        if len(tensors) != len(widths):
+            raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {len(tensors)}")
+        for layer, (tensor, width) in enumerate(zip(tensors, widths, strict=True)):
+            _check(f"{name}.{part}[{layer}]", tensor, (state.batch_size, q.shape[2], *width), q)
+
+
+def neural_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    theta: Tensor,
+    eta: Tensor,
+    alpha: Tensor | tuple[Tensor, ...],
+    network: MemoryNetwork,
+    params: MemoryParams,
+    state: MemoryState | None = None,
+    chunk_size: int = 16,
+    backend: str = "auto",
+    *,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+    initial: MemoryState | None = None,
+    return_loss: bool = False,
+) -> tuple:
+    """Write every token into the memory and read it back right after: `y_t = f(q_t; M_t)` (paper eqs. 9-15).
+
+    `u_t = grad_W ||f(k_t; W) - v_t||^2` at the weights W of the chunk's start, `S_t = eta_t S_{t-1} - theta_t u_t`,
+    `M_t = (1 - alpha_t) M_{t-1} + S_t`. `chunk_size` is part of the function; 1 is the paper's online rule.
+
+    Args:
+        q, k, v: `[B,T,H,D]`.
+        theta, eta, alpha: `[B,T,H]` or per memory layer `[B,T,H,L]`, already activated; alpha may also be a tuple of
+            `[B,T,H,d_in]`, one per layer (channel-wise forgetting).
+        network: shape of the memory. params: its slow parameters, heads first.
+        state: what was read before; None starts at `initial`.
+        backend: "auto", or one of "reference", "recurrent", "chunked", "triton", which then runs or raises.
+        mask: bool `[B,T]`, True for real tokens. Padding writes nothing, forgets nothing, moves no chunk boundary.
+        reset: bool `[B,T]`, True for the first token of a document: the row goes back to `initial`.
+        initial: where documents start, one row or B; default M_0 without momentum.
+        return_loss: also return the inner loss before each write.
+
+    Returns:
+        y `[B,T,H,D]` (0 at padding) in q's dtype, the new state (float32 or float64), and on request the detached
+        loss `[B,T,H]`.
+
+    Raises:
+        ValueError: a shape, device or name that does not fit. RuntimeError: a named backend that cannot run here.
+    """
+    if q.dim() != 4:
+        raise ValueError(f"q must have shape [B, T, H, D], got {list(q.shape)}")
+    batch, tokens, heads, head_dim = q.shape
+    for name, x in (("k", k), ("v", v)):
+        _check(name, x, tuple(q.shape), q)
+    if not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"chunk_size must be an integer of at least 1, got {chunk_size!r}")
+    if backend not in (*BACKENDS, "auto"):
+        raise ValueError(f"backend must be one of {', '.join((*BACKENDS, 'auto'))}, got {backend!r}")
+    widths = network.widths(head_dim)
+    if len(params.weights) != network.depth:
+        raise ValueError(f"params.weights must hold {network.depth} tensors (network.depth), got {len(params.weights)}")
+    for layer, (weight, width) in enumerate(zip(params.weights, widths, strict=True)):
+        _check(f"params.weights[{layer}]", weight, (heads, *width), q)
+    for name, x in (("norm_weight", params.norm_weight), ("norm_bias", params.norm_bias)):
+        if (x is not None) != network.norm:
+            raise ValueError(f"params.{name} must be {'[H, D]' if network.norm else 'None'} where network.norm is {network.norm}")
+        if x is not None:
+            _check(f"params.{name}", x, (heads, head_dim), q)
+    for name, x in (("mask", mask), ("reset", reset)):
+        if x is not None:
+            _check(name, x, (batch, tokens), q)
+            if x.dtype != torch.bool:
+                raise ValueError(f"{name} must be bool, got {x.dtype}")
+    if state is not None:
+        _check_state("state", state, q, widths, {batch})
+    if initial is not None:
+        _check_state("initial", initial, q, widths, {1, batch})
+
+    out_dtype = q.dtype
+    dtype = torch.float64 if out_dtype == torch.float64 else torch.float32
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    params = MemoryParams(
+        tuple(w.to(dtype) for w in params.weights),
+        None if params.norm_weight is None else params.norm_weight.to(dtype),
+        None if params.norm_bias is None else params.norm_bias.to(dtype),
+    )
+    gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
+    channelwise = isinstance(alpha, tuple | list)
+    initial = MemoryState.initial(params, 1) if initial is None else initial.map_weights(lambda t: t.to(dtype))
+    state = None if state is None else state.map_weights(lambda t: t.to(dtype))
+    name = backend
+    if backend == "auto":
+        name = choose_backend(q.device, out_dtype, tokens, network, head_dim, chunk_size, channelwise=channelwise).name
+    if channelwise and name in ("chunked", "triton"):
+        raise ValueError(f"backend {name!r} takes no channel-wise alpha; use 'recurrent', 'reference' or 'auto'")
+    arguments = (network, params, state, initial, chunk_size, mask, reset)
+    if tokens == 0:
+        start = initial.at_boundary().expand(batch) if state is None else state
+        y, state, loss = torch.zeros_like(q), start, q.new_zeros(batch, 0, heads)
+    elif name == "chunked":
+        y, state, loss = chunked(q, k, v, gates, *arguments)
+    elif name == "triton":
+        raise RuntimeError("backend 'triton' is not built in this version; use 'chunked' or 'auto'")
+    else:
+        loop = reference if name == "reference" else recurrent
+        start = initial.at_boundary().expand(batch) if state is None else state
+        y, state, loss = loop(q, k, v, gates, network, params, start, initial, chunk_size, mask, reset)
+    result = (y.to(out_dtype), state)
+    return (*result, loss.detach()) if return_loss else result

@@ -1,0 +1,78 @@
+"""The definition: one token at a time, gradients by autograd on the inner loss (paper eqs. 9-15).
+
+Slow on purpose. Every other backend is tested against this file, in float64, outputs and gradients.
+"""
+
+import torch
+from torch import Tensor
+
+from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network, last_product, output
+from titanslab.memory.state import MemoryState, where_rows
+
+
+# per layer (theta, eta, alpha), each [B,T,H,1]; alpha may be [B,T,H,d_in]
+Gates = list[tuple[Tensor, Tensor, Tensor]]
+
+
+def inner_gradient(
+    k: Tensor, v: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork, params: MemoryParams
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Gradient in W of `||f(k; W) - v||^2` for one token, itself differentiable, and the loss.
+
+    Args:
+        k, v: `[B,H,D]`.
+        weights: tuple of `[B,H,d_in,d_out]`.
+    """
+    outer = torch.is_grad_enabled()
+    with torch.enable_grad():
+        weights = tuple(w if w.requires_grad else w.detach().requires_grad_() for w in weights)
+        z = last_product(k.unsqueeze(2), weights)
+        prediction = output(k.unsqueeze(2), z, network, params)
+        loss = (prediction - v.unsqueeze(2)).square().sum((-1, -2))  # Eq. 12, summed over D
+        (seed,) = torch.autograd.grad(loss.sum(), z, create_graph=outer)
+        if network.grad_clip is not None:
+            seed = seed * (network.grad_clip / seed.norm(dim=-1, keepdim=True)).clamp(max=1)
+        grads = torch.autograd.grad(z, weights, seed, create_graph=outer)
+    return grads, loss if outer else loss.detach()
+
+
+def reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Gates,
+    network: MemoryNetwork,
+    params: MemoryParams,
+    state: MemoryState,
+    initial: MemoryState,
+    chunk_size: int,
+    mask: Tensor | None,
+    reset: Tensor | None,
+) -> tuple[Tensor, MemoryState, Tensor]:
+    """Shapes as in `neural_memory`; `gates` by layer. Also returns the inner loss `[B,T,H]`."""
+    weights, momentum, anchor, offset = state.weights, state.momentum, state.chunk_weights, state.offset
+    ys, losses = [], []
+    for t in range(q.shape[1]):
+        real = torch.ones_like(offset, dtype=torch.bool) if mask is None else mask[:, t]
+        if reset is not None:  # a document starts here
+            fresh = reset[:, t] & real
+            weights = tuple(where_rows(fresh, a, b) for a, b in zip(initial.weights, weights, strict=True))
+            momentum = tuple(where_rows(fresh, a, b) for a, b in zip(initial.momentum, momentum, strict=True))
+            offset = offset.masked_fill(fresh, 0)
+        # the gradient's anchor moves where a chunk starts
+        anchor = tuple(where_rows((offset == 0) & real, w, c) for w, c in zip(weights, anchor, strict=True))
+        grads, loss = inner_gradient(k[:, t], v[:, t], anchor, network, params)
+        new_weights, new_momentum = [], []
+        for layer in range(network.depth):
+            theta, eta, alpha = (gate[:, t, :, :, None] for gate in gates[layer])
+            s = eta * momentum[layer] - theta * grads[layer]  # Eq. 14
+            w = (1 - alpha) * weights[layer] + s  # Eq. 13
+            new_momentum.append(where_rows(real, s, momentum[layer]))
+            new_weights.append(where_rows(real, w, weights[layer]))
+        weights, momentum = tuple(new_weights), tuple(new_momentum)
+        y = apply_network(q[:, t].unsqueeze(2), weights, network, params).squeeze(2)  # OURS: after its own write
+        ys.append(y.masked_fill(~real[:, None, None], 0))
+        losses.append(loss.masked_fill(~real[:, None], 0))
+        offset = torch.where(real, (offset + 1) % chunk_size, offset)
+    anchor = tuple(where_rows(offset == 0, w, c) for w, c in zip(weights, anchor, strict=True))
+    return torch.stack(ys, 1), MemoryState(weights, momentum, anchor, offset), torch.stack(losses, 1)

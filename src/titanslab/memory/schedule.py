@@ -1,0 +1,75 @@
+"""Which token goes into which slot of which chunk, where rows have padding, documents or different offsets."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Schedule(NamedTuple):
+    """Chunks of a ragged batch; `chunks` is the most any row needs.
+
+    index: int64 `[B, chunks * C]`, the token in each slot (0 where none).
+    real: bool `[B, chunks * C]`, slots that hold a token.
+    slot: int64 `[B, T]`, the slot of each token (0 for padding).
+    resets: bool `[chunks, B]`, chunks that begin a document. has_resets: per chunk, any row does.
+    continues: bool `[B]`, the first chunk goes on with the chunk that the incoming state had begun.
+    last: int64 `[B]`, the last chunk that holds a token of the row, -1 where none does.
+    offset: int64 `[B]`, tokens in the running chunk at the end.
+    """
+
+    chunks: int
+    index: Tensor
+    real: Tensor
+    slot: Tensor
+    resets: Tensor
+    has_resets: list[bool]
+    continues: Tensor
+    last: Tensor
+    offset: Tensor
+
+
+def is_aligned(tokens: int, chunk_size: int, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> bool:
+    """True where every chunk is full and every row starts at a boundary, so no schedule is needed."""
+    if mask is not None or reset is not None or tokens % chunk_size:
+        return False
+    return offset is None or not bool(offset.any())
+
+
+def make_schedule(
+    tokens: int, chunk_size: int, offset: Tensor, mask: Tensor | None, reset: Tensor | None
+) -> Schedule:
+    """Lay out `tokens` per row; `offset [B]`, `mask` and `reset` `[B, T]` as in `neural_memory`."""
+    device, rows = offset.device, offset.shape[0]
+    real = torch.ones(rows, tokens, dtype=torch.bool, device=device) if mask is None else mask
+    fresh = torch.zeros_like(real) if reset is None else reset & real
+    # place of each token in its document, counting the state's open chunk as part of the first
+    order = real.cumsum(1) - 1
+    first_of_doc = torch.where(fresh, order, -1).cummax(1).values
+    place = torch.where(first_of_doc >= 0, order - first_of_doc, order + offset[:, None])
+    opens = real & (place % chunk_size == 0)
+    continues = (offset > 0) & ~((fresh & (order == 0)).any(1)) & real.any(1)
+    chunk = opens.cumsum(1) - 1 + continues[:, None].long()
+    chunks = max(1, int(torch.where(real, chunk, 0).max()) + 1)
+    slot = torch.where(real, chunk * chunk_size + place % chunk_size, chunks * chunk_size)
+    index = torch.zeros(rows, chunks * chunk_size + 1, dtype=torch.int64, device=device)
+    index.scatter_(1, slot, torch.arange(tokens, device=device).expand(rows, tokens))
+    filled = torch.zeros(rows, chunks * chunk_size + 1, dtype=torch.bool, device=device)
+    filled.scatter_(1, slot, True)
+    resets = torch.zeros(rows, chunks + 1, dtype=torch.bool, device=device)
+    resets.scatter_(1, torch.where(fresh, chunk, chunks), True)
+    resets = resets[:, :chunks].T.contiguous()
+    last = torch.where(real, chunk, -1).amax(1)
+    newest = torch.where(real, torch.arange(tokens, device=device), -1).amax(1)
+    end = (place.gather(1, newest.clamp_min(0)[:, None])[:, 0] + 1) % chunk_size
+    return Schedule(
+        chunks,
+        index[:, :-1],
+        filled[:, :-1],
+        torch.where(real, slot, 0),
+        resets,
+        resets.any(1).tolist(),
+        continues,
+        last,
+        torch.where(newest >= 0, end, offset),
+    )

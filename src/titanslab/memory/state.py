@@ -1,0 +1,95 @@
+"""The state of one memory as a plain value: save it, split it, copy it, send it away."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from titanslab.memory.network import MemoryParams
+
+
+@dataclass(frozen=True)
+class MemoryState:
+    """What a memory knows after reading some tokens.
+
+    Args:
+        weights: M_t, one `[B, H, d_in, d_out]` per layer.
+        momentum: S_t, same shapes.
+        chunk_weights: weights at the start of the running chunk, same shapes; not read where `offset` is 0.
+        offset: int64 `[B]`, tokens of the running chunk already written, per row.
+    """
+
+    weights: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...]
+    chunk_weights: tuple[Tensor, ...]
+    offset: Tensor
+
+    @classmethod
+    def initial(cls, params: MemoryParams, batch_size: int) -> "MemoryState":
+        """M_0 for every row, no momentum, at a chunk boundary."""
+        weights = tuple(w.unsqueeze(0).expand(batch_size, *w.shape) for w in params.weights)
+        momentum = tuple(torch.zeros_like(w) for w in weights)
+        offset = torch.zeros(batch_size, dtype=torch.int64, device=weights[0].device)
+        return cls(weights, momentum, weights, offset)
+
+    @property
+    def batch_size(self) -> int:
+        return self.offset.shape[0]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "MemoryState":
+        """`fn` applied to every tensor, `offset` included."""
+        return MemoryState(
+            tuple(fn(t) for t in self.weights),
+            tuple(fn(t) for t in self.momentum),
+            tuple(fn(t) for t in self.chunk_weights),
+            fn(self.offset),
+        )
+
+    def map_weights(self, fn: Callable[[Tensor], Tensor]) -> "MemoryState":
+        """`fn` applied to every floating-point tensor; `offset` as it is."""
+        return self.map(lambda t: fn(t) if t.is_floating_point() else t)
+
+    def detach(self) -> "MemoryState":
+        return self.map(Tensor.detach)
+
+    def clone(self) -> "MemoryState":
+        return self.map(Tensor.clone)
+
+    def expand(self, batch_size: int) -> "MemoryState":
+        """A state of one row, seen as `batch_size` equal rows (no copy)."""
+        return self.map(lambda t: t.expand(batch_size, *t.shape[1:]))
+
+    def index_select(self, rows: Tensor) -> "MemoryState":
+        """The given rows of the batch, in that order."""
+        return self.map(lambda t: t.index_select(0, rows.to(t.device)))
+
+    def at_boundary(self) -> "MemoryState":
+        """The same memory, its current weights taken as the start of a new chunk."""
+        return MemoryState(self.weights, self.momentum, self.weights, torch.zeros_like(self.offset))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Flat names to tensors, for saving."""
+        out = {"offset": self.offset}
+        for name in ("weights", "momentum", "chunk_weights"):
+            out |= {f"{name}.{i}": t for i, t in enumerate(getattr(self, name))}
+        return out
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "MemoryState":
+        """Inverse of `tensors()`."""
+        depth = sum(name.startswith("weights.") for name in tensors)
+        groups = (
+            tuple(tensors[f"{name}.{i}"] for i in range(depth))
+            for name in ("weights", "momentum", "chunk_weights")
+        )
+        return cls(*groups, tensors["offset"])
+
+    def nbytes(self) -> int:
+        """Bytes this state takes when stored."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+
+def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Rows of `a` where `rows [B]` is true, else of `b`; `a` and `b` are `[B or 1, ...]`."""
+    return torch.where(rows.view(-1, *[1] * (b.dim() - 1)), a, b)
