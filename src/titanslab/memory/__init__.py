@@ -1,7 +1,16 @@
 """The neural long-term memory, torch alone (paper §3)."""
 
+from titanslab.memory.module import NeuralMemory, NeuralMemoryState
 from titanslab.memory.network import MemoryNetwork, MemoryParams
-from titanslab.memory.op import neural_memory
+from titanslab.memory.op import choose_backend, neural_memory
 from titanslab.memory.state import MemoryState
 
-__all__ = ["MemoryNetwork", "MemoryParams", "MemoryState", "neural_memory"]
+__all__ = [
+    "MemoryNetwork",
+    "MemoryParams",
+    "MemoryState",
+    "NeuralMemory",
+    "NeuralMemoryState",
+    "choose_backend",
+    "neural_memory",
+]

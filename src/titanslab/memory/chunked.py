@@ -291,6 +291,8 @@ def _forward(
         end = schedule.offset.clone()
         at_start = _rows(end == 0, loop.heads)
         running = [torch.where(at_start, o, r) for o, r in zip(loop.own(state), running, strict=True)]
+    elif anchor:
+        running = [o.clone() for o in loop.own(state)]
     return (
         _from_slots(y, schedule, batch, mask),
         _from_slots(losses, schedule, batch, mask),
@@ -344,7 +346,11 @@ def _backward(
     d_anchor = [torch.zeros_like(a) for a in anchor]
     d_norm = [torch.zeros(loop.rows, q.shape[3], dtype=q.dtype, device=q.device) for _ in norm]
     d_state = [d.clone() for d in d_state]
-    if d_running:
+    if d_running and schedule is None:
+        for d, w, r in zip(d_state, loop.widths, d_running, strict=True):
+            d[:, :w] += r
+        d_running = []
+    elif d_running:
         at_start = _rows(schedule.offset == 0, loop.heads)
         for d, w, r in zip(d_state, loop.widths, d_running, strict=True):
             d[:, :w] += torch.where(at_start, r, 0)

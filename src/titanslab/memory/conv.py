@@ -1,0 +1,72 @@
+"""Short causal depthwise convolution after q, k, v (paper §4.4), with its tail as a value."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ShortConv(nn.Module):
+    """Depthwise causal convolution over the last `kernel_size` tokens.
+
+    A tail `[B, kernel_size-1, dim]` holds the inputs just before the call; None means nothing came before (zeros).
+    """
+
+    def __init__(self, dim: int, kernel_size: int = 4) -> None:
+        super().__init__()
+        self.dim, self.kernel_size = dim, kernel_size
+        self.weight = nn.Parameter(torch.empty(kernel_size, dim))  # row j weighs the token j steps back
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = self.kernel_size**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, kernel_size={self.kernel_size}"
+
+    def forward(
+        self,
+        x: Tensor,
+        tail: Tensor | None = None,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        initial_tail: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`x [B,T,dim]` -> output `[B,T,dim]` and the tail after the call.
+
+        Args:
+            lengths: int64 `[B]`, real tokens of each row, which come first; None = all.
+            reset: bool `[B,T]`, first tokens of documents: what is before them is `initial_tail`.
+        """
+        batch, tokens, dim = x.shape
+        back = self.kernel_size - 1
+        empty = x.new_zeros(batch, back, dim)
+        tail = empty if tail is None else tail.to(x.dtype)
+        history = torch.cat([tail, x], 1)
+        if reset is None:
+            y = history[:, back:] * self.weight[0]
+            for j in range(1, self.kernel_size):
+                y = y + history[:, back - j : back - j + tokens] * self.weight[j]
+            if lengths is None:
+                return y, history[:, tokens:]
+            index = lengths[:, None] + torch.arange(back, device=x.device)
+            return y, history.gather(1, index[..., None].expand(-1, -1, dim))
+        fresh = empty if initial_tail is None else initial_tail.to(x.dtype).expand(batch, -1, -1)
+        history = torch.cat([fresh, history], 1)
+        position = torch.arange(tokens, device=x.device).expand(batch, tokens)
+        start = torch.where(reset, position, -self.kernel_size).cummax(1).values
+        y = x * self.weight[0]
+        for j in range(1, self.kernel_size):
+            y = y + self._look_back(history, position, j, start) * self.weight[j]
+        end = torch.full((batch,), tokens, device=x.device) if lengths is None else lengths
+        last = start.gather(1, (end - 1).clamp_min(0)[:, None])
+        last = last.masked_fill((end == 0)[:, None], -self.kernel_size)
+        new_tail = [self._look_back(history, end[:, None], j, last) for j in range(back, 0, -1)]
+        return y, torch.cat(new_tail, 1) if new_tail else empty
+
+    def _look_back(self, history: Tensor, position: Tensor, j: int, start: Tensor) -> Tensor:
+        """Inputs j steps before `position`, in `[initial tail | tail | x]`, not past a document's start."""
+        back = self.kernel_size - 1
+        source = position - j
+        before_document = (start >= 0) & (source < start)
+        index = torch.where(before_document, back + source - start, 2 * back + source)
+        return history.gather(1, index[..., None].expand(-1, -1, self.dim))

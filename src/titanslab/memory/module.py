@@ -1,0 +1,359 @@
+"""`NeuralMemory`: the memory as a layer on hidden states (paper §3.1, §4.4)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titanslab.memory.conv import ShortConv
+from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network, gelu_second_moment
+from titanslab.memory.op import neural_memory
+from titanslab.memory.state import MemoryState, where_rows
+
+# heads forget half of what they hold after 2**6 .. 2**14 tokens at the start of training
+HALF_LIVES = (2.0**6, 2.0**14)
+
+
+@dataclass(frozen=True)
+class NeuralMemoryState:
+    """What a `NeuralMemory` layer carries over between calls: the memory and the convolutions' last inputs.
+
+    Args:
+        memory: the fast weights. conv: `[B, conv_size-1, H*D]` for "q", "k", "v" and, for `retrieve`, "read".
+    """
+
+    memory: MemoryState
+    conv: dict[str, Tensor]
+
+    @property
+    def batch_size(self) -> int:
+        return self.memory.batch_size
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "NeuralMemoryState":
+        """`fn` applied to every tensor."""
+        return NeuralMemoryState(self.memory.map(fn), {k: fn(t) for k, t in self.conv.items()})
+
+    def detach(self) -> "NeuralMemoryState":
+        return self.map(Tensor.detach)
+
+    def clone(self) -> "NeuralMemoryState":
+        return self.map(Tensor.clone)
+
+    def expand(self, batch_size: int) -> "NeuralMemoryState":
+        """A state of one row, seen as `batch_size` equal rows (no copy)."""
+        return self.map(lambda t: t.expand(batch_size, *t.shape[1:]))
+
+    def index_select(self, rows: Tensor) -> "NeuralMemoryState":
+        """The given rows of the batch, in that order."""
+        return self.map(lambda t: t.index_select(0, rows.to(t.device)))
+
+    def where(self, rows: Tensor, other: "NeuralMemoryState") -> "NeuralMemoryState":
+        """Rows of this state where `rows [B]` is true, else of `other`; either may have one row for all."""
+        pick = lambda a, b: tuple(where_rows(rows, x, y) for x, y in zip(a, b, strict=True))  # noqa: E731
+        mine, others = self.memory, other.memory
+        memory = MemoryState(
+            pick(mine.weights, others.weights),
+            pick(mine.momentum, others.momentum),
+            pick(mine.chunk_weights, others.chunk_weights),
+            where_rows(rows, mine.offset, others.offset),
+        )
+        return NeuralMemoryState(memory, {k: where_rows(rows, t, other.conv[k]) for k, t in self.conv.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Flat names to tensors, for saving."""
+        return {f"memory.{k}": t for k, t in self.memory.tensors().items()} | {
+            f"conv.{k}": t for k, t in self.conv.items()
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "NeuralMemoryState":
+        """Inverse of `tensors()`."""
+        parts: dict[str, dict[str, Tensor]] = {"memory": {}, "conv": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        return cls(MemoryState.from_tensors(parts["memory"]), parts["conv"])
+
+    def nbytes(self) -> int:
+        """Bytes this state takes when stored."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+
+class NeuralMemory(nn.Module):
+    """Neural long-term memory as a layer: `[B,T,hidden_size]` in and out, with a state in and out.
+
+    Args:
+        hidden_size: width of the input. num_heads: memories side by side.
+        depth, expansion, residual, norm, grad_clip: of each memory, see `MemoryNetwork`.
+        chunk_size: tokens whose inner gradients share the weights of the chunk's start; part of the function.
+        head_dim: width of a head; default `hidden_size / num_heads`.
+        conv_size: taps of the short convolutions after q, k, v; 1 = none.
+        gates_per_layer: separate theta, eta, alpha for each layer of the memory.
+        momentum, forgetting: False fixes eta, alpha at 0 (the paper's ablations).
+        half_lives: shortest and longest initial half-life of the heads, in tokens.
+        backend: see `neural_memory`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        depth: int = 2,
+        expansion: int = 4,
+        chunk_size: int = 16,
+        *,
+        head_dim: int | None = None,
+        residual: bool = True,
+        norm: bool = True,
+        grad_clip: float | None = None,
+        conv_size: int = 4,
+        gates_per_layer: bool = True,
+        momentum: bool = True,
+        forgetting: bool = True,
+        half_lives: tuple[float, float] = HALF_LIVES,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if head_dim is None:
+            if hidden_size % num_heads:
+                raise ValueError(
+                    f"hidden_size must be a multiple of num_heads or head_dim be given, got {hidden_size} and {num_heads}"
+                )
+            head_dim = hidden_size // num_heads
+        self.network = MemoryNetwork(depth, expansion, residual, norm, "gelu", grad_clip)
+        self.hidden_size, self.num_heads, self.head_dim = hidden_size, num_heads, head_dim
+        self.chunk_size, self.conv_size, self.backend = chunk_size, conv_size, backend
+        self.gate_layers = depth if gates_per_layer else 1
+        self.momentum, self.forgetting, self.half_lives = momentum, forgetting, half_lives
+        inner = num_heads * head_dim
+        for name in ("q", "k", "v"):
+            self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
+            if conv_size > 1:
+                self.add_module(f"{name}_conv1d", ShortConv(inner, conv_size))
+        self.theta_proj = nn.Linear(hidden_size, num_heads * self.gate_layers)
+        self.eta_proj = nn.Linear(hidden_size, num_heads * self.gate_layers) if momentum else None
+        self.alpha_proj = nn.Linear(hidden_size, num_heads * self.gate_layers) if forgetting else None
+        self.g_proj = nn.Linear(hidden_size, inner, bias=False)
+        self.o_norm = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.o_proj = nn.Linear(inner, hidden_size, bias=False)
+        self.memory_weights = nn.ParameterList(
+            nn.Parameter(torch.empty(num_heads, *w)) for w in self.network.widths(head_dim)
+        )
+        self.memory_norm_weight = nn.Parameter(torch.empty(num_heads, head_dim)) if norm else None
+        self.memory_norm_bias = nn.Parameter(torch.empty(num_heads, head_dim)) if norm else None
+        self.reset_parameters()
+
+    def input_second_moments(self) -> list[float]:
+        """E|a_{l-1}|^2 of each layer of the memory at the start, for unit-norm keys."""
+        hidden = self.network.expansion * self.head_dim * gelu_second_moment()
+        return [1.0] + [hidden] * (self.network.depth - 1)
+
+    def reset_parameters(self) -> None:
+        """Initial values of what is the memory's own: M_0, its norm, the gates; projections as in `nn.Linear`."""
+        for weight, moment in zip(self.memory_weights, self.input_second_moments(), strict=True):
+            nn.init.normal_(weight, std=moment**-0.5)  # every z_l starts with unit variance
+        if self.memory_norm_weight is not None and self.memory_norm_bias is not None:
+            nn.init.ones_(self.memory_norm_weight)
+            nn.init.zeros_(self.memory_norm_bias)
+        nn.init.ones_(self.o_norm)
+        self.reset_gates()
+
+    def reset_gates(self) -> None:
+        """Gate biases; their weights start small, so that the biases decide."""
+        gates = [g for g in (self.theta_proj, self.eta_proj, self.alpha_proj) if g is not None]
+        for gate in gates:
+            nn.init.normal_(gate.weight, std=0.02)
+            nn.init.zeros_(gate.bias)
+        if self.alpha_proj is not None:
+            low, high = (math.log2(h) for h in self.half_lives)
+            steps = torch.linspace(low, high, self.num_heads) if self.num_heads > 1 else torch.tensor([(low + high) / 2])
+            alpha = -torch.expm1(-math.log(2) / 2**steps)
+            with torch.no_grad():
+                self.alpha_proj.bias.view(self.num_heads, -1).copy_(torch.logit(alpha)[:, None])
+
+    def extra_repr(self) -> str:
+        return f"{self.hidden_size}, num_heads={self.num_heads}, chunk_size={self.chunk_size}, {self.network}"
+
+    @property
+    def params(self) -> MemoryParams:
+        """The slow parameters of the memory networks."""
+        return MemoryParams(tuple(self.memory_weights), self.memory_norm_weight, self.memory_norm_bias)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+
+        def raw(proj: nn.Linear) -> Tensor:
+            out = F.linear(x, proj.weight.to(x.dtype), proj.bias.to(x.dtype))
+            return out.unflatten(-1, (self.num_heads, self.gate_layers))
+
+        with torch.autocast(x.device.type, enabled=False):
+            theta = torch.sigmoid(raw(self.theta_proj))
+            eta = torch.zeros_like(theta) if self.eta_proj is None else torch.sigmoid(raw(self.eta_proj))
+            alpha = torch.zeros_like(theta) if self.alpha_proj is None else torch.sigmoid(raw(self.alpha_proj))
+            moments = self.input_second_moments() if self.gate_layers > 1 else [max(self.input_second_moments())]
+            # so that momentum changes the lag of a write and not its size
+            theta = theta * (1 - eta) / torch.tensor([2 * m for m in moments], dtype=x.dtype, device=x.device)
+        return theta, eta, alpha
+
+    def _features(
+        self,
+        name: str,
+        x: Tensor,
+        state: NeuralMemoryState | None,
+        initial: NeuralMemoryState | None,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        tail_name: str | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """q, k or v `[B,T,H,D]` of `x`, and the convolution's new tail."""
+        y = getattr(self, f"{name}_proj")(x)
+        tail_name = tail_name or name
+        if self.conv_size > 1:
+            start = state or initial
+            tail = None if start is None else start.conv[tail_name].expand(x.shape[0], -1, -1)
+            fresh = None if initial is None else initial.conv[tail_name]
+            y, tail = getattr(self, f"{name}_conv1d")(y, tail, lengths, reset, fresh)
+        else:
+            tail = y[:, :0]
+        y = F.silu(y).unflatten(-1, (self.num_heads, self.head_dim))
+        return (y if name == "v" else F.normalize(y, dim=-1)), tail
+
+    def _output(self, y: Tensor, x: Tensor) -> Tensor:
+        """Norm per head, linear gate, projection."""
+        y = F.rms_norm(y, (self.head_dim,), eps=1e-5) * self.o_norm
+        return self.o_proj((y.flatten(-2) * self.g_proj(x)).to(x.dtype))
+
+    def initial_state(self, batch_size: int = 1, persistent: Tensor | None = None) -> NeuralMemoryState:
+        """Where every document starts: M_0, or what is left after reading `persistent [N_p, hidden_size]`."""
+        weight = self.q_proj.weight
+        if persistent is not None and persistent.shape[0] > 0:
+            state = self.update(persistent.unsqueeze(0))
+            state = NeuralMemoryState(state.memory.at_boundary(), {**state.conv, "read": state.conv["q"]})
+            return state.expand(batch_size)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        params = MemoryParams(tuple(w.to(dtype) for w in self.memory_weights))
+        empty = weight.new_zeros(batch_size, self.conv_size - 1, self.num_heads * self.head_dim)
+        return NeuralMemoryState(MemoryState.initial(params, batch_size), dict.fromkeys(("q", "k", "v", "read"), empty))
+
+    def retrieve(
+        self, x: Tensor, state: NeuralMemoryState, *, mask: Tensor | None = None
+    ) -> tuple[Tensor, NeuralMemoryState]:
+        """Read only: f(q_t; M) with the state's weights for every token of `x [B,T,hidden_size]`. Eq. 21.
+
+        The memory stays as it is; the returned state differs in the tail of the read's own convolution.
+        """
+        if mask is not None:
+            order, slot, lengths = _compact(mask)
+            x = _take(x, order)
+        else:
+            lengths = None
+        q, tail = self._features("q", x, state, None, lengths, None, "read")
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        params = self.params
+        if params.norm_weight is not None and params.norm_bias is not None:
+            params = MemoryParams(params.weights, params.norm_weight.to(dtype), params.norm_bias.to(dtype))
+        weights = tuple(w.to(dtype) for w in state.memory.weights)
+        with torch.autocast(x.device.type, enabled=False):
+            y = apply_network(q.to(dtype).transpose(1, 2), weights, self.network, params).transpose(1, 2)
+        y = self._output(y.to(q.dtype), x)
+        if mask is not None:
+            y = _take(y, slot).masked_fill(~mask[..., None], 0)
+        return y, NeuralMemoryState(state.memory, {**state.conv, "read": tail})
+
+    def update(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState | None = None,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        initial: NeuralMemoryState | None = None,
+    ) -> NeuralMemoryState:
+        """Write only: the state after reading `x [B,T,hidden_size]`. Arguments as in `forward`."""
+        return self.forward(x, state, mask=mask, reset=reset, initial=initial)[1]
+
+    def forward(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState | None = None,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        initial: NeuralMemoryState | None = None,
+        return_stats: bool = False,
+    ) -> tuple:
+        """Write every token, and read it back right after its own write.
+
+        Args:
+            x: `[B,T,hidden_size]`.
+            state: what was read before; None = start of a document.
+            mask: bool `[B,T]`, True for real tokens, anywhere in the row.
+            reset: bool `[B,T]`, True for the first token of a document.
+            initial: where documents start (`initial_state`); default M_0.
+            return_stats: also return theta, eta, alpha `[B,T,H,1 or L]` and the inner loss `[B,T,H]`, detached.
+
+        Returns:
+            y `[B,T,hidden_size]` (0 at padding) and the new state, and the dict of stats on request.
+        """
+        lengths = slot = None
+        real = mask
+        if mask is not None:
+            order, slot, lengths = _compact(mask)
+            x = _take(x, order)
+            real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+            reset = None if reset is None else reset.gather(1, order) & real
+        features = {n: self._features(n, x, state, initial, lengths, reset) for n in ("q", "k", "v")}
+        q, k, v = (features[n][0] for n in ("q", "k", "v"))
+        theta, eta, alpha = self.gates(x)
+        if self.gate_layers == 1:
+            theta, eta, alpha = theta[..., 0], eta[..., 0], alpha[..., 0]
+        y, memory, loss = neural_memory(
+            q,
+            k,
+            v,
+            theta,
+            eta,
+            alpha,
+            self.network,
+            self.params,
+            None if state is None else state.memory,
+            self.chunk_size,
+            self.backend,
+            mask=real,
+            reset=reset,
+            initial=None if initial is None else initial.memory,
+            return_loss=True,
+        )
+        y = self._output(y, x)
+        tails = {n: features[n][1] for n in features}
+        start = state or initial
+        read = tails["q"].new_zeros(tails["q"].shape) if start is None else start.conv["read"]
+        tails["read"] = read.expand_as(tails["q"])
+        new_state = NeuralMemoryState(memory, tails)
+        if slot is not None and mask is not None:
+            y = _take(y, slot).masked_fill(~mask[..., None], 0)
+        if not return_stats:
+            return y, new_state
+        stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss}
+        stats = {n: t.detach() if t.dim() == 4 or n == "loss" else t.detach()[..., None] for n, t in stats.items()}
+        if slot is not None and mask is not None:
+            for name, t in stats.items():
+                t = _take(t, slot)
+                stats[name] = t.masked_fill(~mask.view(*mask.shape, *[1] * (t.dim() - 2)), 0)
+        return y, new_state, stats
+
+
+def _compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Order that puts a row's real tokens first, each token's place in it, and the number of real tokens."""
+    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+    slot = (mask.cumsum(1) - 1).clamp_min(0)
+    return order, slot, mask.sum(1)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """`x [B,T,...]` gathered along T by `index [B,T]`."""
+    return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:]))
