@@ -1,0 +1,67 @@
+"""Questions of the bAbI tasks, read from their files."""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class BabiQuestion:
+    """All statements of a story before a question, the question, and its answer as the file has it."""
+
+    facts: tuple[str, ...]
+    question: str
+    answer: str
+    supporting: tuple[int, ...]  # indices into facts
+
+
+def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
+    """The questions of one bAbI file, in its order.
+
+    Lines are `number statement`, or `number question <tab> answer <tab> the supporting numbers`;
+    number 1 begins a new story.
+    """
+    questions: list[BabiQuestion] = []
+    facts: list[str] = []
+    place: dict[int, int] = {}
+    for row, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        match = re.match(r"(\d+) (.*)", line)
+        if match is None:
+            raise ValueError(f"path {path}, line {row} is not a line of bAbI; it must begin with a number")
+        number, text = int(match[1]), match[2]
+        if number == 1:
+            facts, place = [], {}
+        if "\t" in text:
+            question, answer, *support = text.split("\t")
+            known = tuple(place[int(n)] for n in " ".join(support).split() if int(n) in place)
+            questions.append(BabiQuestion(tuple(facts), question.strip(), answer.strip(), known))
+        else:
+            place[number] = len(facts)
+            facts.append(text.strip())
+    if not questions:
+        raise ValueError(f"path {path} holds no bAbI question; name a file such as qa1_..._test.txt")
+    return questions
+
+
+def find_babi(folder: str | os.PathLike[str], task: str, split: str = "test") -> Path:
+    """The file of a task (`qa1`) and split (`train`, `test`) in or below a folder; the largest if several."""
+    where = Path(folder)
+    if not where.is_dir():
+        raise FileNotFoundError(
+            f"facts folder {where} does not exist; name the folder with bAbI's qa*_{split}.txt"
+        )
+    pattern = f"{task}_*_{split}.txt"
+    found = sorted(where.glob(pattern)) or sorted(where.rglob(pattern))
+    if not found:
+        raise FileNotFoundError(f"facts folder {where} has no {pattern}; name the folder with bAbI's files")
+    return max(found, key=lambda file: file.stat().st_size)
+
+
+@lru_cache(maxsize=32)
+def load_babi(folder: str, task: str, split: str = "test") -> list[BabiQuestion]:
+    """`read_babi` of `find_babi`, kept in memory."""
+    return read_babi(find_babi(folder, task, split))

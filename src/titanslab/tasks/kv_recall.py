@@ -1,0 +1,130 @@
+"""A stream of keys and values on a small vocabulary: every key that comes again is asked for its value.
+
+For experiments on architectures: no text, no tokenizer, dense labels, and a distance for every answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class KVRecall(NamedTuple):
+    """A batch of `make_kv_recall`.
+
+    `input_ids`, `labels` and `distance` are int64 `[B, T]`. Labels follow the Hugging Face convention (the
+    model shifts them; -100 is not scored): at the value of a repeated key, its value. `distance` there is the
+    number of tokens since the value last stood in the text, and 0 elsewhere.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True)
+class KVVocabulary:
+    """Ids: filler from 0, then keys, then values."""
+
+    num_keys: int = 64
+    num_values: int = 64
+    num_fillers: int = 1
+
+    @property
+    def size(self) -> int:
+        return self.num_fillers + self.num_keys + self.num_values
+
+
+def make_kv_recall(
+    batch_size: int,
+    length: int,
+    num_pairs: int = 16,
+    *,
+    vocabulary: KVVocabulary | None = None,
+    density: float = 1.0,
+    rewrite: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> KVRecall:
+    """Rows of `key value` pairs in random order, each key with a value of its own in its row.
+
+    Args:
+        batch_size: rows.
+        length: tokens per row; an odd last token is filler.
+        num_pairs: different keys in a row; more keys come again at longer distances.
+        vocabulary: sizes of the sets of keys, values and fillers.
+        density: share of the two-token slots that hold a pair; the others hold filler.
+        rewrite: chance that a repeated key gets a new value, which counts from then on and is not scored.
+        generator: source of randomness, on the CPU.
+    """
+    vocabulary = vocabulary or KVVocabulary()
+    if not 1 <= num_pairs <= vocabulary.num_keys:
+        raise ValueError(
+            f"num_pairs is {num_pairs}; it must be 1 to {vocabulary.num_keys}, the vocabulary's num_keys"
+        )
+    if length < 2 or batch_size < 1:
+        raise ValueError(f"length is {length} and batch_size {batch_size}; they must be at least 2 and 1")
+    if not 0 < density <= 1 or not 0 <= rewrite <= 1:
+        raise ValueError(f"density is {density} and rewrite {rewrite}; they must be in (0, 1] and [0, 1]")
+    slots = length // 2
+    shape = (batch_size, slots)
+
+    def rand(*size: int) -> Tensor:
+        return torch.rand(size, generator=generator)
+
+    used = rand(*shape) < density
+    which = (rand(*shape) * num_pairs).long()
+    key_ids = rand(batch_size, vocabulary.num_keys).argsort(1)[:, :num_pairs].gather(1, which)
+    # Occurrences of one key side by side, in order of time; unused slots sort to the end.
+    order = torch.where(used, which, num_pairs).argsort(dim=1, stable=True)
+    sorted_key = which.gather(1, order)
+    sorted_used = used.gather(1, order)
+    first = torch.ones(shape, dtype=torch.bool)
+    first[:, 1:] = sorted_key[:, 1:] != sorted_key[:, :-1]
+    fresh = first | (rand(*shape) < rewrite)
+    candidates = (rand(*shape) * vocabulary.num_values).long()
+    time = torch.arange(slots).expand(shape)
+    source = torch.where(fresh, time, 0).cummax(1).values  # where in sorted order this value was set
+    sorted_value = candidates.gather(1, source)
+    sorted_distance = torch.zeros(shape, dtype=torch.int64)
+    sorted_distance[:, 1:] = 2 * (order[:, 1:] - order[:, :-1])
+    sorted_distance[fresh | ~sorted_used] = 0
+    value_ids = torch.empty(shape, dtype=torch.int64).scatter_(1, order, sorted_value)
+    distance_slots = torch.empty(shape, dtype=torch.int64).scatter_(1, order, sorted_distance)
+
+    fillers = (rand(batch_size, length) * vocabulary.num_fillers).long()
+    input_ids, distance = fillers, torch.zeros(batch_size, length, dtype=torch.int64)
+    keys, values = input_ids[:, 0 : 2 * slots : 2], input_ids[:, 1 : 2 * slots : 2]
+    first_key = vocabulary.num_fillers
+    keys.copy_(torch.where(used, first_key + key_ids, keys))
+    values.copy_(torch.where(used, first_key + vocabulary.num_keys + value_ids, values))
+    distance[:, 1 : 2 * slots : 2] = distance_slots
+    labels = torch.where(distance > 0, input_ids, -100)
+    return KVRecall(input_ids, labels, distance)
+
+
+def accuracy_by_distance(
+    predictions: Tensor, labels: Tensor, distance: Tensor, edges: Sequence[int]
+) -> list[tuple[int, int, int, float]]:
+    """Accuracy over the labelled positions, by how far back the answer stands.
+
+    Args:
+        predictions: int64 `[B, T]`, the token predicted *for* each position: logits' argmax, shifted right.
+        labels: `[B, T]`, -100 where not scored.
+        distance: `[B, T]` in tokens.
+        edges: bins are [edges[i], edges[i + 1]).
+
+    Returns:
+        (low, high, number of answers, accuracy) per bin; accuracy is nan where a bin is empty.
+    """
+    scored = labels != -100
+    right = (predictions == labels)[scored].double()
+    where = distance[scored]
+    rows = []
+    for low, high in pairwise(edges):
+        inside = (where >= low) & (where < high)
+        count = int(inside.sum())
+        rows.append((low, high, count, float(right[inside].mean()) if count else float("nan")))
+    return rows

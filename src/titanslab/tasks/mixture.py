@@ -1,0 +1,116 @@
+"""Task samples to train on: mixed lengths, answers as the only loss, any row made from its number."""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from titanslab.tasks.mixture_rows import MakeRow, babilong_rows, kv_rows, niah_rows, recall_rows
+from titanslab.tasks.sample import derive_seed
+from titanslab.tasks.tokens import encoder_of
+
+
+class Mixture(Dataset[dict[str, Tensor]]):
+    """Rows `{input_ids, labels}` of `sequence_length` tokens; row i is a pure function of (seed, i).
+
+    Args:
+        name: `niah`, `babilong`, `recall` or `kv_recall`.
+        tokenizer: encodes to ids; not used by `kv_recall`.
+        sequence_length: tokens per row, filled up on the right with `pad` and labels of -100.
+        seed: another seed gives other rows.
+        min_length: shortest sample; the lengths in between are drawn evenly on a logarithmic scale.
+        curriculum_rows: over so many rows the longest sample grows from `min_length` to `sequence_length`.
+        num_rows: what `len()` says; rows beyond it exist too.
+        pack: put several samples in a row, told apart by `document_ids`.
+        options: of the task, see `niah_rows`, `babilong_rows`, `recall_rows`, `kv_rows` in `mixture_rows`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        sequence_length: int,
+        seed: int,
+        *,
+        min_length: int | None = None,
+        curriculum_rows: int = 0,
+        num_rows: int = 1 << 40,
+        pack: bool = False,
+        **options: Any,
+    ):
+        makers: dict[str, Callable[..., MakeRow]] = {
+            "niah": niah_rows,
+            "babilong": babilong_rows,
+            "recall": recall_rows,
+            "kv_recall": kv_rows,
+        }
+        if name not in makers:
+            raise ValueError(f"name is {name!r}; it must be one of {', '.join(makers)}")
+        if name != "kv_recall" and encoder_of(tokenizer) is None:
+            raise ValueError(
+                f"tokenizer is a {type(tokenizer).__name__}; training rows need one that encodes to ids"
+            )
+        self.sequence_length, self.seed, self.name = sequence_length, seed, name
+        self.min_length = sequence_length if min_length is None else min_length
+        if not 0 < self.min_length <= sequence_length:
+            raise ValueError(
+                f"min_length is {min_length}; it must be 1 to sequence_length, {sequence_length}"
+            )
+        self.curriculum_rows, self.num_rows, self.pack = curriculum_rows, num_rows, pack
+        pad = getattr(tokenizer, "pad_token_id", None)
+        end = getattr(tokenizer, "eos_token_id", None)
+        self.pad = next((token for token in (pad, end) if token is not None), 0)
+        self._make = makers[name](tokenizer, **options)
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Row `index`: int64 `[sequence_length]` tensors."""
+        ids: list[int] = []
+        labels: list[int] = []
+        documents: list[int] = []
+        rng = random.Random(derive_seed("mixture", self.name, self.seed, index))
+        while not ids or (self.pack and self.sequence_length - len(ids) >= self.min_length):
+            length = self._length(rng, index, self.sequence_length - len(ids))
+            more_ids, more_labels = self._make(length, derive_seed(self.seed, index, len(ids)))
+            ids += more_ids
+            labels += more_labels
+            documents += [documents[-1] + 1 if documents else 0] * len(more_ids)
+        short = self.sequence_length - len(ids)
+        row = {
+            "input_ids": torch.tensor(ids + [self.pad] * short),
+            "labels": torch.tensor(labels + [-100] * short),
+        }
+        if self.pack:
+            row["document_ids"] = torch.tensor(documents + [documents[-1] + 1] * short)
+        return row
+
+    def iterate(self, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Rows `start`, `start + 1` and on, without end."""
+        index = start
+        while True:
+            yield self[index]
+            index += 1
+
+    def _length(self, rng: random.Random, index: int, room: int) -> int:
+        longest = self.sequence_length
+        if self.curriculum_rows and index < self.curriculum_rows:
+            share = index / self.curriculum_rows
+            longest = round(self.min_length * (longest / self.min_length) ** share)
+        longest = min(longest, room)
+        if longest <= self.min_length:
+            return longest
+        low, high = math.log(self.min_length), math.log(longest)
+        return min(longest, round(math.exp(low + (high - low) * rng.random())))
+
+
+def mixture(
+    name: str, tokenizer: Any, sequence_length: int, seed: int, *, start: int = 0, **options: Any
+) -> Iterator[dict[str, Tensor]]:
+    """Rows of a `Mixture` without end, from row `start`: start at n to go on after n rows."""
+    return Mixture(name, tokenizer, sequence_length, seed, **options).iterate(start)

@@ -1,0 +1,181 @@
+"""How a row of each task is made: `(length, seed) -> (ids, labels)`, at most `length` tokens."""
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from titanslab.tasks.sources import iter_texts, read_words
+from titanslab.tasks.tokens import TokenCounter, encode_answer, encoder_of, leading_special_tokens
+
+Row = tuple[list[int], list[int]]
+MakeRow = Callable[[int, int], Row]
+_ATTEMPTS = 64
+
+
+def niah_rows(
+    tokenizer: Any,
+    *,
+    variant: str | list[str] = "single_1",
+    haystack: str | None = None,
+    adjectives: str | None = None,
+    nouns: str | None = None,
+    max_haystack_chars: int = 50_000_000,
+) -> MakeRow:
+    """S-NIAH samples; haystacks begin at a random word, so that no single text is learned by heart.
+
+    Args:
+        variant: one of `single_1`, `single_2`, `single_3`, or several, drawn evenly.
+        haystack: path of running text for single_2 and single_3.
+        adjectives: path of a word list for the keys.
+        nouns: path of the other.
+        max_haystack_chars: no more than this of the haystack is kept in memory.
+    """
+    from titanslab.tasks.niah import NIAH
+
+    counter, prefix = TokenCounter(tokenizer), leading_special_tokens(tokenizer)
+    variants = [variant] if isinstance(variant, str) else list(variant)
+    lists: dict[str, Any] = {}
+    if adjectives:
+        lists["adjectives"] = read_words(adjectives)
+    if nouns:
+        lists["nouns"] = read_words(nouns)
+    if haystack is None and variants != ["single_1"]:
+        raise ValueError(f"haystack is missing; {', '.join(variants)} needs the path of running text")
+    texts = _read_some(haystack, max_haystack_chars) if haystack and variants != ["single_1"] else None
+    tasks = {v: NIAH(v, counter, haystack=None if v == "single_1" else texts, **lists) for v in variants}
+    encode = _encoder(tokenizer)
+
+    def make(length: int, seed: int) -> Row:
+        rng = random.Random(seed)
+        task = tasks[variants[rng.randrange(len(variants))]]
+        needle = task.draw(rng)
+        answer = encode_answer(tokenizer, needle.question, needle.value) + _ending(tokenizer)
+        room = length - len(prefix) - len(answer)
+        budget, state = room - counter.count(needle.prompt(needle.sentence)), rng.getstate()
+        for _ in range(_ATTEMPTS):
+            rng.setstate(state)
+            prompt = encode(needle.prompt(task.haystack.around(rng, budget, needle.sentence)))
+            if len(prompt) <= room:
+                return _scored(prefix + prompt, answer)
+            if budget <= 0:
+                break
+            budget -= len(prompt) - room
+        raise _too_short(length, task.name)
+
+    return make
+
+
+def babilong_rows(
+    tokenizer: Any,
+    *,
+    facts: str,
+    background: str | None = None,
+    tasks: str | list[str] = "qa1",
+    split: str = "train",
+    form: str = "base",
+    max_background_chars: int = 50_000_000,
+) -> MakeRow:
+    """BABILong samples of one or several tasks, drawn evenly.
+
+    Args:
+        facts: folder of bAbI's files.
+        background: path of books; without it every sample is facts alone.
+        tasks: `qa1` or several.
+        split: of bAbI.
+        form: `base` or `few_shot`.
+        max_background_chars: no more than this of the books is kept in memory.
+    """
+    from titanslab.tasks.babilong import BABILong
+    from titanslab.tasks.background import Background
+
+    counter, prefix = TokenCounter(tokenizer), leading_special_tokens(tokenizer)
+    books = Background(_read_some(background, max_background_chars), counter) if background else None
+    chosen = [tasks] if isinstance(tasks, str) else list(tasks)
+    makers = [BABILong(t, facts, counter, background=books, split=split, form=form) for t in chosen]
+    encode = _encoder(tokenizer)
+
+    def make(length: int, seed: int) -> Row:
+        rng = random.Random(seed)
+        task = makers[rng.randrange(len(makers))]
+        for _ in range(_ATTEMPTS):
+            question = task.questions[rng.randrange(len(task.questions))]
+            sample = task.build(question, 0, 0, rng)
+            answer = encode_answer(tokenizer, question.question, question.answer) + _ending(tokenizer)
+            room = length - len(prefix) - len(answer)
+            prompt = encode(sample.prompt)
+            if len(prompt) > room:
+                continue  # a story longer than the row: draw another
+            size = sum(counter.count_following(question.facts)) + room - len(prompt)
+            state = rng.getstate()
+            for _ in range(_ATTEMPTS if books else 0):
+                rng.setstate(state)
+                longer = encode(task.build(question, size, 0, rng).prompt)
+                if len(longer) <= room:
+                    prompt = longer
+                    break
+                size -= len(longer) - room
+            return _scored(prefix + prompt, answer)
+        raise _too_short(length, task.name)
+
+    return make
+
+
+def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **options: Any) -> MakeRow:
+    """Rows of `RecallTask`; `background` is a path, the rest as there."""
+    from titanslab.tasks.recall import RecallTask
+
+    task = RecallTask(tokenizer, "\n\n".join(_read_some(background, 50_000_000)), **options)
+
+    def make(length: int, seed: int) -> tuple[list[int], list[int]]:
+        row = task.row(length, seed, 0, loss)
+        return row.input_ids[0].tolist(), row.labels[0].tolist()
+
+    return make
+
+
+def kv_rows(tokenizer: Any, **options: Any) -> MakeRow:
+    """Rows of `make_kv_recall`."""
+    from titanslab.tasks.kv_recall import KVVocabulary, make_kv_recall
+
+    sizes = {k: options.pop(k) for k in ("num_keys", "num_values", "num_fillers") if k in options}
+
+    def make(length: int, seed: int) -> tuple[list[int], list[int]]:
+        generator = torch.Generator().manual_seed(seed % (1 << 63))
+        row = make_kv_recall(1, length, vocabulary=KVVocabulary(**sizes), generator=generator, **options)
+        return row.input_ids[0].tolist(), row.labels[0].tolist()
+
+    return make
+
+
+def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    encode = encoder_of(tokenizer)
+    assert encode is not None, "Mixture has checked that the tokenizer encodes"
+    return encode
+
+
+def _ending(tokenizer: Any) -> list[int]:
+    """What ends an answer: the end-of-text token, or a full stop where there is none."""
+    end = getattr(tokenizer, "eos_token_id", None)
+    return [end] if end is not None else _encoder(tokenizer)(".")
+
+
+def _scored(prompt: list[int], answer: list[int]) -> Row:
+    return prompt + answer, [-100] * len(prompt) + answer
+
+
+def _too_short(length: int, name: str) -> ValueError:
+    return ValueError(f"a sample of {name} does not fit {length} tokens; raise min_length or sequence_length")
+
+
+def _read_some(path: str, max_chars: int) -> Sequence[str]:
+    """Texts up to `max_chars` characters together."""
+    texts, left = list[str](), max_chars
+    for text in islice(iter_texts(path), 100_000):
+        texts.append(text[:left])
+        left -= len(texts[-1])
+        if left <= 0:
+            break
+    return texts

@@ -1,0 +1,111 @@
+"""Counting and encoding with whatever tokenizer is at hand."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_ANCHOR = "."
+
+
+class TokenCounter:
+    """Counts tokens with a Hugging Face tokenizer, a `tokenizers.Tokenizer`, or a `text -> int` callable.
+
+    Special tokens are never counted.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self._encode = encoder_of(tokenizer)
+        self._anchor_count: int | None = None
+        if self._encode is None and not callable(tokenizer):
+            raise ValueError(
+                f"tokenizer is a {type(tokenizer).__name__}; it must be a Hugging Face tokenizer, a "
+                "tokenizers.Tokenizer, or a callable that returns the number of tokens of a text"
+            )
+
+    def count(self, text: str) -> int:
+        """Tokens of `text` on its own."""
+        return int(self.tokenizer(text)) if self._encode is None else len(self._encode(text))
+
+    def count_following(self, texts: Sequence[str]) -> list[int]:
+        """Tokens each text adds when it follows another after a space, so that counts can be summed."""
+        if self._anchor_count is None:
+            self._anchor_count = self.count(_ANCHOR)
+        joined = [f"{_ANCHOR} {text}" for text in texts]
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        if _is_rust(self.tokenizer):
+            backend = self.tokenizer
+        if _is_rust(backend):
+            sizes = [len(e.ids) for e in backend.encode_batch(joined, add_special_tokens=False)]
+        else:
+            sizes = [self.count(text) for text in joined]
+        return [size - self._anchor_count for size in sizes]
+
+
+def _is_rust(tokenizer: Any) -> bool:
+    return type(tokenizer).__module__.partition(".")[0] == "tokenizers" and hasattr(tokenizer, "encode_batch")
+
+
+def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:
+    """`text -> ids` without special tokens, or None where the tokenizer only counts."""
+    if _is_rust(tokenizer):
+        return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+    if hasattr(tokenizer, "encode") and hasattr(tokenizer, "decode"):
+        # verbose=False: no warning that a text is longer than the tokenizer's model_max_length.
+        return lambda text: list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    return None
+
+
+def leading_special_tokens(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before a text of its own accord, such as a begin-of-text token."""
+    encode = encoder_of(tokenizer)
+    if encode is None or _is_rust(tokenizer):
+        return []
+    plain, full = encode("a"), list(tokenizer.encode("a"))
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return full[:start]
+    return []
+
+
+def encode_answer(tokenizer: Any, question: str, answer: str) -> list[int]:
+    """Ids of `answer` where it follows `question` after a space."""
+    encode = encoder_of(tokenizer)
+    assert encode is not None
+    head, full = encode(question), encode(f"{question} {answer}")
+    return full[len(head) :] if full[: len(head)] == head else encode(f" {answer}")
+
+
+def load_counter(path: str | os.PathLike[str]) -> TokenCounter:
+    """A counter from a path.
+
+    Args:
+        path: `bytes`; a folder with GPT-2's `encoder.json` + `vocab.bpe` or `vocab.json` + `merges.txt`; a
+            `tokenizer.json`; or anything `AutoTokenizer.from_pretrained` takes.
+    """
+    if str(path) == "bytes":
+        return TokenCounter(lambda text: len(text.encode()))
+    where = Path(path)
+    if where.is_file() and where.suffix == ".json":
+        from tokenizers import Tokenizer
+
+        return TokenCounter(Tokenizer.from_file(str(where)))
+    for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
+        if (
+            (where / vocab).is_file()
+            and (where / merges).is_file()
+            and not (where / "tokenizer.json").is_file()
+        ):
+            from tokenizers import ByteLevelBPETokenizer
+
+            return TokenCounter(ByteLevelBPETokenizer(str(where / vocab), str(where / merges)))
+    from transformers import AutoTokenizer
+
+    try:
+        return TokenCounter(AutoTokenizer.from_pretrained(str(path)))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"tokenizer is {str(path)!r} and does not load ({str(error).splitlines()[0]}); give 'bytes', a "
+            "tokenizer.json, a folder with encoder.json and vocab.bpe, or a Hugging Face tokenizer"
+        ) from error
