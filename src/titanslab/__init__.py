@@ -1,0 +1,76 @@
+"""Titans: sequence models with a neural long-term memory that keeps learning while it reads.
+
+    from titanslab import TitansConfig, TitansForCausalLM, NeuralMemory
+
+Names load when first used. `titanslab.memory` needs torch alone; the models need transformers, and are known to
+`AutoConfig`, `AutoModel` and `AutoModelForCausalLM` once `titanslab` is imported.
+"""
+
+from typing import TYPE_CHECKING
+
+from titanslab._version import __version__
+
+if TYPE_CHECKING:
+    from titanslab.memory import (
+        MemoryNetwork,
+        MemoryParams,
+        MemoryState,
+        NeuralMemory,
+        NeuralMemoryState,
+        neural_memory,
+    )
+    from titanslab.models import TitansConfig
+    from titanslab.models.cache import TitansCache
+    from titanslab.models.modeling import TitansForCausalLM, TitansModel
+
+_LAZY = {
+    "MemoryNetwork": "memory",
+    "MemoryParams": "memory",
+    "MemoryState": "memory",
+    "NeuralMemory": "memory",
+    "NeuralMemoryState": "memory",
+    "TitansCache": "models.cache",
+    "TitansConfig": "models.config",
+    "TitansForCausalLM": "models.modeling",
+    "TitansModel": "models.modeling",
+    "neural_memory": "memory",
+}
+
+__all__ = [
+    "MemoryNetwork",
+    "MemoryParams",
+    "MemoryState",
+    "NeuralMemory",
+    "NeuralMemoryState",
+    "TitansCache",
+    "TitansConfig",
+    "TitansForCausalLM",
+    "TitansModel",
+    "__version__",
+    "neural_memory",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _register() -> None:
+    """Tell Hugging Face's Auto* classes; where transformers is not installed, only the memory can be used."""
+    from importlib.util import find_spec
+
+    if find_spec("transformers") is not None:
+        from titanslab.models.register import register_config
+
+        register_config()
+
+
+_register()

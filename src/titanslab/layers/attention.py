@@ -1,0 +1,129 @@
+"""Multi-head attention with persistent tokens, full or with a sliding window, and its bounded cache."""
+
+import torch
+from torch import Tensor, nn
+
+from titanslab.layers.rotary import apply_rotary
+from titanslab.layers.window import KeysValues, attend
+
+Tables = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Causal attention over `[persistent | last window_size tokens]` of each position.
+
+    A window counts the token itself: position i sees i - window_size + 1 .. i. Persistent tokens are seen by
+    every position, carry no position of their own, and their outputs are not formed.
+
+    Args:
+        hidden_size: width of the input; heads are `hidden_size / num_heads` wide.
+        num_heads: number of heads.
+        window_size: tokens seen, or None for all of them (the cache then grows).
+        project_output: False where a gate follows that has the output projection.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, window_size: int | None = None, project_output: bool = True
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_heads, got {hidden_size} and {num_heads}"
+            )
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False) if project_output else None
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """`[B, T, hidden]` -> `[B, H, T, D]`."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def queries(self, x: Tensor, rotary: Tables) -> Tensor:
+        """Rotated queries `[B, H, T, D]` of `x [B, T, hidden]`."""
+        return apply_rotary(self.split_heads(self.q_proj(x)), rotary)
+
+    def keys_values(self, x: Tensor, rotary: Tables | None) -> KeysValues:
+        """Keys and values `[B, H, T, D]` of `x [B, T, hidden]`; `rotary` None for tokens without a position."""
+        keys = self.split_heads(self.k_proj(x))
+        return keys if rotary is None else apply_rotary(keys, rotary), self.split_heads(self.v_proj(x))
+
+    def merge_heads(self, x: Tensor) -> Tensor:
+        """`[B, H, T, D]` -> `[B, T, hidden]`, through the output projection where there is one."""
+        x = x.transpose(1, 2).flatten(2)
+        return x if self.o_proj is None else self.o_proj(x)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Tables,
+        *,
+        persistent: Tensor | None = None,
+        state: KeysValues | None = None,
+        count: Tensor | None = None,
+        lengths: Tensor | None = None,
+        documents: Tensor | None = None,
+        return_state: bool = False,
+    ) -> tuple[Tensor, KeysValues | None]:
+        """Attend, and on request return what later calls need.
+
+        Args:
+            x: `[B, T, hidden]`, real tokens on the left of each row.
+            rotary: cosines and sines `[B or 1, T, D/2]` of the positions in their documents.
+            persistent: `[N, hidden]` or None.
+            state: keys and values `[B, H, N + L, D]` an earlier call returned: the persistent tokens', then the
+                window's (L = `window_size - 1`) or all tokens' so far, newest last.
+            count: int64 `[B]`, tokens of the running document before this call; needed with `state`.
+            lengths: int64 `[B]`, real tokens of each row, None where all are.
+            documents: int64 `[B, T]`, document index in this call, 0 for the one that was running; None = all 0.
+
+        Returns:
+            `(y [B, T, hidden], state or None)`.
+        """
+        size = 0 if persistent is None else persistent.shape[0]
+        q = self.queries(x, rotary)
+        k, v = self.keys_values(x, rotary)
+        past: KeysValues | None = None
+        prefix: KeysValues | None = None
+        if state is not None:
+            prefix = (state[0][:, :, :size], state[1][:, :, :size])
+            past = (state[0][:, :, size:], state[1][:, :, size:])
+        elif persistent is not None:
+            prefix = self.keys_values(persistent.unsqueeze(0).to(x.dtype), None)
+        if size == 0:
+            prefix = None
+        out = attend(
+            q, k, v, prefix=prefix, window=self.window_size, past=past, past_count=count, documents=documents
+        )
+        y = self.merge_heads(out)
+        return y, self._next_state(prefix, past, (k, v), lengths) if return_state else None
+
+    def _next_state(
+        self, prefix: KeysValues | None, past: KeysValues | None, new: KeysValues, lengths: Tensor | None
+    ) -> KeysValues:
+        out = []
+        for i in range(2):
+            tokens = new[i]
+            if past is not None:
+                tokens = torch.cat((past[i], tokens), dim=2)
+            slots = tokens.shape[2] if self.window_size is None else self.window_size - 1
+            tokens = _newest(tokens, slots, None if lengths is None else lengths - new[i].shape[2])
+            if prefix is not None:
+                tokens = torch.cat((prefix[i].expand(tokens.shape[0], -1, -1, -1), tokens), dim=2)
+            out.append(tokens)
+        return out[0], out[1]
+
+
+def _newest(tokens: Tensor, slots: int, shift: Tensor | None) -> Tensor:
+    """The last `slots` of `[B, H, L, D]`, counted from `L + shift[b]` per row; missing ones are zero."""
+    batch, heads, length, width = tokens.shape
+    if shift is None:
+        if slots <= length:
+            return tokens[:, :, length - slots :]
+        return torch.cat((tokens.new_zeros(batch, heads, slots - length, width), tokens), dim=2)
+    index = torch.arange(length - slots, length, device=tokens.device) + shift[:, None]
+    real = (index >= 0)[:, None, :, None]
+    index = index.clamp(min=0)[:, None, :, None].expand(batch, heads, slots, width)
+    return tokens.gather(2, index) * real

@@ -1,0 +1,37 @@
+"""How attention's output and the memory's output become one (paper eqs. 25 and 28)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titanslab.layers.norm import RMSNorm
+
+GATE_TYPES = ("mix", "sigmoid", "silu")
+
+
+class MemoryGate(nn.Module):
+    """Gate of an attention branch `y` and a memory branch `m`, both `[..., hidden_size]`.
+
+    The paper says "normalise both with learned vectors, then a non-linearity" and leaves the rest open. With
+    `a = RMSNorm(y)` and `b = RMSNorm(m)`, each with its own vector, the readings are
+
+    - `"mix"`: `g a + (1 - g) b`, `g = sigmoid(gate_proj(a))`: either branch can pass on its own,
+    - `"sigmoid"`: `a * sigmoid(b)`: the memory opens and closes attention's channels,
+    - `"silu"`: `a * silu(b)`: a product in which a silent memory silences attention.
+    """
+
+    def __init__(self, hidden_size: int, gate_type: str = "mix", eps: float = 1e-6) -> None:
+        super().__init__()
+        if gate_type not in GATE_TYPES:
+            raise ValueError(f"gate_type must be one of {', '.join(GATE_TYPES)}; got {gate_type!r}")
+        self.gate_type = gate_type
+        self.y_norm = RMSNorm(hidden_size, eps)
+        self.m_norm = RMSNorm(hidden_size, eps)
+        self.gate_proj = nn.Linear(hidden_size, hidden_size, bias=False) if gate_type == "mix" else None
+
+    def forward(self, y: Tensor, m: Tensor) -> Tensor:
+        a, b = self.y_norm(y), self.m_norm(m)
+        if self.gate_proj is not None:
+            g = torch.sigmoid(self.gate_proj(a))
+            return g * a + (1 - g) * b
+        return a * (torch.sigmoid(b) if self.gate_type == "sigmoid" else F.silu(b))

@@ -1,0 +1,153 @@
+"""Causal softmax attention over a prefix, a past and a window, without a T x T mask."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+KeysValues = tuple[Tensor, Tensor]
+
+QUERY_BLOCK = 1024  # queries at a time where a mask over all keys is needed
+MASK_ELEMENTS = 1 << 26  # most elements of one mask
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    prefix: KeysValues | None = None,
+    window: int | None = None,
+    past: KeysValues | None = None,
+    past_count: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> Tensor:
+    """Attention of each query to the prefix, and to the last `window` tokens of its own document.
+
+    A window counts the token itself: position i sees i - window + 1 .. i. A prefix is hidden by nothing.
+
+    Args:
+        q, k, v: `[B, H, T, D]` of the new tokens, rotated already.
+        prefix: keys and values `[B or 1, H, N, D]`, or None.
+        window: tokens seen, or None for all.
+        past: keys and values `[B, H, L, D]` of earlier calls, the newest last; L is `window - 1` where there is a window.
+        past_count: int64 `[B]`, how many of the past's last slots belong to the running document.
+        documents: int64 `[B, T]`, index of each token's document in this call; 0 goes on with the past's.
+
+    Returns:
+        `[B, H, T, D]`.
+    """
+    length = q.shape[2]
+    if past is None and documents is None:
+        if window is None or length <= window:
+            return _causal(q, k, v, prefix)
+        first = _causal(q[:, :, :window], k[:, :, :window], v[:, :, :window], prefix)
+        rest = _banded(q[:, :, window:], k[:, :, 1:], v[:, :, 1:], prefix, window, None, None)
+        return torch.cat((first, rest), dim=2)
+
+    batch = q.shape[0]
+    if documents is None:
+        documents = torch.zeros(batch, length, dtype=torch.int64, device=q.device)
+    if past is None:
+        slots = 0 if window is None else window - 1
+        past = (k.new_zeros(*k.shape[:2], slots, k.shape[3]), v.new_zeros(*v.shape[:2], slots, v.shape[3]))
+        past_count = documents.new_zeros(batch)
+    if past_count is None:
+        raise ValueError("past_count must be given with past: how many of its slots are real, per row")
+    slots = past[0].shape[2]
+    age = torch.arange(slots, 0, -1, device=q.device)
+    past_documents = torch.where(age <= past_count[:, None], 0, -1)
+    k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
+    key_documents = torch.cat((past_documents, documents), dim=1)
+    if window is None:
+        return _blockwise(q, k, v, prefix, documents, key_documents)
+    return _banded(q, k, v, prefix, window, documents, key_documents)
+
+
+def _with_prefix(k: Tensor, v: Tensor, prefix: KeysValues | None) -> KeysValues:
+    if prefix is None:
+        return k, v
+    keys, values = (t.expand(k.shape[0], -1, -1, -1) for t in prefix)
+    return torch.cat((keys, k), dim=2), torch.cat((values, v), dim=2)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None) -> Tensor:
+    """Plain causal attention, every query seeing the prefix."""
+    if prefix is None or prefix[0].shape[2] == 0:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    size, length = prefix[0].shape[2], q.shape[2]
+    k, v = _with_prefix(k, v, prefix)
+    if length <= size:
+        mask = torch.ones(length, size + length, dtype=torch.bool, device=q.device).tril(size)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # empty queries in front make the prefix part of a square causal problem, which needs no mask
+    q = F.pad(q, (0, 0, size, 0))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, size:]
+
+
+def _banded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix: KeysValues | None,
+    window: int,
+    documents: Tensor | None,
+    key_documents: Tensor | None,
+) -> Tensor:
+    """Sliding window by blocks: `k`, `v` start `window - 1` slots before `q`, and all of them may be seen."""
+    batch, heads, length, width = q.shape
+    size = min(window, length)
+    blocks = -(-length // size)
+    short, span = blocks * size - length, size + window - 1
+    q, k, v = (F.pad(t, (0, 0, 0, short)) if short else t for t in (q, k, v))
+    q = q.view(batch, heads, blocks, size, width).transpose(1, 2)
+    k, v = (t.unfold(2, span, size).permute(0, 2, 1, 4, 3) for t in (k, v))  # [B, blocks, H, span, D]
+    prefix_size = 0 if prefix is None else prefix[0].shape[2]
+    row = torch.arange(size, device=q.device)[:, None]
+    column = torch.arange(span, device=q.device)
+    band = (column >= row) & (column < row + window)
+    if documents is None or key_documents is None:
+        group = blocks
+    else:
+        documents = F.pad(documents, (0, short), value=-2).view(batch, blocks, size)
+        key_documents = F.pad(key_documents, (0, short), value=-2).unfold(1, span, size)
+        group = max(1, MASK_ELEMENTS // (batch * size * (prefix_size + span)))
+    outputs = []
+    for start in range(0, blocks, group):
+        here = slice(start, start + group)
+        qs, ks, vs = (t[:, here].flatten(0, 1) for t in (q, k, v))
+        mask = band
+        if documents is not None and key_documents is not None:
+            same = documents[:, here, :, None] == key_documents[:, here, None, :]
+            mask = (same & band).flatten(0, 1).unsqueeze(1)
+        if prefix is not None:
+            mask = F.pad(mask, (prefix_size, 0), value=True)
+            prefix_here = tuple(t.repeat_interleave(len(ks) // t.shape[0], dim=0) for t in prefix)
+            ks, vs = torch.cat((prefix_here[0], ks), dim=2), torch.cat((prefix_here[1], vs), dim=2)
+        out = F.scaled_dot_product_attention(qs, ks, vs, attn_mask=mask)
+        outputs.append(out.unflatten(0, (batch, -1)))
+    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    return out.transpose(1, 2).reshape(batch, heads, blocks * size, width)[:, :, :length]
+
+
+def _blockwise(
+    q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None, documents: Tensor, key_documents: Tensor
+) -> Tensor:
+    """Full attention with documents or a past: blocks of queries, so that no T x T mask exists."""
+    length, slots = q.shape[2], k.shape[2] - q.shape[2]
+    prefix_size = 0 if prefix is None else prefix[0].shape[2]
+    k, v = _with_prefix(k, v, prefix)
+    outputs = []
+    for start in range(0, length, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, length)
+        seen = slots + stop
+        row = torch.arange(slots + start, seen, device=q.device)[:, None]
+        mask = torch.arange(seen, device=q.device) <= row
+        mask = mask & (documents[:, start:stop, None] == key_documents[:, None, :seen])
+        mask = F.pad(mask, (prefix_size, 0), value=True).unsqueeze(1)
+        visible = prefix_size + seen
+        outputs.append(
+            F.scaled_dot_product_attention(
+                q[:, :, start:stop], k[:, :, :visible], v[:, :, :visible], attn_mask=mask
+            )
+        )
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)

@@ -1,0 +1,127 @@
+"""Where each token of a call stands: padding, documents, positions, segments. Built once, shared by all blocks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from titanslab.layers.rotary import rotary_tables
+from titanslab.models.config import TitansConfig
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A call's tokens laid out as `[B, count, size]`: MAC segments, each of one document, padded on the right.
+
+    Args:
+        token: int64 `[B, count * size]`, the call's column for each slot.
+        slot: int64 `[B, T]`, the inverse.
+        mask: bool `[B, count * size]`, slots that hold a token.
+        filled: int64 `[B, count]`, tokens the segment held before this call.
+        resets: bool `[B, count]`, segments that begin a document in this call.
+    """
+
+    count: int
+    size: int
+    token: Tensor
+    slot: Tensor
+    mask: Tensor
+    filled: Tensor
+    resets: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Facts about a call's tokens that every block needs; a None says that the plain case holds.
+
+    Args:
+        lengths: int64 `[B]`, real tokens of each row, which come first; None = all.
+        mask: bool `[B, T]`, the same as a mask.
+        reset: bool `[B, T]`, first tokens of documents, other than the row's first of all.
+        documents: int64 `[B, T]`, index of the document in this call, 0 for the one that was running.
+        start: int64 `[B]`, tokens of the running document before this call; None without a cache.
+        rotary: cosines and sines `[B or 1, T, D/2]` of the positions (in MAC: within segments); None in LMM.
+        segments: MAC's layout where rows do not simply split every `segment_len` columns.
+        end: int64 `[B]`, tokens of the then running document after this call.
+    """
+
+    lengths: Tensor | None
+    mask: Tensor | None
+    reset: Tensor | None
+    documents: Tensor | None
+    start: Tensor | None
+    rotary: tuple[Tensor, Tensor] | None
+    segments: Segments | None
+    end: Tensor
+
+
+def make_layout(
+    config: TitansConfig,
+    batch: int,
+    tokens: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Layout:
+    """Work out a `Layout` from what is known of the call; shapes as there."""
+    column = torch.arange(tokens, device=device)
+    mask = None if lengths is None else column < lengths[:, None]
+    if reset is not None and mask is not None:
+        reset = reset & mask
+    documents = None if reset is None else reset.cumsum(1)
+    position = column[None] if start is None else start[:, None] + column
+    if reset is not None:
+        latest = torch.where(reset, column, -1).cummax(1).values
+        position = torch.where(latest >= 0, column - latest, position)
+    if lengths is None:
+        end = (
+            (position[:, -1] + 1).expand(batch)
+            if tokens
+            else torch.zeros(batch, dtype=torch.int64, device=device)
+        )
+    else:
+        before = torch.zeros_like(lengths) if start is None else start
+        last = position.expand(batch, -1).gather(1, (lengths - 1).clamp(min=0)[:, None]).squeeze(1)
+        end = torch.where(lengths > 0, last + 1, before)
+    segments = None
+    if config.variant == "mac":
+        if mask is not None or reset is not None or start is not None:
+            segments = _make_segments(config.segment_len, position.expand(batch, -1), mask, reset)
+        position = position % config.segment_len
+    rotary = None
+    if config.variant != "lmm":
+        rotary = rotary_tables(position, config.head_dim, config.rotary_base, dtype)
+    return Layout(lengths, mask, reset, documents, start, rotary, segments, end)
+
+
+def _make_segments(segment_len: int, position: Tensor, mask: Tensor | None, reset: Tensor | None) -> Segments:
+    """Cut each row where a document or a segment of `segment_len` of its tokens begins."""
+    batch, tokens = position.shape
+    column = torch.arange(tokens, device=position.device).expand(batch, tokens)
+    if mask is None:
+        mask = torch.ones_like(position, dtype=torch.bool)
+    begins = (position % segment_len == 0) & mask
+    begins[:, 0] = True
+    index = begins.cumsum(1) - 1
+    first = torch.where(begins, column, 0).cummax(1).values
+    place = column - first
+    if tokens == 1:
+        count = size = 1  # a decode step, without waiting for the device
+    else:
+        used = torch.stack((index.masked_fill(~mask, 0).max(), place.masked_fill(~mask, 0).max())).tolist()
+        count, size = used[0] + 1, used[1] + 1
+    # padding goes to a slot past the end, which is cut off
+    slot = torch.where(mask, index * size + place, count * size)
+    token = torch.zeros(batch, count * size + 1, dtype=torch.int64, device=position.device).scatter(
+        1, slot, column
+    )
+    filled_slot = torch.zeros_like(token, dtype=torch.bool).scatter(1, slot, mask)[:, :-1]
+    token = token[:, :-1]
+    heads = token.view(batch, count, size)[:, :, 0]
+    alive = filled_slot.view(batch, count, size)[:, :, 0]
+    filled = torch.where(alive, position.gather(1, heads) % segment_len, 0)
+    resets = torch.zeros_like(alive) if reset is None else reset.gather(1, heads) & alive
+    return Segments(count, size, token, slot.clamp(max=count * size - 1), filled_slot, filled, resets)

@@ -1,0 +1,188 @@
+"""MAC: memory as context. Read, attend, write, read (paper §4.1, eqs. 21-25)."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titanslab.layers import Attention, MemoryGate, RMSNorm
+from titanslab.memory import MemoryState, NeuralMemoryState
+from titanslab.memory.state import where_rows
+from titanslab.models.config import TitansConfig
+from titanslab.models.layout import Layout, Segments
+from titanslab.models.mixer import Mixer, make_memory
+from titanslab.models.state import MixerState
+
+
+class MemoryAsContext(Mixer):
+    """Attention inside segments, over the persistent tokens, what the memory recalls, and the segment.
+
+    For a segment s of `segment_len` tokens, with M the memory after the previous segment:
+
+        h = M(q(s))                                       # Eq. 21, read only
+        y_i = attention of s_i over [P | h_j, j <= i | s_j, j <= i]     # Eqs. 22, 23
+        M_i = M after writing y_1 .. y_i                  # Eq. 24
+        o_i = gate(y_i, M_i(y_i))                         # Eq. 25
+
+    OURS: h_j is hidden from earlier positions and the last read uses M_i, not the segment's end, since either would
+    show the future; h is normalised before attention, y before it is written; h_j and s_j share a position.
+    """
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        self.segment_len = config.segment_len
+        self.num_persistent_tokens = config.num_persistent_tokens
+        self.memory = make_memory(config)
+        self.h_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config.hidden_size, config.num_attention_heads, project_output=False)
+        self.y_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gate = MemoryGate(config.hidden_size, config.gate_type, config.rms_norm_eps)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(
+        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+    ) -> tuple[Tensor, MixerState | None]:
+        assert layout.rotary is not None
+        x, rotary, segments = self.norm(x), layout.rotary, layout.segments
+        size = self.segment_len
+        if segments is not None:
+            x, size = _take(x, segments.token), segments.size
+            rotary = tuple(_take(t.expand(x.shape[0], -1, -1), segments.token) for t in rotary)  # type: ignore[assignment]
+        run = _Run(self, x, layout, state, return_state)
+        queries = self.attention.queries(x, rotary)
+        keys, values = self.attention.keys_values(x, rotary)
+        ys, reads = [], []
+        for n, start in enumerate(range(0, x.shape[1], size)):
+            part = slice(start, start + size)
+            run.begin(n, part)
+            h = self.h_norm(run.retrieve(x[:, part]))  # Eq. 21
+            tables = (rotary[0][:, part], rotary[1][:, part])
+            own = (keys[:, :, part], values[:, :, part])
+            y = run.attend(queries[:, :, part], self.attention.keys_values(h, tables), own)  # Eqs. 22, 23
+            ys.append(y)
+            reads.append(run.write(self.y_norm(y)))  # Eq. 24, and the read of Eq. 25
+        o = self.o_proj(self.gate(torch.cat(ys, dim=1), torch.cat(reads, dim=1)))  # Eq. 25
+        if segments is not None:
+            o = _take(o, segments.slot)
+        return o, run.state() if return_state else None
+
+
+class _Run:
+    """The walk over a call's segments: whose memory is read, what attention sees, what is kept for the next call.
+
+    Without padding, documents or a cache every segment is whole and of its own, and nothing but the memory moves
+    from one to the next. Otherwise rows differ: the first segment of a call may go on with one from the cache.
+    """
+
+    def __init__(
+        self, mixer: MemoryAsContext, x: Tensor, layout: Layout, state: MixerState | None, keep: bool
+    ) -> None:
+        self.mixer, self.segments, self.keep = mixer, layout.segments, keep
+        self.batch = x.shape[0]
+        self.initial = mixer.document_start(layout, state)
+        if state is not None and state.memory is not None and state.attention is not None:
+            self.memory = state.memory
+            self.read_weights = state.read_weights
+            self.keys, self.values = state.attention
+        else:
+            assert self.initial is not None
+            self.memory = self.initial.expand(self.batch)
+            self.read_weights = self.memory.memory.weights
+            self.keys, self.values = self._empty(x)
+
+    def _empty(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Persistent keys and values, and no token of a segment yet."""
+        mixer = self.mixer
+        slots = 2 * mixer.segment_len if self.segments is not None or self.keep else 0
+        head_dim = x.shape[2] // mixer.attention.num_heads
+        empty = x.new_zeros(self.batch, mixer.attention.num_heads, slots, head_dim)
+        if mixer.persistent is None:
+            return empty, empty
+        prefix = mixer.attention.keys_values(mixer.persistent.unsqueeze(0).to(x.dtype), None)
+        keys, values = (
+            torch.cat((t.to(empty.dtype).expand(self.batch, -1, -1, -1), empty), dim=2) for t in prefix
+        )
+        return keys, values
+
+    def begin(self, n: int, part: slice) -> None:
+        """Enter segment n, columns `part`."""
+        self.n = n
+        if self.segments is None:
+            self.mask = self.filled = None
+            self.read_weights = self.memory.memory.weights
+            return
+        segments: Segments = self.segments
+        self.mask = segments.mask[:, part]
+        self.filled = segments.filled[:, n]
+        if self.initial is not None:
+            self.memory = self.initial.where(segments.resets[:, n], self.memory)
+        fresh = (self.filled == 0) & self.mask[:, 0]  # rows whose segment begins here
+        self.read_weights = tuple(
+            where_rows(fresh, new, old)
+            for new, old in zip(self.memory.memory.weights, self.read_weights, strict=True)
+        )
+
+    def retrieve(self, s: Tensor) -> Tensor:
+        """Read the memory as it was when the segment began."""
+        weights = self.read_weights
+        reader = replace(
+            self.memory, memory=MemoryState(weights, weights, weights, self.memory.memory.offset)
+        )
+        h, after = self.mixer.memory.retrieve(s, reader, mask=self.mask)
+        self.memory = NeuralMemoryState(self.memory.memory, after.conv)
+        return h
+
+    def attend(self, q: Tensor, h: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> Tensor:
+        """Attention over [persistent | h so far | segment so far]; remembers the two for the next call."""
+        size, prefix = q.shape[2], self.mixer.num_persistent_tokens
+        triangle = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+        mask = torch.cat((triangle, triangle), dim=1)
+        keys, values = self.keys, self.values
+        if self.filled is None:
+            keys, values = keys[:, :, :prefix], values[:, :, :prefix]
+        else:
+            slot = torch.arange(self.mixer.segment_len, device=q.device)
+            seen = (slot < self.filled[:, None])[:, None, None, :].expand(-1, 1, size, -1)
+            mask = torch.cat((seen, seen, mask.expand(q.shape[0], 1, -1, -1)), dim=-1)
+        mask = F.pad(mask, (prefix, 0), value=True)
+        y = F.scaled_dot_product_attention(
+            q,
+            torch.cat((keys, h[0], own[0]), dim=2),
+            torch.cat((values, h[1], own[1]), dim=2),
+            attn_mask=mask,
+        )
+        if self.keep or self.filled is not None:
+            self.keys = self._store(self.keys, h[0], own[0])
+            self.values = self._store(self.values, h[1], own[1])
+        return self.mixer.attention.merge_heads(y)
+
+    def _store(self, buffer: Tensor, h: Tensor, own: Tensor) -> Tensor:
+        """The running segment's slots with this call's tokens put in."""
+        prefix, slots = self.mixer.num_persistent_tokens, self.mixer.segment_len
+        parts = [buffer[:, :, :prefix]]
+        for i, new in enumerate((h, own)):
+            old = buffer[:, :, prefix + i * slots : prefix + (i + 1) * slots]
+            if self.filled is None or self.mask is None:
+                parts.append(F.pad(new, (0, 0, 0, slots - new.shape[2])))
+                continue
+            column = torch.arange(slots, device=new.device) - self.filled[:, None]
+            there = (column >= 0) & (column < self.mask.sum(1)[:, None])
+            index = column.clamp(0, new.shape[2] - 1)[:, None, :, None].expand(
+                *new.shape[:2], -1, new.shape[3]
+            )
+            parts.append(torch.where(there[:, None, :, None], new.gather(2, index), old))
+        return torch.cat(parts, dim=2)
+
+    def write(self, y: Tensor) -> Tensor:
+        """Write y token by token, and read each back after its own write."""
+        read, self.memory = self.mixer.memory(y, self.memory, mask=self.mask)
+        return read
+
+    def state(self) -> MixerState:
+        return MixerState(self.memory, self.read_weights, self.keys, self.values)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """`x [B, T, D]` gathered along T by `index [B, S]`."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

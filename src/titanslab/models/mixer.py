@@ -1,0 +1,65 @@
+"""What the token mixers share: their norm, their persistent tokens, and where a document starts."""
+
+import torch
+from torch import Tensor, nn
+
+from titanslab.layers import RMSNorm
+from titanslab.memory import NeuralMemory, NeuralMemoryState
+from titanslab.models.config import TitansConfig
+from titanslab.models.layout import Layout
+from titanslab.models.state import MixerState
+
+
+def make_memory(config: TitansConfig) -> NeuralMemory:
+    """The neural memory a config describes."""
+    options = {} if config.memory_half_lives is None else {"half_lives": tuple(config.memory_half_lives)}
+    return NeuralMemory(
+        config.hidden_size,
+        config.num_memory_heads or config.num_attention_heads,
+        config.memory_depth,
+        config.memory_expansion,
+        config.chunk_size,
+        residual=config.memory_residual,
+        norm=config.memory_norm,
+        grad_clip=config.memory_grad_clip,
+        conv_size=config.conv_size,
+        gates_per_layer=config.memory_gates_per_layer,
+        momentum=config.memory_momentum,
+        forgetting=config.memory_forgetting,
+        backend=config.memory_backend,
+        **options,
+    )
+
+
+class Mixer(nn.Module):
+    """Base of the token mixers: `x [B, T, hidden]` in, what to add to it out, with a `MixerState` in and out.
+
+    `persistent [num_persistent_tokens, hidden_size]` are the learned vectors of §3.3, after the input norm: a prefix
+    for attention, and what the memory reads before a document (OURS: per block; outputs at them are dropped).
+    """
+
+    memory: NeuralMemory
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.persistent: nn.Parameter | None = None
+        if config.num_persistent_tokens:
+            self.persistent = nn.Parameter(torch.empty(config.num_persistent_tokens, config.hidden_size))
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """OURS: persistent tokens of unit variance, the size of the normalised tokens they stand before."""
+        if self.persistent is not None:
+            nn.init.normal_(self.persistent)
+
+    def document_start(self, layout: Layout, state: MixerState | None) -> NeuralMemoryState | None:
+        """The memory after the persistent tokens, one row; None in a call in which no document starts."""
+        if state is not None and layout.reset is None:
+            return None
+        return self.memory.initial_state(1, persistent=self.persistent)
+
+    def forward(
+        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+    ) -> tuple[Tensor, MixerState | None]:
+        raise NotImplementedError

@@ -1,0 +1,351 @@
+"""`TitansModel` and `TitansForCausalLM`: Llama-like blocks around a Titans mixer, as Hugging Face models."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from titanslab.layers import RMSNorm, SwiGLU, linear_cross_entropy
+from titanslab.memory import NeuralMemory
+from titanslab.models.attention import AttentionMixer
+from titanslab.models.cache import TitansCache
+from titanslab.models.config import TitansConfig
+from titanslab.models.layout import Layout, make_layout
+from titanslab.models.lmm import MemoryMixer
+from titanslab.models.mac import MemoryAsContext
+from titanslab.models.mag import MemoryAsGate
+from titanslab.models.mal import MemoryAsLayer
+from titanslab.models.mixer import Mixer
+from titanslab.models.padding import Padding, read_mask
+from titanslab.models.state import MixerState
+
+MIXERS: dict[str, type[Mixer]] = {
+    "lmm": MemoryMixer,
+    "mal": MemoryAsLayer,
+    "mag": MemoryAsGate,
+    "mac": MemoryAsContext,
+    "attention": AttentionMixer,
+}
+GATES = ("theta_proj", "eta_proj", "alpha_proj")
+
+
+class TitansBlock(GradientCheckpointingLayer):
+    """Mixer and MLP, each with its norm and its residual."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.mixer = MIXERS[config.variant](config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size or 0)
+
+    def forward(
+        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+    ) -> tuple[Tensor, MixerState | None]:
+        mixed, state = self.mixer(x, layout, state, return_state)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), state
+
+
+class TitansPreTrainedModel(PreTrainedModel):
+    """Weights, their initial values, and what Hugging Face asks to know."""
+
+    config: TitansConfig
+    config_class = TitansConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _is_stateful = True  # tokens cannot be taken back: no assisted decoding
+    _no_split_modules = ["TitansBlock"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    # gates act over thousands of tokens; their rounding would too
+    _keep_in_fp32_modules_strict = [*GATES, "memory_weights", "memory_norm_weight", "memory_norm_bias"]  # noqa: RUF012
+
+    def _initialize_weights(self, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        # a NeuralMemory initialises itself as a whole; what is inside it is passed over
+        if getattr(module, "_inside_memory", False):
+            module._is_hf_initialized = True  # type: ignore[assignment]
+        elif isinstance(module, NeuralMemory):
+            if not getattr(module, "_is_hf_initialized", False):
+                self._init_weights(module)
+                module._is_hf_initialized = True  # type: ignore[assignment]
+        else:
+            super()._initialize_weights(module, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, NeuralMemory):
+            self._init_memory(module)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, Mixer) and module.persistent is not None:
+            init.normal_(module.persistent)
+
+    def _init_memory(self, memory: NeuralMemory) -> None:
+        """The memory's own values for what is its own, ours for its projections; loaded weights stay."""
+        loaded = [(p, p.clone()) for p in memory.parameters() if getattr(p, "_is_hf_initialized", False)]
+        if len(loaded) == len(list(memory.parameters())):
+            return
+        memory.reset_parameters()
+        for name, child in memory.named_modules():
+            if isinstance(child, nn.Linear) and name not in GATES:
+                nn.init.normal_(child.weight, std=self.config.initializer_range)
+            elif (
+                child is not memory
+                and hasattr(child, "reset_parameters")
+                and not isinstance(child, nn.Linear)
+            ):
+                child.reset_parameters()
+        for parameter, value in loaded:
+            parameter.copy_(value)
+
+    def decay_parameter_names(self) -> list[str]:
+        """Parameters that weight decay may act on: matrices and embeddings.
+
+        Gates, norms, convolutions, biases, persistent tokens and the memory's start M_0 are left out: decay would pull
+        half-lives, learning rates and what a memory knows at birth towards a value nobody chose.
+        """
+        names = []
+        for module_name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and module_name.rpartition(".")[2] not in GATES:
+                names.append(f"{module_name}.weight")
+        known = dict(self.named_parameters())
+        return [name for name in names if name in known]
+
+
+class TitansModel(TitansPreTrainedModel):
+    """Embedding, blocks and final norm: `input_ids [B, T]` to hidden states `[B, T, hidden_size]`."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        config.check()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(TitansBlock(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        for memory in self.modules():
+            if isinstance(memory, NeuralMemory):
+                for inner in memory.modules():
+                    inner._inside_memory = inner is not memory  # type: ignore[assignment]
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: TitansCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        document_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Read tokens, after those of `past_key_values` where given.
+
+        Args:
+            input_ids: int64 `[B, T]`; or `inputs_embeds [B, T, hidden_size]`.
+            attention_mask: `[B, T]`, or `[B, past + T]` of which the last T count; 0 = padding, anywhere in a row. It
+                is as if padded tokens were not there; their outputs are 0.
+            past_key_values: a `TitansCache`; it is brought up to date in place.
+            use_cache: return a cache; default `config.use_cache`, in training False.
+            document_ids: int64 `[B, T]`; where the id changes along a row, a document starts: memory, convolutions,
+                segments, attention and positions begin anew.
+        """
+        check_arguments(kwargs)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, tokens = x.shape[:2]
+        if tokens == 0:
+            raise ValueError(f"input_ids must hold at least one token per row, got shape {list(x.shape[:2])}")
+        cache = past_key_values
+        if cache is not None:
+            self._check_cache(cache, batch)
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and cache is None:
+            cache = TitansCache(self.config)
+        keep = cache is not None
+
+        padding = read_mask(attention_mask, batch, tokens, 0 if cache is None else cache.columns)
+        if padding is not None:
+            x = padding.compact(x)
+        reset, last_document = self._documents(document_ids, cache, padding, (batch, tokens))
+        layout = make_layout(
+            self.config,
+            batch,
+            tokens,
+            x.device,
+            x.dtype,
+            lengths=None if padding is None else padding.lengths,
+            reset=reset,
+            start=None if cache is None else cache.position,
+        )
+        hidden: tuple[Tensor, ...] = (x,)
+        for i, block in enumerate(self.layers):
+            x, state = block(x, layout, None if cache is None else cache.states[i], keep)
+            if cache is not None:
+                cache.states[i] = state
+            if output_hidden_states:
+                hidden = (*hidden, x)
+        x = self.norm(x)
+        if cache is not None:
+            cache.position, cache.document = layout.end, last_document
+            cache.columns += tokens
+        if padding is not None:
+            x = padding.restore(x)
+            hidden = tuple(padding.restore(h) for h in hidden) if output_hidden_states else hidden
+        if output_hidden_states:
+            hidden = (*hidden[:-1], x)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=cache if use_cache else None,
+            hidden_states=hidden if output_hidden_states else None,
+        )
+
+    def _check_cache(self, cache: object, batch: int) -> None:
+        if not isinstance(cache, TitansCache):
+            raise ValueError(
+                f"past_key_values must be a TitansCache, got {type(cache).__name__}; make one with "
+                "TitansCache(model.config), or pass none"
+            )
+        if cache.config.variant != self.config.variant or len(cache) != len(self.layers):
+            raise ValueError(
+                f"past_key_values is the cache of a {cache.config.variant!r} of {len(cache)} blocks, this model is a "
+                f"{self.config.variant!r} of {len(self.layers)}"
+            )
+        if cache.batch_size not in (-1, batch):
+            raise ValueError(f"past_key_values holds {cache.batch_size} rows, the input has {batch}")
+
+    def _documents(
+        self, ids: Tensor | None, cache: TitansCache | None, padding: Padding | None, shape: tuple[int, int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """First tokens of documents `[B, T]`, and the id each row ends with."""
+        last = None if cache is None else cache.document
+        if ids is None:
+            return None, last
+        if tuple(ids.shape) != shape:
+            raise ValueError(
+                f"document_ids must have shape {list(shape)} like the tokens, got {list(ids.shape)}"
+            )
+        if padding is not None:
+            ids = padding.compact(ids)
+        first = (
+            torch.zeros_like(ids[:, :1], dtype=torch.bool) if last is None else ids[:, :1] != last[:, None]
+        )
+        reset = torch.cat((first, ids[:, 1:] != ids[:, :-1]), dim=1)
+        if padding is None:
+            return reset, ids[:, -1]
+        end = ids.gather(1, (padding.lengths - 1).clamp(min=0)[:, None]).squeeze(1)
+        return reset, end if last is None else torch.where(padding.lengths > 0, end, last)
+
+
+class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
+    """A Titans model with a language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        self.model = TitansModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # forward makes a TitansCache
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings  # type: ignore[assignment]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: TitansCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        document_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Next-token logits, and the loss where labels are given; other arguments as in `TitansModel.forward`.
+
+        Args:
+            labels: int64 `[B, T]`, the tokens themselves (shifted inside), -100 where none counts.
+            logits_to_keep: logits of the last so many tokens, 0 = all, or a tensor of positions.
+
+        With `config.fused_loss`, in training and with labels, the loss is computed in chunks of tokens and `logits`
+        is None.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            document_ids=document_ids,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        logits = loss = None
+        if labels is not None and self.training and self.config.fused_loss:
+            shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+            loss = linear_cross_entropy(
+                hidden.flatten(0, 1),
+                self.lm_head.weight,
+                shifted.flatten().to(hidden.device),
+                num_items=kwargs.get("num_items_in_batch"),
+            )
+        else:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, keep] if keep != slice(0, None) else hidden)
+            if labels is not None:
+                loss = self.loss_function(
+                    logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+                )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+
+
+def check_arguments(kwargs: dict[str, Any]) -> None:
+    """Raise for arguments that would change nothing though they look as if they did."""
+    if kwargs.get("position_ids") is not None:
+        raise ValueError(
+            "position_ids is not an argument of Titans models: positions follow from attention_mask and document_ids; "
+            "pass document_ids to mark packed documents"
+        )
+    if kwargs.get("output_attentions"):
+        raise ValueError("output_attentions=True is not supported: attention weights are never formed")

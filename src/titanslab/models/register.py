@@ -1,0 +1,26 @@
+"""Names for Auto*: the config at once, the models when the first config is made.
+
+Importing the model classes of transformers takes seconds, and every way to a model leads through its config.
+"""
+
+from functools import cache
+
+from transformers import AutoConfig
+
+from titanslab.models.config import TitansConfig
+
+
+def register_config() -> None:
+    """Make `AutoConfig` know `model_type: titans`."""
+    AutoConfig.register(TitansConfig.model_type, TitansConfig, exist_ok=True)
+
+
+@cache
+def register_models() -> None:
+    """Make `AutoModel` and `AutoModelForCausalLM` know the models."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    from titanslab.models.modeling import TitansForCausalLM, TitansModel
+
+    AutoModel.register(TitansConfig, TitansModel, exist_ok=True)
+    AutoModelForCausalLM.register(TitansConfig, TitansForCausalLM, exist_ok=True)
