@@ -2,8 +2,8 @@
 
     from titanslab import TitansConfig, TitansForCausalLM, NeuralMemory
 
-Names load when first used. `titanslab.memory` needs torch alone; the models need transformers, and are known to
-`AutoConfig`, `AutoModel` and `AutoModelForCausalLM` once `titanslab` is imported.
+Names load when first used. `titanslab.memory` needs torch alone; the models need transformers, and are known
+to `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` once `titanslab` is imported.
 """
 
 from typing import TYPE_CHECKING

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         return apply_rotary(self.split_heads(self.q_proj(x)), rotary)
 
     def keys_values(self, x: Tensor, rotary: Tables | None) -> KeysValues:
-        """Keys and values `[B, H, T, D]` of `x [B, T, hidden]`; `rotary` None for tokens without a position."""
+        """Keys and values `[B, H, T, D]` of `x`; `rotary` None for tokens without a position."""
         keys = self.split_heads(self.k_proj(x))
         return keys if rotary is None else apply_rotary(keys, rotary), self.split_heads(self.v_proj(x))
 
@@ -73,11 +73,11 @@ class Attention(nn.Module):
             x: `[B, T, hidden]`, real tokens on the left of each row.
             rotary: cosines and sines `[B or 1, T, D/2]` of the positions in their documents.
             persistent: `[N, hidden]` or None.
-            state: keys and values `[B, H, N + L, D]` an earlier call returned: the persistent tokens', then the
-                window's (L = `window_size - 1`) or all tokens' so far, newest last.
+            state: keys and values `[B, H, N + L, D]` an earlier call returned: the persistent tokens', then
+                the window's (L = `window_size - 1`) or all tokens' so far, newest last.
             count: int64 `[B]`, tokens of the running document before this call; needed with `state`.
             lengths: int64 `[B]`, real tokens of each row, None where all are.
-            documents: int64 `[B, T]`, document index in this call, 0 for the one that was running; None = all 0.
+            documents: int64 `[B, T]`, index of the document in this call, 0 for the one that was running.
 
         Returns:
             `(y [B, T, hidden], state or None)`.

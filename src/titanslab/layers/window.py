@@ -29,7 +29,8 @@ def attend(
         q, k, v: `[B, H, T, D]` of the new tokens, rotated already.
         prefix: keys and values `[B or 1, H, N, D]`, or None.
         window: tokens seen, or None for all.
-        past: keys and values `[B, H, L, D]` of earlier calls, the newest last; L is `window - 1` where there is a window.
+        past: keys and values `[B, H, L, D]` of earlier calls, the newest last; L is `window - 1` where there
+            is a window.
         past_count: int64 `[B]`, how many of the past's last slots belong to the running document.
         documents: int64 `[B, T]`, index of each token's document in this call; 0 goes on with the past's.
 

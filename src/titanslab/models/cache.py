@@ -17,31 +17,15 @@ FORMAT = "titans-cache"
 VERSION = "1"
 
 # fields that decide what a state means; the rest (token ids, dtype, backend ...) may differ
-IDENTITY = [
-    "variant",
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_memory_heads",
-    "memory_depth",
-    "memory_expansion",
-    "memory_residual",
-    "memory_norm",
-    "memory_grad_clip",
-    "memory_gates_per_layer",
-    "memory_momentum",
-    "memory_forgetting",
-    "conv_size",
-    "chunk_size",
-    "segment_len",
-    "window_size",
-    "num_persistent_tokens",
-    "gate_type",
-    "rope_parameters",
+# fmt: off
+IDENTITY = (
+    "variant", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_memory_heads", "memory_depth", "memory_expansion", "memory_residual", "memory_norm",
+    "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "conv_size",
+    "chunk_size", "segment_len", "window_size", "num_persistent_tokens", "gate_type", "rope_parameters",
     "rms_norm_eps",
-]
+)
+# fmt: on
 
 
 def config_identity(config: TitansConfig) -> dict[str, Any]:
@@ -63,8 +47,9 @@ def weights_fingerprint(model: nn.Module) -> str:
 class TitansCache(Cache):
     """States of all blocks after some tokens; a model's `past_key_values`.
 
-    Memory, convolution tails and attention windows take the same bytes after 100 tokens as after 100,000; only the
-    full attention of variant "attention" grows. The tensors are never written in place, so `fork()` copies nothing.
+    Memory, convolution tails and attention windows take the same bytes after 100 tokens as after 100,000;
+    only the full attention of variant "attention" grows. The tensors are never written in place, so `fork()`
+    copies nothing.
 
     Args:
         config: of the model it belongs to.
@@ -134,7 +119,8 @@ class TitansCache(Cache):
 
     def crop(self, tokens_to_remove: int) -> NoReturn:
         raise NotImplementedError(
-            "a memory cannot unlearn tokens, so a TitansCache cannot be cropped; fork() it before the tokens you may drop"
+            "a memory cannot unlearn tokens, so a TitansCache cannot be cropped; fork() it before tokens you "
+            "may drop"
         )
 
     def nbytes(self) -> int:
@@ -239,8 +225,8 @@ class TitansCache(Cache):
             raise ValueError(f"{path} is a safetensors file but not a cache written by TitansCache.save")
         if metadata.get("version") != VERSION:
             raise ValueError(
-                f"{path} has cache format version {metadata.get('version')!r}, this release reads {VERSION!r}; "
-                "load it with the release that wrote it"
+                f"{path} has cache format version {metadata.get('version')!r}, this release reads "
+                f"{VERSION!r}; load it with the release that wrote it"
             )
         config = model if isinstance(model, TitansConfig) else model.config
         _check_identity(path, json.loads(metadata["config"]), config)

@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden_size": 160,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
-        "intermediate_size": 448,
+        "intermediate_size": 512,
         "chunk_size": 16,
         "segment_len": 128,
         "window_size": 64,
@@ -44,10 +44,10 @@ def nearest(name: object, allowed: tuple[str, ...]) -> str:
 
 
 class TitansConfig(PreTrainedConfig):
-    """Configuration of a Titans model; an unknown or impossible value raises a ValueError that names the field.
+    """Configuration of a Titans model; an impossible value raises a ValueError that names the field.
 
     Args:
-        variant: "lmm", "mal", "mag", "mac", or "attention": the same trunk with attention alone, the baseline.
+        variant: "lmm", "mal", "mag", "mac", or the baseline "attention": the same trunk with attention alone.
         vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: as in Llama;
             `intermediate_size` None = 8/3 of `hidden_size`, up to the next multiple of 64.
         num_memory_heads: memories side by side in a block; None = `num_attention_heads`.
@@ -59,8 +59,8 @@ class TitansConfig(PreTrainedConfig):
         conv_size: taps of the short convolution after the memory's q, k, v; 1 = none.
         chunk_size: tokens whose inner gradients are taken at the same weights.
         segment_len: tokens of a MAC segment. Not read by the other variants.
-        window_size: tokens an attention position sees, itself included, in "mal", "mag" and "attention"; None = all
-            ("attention" only). Not read by "lmm" and "mac".
+        window_size: tokens an attention position sees, itself included, in "mal", "mag" and "attention";
+            None = all ("attention" only). Not read by "lmm" and "mac".
         num_persistent_tokens: learned vectors of each block, 0 = none.
         gate_type: how "mag" and "mac" join attention and memory, see `titanslab.layers.MemoryGate`.
         memory_backend: "auto", or a backend of `titanslab.memory.neural_memory` by name.
@@ -125,8 +125,8 @@ class TitansConfig(PreTrainedConfig):
     def preset(cls, name: str, variant: str = "mac", **overrides: Any) -> "TitansConfig":
         """A model of the paper's sizes, or `tiny` for a laptop.
 
-        Shapes of 170m, 340m, 760m and 1.3b are the camera-ready's. It has no row for 400m: ours is 24 blocks of 1088
-        (OURS), scaled from 340m. A size is a name: what a variant counts, `titanslab.models.cost` tells.
+        Shapes of 170m, 340m, 760m and 1.3b are the camera-ready's. It has no row for 400m (OURS: 24 blocks of
+        1088, scaled from 340m). A size is a name: what a variant counts, `titanslab.models.cost` tells.
 
         Raises:
             ValueError: an unknown preset, variant or field, with the nearest known name.
@@ -135,6 +135,10 @@ class TitansConfig(PreTrainedConfig):
             raise ValueError(
                 f"preset must be one of {', '.join(PRESETS)}; got {name!r}{nearest(name, tuple(PRESETS))}"
             )
+        known = tuple(cls.__dataclass_fields__)
+        for field in overrides:
+            if field not in known:
+                raise ValueError(f"TitansConfig has no field {field!r}{nearest(field, known)}")
         return cls(**{**PRESETS[name], "variant": variant, **overrides})
 
     @property
@@ -177,7 +181,8 @@ class TitansConfig(PreTrainedConfig):
         for name in ("num_attention_heads", "num_memory_heads"):
             if self.hidden_size % getattr(self, name):
                 raise ValueError(
-                    f"hidden_size must be a multiple of {name}, got {self.hidden_size} and {getattr(self, name)}"
+                    f"hidden_size must be a multiple of {name}, "
+                    f"got {self.hidden_size} and {getattr(self, name)}"
                 )
         if self.variant != "lmm" and self.head_dim % 2:
             raise ValueError(

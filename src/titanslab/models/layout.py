@@ -1,4 +1,4 @@
-"""Where each token of a call stands: padding, documents, positions, segments. Built once, shared by all blocks."""
+"""Where each token of a call stands: padding, documents, positions, segments; shared by all blocks."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from titanslab.models.config import TitansConfig
 
 @dataclass(frozen=True)
 class Segments:
-    """A call's tokens laid out as `[B, count, size]`: MAC segments, each of one document, padded on the right.
+    """A call's tokens laid out as `[B, count, size]`: MAC segments, of one document each, right-padded.
 
     Args:
         token: int64 `[B, count * size]`, the call's column for each slot.

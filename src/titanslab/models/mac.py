@@ -25,8 +25,8 @@ class MemoryAsContext(Mixer):
         M_i = M after writing y_1 .. y_i                  # Eq. 24
         o_i = gate(y_i, M_i(y_i))                         # Eq. 25
 
-    OURS: h_j is hidden from earlier positions and the last read uses M_i, not the segment's end, since either would
-    show the future; h is normalised before attention, y before it is written; h_j and s_j share a position.
+    OURS: h_j is hidden from earlier positions and the last read uses M_i, not the segment's end: either would
+    show the future. h is normalised before attention, y before it is written; h_j and s_j share a position.
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -69,10 +69,11 @@ class MemoryAsContext(Mixer):
 
 
 class _Run:
-    """The walk over a call's segments: whose memory is read, what attention sees, what is kept for the next call.
+    """The walk over a call's segments: whose memory is read, what attention sees, what the next call needs.
 
-    Without padding, documents or a cache every segment is whole and of its own, and nothing but the memory moves
-    from one to the next. Otherwise rows differ: the first segment of a call may go on with one from the cache.
+    Without padding, documents or a cache every segment is whole and of its own, and nothing but the memory
+    moves from one to the next. Otherwise rows differ: the first segment of a call may go on with one from the
+    cache.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from titanslab.layers import RMSNorm
 from titanslab.memory import NeuralMemory, NeuralMemoryState
+from titanslab.memory.module import HALF_LIVES
 from titanslab.models.config import TitansConfig
 from titanslab.models.layout import Layout
 from titanslab.models.state import MixerState
@@ -12,7 +13,7 @@ from titanslab.models.state import MixerState
 
 def make_memory(config: TitansConfig) -> NeuralMemory:
     """The neural memory a config describes."""
-    options = {} if config.memory_half_lives is None else {"half_lives": tuple(config.memory_half_lives)}
+    shortest, longest = config.memory_half_lives or HALF_LIVES
     return NeuralMemory(
         config.hidden_size,
         config.num_memory_heads or config.num_attention_heads,
@@ -27,15 +28,15 @@ def make_memory(config: TitansConfig) -> NeuralMemory:
         momentum=config.memory_momentum,
         forgetting=config.memory_forgetting,
         backend=config.memory_backend,
-        **options,
+        half_lives=(shortest, longest),
     )
 
 
 class Mixer(nn.Module):
     """Base of the token mixers: `x [B, T, hidden]` in, what to add to it out, with a `MixerState` in and out.
 
-    `persistent [num_persistent_tokens, hidden_size]` are the learned vectors of §3.3, after the input norm: a prefix
-    for attention, and what the memory reads before a document (OURS: per block; outputs at them are dropped).
+    `persistent [num_persistent_tokens, hidden_size]` are the learned vectors of §3.3, after the input norm: a
+    prefix for attention, and what the memory reads before a document. OURS: per block, their outputs dropped.
     """
 
     memory: NeuralMemory

@@ -89,28 +89,22 @@ class TitansPreTrainedModel(PreTrainedModel):
             init.normal_(module.persistent)
 
     def _init_memory(self, memory: NeuralMemory) -> None:
-        """The memory's own values for what is its own, ours for its projections; loaded weights stay."""
+        """The memory's own initial values, whatever the trunk's; weights that were loaded stay."""
         loaded = [(p, p.clone()) for p in memory.parameters() if getattr(p, "_is_hf_initialized", False)]
         if len(loaded) == len(list(memory.parameters())):
             return
-        memory.reset_parameters()
         for name, child in memory.named_modules():
-            if isinstance(child, nn.Linear) and name not in GATES:
-                nn.init.normal_(child.weight, std=self.config.initializer_range)
-            elif (
-                child is not memory
-                and hasattr(child, "reset_parameters")
-                and not isinstance(child, nn.Linear)
-            ):
+            if name and name not in GATES and hasattr(child, "reset_parameters"):
                 child.reset_parameters()
+        memory.reset_parameters()
         for parameter, value in loaded:
             parameter.copy_(value)
 
     def decay_parameter_names(self) -> list[str]:
         """Parameters that weight decay may act on: matrices and embeddings.
 
-        Gates, norms, convolutions, biases, persistent tokens and the memory's start M_0 are left out: decay would pull
-        half-lives, learning rates and what a memory knows at birth towards a value nobody chose.
+        Gates, norms, convolutions, biases, persistent tokens and the memory's start M_0 are left out: decay
+        would pull half-lives, learning rates and what a memory knows at birth towards a value nobody chose.
         """
         names = []
         for module_name, module in self.named_modules():
@@ -140,7 +134,7 @@ class TitansModel(TitansPreTrainedModel):
         return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embed_tokens = value
+        self.embed_tokens = value  # type: ignore[assignment]
 
     @can_return_tuple
     def forward(
@@ -158,12 +152,12 @@ class TitansModel(TitansPreTrainedModel):
 
         Args:
             input_ids: int64 `[B, T]`; or `inputs_embeds [B, T, hidden_size]`.
-            attention_mask: `[B, T]`, or `[B, past + T]` of which the last T count; 0 = padding, anywhere in a row. It
-                is as if padded tokens were not there; their outputs are 0.
+            attention_mask: `[B, T]`, or `[B, past + T]` of which the last T count; 0 = padding, anywhere in a
+                row. It is as if padded tokens were not there; their outputs are 0.
             past_key_values: a `TitansCache`; it is brought up to date in place.
             use_cache: return a cache; default `config.use_cache`, in training False.
-            document_ids: int64 `[B, T]`; where the id changes along a row, a document starts: memory, convolutions,
-                segments, attention and positions begin anew.
+            document_ids: int64 `[B, T]`; where the id changes along a row, a document starts: memory,
+                convolutions, segments, attention and positions begin anew.
         """
         check_arguments(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
@@ -225,8 +219,8 @@ class TitansModel(TitansPreTrainedModel):
             )
         if cache.config.variant != self.config.variant or len(cache) != len(self.layers):
             raise ValueError(
-                f"past_key_values is the cache of a {cache.config.variant!r} of {len(cache)} blocks, this model is a "
-                f"{self.config.variant!r} of {len(self.layers)}"
+                f"past_key_values is the cache of a {cache.config.variant!r} of {len(cache)} blocks, this "
+                f"model is a {self.config.variant!r} of {len(self.layers)}"
             )
         if cache.batch_size not in (-1, batch):
             raise ValueError(f"past_key_values holds {cache.batch_size} rows, the input has {batch}")
@@ -295,14 +289,14 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Next-token logits, and the loss where labels are given; other arguments as in `TitansModel.forward`.
+        """Next-token logits, and the loss where labels are given; the rest as in `TitansModel.forward`.
 
         Args:
             labels: int64 `[B, T]`, the tokens themselves (shifted inside), -100 where none counts.
             logits_to_keep: logits of the last so many tokens, 0 = all, or a tensor of positions.
 
-        With `config.fused_loss`, in training and with labels, the loss is computed in chunks of tokens and `logits`
-        is None.
+        With `config.fused_loss`, in training and with labels, the loss is computed in chunks of tokens and
+        `logits` is None.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -327,7 +321,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             )
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden[:, keep] if keep != slice(0, None) else hidden)
+            logits = self.lm_head(hidden[:, keep])
             if labels is not None:
                 loss = self.loss_function(
                     logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
@@ -344,8 +338,8 @@ def check_arguments(kwargs: dict[str, Any]) -> None:
     """Raise for arguments that would change nothing though they look as if they did."""
     if kwargs.get("position_ids") is not None:
         raise ValueError(
-            "position_ids is not an argument of Titans models: positions follow from attention_mask and document_ids; "
-            "pass document_ids to mark packed documents"
+            "position_ids is not an argument of Titans models: positions follow from attention_mask and "
+            "document_ids; pass document_ids to mark packed documents"
         )
     if kwargs.get("output_attentions"):
         raise ValueError("output_attentions=True is not supported: attention weights are never formed")

@@ -15,8 +15,8 @@ class MixerState:
     Args:
         memory: the neural memory after the last token; None where the mixer has none.
         read_weights: MAC only, the memory's weights at the start of the running segment, which its reads use.
-        keys, values: `[B, H, N_p + L, D]`, attention's persistent tokens and then its last L slots: the window, all
-            tokens, or (MAC) the retrieved and the own tokens of the running segment.
+        keys, values: `[B, H, N_p + L, D]`, attention's persistent tokens and then its last L slots: the
+            window, all tokens, or (MAC) the retrieved and the own tokens of the running segment.
     """
 
     memory: NeuralMemoryState | None = None
