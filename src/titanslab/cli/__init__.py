@@ -1,0 +1,31 @@
+"""The `titans` command: one module per verb, imported when its verb is called."""
+
+from __future__ import annotations
+
+import sys
+
+# verb -> (module that defines `app`, a typer.Typer; what `titans --help` says)
+VERBS = {
+    "train": ("titanslab.cli.train", "Train a model from a recipe into a run folder."),
+    "generate": ("titanslab.cli.generate", "Continue a prompt with a trained model."),
+    "evaluate": ("titanslab.cli.evaluate", "Measure a model: perplexity by position, recall tasks."),
+    "info": ("titanslab.cli.info", "Show versions, devices, memory backends and what a model costs."),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit: 0 when done, 2 with one line on stderr when not, 130 after Ctrl-C.
+
+    `--debug` before the verb, or TITANS_DEBUG=1, shows the traceback of an error.
+    """
+    from titanslab.cli.errors import exit_code, wants_traceback
+    from titanslab.cli.root import app
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        result = app(args=arguments, prog_name="titans", standalone_mode=False)
+    except BaseException as error:
+        if wants_traceback(arguments, error):
+            raise
+        sys.exit(exit_code(error))
+    sys.exit(result if isinstance(result, int) else 0)

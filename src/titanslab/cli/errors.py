@@ -1,0 +1,76 @@
+"""From exceptions to what a user sees: one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+
+FAILED, INTERRUPTED = 2, 130
+LONGEST = 600
+
+
+class Interrupted(Exception):
+    """Ctrl-C during work that can be taken up again; the message says how."""
+
+
+def wants_traceback(arguments: list[str], error: BaseException) -> bool:
+    """Whether to let the error through: --debug before the verb or TITANS_DEBUG, and not a plain exit."""
+    asked = "--debug" in arguments[:1] or os.environ.get("TITANS_DEBUG", "0") not in ("", "0")
+    expected = (SystemExit, KeyboardInterrupt, typer.Exit, typer.Abort, Interrupted, _click_exception())
+    return asked and not isinstance(error, expected)
+
+
+def exit_code(error: BaseException) -> int:
+    """Say on stderr, in one line, what went wrong and how to put it right; returns the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else FAILED
+    if isinstance(error, typer.Exit):
+        return int(error.exit_code)
+    if isinstance(error, Interrupted):
+        return _say(str(error), INTERRUPTED)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _say("interrupted", INTERRUPTED)
+    if isinstance(error, _click_exception()):
+        return _usage(error)
+    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  nothing may be flushed at exit
+        return 0
+    return _say(f"error: {describe(error)}", FAILED)
+
+
+def _usage(error: Any) -> int:
+    """A wrong option or argument, as typer found it; without any arguments the help is shown."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return int(error.exit_code)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "titans"
+    text = " ".join(error.format_message().split())
+    return _say(f"error: {text} (see {command} --help)", int(error.exit_code))
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: its message, and its type where the message was not written for users."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.filename!r}: {error.strerror}"
+    if len(text) > LONGEST:
+        text = text[:LONGEST] + " ..."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: {text or 'no detail'}; lower the batch size, the context length or the model's size"
+    if isinstance(error, ValueError | FileNotFoundError | ImportError | FloatingPointError | ConnectionError):
+        return text or type(error).__name__
+    return f"{type(error).__name__}: {text} (unexpected; TITANS_DEBUG=1 shows where)"
+
+
+def _click_exception() -> Any:
+    """Typer's ClickException, whether it brings its own click or uses the installed one."""
+    return next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+
+def _say(text: str, code: int) -> int:
+    print(f"titans: {text}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,28 @@
+"""Text in, rows of tokens out: corpora, tokenizers, packing and the order of a run."""
+
+from titanslab.data.corpus import Corpus, open_corpus
+from titanslab.data.order import MixedRows, RowStream, RunRows, ShuffledRows, collate
+from titanslab.data.packing import DocumentRows, PackedRows, Row, Rows, make_row
+from titanslab.data.tokenizer import TextEncoder, byte_tokenizer, is_byte_tokenizer, load_tokenizer
+from titanslab.data.tokens import Tokens, tokenize
+
+__all__ = [
+    "Corpus",
+    "DocumentRows",
+    "MixedRows",
+    "PackedRows",
+    "Row",
+    "RowStream",
+    "Rows",
+    "RunRows",
+    "ShuffledRows",
+    "TextEncoder",
+    "Tokens",
+    "byte_tokenizer",
+    "collate",
+    "is_byte_tokenizer",
+    "load_tokenizer",
+    "make_row",
+    "open_corpus",
+    "tokenize",
+]

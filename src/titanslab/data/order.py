@@ -1,0 +1,68 @@
+"""The order in which a run sees its rows: a pure function of the seed and the row's number.
+
+So a resumed run continues with exactly the rows that the interrupted one would have seen next.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from titanslab.data.packing import Row, Rows
+
+
+class RowStream(Protocol):
+    """Endless rows: `row(index)`, any index >= 0, depends on the settings and the index alone."""
+
+    def row(self, index: int) -> Row: ...
+
+
+class ShuffledRows:
+    """All rows once per epoch, in an order drawn anew from (seed, epoch); unshuffled on request."""
+
+    def __init__(self, rows: Rows, seed: int, *, shuffle: bool = True) -> None:
+        self.rows, self.seed, self.shuffle = rows, seed, shuffle
+        self._epoch = -1
+        self._order = np.arange(len(rows))
+
+    def row(self, index: int) -> Row:
+        epoch, position = divmod(index, len(self.rows))
+        if self.shuffle and epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        return self.rows[int(self._order[position])]
+
+
+class MixedRows:
+    """Each row from one of several streams, with the given shares; which one depends on (seed, index)."""
+
+    def __init__(self, streams: list[RowStream], shares: list[float], seed: int) -> None:
+        if len(streams) != len(shares) or not streams or min(shares) <= 0:
+            raise ValueError(f"shares must be one positive number per stream ({len(streams)}), got {shares}")
+        self.streams, self.seed = streams, seed
+        self.edges = np.cumsum(shares) / sum(shares)
+
+    def row(self, index: int) -> Row:
+        draw = np.random.default_rng([self.seed, index]).random()
+        return self.streams[int(np.searchsorted(self.edges, draw, side="right"))].row(index)
+
+
+class RunRows:
+    """The rows that one run sees, in order, as a dataset for a loader that does not shuffle."""
+
+    def __init__(self, stream: RowStream, count: int) -> None:
+        self.stream, self.count = stream, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Row:
+        return self.stream.row(index)
+
+
+def collate(rows: list[Row]) -> dict[str, object]:
+    """Stack rows into int64 tensors [B, T]."""
+    import torch
+
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}

@@ -1,0 +1,142 @@
+"""Tokenizers: bytes by default, or any Hugging Face or SentencePiece tokenizer, as one kind of object.
+
+Text is encoded without special tokens; where a document starts and ends is the packing's business.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BYTE = "byte"
+
+
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """The byte tokenizer: byte b of the UTF-8 text is token b, then <bos> 256, <eos> 257, <pad> 258.
+
+    Any text comes back exactly; text that spells "<bos>" is read as its letters. It saves and loads as a
+    Hugging Face fast tokenizer, without code of ours.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    symbols = _byte_symbols()
+    backend = Tokenizer(models.BPE(vocab={symbol: byte for byte, symbol in enumerate(symbols)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+    )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer: "byte", a tokenizer.json, a SentencePiece .model, a folder or a hub name.
+
+    Raises FileNotFoundError when a path does not exist and ValueError when what is there is not a tokenizer.
+    """
+    if name == BYTE:
+        return byte_tokenizer()
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _from_file(path)
+    if not path.exists() and (
+        path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name
+    ):
+        raise FileNotFoundError(f"tokenizer {name!r} does not exist (looked for {path.absolute()})")
+    if path.is_dir() and not any(
+        (path / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")
+    ):
+        spm = path / "tokenizer.model"
+        if spm.exists():
+            return _from_file(spm)
+        raise ValueError(
+            f"tokenizer folder {name!r} holds no tokenizer.json, tokenizer_config.json or tokenizer.model"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, trust_remote_code=False)
+    except Exception as error:
+        if path.is_dir():
+            raise ValueError(f"tokenizer folder {name!r} cannot be read: {error}") from error
+        raise ValueError(
+            f"tokenizer {name!r} is neither 'byte', nor a file or folder here, nor a tokenizer that the "
+            f"hub gives: {error}"
+        ) from error
+
+
+def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether token b is byte b for this tokenizer, so that text can be encoded without running it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or len(tokenizer) > 1024:
+        return False
+    model = json.loads(backend.to_str())
+    if model.get("normalizer") is not None or not getattr(tokenizer, "split_special_tokens", False):
+        return False
+    vocab = model["model"].get("vocab", {})
+    symbols = _byte_symbols()
+    return model["model"].get("merges") == [] and vocab == {
+        symbol: byte for byte, symbol in enumerate(symbols)
+    }
+
+
+class TextEncoder:
+    """Encodes documents with one tokenizer, into the smallest integer type that holds its tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.bos = tokenizer.bos_token_id
+        self.eos = tokenizer.eos_token_id
+        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+        self._bytes = is_byte_tokenizer(tokenizer)
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of each text, without special tokens."""
+        if self._bytes:
+            return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(self.dtype) for text in texts]
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return [np.asarray(ids, self.dtype) for ids in encoded["input_ids"]]
+
+    def documents(self, texts: list[str]) -> list[np.ndarray]:
+        """As `encode`, each with the tokenizer's start and end token, where it has them."""
+        start = [] if self.bos is None else [self.bos]
+        end = [] if self.eos is None else [self.eos]
+        return [np.concatenate([start, ids, end]).astype(self.dtype) for ids in self.encode(texts)]
+
+
+def _from_file(path: Path) -> PreTrainedTokenizerBase:
+    from transformers import PreTrainedTokenizerFast
+
+    if path.suffix == ".json":
+        try:
+            return PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
+        except Exception as error:
+            raise ValueError(f"{str(path)!r} is not a tokenizers file: {error}") from error
+    if path.suffix == ".model":
+        from titanslab.data.sentencepiece import sentencepiece_tokenizer
+
+        return sentencepiece_tokenizer(path)
+    raise ValueError(
+        f"tokenizer {str(path)!r} is of an unknown kind; give 'byte', a tokenizer.json, a SentencePiece "
+        ".model, "
+        "a folder or a hub name"
+    )
+
+
+def _byte_symbols() -> list[str]:
+    """The printable character that stands for each byte in a byte-level vocabulary."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    symbol = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    return [symbol[byte] for byte in range(256)]

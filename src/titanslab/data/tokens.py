@@ -1,0 +1,127 @@
+"""All tokens of a corpus in one flat array, and where each document starts; made once, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from titanslab.data.corpus import Corpus
+from titanslab.data.tokenizer import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BATCH_CHARACTERS = 2_000_000
+FORMAT_VERSION = 1
+
+Progress = Callable[[int, int | None], None]  # bytes of files done, bytes in all (None: not known)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenised corpus: documents end to end in `ids` [N], the i-th in ids[offsets[i]:offsets[i + 1]].
+
+    Each document has the tokenizer's start and end token around it. `text_bytes` is the size of the text in
+    UTF-8.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    text_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.offsets) - 1
+
+
+def tokenize(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Tokens:
+    """Tokenise a corpus; with `cache`, a folder, the result is kept there and read from there the next time.
+
+    Raises ValueError when the corpus holds no text.
+    """
+    encoder = TextEncoder(tokenizer)
+    folder = None if cache is None else _cache_folder(cache, corpus, tokenizer)
+    if folder is not None and folder.exists():
+        return _read(folder)
+    parts, lengths, text_bytes = [], [0], 0
+    sizes = corpus.nbytes()
+    for file_index, texts in _batches(corpus):
+        for ids in encoder.documents(texts):
+            parts.append(ids)
+            lengths.append(len(ids))
+        text_bytes += sum(len(text.encode("utf-8")) for text in texts)
+        if progress is not None:
+            progress(sum(sizes[:file_index]), sum(sizes) or None)
+    if not parts:
+        raise ValueError(corpus.describe_empty())
+    tokens = Tokens(np.concatenate(parts), np.cumsum(lengths, dtype=np.int64), text_bytes)
+    if folder is not None:
+        _write(folder, tokens)
+    return tokens
+
+
+def _batches(corpus: Corpus) -> Iterator[tuple[int, list[str]]]:
+    """Documents in batches of about BATCH_CHARACTERS, which fast tokenizers work through in parallel."""
+    texts: list[str] = []
+    size = index = 0
+    for index, text in corpus.with_file_index():
+        texts.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield index, texts
+            texts, size = [], 0
+    if texts:
+        yield index, texts
+
+
+def _cache_folder(cache: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Path | None:
+    content = corpus.fingerprint()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if content is None or backend is None:
+        return None
+    key: list[Any] = [
+        FORMAT_VERSION,
+        content,
+        backend.to_str(),
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+    ]
+    return cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+
+
+def _read(folder: Path) -> Tokens:
+    ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
+    offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+    return Tokens(ids, offsets, json.loads((folder / "text.json").read_text())["text_bytes"])
+
+
+def _write(folder: Path, tokens: Tokens) -> None:
+    """Fill a folder of another name, then give it its own: a reader finds all of it or nothing."""
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    temporary.mkdir(parents=True)
+    np.save(temporary / "ids.npy", tokens.ids, allow_pickle=False)
+    np.save(temporary / "offsets.npy", tokens.offsets, allow_pickle=False)
+    (temporary / "text.json").write_text(json.dumps({"text_bytes": tokens.text_bytes}))
+    try:
+        os.replace(temporary, folder)
+    except OSError:  # somebody else was quicker; theirs is the same
+        import shutil
+
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,73 @@
+"""Checkpoints that are either whole or not there: a marker is written last, and only marked folders count."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+MARKER = "complete.json"
+_NAME = re.compile(r"checkpoint-(\d+)$")
+
+
+def mark_complete(folder: Path) -> None:
+    """Force a checkpoint's files to disk and write the marker that lists them, without pickled files.
+
+    The Trainer adds training_args.bin, a pickle nobody needs: the recipe holds the same settings.
+    """
+    (folder / "training_args.bin").unlink(missing_ok=True)
+    sizes = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MARKER):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        sizes[str(path.relative_to(folder))] = path.stat().st_size
+    temporary = folder / f".{MARKER}.tmp"
+    with open(temporary, "w") as file:
+        json.dump(sizes, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / MARKER)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the marker is there and every file it lists has its size."""
+    try:
+        sizes = json.loads((folder / MARKER).read_text())
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint's name; -1 for other names."""
+    match = _NAME.match(folder.name)
+    return int(match[1]) if match else -1
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Every folder named like a checkpoint, whole or not, by step."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.is_dir() and step_of(p) >= 0), key=step_of)
+
+
+def last_complete(folder: Path) -> Path | None:
+    """The whole checkpoint with the highest step, or None."""
+    return next((path for path in reversed(all_checkpoints(folder)) if is_complete(path)), None)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Delete checkpoints without a marker: a run was stopped while writing them."""
+    for path in all_checkpoints(folder):
+        if not (path / MARKER).exists():
+            shutil.rmtree(path)
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Delete all but the `count` newest whole checkpoints; each loses its marker first."""
+    complete = [path for path in all_checkpoints(folder) if is_complete(path)]
+    for path in complete[:-count]:
+        (path / MARKER).unlink()
+        shutil.rmtree(path)

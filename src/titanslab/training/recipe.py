@@ -1,0 +1,287 @@
+"""One TOML file says what is trained, on what and how; its sections become typed settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from titanslab.training.settings import build_settings, nearest_hint, read_assignment, toml_text
+
+SCHEDULES = ("cosine", "linear", "constant")
+PRECISIONS = ("fp32", "bf16")
+TEXT_DOCUMENTS = ("file", "line", "paragraph")
+DEFAULT_PRESET, DEFAULT_VARIANT = "tiny", "mac"
+
+
+@dataclass
+class ModelRecipe:
+    """[model]: a preset with changed fields, or a checkpoint to start from.
+
+    `options` holds every other key of the section: fields of TitansConfig, checked when the config is built.
+    """
+
+    preset: str = ""
+    variant: str = ""
+    pretrained: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        if self.pretrained is not None:
+            for name in ("preset", "variant"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"model.{name} = {getattr(self, name)!r} cannot take effect together with "
+                        f"model.pretrained = {self.pretrained!r}; remove one of the two"
+                    )
+        else:
+            self.preset = self.preset or DEFAULT_PRESET
+            self.variant = self.variant or DEFAULT_VARIANT
+
+
+@dataclass
+class DataRecipe:
+    """[data]: where text comes from, how it becomes tokens and how tokens become rows of `sequence_length`.
+
+    `train` and `validation` are a file, a folder, a glob pattern or a list of them (text, JSONL, parquet,
+    compressed or not), or the name of a dataset on the hub. `task` names a generated data source instead of
+    `train`.
+    """
+
+    train: str | list[str] | None = None
+    validation: str | list[str] | None = None
+    task: str | None = None
+    task_options: dict[str, Any] = field(default_factory=dict)
+    task_share: float = 1.0
+    streaming: bool = False
+    text_column: str = "text"
+    text_documents: str = "file"
+    subset: str | None = None
+    split: str = "train"
+    validation_split: str = "validation"
+    validation_samples: int | None = None
+    tokenizer: str = "byte"
+    sequence_length: int = 512
+    pack_documents: bool = True
+    shuffle: bool = True
+    shuffle_buffer: int = 256
+
+    def check(self) -> None:
+        if self.train is None and self.task is None:
+            raise ValueError(
+                "data.train is missing: give a file, a folder, a list of files or a hub dataset name"
+            )
+        if self.task is None and (self.task_options or self.task_share != 1.0):
+            raise ValueError("data.task_options and data.task_share need data.task, which is missing")
+        if self.task is not None and self.train is None and self.task_share != 1.0:
+            raise ValueError("data.task_share below 1 mixes the task with data.train, which is missing")
+        if self.task is not None and self.train is not None and not 0.0 < self.task_share < 1.0:
+            raise ValueError(
+                f"data.task_share is {self.task_share}: with both data.task and data.train it is the "
+                "task's share "
+                "of the samples, above 0 and below 1"
+            )
+        if self.task is not None and self.streaming:
+            raise ValueError("data.streaming = true cannot be combined with data.task; set streaming = false")
+        _positive(self, "data", "sequence_length", "shuffle_buffer")
+        if self.sequence_length < 2:
+            raise ValueError("data.sequence_length must be at least 2: one token to read and one to predict")
+        if self.validation_samples is not None:
+            _positive(self, "data", "validation_samples")
+        for name in ("text_column", "split", "validation_split", "tokenizer"):
+            if not getattr(self, name):
+                raise ValueError(
+                    f"data.{name} is empty; leave it out for "
+                    f"{type(self).__dataclass_fields__[name].default!r}"
+                )
+        _one_of("data.text_documents", self.text_documents, TEXT_DOCUMENTS)
+
+
+@dataclass
+class TrainingRecipe:
+    """[training]: the optimiser, the schedule and what is logged and saved; counts are optimiser steps.
+
+    `batch_size` counts rows per device and forward pass; one step sees batch_size * accumulation * devices
+    rows.
+    """
+
+    steps: int = 1000
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    schedule: str = "cosine"
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    gradient_clip: float = 1.0
+    seed: int = 0
+    log_every: int = 10
+    eval_every: int | None = None
+    eval_batch_size: int | None = None
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    precision: str = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    deterministic: bool = False
+    cpu: bool = False
+    report_to: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        _positive(
+            self,
+            "training",
+            "steps",
+            "batch_size",
+            "accumulation",
+            "log_every",
+            "save_every",
+            "keep_checkpoints",
+        )
+        for name in ("eval_every", "eval_batch_size"):
+            if getattr(self, name) is not None:
+                _positive(self, "training", name)
+        if not self.learning_rate > 0:
+            raise ValueError(f"training.learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("warmup_steps", "weight_decay", "gradient_clip", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"training.{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        _one_of("training.schedule", self.schedule, SCHEDULES)
+        _one_of("training.precision", self.precision, PRECISIONS)
+
+
+@dataclass
+class Recipe:
+    """A whole recipe; `load_recipe` reads one, `to_toml` writes it back with every default filled in."""
+
+    model: ModelRecipe
+    data: DataRecipe
+    training: TrainingRecipe
+
+    def check(self) -> None:
+        """Raise ValueError for values that cannot work, alone or together."""
+        self.model.check()
+        self.data.check()
+        self.training.check()
+        if self.training.eval_every is not None and self.data.validation is None:
+            raise ValueError("training.eval_every needs data.validation, which is missing")
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """The recipe as plain nested values, the way the TOML file is laid out."""
+        model = {k: v for k, v in dataclasses.asdict(self.model).items() if k != "options" and v}
+        return {
+            "model": model | self.model.options,
+            "data": dataclasses.asdict(self.data),
+            "training": dataclasses.asdict(self.training),
+        }
+
+    def to_toml(self) -> str:
+        """TOML text from which `parse_recipe` makes an equal recipe."""
+        return toml_text(self.sections())
+
+
+SECTIONS = {"model": ModelRecipe, "data": DataRecipe, "training": TrainingRecipe}
+
+
+def load_recipe(path: str | Path, assignments: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe file and apply `section.key=value` assignments, in order.
+
+    Raises FileNotFoundError for a missing file and ValueError for anything wrong inside it, naming the key.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"recipe {str(path)!r} is a folder; give a TOML file, such as {str(path / 'recipe.toml')!r}"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"recipe {str(path)!r} does not exist (looked for {path.absolute()})")
+    try:
+        text = path.read_bytes().decode("utf-8")
+        table = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {str(path)!r} is not a text file in UTF-8: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"recipe {str(path)!r} is not valid TOML: {error}") from error
+    return parse_recipe(table, assignments, origin=str(path))
+
+
+def parse_recipe(
+    table: dict[str, Any], assignments: list[str] | tuple[str, ...] = (), origin: str = "recipe"
+) -> Recipe:
+    """Build a checked Recipe from nested values; `origin` is named in errors."""
+    table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
+    for name, section in table.items():
+        if name not in SECTIONS:
+            raise ValueError(
+                f"{origin}: unknown section [{name}]{nearest_hint(name, SECTIONS)}; allowed: [model], "
+                "[data], [training]"
+            )
+        if not isinstance(section, dict):
+            raise ValueError(f"{origin}: {name} must be a section [{name}], got {section!r}")
+    for assignment in assignments:
+        _assign(table, assignment)
+    parts: dict[str, Any] = {}
+    for name, kind in SECTIONS.items():
+        section = table.get(name, {})
+        if kind is ModelRecipe:
+            known = {f.name for f in dataclasses.fields(ModelRecipe)} - {"options"}
+            own = {key: value for key, value in section.items() if key in known}
+            parts[name] = build_settings(kind, own, name, origin)
+            parts[name].options = {key: value for key, value in section.items() if key not in known}
+        else:
+            parts[name] = build_settings(kind, section, name, origin)
+    recipe = Recipe(**parts)
+    check_model_options(recipe.model, origin)
+    recipe.check()
+    return recipe
+
+
+def check_model_options(model: ModelRecipe, origin: str) -> None:
+    """Raise ValueError when [model] holds a key that is neither ours nor a field of TitansConfig."""
+    if not model.options:
+        return
+    from titanslab.models.config import TitansConfig
+
+    allowed = sorted(
+        name
+        for cls in TitansConfig.__mro__
+        if cls.__module__.startswith("titanslab")
+        for name, hint in inspect.get_annotations(cls).items()
+        if "ClassVar" not in str(hint) and not name.startswith("_") and name != "model_type"
+    )
+    for key in model.options:
+        if key not in allowed:
+            names = [*allowed, "preset", "variant", "pretrained"]
+            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest_hint(key, names)}")
+
+
+def _assign(table: dict[str, Any], assignment: str) -> None:
+    section, key, value = read_assignment(assignment)
+    if section not in SECTIONS:
+        raise ValueError(
+            f"--set {assignment!r}: unknown section {section!r}{nearest_hint(section, SECTIONS)}; "
+            "write model.KEY, data.KEY or training.KEY"
+        )
+    kind = SECTIONS[section]
+    hint = {f.name: f.type for f in dataclasses.fields(kind)}.get(key, "")
+    if not isinstance(value, str) and str(hint) in ("str", "str | None"):
+        value = assignment.split("=", 1)[1]  # data.text_column=7 means the text "7"
+    table.setdefault(section, {})[key] = value
+
+
+def _positive(settings: Any, section: str, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{section}.{name} must be 1 or more, got {getattr(settings, name)}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}{nearest_hint(value, allowed)}; allowed: {', '.join(allowed)}")

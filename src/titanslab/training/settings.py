@@ -1,0 +1,93 @@
+"""Typed settings from plain tables: type checks, nearest names for misspelt keys, TOML written back."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+
+def nearest_hint(name: str, allowed: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)" for the allowed name nearest to `name`, or nothing when none is near."""
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def build_settings(kind: type, table: dict[str, Any], section: str, origin: str) -> Any:
+    """Make the dataclass `kind` from `table`; unknown keys and wrong types raise ValueError naming both."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise ValueError(f"{origin}: unknown key {key!r} in [{section}]{nearest_hint(key, hints)}")
+        values[key] = _checked(value, hints[key], f"{origin}: {section}.{key}")
+    return kind(**values)
+
+
+def read_assignment(text: str) -> tuple[str, str, Any]:
+    """Split "section.key=value"; the value is read as TOML, and as plain text where it is not TOML."""
+    left, equals, right = text.partition("=")
+    section, dot, key = left.strip().partition(".")
+    if not equals or not dot or not section or not key:
+        raise ValueError(
+            f"--set {text!r} is not of the form section.key=value, such as training.learning_rate=1e-3"
+        )
+    try:
+        value = tomllib.loads(f"value = {right.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = right
+    return section, key, value
+
+
+def toml_text(sections: dict[str, dict[str, Any]]) -> str:
+    """Write sections of plain values as TOML; None is left out."""
+    lines: list[str] = []
+    for name, section in sections.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in section.items() if value is not None]
+        lines.append("")
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    raise ValueError(f"a recipe cannot hold a {type(value).__name__}: {value!r}")
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None):
+            continue
+        origin = typing.get_origin(option) or option
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, bool) and origin is not bool:
+            continue
+        if isinstance(value, origin):
+            item_types = typing.get_args(option)
+            if origin is list and not all(isinstance(item, item_types[0]) for item in value):
+                continue
+            return value
+    wanted = " or ".join(_type_name(option) for option in options if option is not type(None))
+    raise ValueError(f"{where} must be {wanted}, got {type(value).__name__} {value!r}")
+
+
+def _type_name(option: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
+    if typing.get_origin(option) is list:
+        return "a list of text"
+    return names.get(typing.get_origin(option) or option, str(option))

@@ -1,0 +1,108 @@
+"""The Hugging Face Trainer with this project's data order, checkpoints, weight decay and watchdog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback
+
+from titanslab.training import checkpoints, state_files
+from titanslab.training.watchdog import check_step
+
+
+class TitansTrainer(Trainer):
+    """A Trainer whose runs can be stopped at any moment and resumed loss for loss, and that stops on a NaN.
+
+    The dataset decides the order of the rows, so the sampler is sequential. Optimiser, schedule and random
+    state are kept as safetensors and JSON; under FSDP or DeepSpeed those libraries keep their own.
+    """
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        return SequentialSampler(dataset) if hasattr(dataset, "__len__") else None
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that decay: matrices, never norms, biases, gates or embeddings."""
+        own = getattr(model, "decay_parameter_names", None)
+        return list(own()) if own is not None else decay_parameter_names(model)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        inputs = self._prepare_inputs(inputs)
+        loss = super().training_step(model, dict(inputs), *args, **kwargs)
+        full = self.accelerator.sync_gradients
+        check_step(model, loss, inputs, self.state.global_step + 1, gradients=full)
+        return loss
+
+    @property
+    def _own_state(self) -> bool:
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._own_state:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            assert self.optimizer is not None
+            assert self.lr_scheduler is not None
+            state_files.save_optimizer(Path(output_dir), self.optimizer.state_dict())
+            state_files.save_scheduler(Path(output_dir), self.lr_scheduler.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self._own_state:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        self.optimizer.load_state_dict(state_files.load_optimizer(Path(checkpoint)))
+        self.lr_scheduler.load_state_dict(state_files.load_scheduler(Path(checkpoint)))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        state_files.save_random_state(self._random_state_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            path = self._random_state_file(checkpoint)
+            if not path.exists():
+                raise ValueError(
+                    f"checkpoint {checkpoint!r} has no random state for process {self.args.process_index}; "
+                    "resume with "
+                    "as many processes as the run was started with"
+                )
+            state_files.load_random_state(path)
+
+    def _random_state_file(self, folder: str) -> Path:
+        return Path(folder) / f"random_state_{self.args.process_index}.json"
+
+
+class CheckpointCallback(TrainerCallback):
+    """Marks a checkpoint as whole once every process has written its part, then drops the oldest ones."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
+            checkpoints.keep_newest(folder, self.keep)
+
+
+def decay_parameter_names(model: nn.Module) -> list[str]:
+    """Weights of linear layers: two or more dimensions, outside embeddings, norms and gates."""
+    names = []
+    for module_name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{module_name}.{name}" if module_name else name
+            gate = any(part in full for part in ("theta_proj", "eta_proj", "alpha_proj", "persistent"))
+            if parameter.ndim >= 2 and not gate:
+                names.append(full)
+    return names

@@ -1,0 +1,96 @@
+"""Stops a run whose loss or gradient is not finite, and says where it began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+class NonFiniteError(FloatingPointError):
+    """Training produced a NaN or an infinity; the message names the step, the layer and what to try."""
+
+
+def check_step(
+    model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: int, *, gradients: bool = True
+) -> None:
+    """Raise NonFiniteError when the loss or a gradient is not finite: after backward, before clipping.
+
+    Where something is wrong, the forward pass is run once more on `inputs` to find the first layer, in
+    forward order, whose output is not finite; with finite outputs the gradient of the layer nearest to the
+    loss is named, where the backward pass went wrong first. A healthy step costs one synchronisation with
+    the device.
+    """
+    finite = torch.isfinite(loss.detach()).all()
+    grads = [_local(p.grad) for p in model.parameters() if p.grad is not None] if gradients else []
+    grads = [grad for grad in grads if grad.numel()]
+    if grads:
+        norms = torch.stack([norm.to(loss.device, torch.float64) for norm in torch._foreach_norm(grads)])
+        finite = finite & torch.isfinite(norms).all()
+    if bool(finite):
+        return
+    raise NonFiniteError(
+        f"step {step}: the {'loss' if not torch.isfinite(loss).all() else 'gradient'} is not finite; "
+        f"{_where(model, inputs)}. Training stopped; the checkpoints before it are whole. Try a lower "
+        "training.learning_rate, more training.warmup_steps, a smaller training.gradient_clip, or fp32"
+    )
+
+
+def _where(model: nn.Module, inputs: Mapping[str, Any]) -> str:
+    bad = [_name(name) for name, p in model.named_parameters() if not _all_finite(p.data)]
+    if bad:
+        return f"parameter {bad[0]} is not finite before the step ({len(bad)} such parameters)"
+    activation = first_bad_activation(model, inputs)
+    if activation is not None:
+        return f"first layer with an output that is not finite: {activation}"
+    grads = [_name(n) for n, p in model.named_parameters() if p.grad is not None and not _all_finite(p.grad)]
+    if grads:
+        return f"outputs are finite; the first gradient, from the loss down, that is not: {grads[-1]}"
+    return "all parameters, outputs and gradients are finite when computed again"
+
+
+def first_bad_activation(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
+    """The first module, in the order they finish, with an output that is not finite, or None."""
+    found: list[str] = []
+
+    def hook(name: str) -> Any:
+        def check(_module: nn.Module, _args: Any, output: Any) -> None:
+            if not found and any(not _all_finite(tensor) for tensor in _tensors(output)):
+                found.append(name)
+
+        return check
+
+    handles = [m.register_forward_hook(hook(_name(name) or "the model")) for name, m in model.named_modules()]
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [t for item in value for t in _tensors(item)] if isinstance(value, list | tuple) else []
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(_local(tensor)).all())
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _name(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
