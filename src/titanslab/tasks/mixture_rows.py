@@ -127,7 +127,7 @@ def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **opt
     """Rows of `RecallTask`; `background` is a path, the rest as there."""
     from titanslab.tasks.recall import RecallTask
 
-    task = RecallTask(tokenizer, "\n\n".join(_read_some(background, 50_000_000)), **options)
+    task = RecallTask(tokenizer, "\n\n".join(_read_some(background, 5_000_000)), **options)
 
     def make(length: int, seed: int) -> tuple[list[int], list[int]]:
         row = task.row(length, seed, 0, loss)

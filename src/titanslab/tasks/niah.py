@@ -121,8 +121,8 @@ class NIAH:
         smallest = exact(1)
         if smallest > budget:
             raise ValueError(
-                f"length is {length} tokens, too short for {self.name}: its prompt and {self.reserve} tokens of "
-                f"answer take at least {smallest + self.reserve}; ask for a longer one"
+                f"length is {length} tokens, too short for {self.name}: its prompt and {self.reserve} tokens "
+                f"of answer take at least {smallest + self.reserve}; ask for a longer one"
             )
         # Summed counts are off by a nearly constant few tokens; one full count measures by how many.
         off = smallest - self.haystack.tokens(1)

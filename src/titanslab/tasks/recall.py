@@ -6,6 +6,9 @@ stood says what a window could have seen.
 """
 
 import random
+import re
+from bisect import bisect_left
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +65,7 @@ class RecallTask:
         background: the running text, or its token ids.
         num_facts: names in a row.
         value_digits: digits of a value.
-        fact_every: mean number of background tokens between two facts.
+        fact_every: background tokens between two facts, on average and to the end of a clause.
         template: how a fact is written; text up to `{value}` is the question.
         names: the names to choose from.
     """
@@ -95,8 +98,11 @@ class RecallTask:
         if "{key}" in after:
             raise ValueError(f"template is {template!r}; {{key}} must come before {{value}}")
         self.num_facts, self.value_digits, self.fact_every = num_facts, value_digits, fact_every
-        ids = encode(background) if isinstance(background, str) else background
-        self._background = np.asarray(ids, dtype=np.int64)
+        pieces = _clauses(background) if isinstance(background, str) else []
+        parts: list[Any] = [encode(piece) for piece in pieces] or [background]
+        self._background = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        # Facts stand after a clause; where only ids are known, anywhere.
+        self._breaks = list(accumulate(len(part) for part in parts)) if pieces else []
         if len(self._background) < 4 * fact_every:
             raise ValueError(
                 f"background has {len(self._background)} tokens; it must have at least {4 * fact_every}"
@@ -174,7 +180,10 @@ class RecallTask:
         """Background and facts until the row has `end` tokens; a fact that would not fit is left out."""
         at = rng.randrange(len(self._background))
         while row.size < end:
-            gap = min(rng.randrange(2 * self.fact_every + 1), end - row.size)
+            gap = rng.randrange(2 * self.fact_every + 1)
+            if self._breaks:
+                gap = self._breaks[min(bisect_left(self._breaks, at + gap), len(self._breaks) - 1)] - at
+            gap = min(gap, end - row.size)
             while gap > 0:
                 piece = self._background[at : at + gap]
                 row.add(piece)
@@ -229,6 +238,12 @@ class RecallTask:
         return RecallBatch(ids[None], labels[None], distances[None], answer[None])
 
 
+def _clauses(text: str) -> list[str]:
+    """The text cut after its commas and full stops, the white space with what follows."""
+    ends = [match.end() for match in re.finditer(r"[.,;:!?][\"”')]*(?=\s)", text)]
+    return [text[start:end] for start, end in pairwise([0, *ends, len(text)]) if end > start]
+
+
 def answers_right(predictions: Tensor, batch: RecallBatch) -> tuple[Tensor, Tensor]:
     """Which answers are right in every token, and their distances.
 
@@ -246,7 +261,6 @@ def answers_right(predictions: Tensor, batch: RecallBatch) -> tuple[Tensor, Tens
     count = int(where.max()) + 1 if len(where) else 0
     right = (predictions == batch.input_ids)[asked].cpu()
     wrong = torch.zeros(count, dtype=torch.int64).index_add_(0, where, (~right).long())
-    distance = torch.zeros(count, dtype=torch.int64).index_reduce_(
-        0, where, batch.distance[asked].cpu(), "amax", include_self=True
-    )
+    distance = torch.zeros(count, dtype=torch.int64)
+    distance[where] = batch.distance[asked].cpu()  # every token of an answer has the same
     return wrong == 0, distance

@@ -58,15 +58,19 @@ def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:
 
 
 def leading_special_tokens(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before a text of its own accord, such as a begin-of-text token."""
+    """What stands before a text: what the tokenizer puts there itself, or else its begin-of-text token.
+
+    A begin-of-text token that also ends texts, as GPT-2's does, is left out.
+    """
     encode = encoder_of(tokenizer)
     if encode is None or _is_rust(tokenizer):
         return []
     plain, full = encode("a"), list(tokenizer.encode("a"))
-    for start in range(len(full) - len(plain) + 1):
+    for start in range(1, len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return full[:start]
-    return []
+    begin = tokenizer.bos_token_id
+    return [] if begin is None or begin == tokenizer.eos_token_id else [begin]
 
 
 def encode_answer(tokenizer: Any, question: str, answer: str) -> list[int]:
@@ -78,19 +82,16 @@ def encode_answer(tokenizer: Any, question: str, answer: str) -> list[int]:
 
 
 def load_counter(path: str | os.PathLike[str]) -> TokenCounter:
-    """A counter from a path.
+    """A counter from a name.
 
     Args:
-        path: `bytes`; a folder with GPT-2's `encoder.json` + `vocab.bpe` or `vocab.json` + `merges.txt`; a
-            `tokenizer.json`; or anything `AutoTokenizer.from_pretrained` takes.
+        path: `byte`; a folder with GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json` and `merges.txt`;
+        or
+            what `titanslab.data.load_tokenizer` takes.
     """
-    if str(path) == "bytes":
+    if str(path) == "byte":
         return TokenCounter(lambda text: len(text.encode()))
     where = Path(path)
-    if where.is_file() and where.suffix == ".json":
-        from tokenizers import Tokenizer
-
-        return TokenCounter(Tokenizer.from_file(str(where)))
     for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
         if (
             (where / vocab).is_file()
@@ -100,12 +101,6 @@ def load_counter(path: str | os.PathLike[str]) -> TokenCounter:
             from tokenizers import ByteLevelBPETokenizer
 
             return TokenCounter(ByteLevelBPETokenizer(str(where / vocab), str(where / merges)))
-    from transformers import AutoTokenizer
+    from titanslab.data.tokenizer import load_tokenizer
 
-    try:
-        return TokenCounter(AutoTokenizer.from_pretrained(str(path)))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"tokenizer is {str(path)!r} and does not load ({str(error).splitlines()[0]}); give 'bytes', a "
-            "tokenizer.json, a folder with encoder.json and vocab.bpe, or a Hugging Face tokenizer"
-        ) from error
+    return TokenCounter(load_tokenizer(str(path)))

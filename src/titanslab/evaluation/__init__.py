@@ -1,0 +1,1 @@
+"""Measures a model: runs tasks against it, perplexity, tables and pictures."""

@@ -1,0 +1,127 @@
+"""Greedy answers to long prompts, read in pieces through the cache where the model can."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Answerer(Protocol):
+    """Greedy continuations of prompts; `advance` is told of every token read."""
+
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], advance: Callable[[int], None] | None = None
+    ) -> list[list[int]]: ...
+
+
+class GreedyAnswerer:
+    """Continues prompts greedily with a Hugging Face causal LM.
+
+    A Titans model reads `piece` tokens at a time through its cache, so a prompt of any length takes the
+    memory of a short one. Other models go through their own `generate`, whole, as their caches allow
+    different things.
+
+    Args:
+        model: the model, on its device, in eval mode.
+        max_new_tokens: longest answer.
+        piece: tokens read at once.
+        pad_token_id: fills short prompts on the left.
+        eos_token_ids: tokens that end an answer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        max_new_tokens: int,
+        piece: int = 4096,
+        pad_token_id: int = 0,
+        eos_token_ids: Sequence[int] = (),
+    ):
+        if max_new_tokens < 1 or piece < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens} and piece {piece}; both must be at least 1")
+        self.model = model
+        self.max_new_tokens, self.piece = max_new_tokens, piece
+        self.pad_token_id, self.eos_token_ids = pad_token_id, tuple(eos_token_ids)
+        self.in_pieces = getattr(model.config, "model_type", "") == "titans"
+
+    @torch.inference_mode()
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], advance: Callable[[int], None] | None = None
+    ) -> list[list[int]]:
+        """The new tokens of each prompt, without the token that ended it."""
+        self._check_length(max(len(prompt) for prompt in prompts))
+        ids, mask = self._pad(prompts)
+        if self.in_pieces:
+            new = self._decode(ids, mask, advance)
+        else:
+            new = self._generate(ids, mask)
+            if advance is not None:
+                advance(ids.numel())
+        return [self._cut(row) for row in new.tolist()]
+
+    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.int64)
+        mask = torch.zeros(ids.shape, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.int64)
+            mask[row, width - len(prompt) :] = 1
+        device = self.model.device
+        return ids.to(device), None if bool(mask.all()) else mask.to(device)
+
+    def _decode(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], None] | None) -> Tensor:
+        cache, output = None, None
+        for start in range(0, ids.shape[1], self.piece):
+            end = min(start + self.piece, ids.shape[1])
+            output = self._step(ids[:, start:end], None if mask is None else mask[:, start:end], cache)
+            cache = output.past_key_values
+            if advance is not None:
+                advance((end - start) * len(ids))
+        assert output is not None
+        new = [output.logits[:, -1].argmax(-1)]
+        done = self._is_end(new[-1])
+        while len(new) < self.max_new_tokens and not bool(done.all()):
+            output = self._step(new[-1].unsqueeze(1), None, cache)
+            cache = output.past_key_values
+            new.append(output.logits[:, -1].argmax(-1))
+            done |= self._is_end(new[-1])
+        return torch.stack(new, 1)
+
+    def _step(self, ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
+        # A Titans model takes the mask of the new tokens alone, so nothing here grows with the prompt.
+        return self.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+
+    def _generate(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=self.pad_token_id,
+            eos_token_id=list(self.eos_token_ids) or None,
+        )
+        mask = torch.ones_like(ids) if mask is None else mask
+        return self.model.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :]
+
+    def _is_end(self, tokens: Tensor) -> Tensor:
+        return torch.isin(tokens, torch.tensor(self.eos_token_ids, device=tokens.device, dtype=tokens.dtype))
+
+    def _cut(self, row: list[int]) -> list[int]:
+        for place, token in enumerate(row):
+            if token in self.eos_token_ids:
+                return row[:place]
+        return row
+
+    def _check_length(self, longest: int) -> None:
+        # Models with a learned position table cannot read beyond it; others can try.
+        limit = getattr(self.model.config, "n_positions", None)
+        if isinstance(limit, int) and longest + self.max_new_tokens > limit:
+            raise ValueError(
+                f"a prompt has {longest} tokens and the answer up to {self.max_new_tokens}, but this model's "
+                f"position table ends at {limit}; ask for shorter lengths"
+            )

@@ -1,0 +1,69 @@
+"""Samples of a cell kept on disk, so that a second model or a resumed run need not make them again."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from titanslab.tasks.sample import TaskSample
+
+_MAX_CELL_TOKENS = 1 << 24
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Twelve hex digits that change with any of the settings."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_identity(path: str | os.PathLike[str] | None) -> list[Any]:
+    """What changes when a file or folder of files does: names, sizes and times."""
+    if path is None or not Path(path).exists():
+        return [str(path)]
+    where = Path(path)
+    files = [where] if where.is_file() else sorted(f for f in where.rglob("*") if f.is_file())
+    return [[str(f.relative_to(where)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+class SampleCache:
+    """The samples of one task and length, read from a file or made and, unless they are huge, written to it.
+
+    Args:
+        folder: where files are kept; None keeps nothing.
+        name: begins the file's name.
+        settings: all that the samples depend on but their index.
+        make: makes sample `index`.
+        num_samples: how many will be asked for.
+        length: tokens of one, which decides whether the cell is too large to keep.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        name: str,
+        settings: Mapping[str, Any],
+        make: Callable[[int], TaskSample],
+        num_samples: int,
+        length: int,
+    ):
+        self._make = make
+        self._samples: list[TaskSample] = []
+        if folder is None or length * num_samples > _MAX_CELL_TOKENS:
+            return
+        file = folder / f"{name}-{fingerprint(settings)}.jsonl"
+        if file.exists():
+            lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+            self._samples = [TaskSample.from_json(line) for line in lines]
+        if len(self._samples) < num_samples:
+            self._samples += [make(index) for index in range(len(self._samples), num_samples)]
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(
+                "".join(sample.to_json() + "\n" for sample in self._samples), encoding="utf-8"
+            )
+            os.replace(temporary, file)
+
+    def __getitem__(self, index: int) -> TaskSample:
+        return self._samples[index] if index < len(self._samples) else self._make(index)
