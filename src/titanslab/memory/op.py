@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.chunked import chunked
+from titanslab.memory.kernels import fused
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.recurrent import recurrent
 from titanslab.memory.reference import Gates, reference
@@ -163,6 +164,7 @@ def neural_memory(
 
     out_dtype = q.dtype
     dtype = torch.float64 if out_dtype == torch.float64 else torch.float32
+    given = (q, k, v)
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     params = MemoryParams(
         tuple(w.to(dtype) for w in params.weights),
@@ -185,7 +187,7 @@ def neural_memory(
     elif name == "chunked":
         y, state, loss = chunked(q, k, v, gates, *arguments)
     elif name == "triton":
-        raise RuntimeError("backend 'triton' is not built in this version; use 'chunked' or 'auto'")
+        y, state, loss = fused(*given, gates, *arguments)
     else:
         loop = reference if name == "reference" else recurrent
         start = initial.at_boundary().expand(batch) if state is None else state
