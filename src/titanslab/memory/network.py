@@ -94,6 +94,6 @@ def apply_network(
 
 def gelu_second_moment() -> float:
     """E[gelu(z)^2] for z ~ N(0, 1): what one hidden unit adds to the squared norm of a layer's input."""
-    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    z = torch.linspace(-8, 8, 4001, dtype=torch.float64, device="cpu")  # also under torch.device("meta")
     density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     return float(torch.trapezoid(F.gelu(z) ** 2 * density, z))

@@ -11,7 +11,7 @@ class Schedule(NamedTuple):
 
     index: int64 `[B, chunks * C]`, the token in each slot (0 where none).
     real: bool `[B, chunks * C]`, slots that hold a token.
-    slot: int64 `[B, T]`, the slot of each token (0 for padding).
+    slot: int64 `[B, T]`, the slot of each token (0 for padding); placed: bool `[B, T]`, tokens that have one.
     resets: bool `[chunks, B]`, chunks that begin a document. has_resets: per chunk, any row does.
     continues: bool `[B]`, the first chunk goes on with the chunk that the incoming state had begun.
     last: int64 `[B]`, the last chunk that holds a token of the row, -1 where none does.
@@ -22,6 +22,7 @@ class Schedule(NamedTuple):
     index: Tensor
     real: Tensor
     slot: Tensor
+    placed: Tensor
     resets: Tensor
     has_resets: list[bool]
     continues: Tensor
@@ -67,6 +68,7 @@ def make_schedule(
         index[:, :-1],
         filled[:, :-1],
         torch.where(real, slot, 0),
+        real,
         resets,
         resets.any(1).tolist(),
         continues,

@@ -1,0 +1,84 @@
+"""Compile the CPU kernel with the system's C++ compiler, once per machine and source."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+SOURCES = ("chunked.cpp", "matmul.hpp", "gelu.hpp")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+)
+REALS = {torch.float32: "float", torch.float64: "double"}
+
+
+class Library(NamedTuple):
+    """The loaded kernel, or None and the reason."""
+
+    handle: ctypes.CDLL | None
+    reason: str
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: `TITANS_CACHE`, else the user's cache folder."""
+    root = os.environ.get("TITANS_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "titanslab"
+
+
+def _cpu_features() -> str:
+    """What `-march=native` depends on: a cache on a shared disk must not serve another processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), platform.machine())
+
+
+def _compile(compiler: str, real: str, target: Path) -> None:
+    folder = Path(__file__).parent
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        built = Path(scratch) / target.name
+        command = [compiler, *FLAGS, f"-DTITANS_REAL={real}", str(folder / SOURCES[0]), "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise OSError((done.stderr.strip().splitlines() or ["no message"])[-1])
+        os.replace(built, target)
+
+
+@cache
+def load(dtype: torch.dtype) -> Library:
+    """The kernel for float32 or float64, compiled on first use; where that fails, why."""
+    if os.environ.get("TITANS_NATIVE", "1") == "0":
+        return Library(None, "turned off by TITANS_NATIVE=0")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return Library(None, "no C++ compiler found (g++ or clang++)")
+    digest = hashlib.sha256(" ".join((compiler, *FLAGS, REALS[dtype], _cpu_features())).encode())
+    for name in SOURCES:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    target = cache_folder() / f"chunked-{REALS[dtype]}-{digest.hexdigest()[:16]}.so"
+    try:
+        if not target.exists():
+            _compile(compiler, REALS[dtype], target)
+        handle = ctypes.CDLL(str(target))
+        handle.titans_arguments_size.restype = ctypes.c_int64
+    except (OSError, subprocess.SubprocessError) as error:
+        return Library(None, f"the CPU kernel did not compile or load: {error}")
+    return Library(handle, f"compiled with {Path(compiler).name}")

@@ -1,0 +1,850 @@
+// The exact parallel form of the neural memory on a CPU: one (batch, head) row per thread from the first chunk to the
+// last, its state in that core's cache. Same mathematics as chunk.py and decay.py beside it, which are the fall-back.
+// Activations are [width, tokens] ("T" in a name), tokens in the vector lanes, padded with zeros to whole vectors.
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+#include "gelu.hpp"
+#include "matmul.hpp"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+constexpr int MAX_LAYERS = 8;
+constexpr double NORM_EPS = 1e-5;
+
+// Mirrors `Arguments` in __init__.py. Tensors are contiguous; null where absent.
+struct Arguments {
+  int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, threads;
+  double grad_clip;  // 0: off
+  void *q, *k, *v, *gates, *scale, *shift;
+  int64_t* index;               // [B, chunks * C], -1: empty slot
+  uint8_t *resets, *continues;  // [chunks, B], [B]
+  int64_t *last, *offset;       // [B]
+  void *state[MAX_LAYERS], *anchor[MAX_LAYERS], *initial[MAX_LAYERS], *kept[MAX_LAYERS];
+  // forward
+  void *y, *loss, *end[MAX_LAYERS], *running[MAX_LAYERS];
+  // backward
+  void *dy, *d_end[MAX_LAYERS], *d_running[MAX_LAYERS];
+  void *dq, *dk, *dv, *d_gates, *d_state[MAX_LAYERS], *d_anchor[MAX_LAYERS], *d_initial[MAX_LAYERS], *d_norm;
+};
+
+// Denormals slow products down several times: flushed while we compute, in our threads only.
+struct FlushDenormals {
+#if defined(__x86_64__)
+  unsigned saved = _mm_getcsr();
+  FlushDenormals() { _mm_setcsr(saved | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(saved); }
+#endif
+};
+
+template <typename T>
+struct Arena {
+  T* base = nullptr;
+  size_t used = 0, size;
+  explicit Arena(size_t count) : size(count) {
+    base = (T*)std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64);
+    if (base) std::fill(base, base + count, T(0));
+  }
+  ~Arena() { std::free(base); }
+  Arena(const Arena&) = delete;
+};
+
+// Hands out zeroed pieces; with no arena it only counts.
+template <typename T>
+struct Taker {
+  Arena<T>* arena;
+  size_t count = 0;
+  T* operator()(size_t n) {
+    n = (n + 15) / 16 * 16;
+    T* at = arena ? arena->base + count : nullptr;
+    count += n;
+    return at;
+  }
+};
+
+// c' = b c + f s - a^T(w d), s' = e s - a^T(w' d), one pass over the state.
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void advance_tile(long C, const T* aT, long LC, const T* dw, const T* dw2,
+                                                               long ld, const T* m, const T* s, T* m1, T* s1, T b, T f,
+                                                               T e) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  V am[MR][NV], as[MR][NV];
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
+  for (long c = 0; c < C; c++) {
+    V x[NV], x2[NV];
+    for (int j = 0; j < NV; j++) {
+      x[j] = *(const V*)(dw + c * ld + j * VL);
+      x2[j] = *(const V*)(dw2 + c * ld + j * VL);
+    }
+    for (int i = 0; i < MR; i++) {
+      T v = aT[i * LC + c];
+      for (int j = 0; j < NV; j++) {
+        am[i][j] += v * x[j];
+        as[i][j] += v * x2[j];
+      }
+    }
+  }
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) {
+      long at = i * ld + j * VL;
+      V mm = *(const V*)(m + at), ss = *(const V*)(s + at);
+      *(V*)(m1 + at) = b * mm + f * ss - am[i][j];
+      *(V*)(s1 + at) = e * ss - as[i][j];
+    }
+}
+
+// dm1 = b dm + (bX)^T dz, ds1 = f dm + e ds + (fX)^T dz, and the dot products <m,dm>, <s,dm>, <s,ds>.
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void retreat_tile(long C, const T* bX, const T* fX, long LC, const T* dz,
+                                                               long ld, const T* m, const T* s, T* dm, T* ds, T b, T f,
+                                                               T e, typename Lanes<T>::V* dots) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  V am[MR][NV], as[MR][NV];
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
+  for (long c = 0; c < C; c++) {
+    V x[NV];
+    for (int j = 0; j < NV; j++) x[j] = *(const V*)(dz + c * ld + j * VL);
+    for (int i = 0; i < MR; i++) {
+      T vb = bX[i * LC + c], vf = fX[i * LC + c];
+      for (int j = 0; j < NV; j++) {
+        am[i][j] += vb * x[j];
+        as[i][j] += vf * x[j];
+      }
+    }
+  }
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) {
+      long at = i * ld + j * VL;
+      V mm = *(const V*)(m + at), ss = *(const V*)(s + at), gm = *(V*)(dm + at), gs = *(V*)(ds + at);
+      dots[0] += mm * gm;
+      dots[1] += ss * gm;
+      dots[2] += ss * gs;
+      *(V*)(dm + at) = b * gm + am[i][j];
+      *(V*)(ds + at) = f * gm + e * gs + as[i][j];
+    }
+}
+
+// Decay coefficients of one chunk for one layer of gates (decay.py).
+template <typename T>
+struct Decay {
+  T *theta, *eta, *keep, *real;  // [C]
+  T *carried, *combined;         // E, G: [C, C+1], column 0 = the state before the chunk
+  T *start, *lag;                // [LC]
+  T *mixT, *w, *w2;              // [C, LC] (row = write, lane = token), [C], [C]
+  T b, f, e;
+};
+
+template <typename T>
+struct Activations {  // of one chunk's keys
+  T *a[MAX_LAYERS], *z[MAX_LAYERS], *slope[MAX_LAYERS], *back[MAX_LAYERS], *d[MAX_LAYERS];
+  T *v, *unit, *rstd, *error, *raw;
+};
+
+template <typename T>
+struct State {
+  T *m[MAX_LAYERS], *s[MAX_LAYERS];
+};
+
+template <typename T>
+struct Row {
+  const Arguments& A;
+  typedef typename Lanes<T>::V V;
+  static constexpr long VL = Lanes<T>::VL;
+  long D, L, C, LC, N, in[MAX_LAYERS], out[MAX_LAYERS], ld[MAX_LAYERS], wide, group, gates;
+  long b = 0, h = 0, r = 0;
+  State<T> now, anchor, grad, grad_anchor;
+  std::vector<State<T>> states;
+  std::vector<Activations<T>> acts;
+  Decay<T> decays[MAX_LAYERS];
+  T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *bX, *fX, *scores, *weighted, *rowsA, *rowsB, *tmp, *tmp2;
+  T *unit, *rstd, *dZ, *dX, *dA[MAX_LAYERS], *dD[MAX_LAYERS], *extra[MAX_LAYERS], *dhT[MAX_LAYERS];
+  T *dmix[MAX_LAYERS], *dstart[MAX_LAYERS], *dlag[MAX_LAYERS], *dw[MAX_LAYERS], *dw2[MAX_LAYERS];
+  T *lamG, *lamE, *dnorm, *sums;
+  T dends[MAX_LAYERS][3];
+
+  Row(const Arguments& args, bool backward, Taker<T>& take) : A(args) {
+    D = A.head_dim, L = A.depth, C = A.chunk, N = A.chunks, gates = A.gate_layers;
+    group = backward ? A.group : 0;
+    LC = (C + VL - 1) / VL * VL;
+    wide = D;
+    for (long l = 0; l < L; l++) {
+      in[l] = l == 0 ? D : A.hidden;
+      out[l] = l == L - 1 ? D : A.hidden;
+      ld[l] = (out[l] + VL - 1) / VL * VL;
+      wide = std::max(wide, std::max(in[l], ld[l]));
+    }
+    auto state = [&](State<T>& s, bool momentum) {
+      for (long l = 0; l < L; l++) {
+        s.m[l] = take(in[l] * ld[l]);
+        s.s[l] = momentum ? take(in[l] * ld[l]) : nullptr;
+      }
+    };
+    state(now, true);
+    state(anchor, false);
+    acts.resize(backward ? group : 1);
+    for (auto& t : acts) {
+      for (long l = 0; l < L; l++) {
+        t.a[l] = take(in[l] * LC);
+        t.z[l] = take(out[l] * LC);
+        t.d[l] = take(out[l] * LC);
+        t.slope[l] = l < L - 1 ? take(out[l] * LC) : nullptr;
+        t.back[l] = l < L - 1 ? take(out[l] * LC) : nullptr;
+      }
+      t.v = take(D * LC), t.unit = take(D * LC), t.error = take(D * LC), t.rstd = take(LC);
+      t.raw = A.grad_clip > 0 ? take(D * LC) : nullptr;
+    }
+    for (long g = 0; g < gates; g++) {
+      Decay<T>& c = decays[g];
+      c.theta = take(C), c.eta = take(C), c.keep = take(C), c.real = take(C), c.w = take(C), c.w2 = take(C);
+      c.carried = take(C * (C + 1)), c.combined = take(C * (C + 1));
+      c.start = take(LC), c.lag = take(LC), c.mixT = take(C * LC);
+    }
+    qT = take(D * LC), Z = take(wide * LC), bX = take(wide * LC), fX = take(wide * LC);
+    for (long l = 0; l < L; l++) {
+      X[l] = l ? take(in[l] * LC) : qT;
+      Xs[l] = l < L - 1 ? take(out[l] * LC) : nullptr;
+    }
+    scores = take(LC * LC), weighted = take(LC * LC);
+    rowsA = take(LC * wide), rowsB = take(LC * wide), tmp = take(wide * LC), tmp2 = take(wide * LC);
+    unit = take(D * LC), rstd = take(LC), sums = take(8 * LC);
+    if (!backward) return;
+    states.resize(group + 1);
+    for (auto& s : states) state(s, true);
+    state(grad, true);
+    state(grad_anchor, false);
+    dZ = take(wide * LC), dX = take(wide * LC);
+    for (long l = 0; l < L; l++) {
+      dA[l] = take(in[l] * LC), dD[l] = take(out[l] * LC);
+      extra[l] = take(out[l] * LC), dhT[l] = take(out[l] * LC);
+      dmix[l] = take(C * LC), dstart[l] = take(LC), dlag[l] = take(LC), dw[l] = take(LC), dw2[l] = take(LC);
+    }
+    lamG = take(C + 1), lamE = take(C + 1), dnorm = take(2 * D);
+  }
+
+  const Decay<T>& decay(long l) const { return decays[std::min(l, gates - 1)]; }
+
+  // ---- moving data ----
+  void load(const void* from, long l, T* m, T* s) const {
+    const T* src = (const T*)from + r * (s ? 2 : 1) * in[l] * out[l];
+    for (long i = 0; i < in[l]; i++) std::copy_n(src + i * out[l], out[l], m + i * ld[l]);
+    if (s)
+      for (long i = 0; i < in[l]; i++) std::copy_n(src + (in[l] + i) * out[l], out[l], s + i * ld[l]);
+  }
+  void store(void* to, long block, long l, const T* m, const T* s) const {
+    T* dst = (T*)to + (block * A.batch * A.heads + r) * (s ? 2 : 1) * in[l] * out[l];
+    for (long i = 0; i < in[l]; i++) std::copy_n(m + i * ld[l], out[l], dst + i * out[l]);
+    if (s)
+      for (long i = 0; i < in[l]; i++) std::copy_n(s + i * ld[l], out[l], dst + (in[l] + i) * out[l]);
+  }
+  long token(long n, long c) const { return A.index ? A.index[(b * N + n) * C + c] : n * C + c; }
+  void gather(const void* from, long n, T* xT) const {
+    const T* src = (const T*)from;
+    for (long c = 0; c < C; c++) {
+      long t = token(n, c);
+      const T* x = src + ((b * A.tokens + std::max(t, 0L)) * A.heads + h) * D;
+      T* into = rowsB + c * D;
+      if (t < 0)
+        std::fill_n(into, D, T(0));
+      else
+        std::copy_n(x, D, into);
+    }
+    transpose(C, D, rowsB, D, xT, LC);
+  }
+  void scatter(const T* xT, long n, void* to) const {
+    transpose(D, C, xT, LC, rowsB, D);
+    for (long c = 0; c < C; c++) {
+      long t = token(n, c);
+      if (t >= 0) std::copy_n(rowsB + c * D, D, (T*)to + ((b * A.tokens + t) * A.heads + h) * D);
+    }
+  }
+  T* gate(void* base, long which, long g, long t) const {
+    return (T*)base + (((which * gates + g) * A.batch + b) * A.tokens + t) * A.heads + h;
+  }
+
+  // ---- decay coefficients ----
+  void coefficients(long n) {
+    for (long g = 0; g < gates; g++) {
+      Decay<T>& c = decays[g];
+      long w = C + 1;
+      T kept = 1;
+      for (long t = 0; t < C; t++) {
+        long at = token(n, t);
+        c.real[t] = at >= 0;
+        c.theta[t] = at >= 0 ? *gate(A.gates, 0, g, at) : T(0);
+        c.eta[t] = at >= 0 ? *gate(A.gates, 1, g, at) : T(1);
+        c.keep[t] = at >= 0 ? 1 - *gate(A.gates, 2, g, at) : T(1);
+        kept *= c.keep[t];
+        c.start[t] = kept;
+        T *e = c.carried + t * w, *m = c.combined + t * w;
+        for (long i = 0; i <= t; i++) e[i] = c.eta[t] * (t ? e[i - w] : T(1));
+        e[t + 1] = 1;
+        for (long i = 0; i <= t; i++) m[i] = c.keep[t] * (t ? m[i - w] : T(0)) + c.real[t] * e[i];
+        m[t + 1] = c.real[t];
+        for (long i = t + 2; i < w; i++) e[i] = m[i] = 0;
+        c.lag[t] = m[0];
+        for (long i = 0; i < C; i++) c.mixT[i * LC + t] = m[i + 1] * (i <= t ? c.theta[i] : T(0));
+      }
+      const T* e = c.carried + (C - 1) * w;
+      for (long i = 0; i < C; i++) {
+        c.w[i] = c.mixT[i * LC + C - 1];
+        c.w2[i] = e[i + 1] * c.theta[i];
+      }
+      c.b = c.start[C - 1], c.f = c.lag[C - 1], c.e = e[0];
+    }
+  }
+
+  // ---- LayerNorm over the width, one token per lane ----
+  void column_mean(const T* x, const T* y, T* into) const {  // of x, or of x*y
+    std::fill_n(into, LC, T(0));
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) into[c] += y ? x[i * LC + c] * y[i * LC + c] : x[i * LC + c];
+    for (long c = 0; c < LC; c++) into[c] /= D;
+  }
+  void normalize(const T* z, T* u, T* rs) const {
+    T *mean = sums, *var = sums + LC;
+    column_mean(z, nullptr, mean);
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) u[i * LC + c] = z[i * LC + c] - mean[c];
+    column_mean(u, u, var);
+    for (long c = 0; c < LC; c++) rs[c] = 1 / std::sqrt(var[c] + (T)NORM_EPS);
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) u[i * LC + c] *= rs[c];
+  }
+  // into = d LayerNorm(z)/dz^T g, with g = x or x * weight
+  void normalize_backward(const T* x, const T* weight, const T* u, const T* rs, T* into, Mode mode) const {
+    T *mean = sums, *along = sums + LC;
+    std::fill_n(mean, 2 * LC, T(0));
+    for (long i = 0; i < D; i++) {
+      T wi = weight ? weight[i] : T(1);
+      for (long c = 0; c < LC; c++) {
+        T g = x[i * LC + c] * wi;
+        mean[c] += g;
+        along[c] += g * u[i * LC + c];
+      }
+    }
+    for (long c = 0; c < 2 * LC; c++) mean[c] /= D;
+    for (long i = 0; i < D; i++) {
+      T wi = weight ? weight[i] : T(1);
+      for (long c = 0; c < LC; c++) {
+        long at = i * LC + c;
+        T value = rs[c] * (x[at] * wi - mean[c] - u[at] * along[c]);
+        into[at] = mode == SET ? value : into[at] + value;
+      }
+    }
+  }
+  // into = gradient in z of sum(outer * normalize_backward(g)), g = 2 error * weight
+  void normalize_double_backward(const T* outer, const T* error, const T* weight, const T* u, const T* rs, T* into) {
+    T *along = sums, *gmean = sums + LC, *second = sums + 2 * LC, *value = sums + 3 * LC;
+    T *t1 = sums + 4 * LC, *t2 = sums + 5 * LC;
+    std::fill_n(sums, 6 * LC, T(0));
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) {
+        long at = i * LC + c;
+        T g = 2 * error[at] * weight[i];
+        along[c] += outer[at] * u[at];
+        gmean[c] += g / D;
+        second[c] += g * u[at] / D;
+      }
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) {
+        long at = i * LC + c;
+        value[c] += outer[at] * (2 * error[at] * weight[i] - gmean[c]);
+      }
+    for (long c = 0; c < LC; c++) value[c] -= second[c] * along[c];
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) {
+        long at = i * LC + c;
+        T x = -rs[c] * (outer[at] * second[c] + 2 * error[at] * weight[i] * (along[c] / D));
+        into[at] = x;
+        t1[c] += x / D;
+        t2[c] += x * u[at] / D;
+      }
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) {
+        long at = i * LC + c;
+        into[at] = rs[c] * (into[at] - t1[c] - u[at] * t2[c]) - rs[c] * rs[c] * u[at] * (value[c] / D);
+      }
+  }
+
+  const T* scale() const { return A.scale ? (const T*)A.scale + h * D : nullptr; }
+  const T* shift() const { return A.shift ? (const T*)A.shift + h * D : nullptr; }
+
+  // ---- inner gradient of a chunk at weights W, in factors ----
+  void slopes(long n, T* const* W, Activations<T>& t) {
+    gather(A.k, n, t.a[0]);
+    gather(A.v, n, t.v);
+    for (long l = 0; l < L; l++) {
+      matmul(out[l], LC, in[l], W[l], 1, ld[l], t.a[l], LC, t.z[l], LC);
+      if (l < L - 1) gelu_and_slope(out[l] * LC, t.z[l], t.a[l + 1], t.slope[l]);
+    }
+    const T *w = scale(), *bias = shift(), *x = t.z[L - 1];
+    if (w) {
+      normalize(t.z[L - 1], t.unit, t.rstd);
+      x = t.unit;
+    }
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) {
+        long at = i * LC + c;
+        T value = (w ? x[at] * w[i] + bias[i] : x[at]) - t.v[at];
+        t.error[at] = A.residual ? value + t.a[0][at] : value;
+      }
+    T* d = t.d[L - 1];
+    if (w) {
+      normalize_backward(t.error, w, t.unit, t.rstd, d, SET);
+      for (long i = 0; i < D * LC; i++) d[i] *= 2;
+    } else {
+      for (long i = 0; i < D * LC; i++) d[i] = 2 * t.error[i];
+    }
+    if (A.grad_clip > 0) {
+      std::copy_n(d, D * LC, t.raw);
+      clip_factor(t.raw);
+      for (long i = 0; i < D; i++)
+        for (long c = 0; c < LC; c++) d[i * LC + c] *= std::min(sums[c], T(1));
+    }
+    for (long l = L - 2; l >= 0; l--) {
+      matmul(out[l], LC, out[l + 1], W[l + 1], ld[l + 1], 1, t.d[l + 1], LC, t.back[l], LC);
+      for (long i = 0; i < out[l] * LC; i++) t.d[l][i] = t.back[l][i] * t.slope[l][i];
+    }
+  }
+  // sums[c] = clip / |d_c|, sums[LC + c] = 1 / |d_c|
+  void clip_factor(const T* d) {
+    std::fill_n(sums, LC, T(0));
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) sums[c] += d[i * LC + c] * d[i * LC + c];
+    for (long c = 0; c < LC; c++) {
+      T inverse = 1 / std::sqrt(std::max(sums[c], T(1e-38)));
+      sums[LC + c] = inverse;
+      sums[c] = (T)A.grad_clip * inverse;
+    }
+  }
+
+  void advance(const Activations<T>& t, const State<T>& from, State<T>& to) {
+    for (long l = 0; l < L; l++) {
+      const Decay<T>& c = decay(l);
+      long w = ld[l], n = in[l];
+      transpose(out[l], C, t.d[l], LC, rowsA, w);
+      for (long i = 0; i < C; i++) {
+        T p = c.w[i], p2 = c.w2[i];
+        for (long j = 0; j < w; j++) {
+          T x = j < out[l] ? rowsA[i * w + j] : T(0);
+          rowsA[i * w + j] = p * x;
+          rowsB[i * w + j] = p2 * x;
+        }
+      }
+      for (long j = 0; j < w;) {
+        long nv = w - j >= 2 * VL ? 2 : 1;
+        for (long i = 0; i < n;) {
+          long mr = n - i >= 4 ? 4 : 1, at = i * w + j;
+          auto run = [&](auto fn) {
+            fn(C, t.a[l] + i * LC, LC, rowsA + j, rowsB + j, w, from.m[l] + at, from.s[l] + at, to.m[l] + at,
+               to.s[l] + at, c.b, c.f, c.e);
+          };
+          if (mr == 4 && nv == 2) run(advance_tile<T, 4, 2>);
+          else if (mr == 4) run(advance_tile<T, 4, 1>);
+          else if (nv == 2) run(advance_tile<T, 1, 2>);
+          else run(advance_tile<T, 1, 1>);
+          i += mr;
+        }
+        j += nv * VL;
+      }
+    }
+  }
+
+  // f(q_t; M_t) of a chunk; leaves layer inputs X, slopes Xs and the last product Z
+  void read(long n, const Activations<T>& t, const State<T>& from) {
+    gather(A.q, n, qT);
+    for (long l = 0; l < L; l++) {
+      const Decay<T>& c = decay(l);
+      scaled(X[l], c, in[l]);
+      matmul(out[l], LC, in[l], from.m[l], 1, ld[l], bX, LC, Z, LC);
+      matmul(out[l], LC, in[l], from.s[l], 1, ld[l], fX, LC, Z, LC, ADD);
+      matmul(C, LC, in[l], t.a[l], 1, LC, X[l], LC, scores, LC);
+      for (long i = 0; i < C * LC; i++) scores[i] *= c.mixT[i];
+      matmul(out[l], LC, C, t.d[l], LC, 1, scores, LC, Z, LC, SUB);
+      if (l < L - 1) gelu_and_slope(out[l] * LC, Z, X[l + 1], Xs[l]);
+    }
+  }
+  void scaled(const T* x, const Decay<T>& c, long width) {
+    for (long i = 0; i < width; i++)
+      for (long j = 0; j < LC; j++) {
+        bX[i * LC + j] = c.start[j] * x[i * LC + j];
+        fX[i * LC + j] = c.lag[j] * x[i * LC + j];
+      }
+  }
+
+  void begin(long row) { r = row, b = row / A.heads, h = row % A.heads; }
+  // resets and anchors at the start of chunk n; returns the weights the gradient is taken at
+  T* const* enter(long n, State<T>& state) {
+    if (A.resets && A.resets[n * A.batch + b])
+      for (long l = 0; l < L; l++) load(A.initial[l], l, state.m[l], state.s[l]);
+    if (!goes_on(n)) return state.m;
+    for (long l = 0; l < L; l++) load(A.anchor[l], l, anchor.m[l], nullptr);
+    return anchor.m;
+  }
+  bool goes_on(long n) const { return n == 0 && A.continues && A.continues[b]; }
+
+  void forward() {
+    for (long l = 0; l < L; l++) load(A.state[l], l, now.m[l], now.s[l]);
+    if (A.running[0] && A.last[b] < 0)
+      for (long l = 0; l < L; l++) {
+        if (A.anchor[0]) load(A.anchor[l], l, anchor.m[l], nullptr);
+        store(A.running[l], 0, l, A.anchor[0] ? anchor.m[l] : now.m[l], nullptr);
+      }
+    for (long n = 0; n < N; n++) {
+      if (n % A.group == 0)
+        for (long l = 0; l < L; l++) store(A.kept[l], n / A.group, l, now.m[l], now.s[l]);
+      T* const* W = enter(n, now);
+      if (A.running[0] && n == A.last[b])
+        for (long l = 0; l < L; l++) store(A.running[l], 0, l, W[l], nullptr);
+      Activations<T>& t = acts[0];
+      coefficients(n);
+      slopes(n, W, t);
+      for (long c = 0; c < C; c++) {
+        long at = token(n, c);
+        if (at < 0) continue;
+        T loss = 0;
+        for (long i = 0; i < D; i++) loss += t.error[i * LC + c] * t.error[i * LC + c];
+        ((T*)A.loss)[(b * A.tokens + at) * A.heads + h] = loss;
+      }
+      read(n, t, now);
+      const T *w = scale(), *bias = shift();
+      if (w) {
+        normalize(Z, unit, rstd);
+        for (long i = 0; i < D; i++)
+          for (long c = 0; c < LC; c++) Z[i * LC + c] = unit[i * LC + c] * w[i] + bias[i];
+      }
+      if (A.residual)
+        for (long i = 0; i < D * LC; i++) Z[i] += qT[i];
+      scatter(Z, n, A.y);
+      advance(t, now, now);
+    }
+    for (long l = 0; l < L; l++) store(A.end[l], 0, l, now.m[l], now.s[l]);
+    if (A.running[0] && A.offset[b] == 0)
+      for (long l = 0; l < L; l++) store(A.running[l], 0, l, now.m[l], nullptr);
+  }
+
+  void backward() {
+    bool carry = false;  // the running chunk's anchor has a gradient that belongs to the start of chunk last[b]
+    for (long l = 0; l < L; l++) load(A.d_end[l], l, grad.m[l], grad.s[l]);
+    if (A.d_running[0]) {
+      carry = A.offset[b] != 0 && A.last[b] >= 0;
+      for (long l = 0; l < L; l++) {
+        load(A.d_running[l], l, grad_anchor.m[l], nullptr);
+        if (A.offset[b] == 0)
+          add(grad.m[l], grad_anchor.m[l], l);
+        else if (!carry)
+          store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
+      }
+    }
+    std::fill_n(dnorm, 2 * D, T(0));
+    long groups = (N + A.group - 1) / A.group;
+    for (long g = groups - 1; g >= 0; g--) {
+      long first = g * A.group, last = std::min(N, first + A.group);
+      for (long l = 0; l < L; l++) {
+        const T* kept = (const T*)A.kept[l] + g * A.batch * A.heads * 2 * in[l] * out[l];
+        load(kept, l, states[0].m[l], states[0].s[l]);
+      }
+      for (long n = first; n < last; n++) {
+        State<T>& state = states[n - first];
+        T* const* W = enter(n, state);
+        slopes(n, W, acts[n - first]);
+        if (n + 1 == last) break;
+        coefficients(n);
+        advance(acts[n - first], state, states[n - first + 1]);
+      }
+      for (long n = last - 1; n >= first; n--) {
+        State<T>& state = states[n - first];
+        coefficients(n);
+        bool own = !goes_on(n);
+        if (!own)
+          for (long l = 0; l < L; l++) load(A.anchor[l], l, anchor.m[l], nullptr);
+        backward_chunk(n, acts[n - first], state, own ? state.m : anchor.m, own, carry && n == A.last[b]);
+        if (A.resets && A.resets[n * A.batch + b])
+          for (long l = 0; l < L; l++) {
+            T* into = (T*)A.d_initial[l] + r * 2 * in[l] * out[l];
+            for (long i = 0; i < in[l]; i++)
+              for (long j = 0; j < out[l]; j++) {
+                into[i * out[l] + j] += grad.m[l][i * ld[l] + j];
+                into[(in[l] + i) * out[l] + j] += grad.s[l][i * ld[l] + j];
+              }
+            std::fill_n(grad.m[l], in[l] * ld[l], T(0));
+            std::fill_n(grad.s[l], in[l] * ld[l], T(0));
+          }
+      }
+    }
+    for (long l = 0; l < L; l++) store(A.d_state[l], 0, l, grad.m[l], grad.s[l]);
+    if (A.d_norm) std::copy_n(dnorm, 2 * D, (T*)A.d_norm + r * 2 * D);
+  }
+  void add(T* to, const T* from, long l) const {
+    for (long i = 0; i < in[l] * ld[l]; i++) to[i] += from[i];
+  }
+  static void mul_into(T* to, const T* a, const T* b, long n) {
+    for (long i = 0; i < n; i++) to[i] = a[i] * b[i];
+  }
+
+  // rows [C, ld] of x [width, LC], zero beyond the width
+  void as_rows(const T* xT, long l, T* rows) const {
+    transpose(out[l], C, xT, LC, rows, ld[l]);
+    if (ld[l] > out[l])
+      for (long c = 0; c < C; c++) std::fill(rows + c * ld[l] + out[l], rows + (c + 1) * ld[l], T(0));
+  }
+
+  void backward_chunk(long n, Activations<T>& t, const State<T>& state, T* const* W, bool own, bool carry) {
+    // the read
+    read(n, t, state);
+    gather(A.dy, n, dZ);
+    const T* w = scale();
+    std::copy_n(dZ, D * LC, tmp2);  // dy, for the residual
+    if (w) {
+      normalize(Z, unit, rstd);
+      for (long i = 0; i < D; i++)
+        for (long c = 0; c < C; c++) {
+          dnorm[i] += dZ[i * LC + c] * unit[i * LC + c];
+          dnorm[D + i] += dZ[i * LC + c];
+        }
+      std::copy_n(tmp2, D * LC, tmp);
+      normalize_backward(tmp, w, unit, rstd, dZ, SET);
+    }
+    T* dy = tmp2;
+    for (long l = L - 1; l >= 0; l--) {
+      const Decay<T>& c = decay(l);
+      long wi = in[l], wo = out[l];
+      // through the writes of this chunk
+      matmul(C, LC, wo, t.d[l], 1, LC, dZ, LC, scores, LC);   // [write, token]
+      matmul(C, LC, wi, t.a[l], 1, LC, X[l], LC, weighted, LC);
+      for (long i = 0; i < C * LC; i++) {
+        T s = scores[i], q = weighted[i], p = c.mixT[i];
+        dmix[l][i] = -s * q;
+        scores[i] = s * p;
+        weighted[i] = q * p;
+      }
+      matmul(wi, LC, C, t.a[l], LC, 1, scores, LC, dX, LC);
+      for (long i = 0; i < wi * LC; i++) dX[i] = -dX[i];
+      transpose_square(scores);
+      transpose_square(weighted);
+      matmul(wi, LC, C, X[l], LC, 1, scores, LC, dA[l], LC);
+      matmul(wo, LC, C, dZ, LC, 1, weighted, LC, dD[l], LC);
+      for (long i = 0; i < wi * LC; i++) dA[l][i] = -dA[l][i];
+      for (long i = 0; i < wo * LC; i++) dD[l][i] = -dD[l][i];
+      // through the state at the chunk's start
+      std::fill_n(dstart[l], LC, T(0));
+      std::fill_n(dlag[l], LC, T(0));
+      for (int part = 0; part < 2; part++) {
+        const T *weight = part ? state.s[l] : state.m[l], *factor = part ? c.lag : c.start;
+        T* into = part ? dlag[l] : dstart[l];
+        matmul(wi, LC, wo, weight, ld[l], 1, dZ, LC, Z, LC);
+        for (long i = 0; i < wi; i++)
+          for (long j = 0; j < LC; j++) {
+            long at = i * LC + j;
+            into[j] += X[l][at] * Z[at];
+            dX[at] += factor[j] * Z[at];
+          }
+      }
+      // the gradient at the chunk's end, through this chunk's writes
+      T *dm = grad.m[l], *ds = grad.s[l], *aw = bX, *aw2 = fX;
+      for (long i = 0; i < wi; i++)
+        for (long j = 0; j < LC; j++) {
+          T x = t.a[l][i * LC + j];
+          aw[i * LC + j] = j < C ? c.w[j] * x : T(0);
+          aw2[i * LC + j] = j < C ? c.w2[j] * x : T(0);
+        }
+      std::fill_n(dw[l], LC, T(0));
+      std::fill_n(dw2[l], LC, T(0));
+      for (int part = 0; part < 2; part++) {
+        const T *dp = part ? ds : dm, *weight = part ? c.w2 : c.w;
+        T* into = part ? dw2[l] : dw[l];
+        matmul(wi, LC, wo, dp, ld[l], 1, t.d[l], LC, Z, LC);
+        for (long i = 0; i < wi; i++)
+          for (long j = 0; j < C; j++) {
+            long at = i * LC + j;
+            into[j] -= t.a[l][at] * Z[at];
+            dA[l][at] -= weight[j] * Z[at];
+          }
+        matmul(wo, LC, wi, dp, 1, ld[l], part ? aw2 : aw, LC, dD[l], LC, SUB);
+      }
+      // the gradient at the chunk's start
+      scaled(X[l], c, wi);
+      as_rows(dZ, l, rowsA);
+      V dots[3] = {V{}, V{}, V{}};
+      for (long j = 0; j < ld[l];) {
+        long nv = ld[l] - j >= 2 * VL ? 2 : 1;
+        for (long i = 0; i < wi;) {
+          long mr = wi - i >= 4 ? 4 : 1, at = i * ld[l] + j;
+          auto run = [&](auto fn) {
+            fn(C, bX + i * LC, fX + i * LC, LC, rowsA + j, ld[l], state.m[l] + at, state.s[l] + at, dm + at, ds + at,
+               c.b, c.f, c.e, dots);
+          };
+          if (mr == 4 && nv == 2) run(retreat_tile<T, 4, 2>);
+          else if (mr == 4) run(retreat_tile<T, 4, 1>);
+          else if (nv == 2) run(retreat_tile<T, 1, 2>);
+          else run(retreat_tile<T, 1, 1>);
+          i += mr;
+        }
+        j += nv * VL;
+      }
+      for (int k = 0; k < 3; k++) {
+        dends[l][k] = 0;
+        for (long j = 0; j < VL; j++) dends[l][k] += dots[k][j];
+      }
+      if (l > 0)
+        mul_into(dZ, dX, Xs[l - 1], wi * LC);
+      else if (A.residual)
+        for (long i = 0; i < D * LC; i++) dX[i] += dy[i];
+    }
+    scatter(dX, n, A.dq);
+    gate_gradients(n);
+    // the inner gradient itself, from the first layer to the last
+    T* dW[MAX_LAYERS];
+    for (long l = 0; l < L; l++) {
+      dW[l] = own ? grad.m[l] : grad_anchor.m[l];
+      if (carry && own) add(grad.m[l], grad_anchor.m[l], l);
+      if (!own && !carry) std::fill_n(grad_anchor.m[l], in[l] * ld[l], T(0));
+    }
+    for (long l = 0; l < L - 1; l++) {
+      for (long i = 0; i < out[l] * LC; i++) {
+        extra[l][i] = dD[l][i] * t.back[l][i] * gelu_curve(t.z[l][i]);
+        dhT[l][i] = dD[l][i] * t.slope[l][i];
+      }
+      matmul(out[l + 1], LC, in[l + 1], W[l + 1], 1, ld[l + 1], dhT[l], LC, dD[l + 1], LC, ADD);
+      as_rows(t.d[l + 1], l + 1, rowsA);
+      matmul(in[l + 1], ld[l + 1], C, dhT[l], LC, 1, rowsA, ld[l + 1], dW[l + 1], ld[l + 1], ADD);
+    }
+    T *last = dD[L - 1], *dz = dZ, *derror = tmp;
+    if (A.grad_clip > 0) {
+      clip_factor(t.raw);
+      T *factor = sums, *inverse = sums + LC, *along = sums + 2 * LC;
+      std::fill_n(along, LC, T(0));
+      for (long i = 0; i < D; i++)
+        for (long c = 0; c < LC; c++) along[c] += t.raw[i * LC + c] * inverse[c] * last[i * LC + c];
+      for (long i = 0; i < D; i++)
+        for (long c = 0; c < LC; c++)
+          if (factor[c] < 1) {
+            long at = i * LC + c;
+            last[at] = factor[c] * (last[at] - t.raw[at] * inverse[c] * along[c]);
+          }
+    }
+    if (w) {
+      normalize_backward(last, nullptr, t.unit, t.rstd, tmp2, SET);  // d_grad
+      for (long i = 0; i < D; i++)
+        for (long c = 0; c < LC; c++) {
+          long at = i * LC + c;
+          derror[at] = 2 * tmp2[at] * w[i];
+          if (c < C) {
+            dnorm[i] += tmp2[at] * 2 * t.error[at] + derror[at] * t.unit[at];
+            dnorm[D + i] += derror[at];
+          }
+        }
+      normalize_double_backward(last, t.error, w, t.unit, t.rstd, dz);
+      normalize_backward(derror, w, t.unit, t.rstd, dz, ADD);
+    } else {
+      for (long i = 0; i < D * LC; i++) dz[i] = derror[i] = 2 * last[i];
+    }
+    for (long l = L - 1; l >= 0; l--) {
+      as_rows(dz, l, rowsA);
+      matmul(in[l], ld[l], C, t.a[l], LC, 1, rowsA, ld[l], dW[l], ld[l], ADD);
+      matmul(in[l], LC, out[l], W[l], ld[l], 1, dz, LC, dA[l], LC, ADD);
+      if (l > 0)
+        for (long i = 0; i < in[l] * LC; i++) dz[i] = dA[l][i] * t.slope[l - 1][i] + extra[l - 1][i];
+    }
+    if (!own)
+      for (long l = 0; l < L; l++) store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
+    if (A.residual)
+      for (long i = 0; i < D * LC; i++) dA[0][i] += derror[i];
+    scatter(dA[0], n, A.dk);
+    for (long i = 0; i < D * LC; i++) derror[i] = -derror[i];
+    scatter(derror, n, A.dv);
+  }
+
+  void transpose_square(T* x) const {
+    for (long i = 0; i < C; i++)
+      for (long j = 0; j < i; j++) std::swap(x[i * LC + j], x[j * LC + i]);
+    for (long i = 0; i < C; i++) std::fill(x + i * LC + C, x + (i + 1) * LC, T(0));
+  }
+
+  // adjoint of `coefficients`; layers that share their gates add up
+  void gate_gradients(long n) {
+    long w = C + 1;
+    for (long g = 0; g < gates; g++) {
+      const Decay<T>& c = decays[g];
+      long from = gates == 1 ? 0 : g, to = gates == 1 ? L : g + 1;
+      for (long l = from; l < to; l++) {
+        for (long i = 0; i < C; i++) dmix[l][i * LC + C - 1] += dw[l][i];
+        dstart[l][C - 1] += dends[l][0];
+        dlag[l][C - 1] += dends[l][1];
+        if (l == from) continue;
+        for (long i = 0; i < C * LC; i++) dmix[from][i] += dmix[l][i];
+        for (long i = 0; i < C; i++) {
+          dstart[from][i] += dstart[l][i], dlag[from][i] += dlag[l][i], dw2[from][i] += dw2[l][i];
+        }
+        dends[from][2] += dends[l][2];
+      }
+      const T *dm = dmix[from], *last = c.carried + (C - 1) * w;
+      std::fill_n(lamG, w, T(0));
+      std::fill_n(lamE, w, T(0));
+      lamE[0] = dends[from][2];
+      for (long i = 0; i < C; i++) lamE[i + 1] = dw2[from][i] * c.theta[i];
+      T lamb = 0;
+      for (long t = C - 1; t >= 0; t--) {
+        T next = t + 1 < C ? c.keep[t + 1] : T(0), carry = t + 1 < C ? c.eta[t + 1] : T(1);
+        lamb = dstart[from][t] + next * lamb;
+        lamG[0] = dlag[from][t] + next * lamG[0];
+        for (long i = 0; i < C; i++) lamG[i + 1] = dm[i * LC + t] * c.theta[i] + next * lamG[i + 1];
+        for (long i = 0; i < w; i++) lamE[i] = c.real[t] * lamG[i] + carry * lamE[i];
+        T dkeep = lamb * (t ? c.start[t - 1] : T(1)), deta = t ? T(0) : lamE[0];
+        if (t) {
+          const T *G = c.combined + (t - 1) * w, *E = c.carried + (t - 1) * w;
+          for (long i = 0; i <= t; i++) dkeep += lamG[i] * G[i], deta += lamE[i] * E[i];
+        }
+        long at = token(n, t);
+        if (at < 0) continue;
+        T dtheta = dw2[from][t] * last[t + 1];
+        for (long u = t; u < C; u++) dtheta += dm[t * LC + u] * c.combined[u * w + t + 1];
+        *gate(A.d_gates, 0, g, at) = dtheta;
+        *gate(A.d_gates, 1, g, at) = deta;
+        *gate(A.d_gates, 2, g, at) = -dkeep;
+      }
+    }
+  }
+};
+
+template <typename T>
+static int run(const Arguments& A, bool backward) {
+  Taker<T> counter{nullptr};
+  Row<T> plan(A, backward, counter);
+  long rows = A.batch * A.heads;
+  int threads = (int)std::max<int64_t>(1, std::min<int64_t>(A.threads, rows)), failed = 0;
+#pragma omp parallel num_threads(threads)
+  {
+    FlushDenormals flush;
+    Arena<T> arena(counter.count + 64);
+    if (!arena.base) {
+#pragma omp atomic write
+      failed = 1;
+    }
+    Taker<T> take{&arena};
+    Row<T> row(A, backward, take);
+#pragma omp for schedule(dynamic, 1)
+    for (long i = 0; i < rows; i++) {
+      if (!arena.base) continue;
+      row.begin(i);
+      backward ? row.backward() : row.forward();
+    }
+  }
+  return failed;
+}
+
+#ifndef TITANS_REAL
+#define TITANS_REAL float
+#endif
+extern "C" int titans_chunked(const Arguments* a, int backward) { return run<TITANS_REAL>(*a, backward); }
+extern "C" int64_t titans_arguments_size() { return sizeof(Arguments); }

@@ -1,0 +1,97 @@
+// Small matrix products for one core. Tokens (or output columns) are the vector lanes, so n is a multiple of VL.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__AVX512F__)
+#define TITANS_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define TITANS_VECTOR_BYTES 32
+#else
+#define TITANS_VECTOR_BYTES 16
+#endif
+
+template <typename T>
+struct Lanes {
+  typedef T V __attribute__((vector_size(TITANS_VECTOR_BYTES), aligned(TITANS_VECTOR_BYTES), may_alias));
+  static constexpr long VL = TITANS_VECTOR_BYTES / sizeof(T);
+};
+
+enum Mode { SET, ADD, SUB };
+
+// c[i, :] (op)= sum_p a[i*am + p*ak] b[p, :] for MR rows and NV vectors, accumulators in registers.
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void tile(long k, const T* a, long am, long ak, const T* b, long ldb,
+                                                       T* c, long ldc, Mode mode) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  V acc[MR][NV];
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) acc[i][j] = V{};
+  for (long p = 0; p < k; p++) {
+    V row[NV];
+    for (int j = 0; j < NV; j++) row[j] = *(const V*)(b + p * ldb + j * VL);
+    for (int i = 0; i < MR; i++) {
+      T s = a[i * am + p * ak];
+      for (int j = 0; j < NV; j++) acc[i][j] += s * row[j];
+    }
+  }
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) {
+      V* out = (V*)(c + i * ldc + j * VL);
+      *out = mode == SET ? acc[i][j] : mode == ADD ? *out + acc[i][j] : *out - acc[i][j];
+    }
+}
+
+template <typename T, int MR, int NV>
+static void rows_left(long m, long k, const T* a, long am, long ak, const T* b, long ldb, T* c, long ldc, Mode mode) {
+  if constexpr (MR > 0) {
+    if (m == MR)
+      tile<T, MR, NV>(k, a, am, ak, b, ldb, c, ldc, mode);
+    else
+      rows_left<T, MR - 1, NV>(m, k, a, am, ak, b, ldb, c, ldc, mode);
+  }
+}
+
+template <typename T, int MR, int NV>
+static void panel(long m, long k, const T* a, long am, long ak, const T* b, long ldb, T* c, long ldc, Mode mode) {
+  long i = 0;
+  for (; i + MR <= m; i += MR) tile<T, MR, NV>(k, a + i * am, am, ak, b, ldb, c + i * ldc, ldc, mode);
+  if (i < m) rows_left<T, MR - 1, NV>(m - i, k, a + i * am, am, ak, b, ldb, c + i * ldc, ldc, mode);
+}
+
+// c[m, n] (op)= a[m, k] b[k, n]; a has any strides (am, ak), b and c are row-major with aligned rows.
+template <typename T>
+static void matmul(long m, long n, long k, const T* a, long am, long ak, const T* b, long ldb, T* c, long ldc,
+                   Mode mode = SET) {
+  constexpr long VL = Lanes<T>::VL;
+  long j = 0;
+#if TITANS_VECTOR_BYTES == 64
+  for (; j + 4 * VL <= n; j += 4 * VL) panel<T, 6, 4>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+  for (; j + 2 * VL <= n; j += 2 * VL) panel<T, 12, 2>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+  for (; j + VL <= n; j += VL) panel<T, 16, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+#else
+  for (; j + 2 * VL <= n; j += 2 * VL) panel<T, 6, 2>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+  for (; j + VL <= n; j += VL) panel<T, 12, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+#endif
+}
+
+// dst[j, i] = src[i, j]; rows x columns of src.
+template <typename T>
+static void transpose(long rows, long columns, const T* __restrict src, long lds, T* __restrict dst, long ldd) {
+  constexpr long B = 8;
+  for (long i0 = 0; i0 < rows; i0 += B)
+    for (long j0 = 0; j0 < columns; j0 += B) {
+      long i1 = i0 + B < rows ? i0 + B : rows, j1 = j0 + B < columns ? j0 + B : columns;
+      if (i1 - i0 == B && j1 - j0 == B) {
+        T block[B][B];
+        for (long i = 0; i < B; i++)
+          for (long j = 0; j < B; j++) block[j][i] = src[(i0 + i) * lds + j0 + j];
+        for (long j = 0; j < B; j++)
+          for (long i = 0; i < B; i++) dst[(j0 + j) * ldd + i0 + i] = block[j][i];
+      } else {
+        for (long i = i0; i < i1; i++)
+          for (long j = j0; j < j1; j++) dst[j * ldd + i] = src[i * lds + j];
+      }
+    }
+}
