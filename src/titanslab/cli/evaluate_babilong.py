@@ -37,7 +37,12 @@ def babilong(
         str, typer.Option(help="base: context and question; few_shot: instruction and examples too.")
     ] = "base",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for results; run again to go on.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for results; default: MODEL/evaluation/babilong; run again to go on.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same samples.")] = 42,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 20,

@@ -32,7 +32,10 @@ def niah(
     adjectives: Annotated[str | None, typer.Option(help="Word list for keys, one word a line.")] = None,
     nouns: Annotated[str | None, typer.Option(help="The other word list for keys.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for results; run again to go on.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for results; default: MODEL/evaluation/niah; run again to go on."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same samples.")] = 42,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,

@@ -33,8 +33,8 @@ class TaskRun:
 
 
 def default_output(model: str, task: str) -> Path:
-    """Where results go when nobody says: evaluation/<model>-<task> below the working folder."""
-    return Path("evaluation") / f"{Path(model).resolve().name}-{task}"
+    """Where results go when nobody says."""
+    return Path(model) / "evaluation" / task
 
 
 def run_task_verb(

@@ -161,12 +161,16 @@ class NIAH:
         needle = self.draw(rng)
         # A needle longer than the probe takes its few extra tokens from the haystack.
         units = max(1, units - max(0, self._cost(needle) - self._probe_cost))
-        place = rng.randrange(units) if self.variant == "single_1" else DEPTHS[rng.randrange(len(DEPTHS))]
-        share = place / units if self.variant == "single_1" else place / 100
+        if self.variant == "single_1":
+            line = rng.randrange(units)
+            depth, share = 100 * line / units, line / units
+        else:
+            depth = float(DEPTHS[rng.randrange(len(DEPTHS))])
+            share = depth / 100
         context, position = self.haystack.insert(units, needle.sentence, share)
         info = {
             "variant": self.variant,
-            "depth": 100 * share,
+            "depth": depth,
             "key": needle.key,
             "position": position,
             "num_haystack": units,

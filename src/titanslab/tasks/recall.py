@@ -145,7 +145,7 @@ class RecallTask:
 
         Args:
             distance: tokens from the start of the value to the start of the answer.
-            num_samples: rows; rows of one distance have one length where values take equally many tokens.
+            num_samples: rows; rows are equally long where all values take equally many tokens.
             lead: tokens of background and other facts before the fact that is asked for.
             distractors: other facts stand in between, as in training.
 
@@ -209,9 +209,10 @@ class RecallTask:
         keys, values = self._facts(rng)
         others = range(1, self.num_facts) if distractors else range(0)
         row = _Row()
-        self._weave(row, rng, lead, keys, values, others)
-        self._state(row, 0, keys, values)
         question = self._questions[keys[0]]
+        longest = max(len(ids) for ids in self._questions)  # so that rows come out equally long
+        self._weave(row, rng, lead + longest - len(question), keys, values, others)
+        self._state(row, 0, keys, values)
         shortest = len(values[0]) + len(self._after) + len(question)
         if distance < shortest:
             raise ValueError(

@@ -1,0 +1,194 @@
+"""Tasks on real, if tiny and untrained, models: reading in pieces, batches, lm-eval, the command line."""
+
+import json
+
+import pytest
+import torch
+
+from titanslab.data import byte_tokenizer
+from titanslab.evaluation.decode import GreedyAnswerer
+from titanslab.models import TitansConfig, TitansForCausalLM
+
+
+def _titans(variant):
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = TitansConfig.preset(
+        "tiny", variant=variant, vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_memory_heads=2, segment_len=32, window_size=32, num_persistent_tokens=2,
+    )  # fmt: skip
+    return TitansForCausalLM(config).eval()
+
+
+def _llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=259, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, bos_token_id=256, eos_token_id=257, pad_token_id=258,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def _prompts(*sizes):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 256, (size,), generator=generator).tolist() for size in sizes]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    _titans("mac").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("variant", ["mac", "lmm"])
+def test_reading_in_pieces_gives_the_answer_of_reading_whole(variant):
+    model = _titans(variant).double()
+    (prompt,) = _prompts(150)
+    whole = model.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, 150, dtype=torch.int64), max_new_tokens=6,
+        do_sample=False, eos_token_id=None, pad_token_id=258,
+    )[0, 150:].tolist()  # fmt: skip
+    for piece in (7, 64, 1000):
+        read = []
+        answer = GreedyAnswerer(model, max_new_tokens=6, piece=piece, pad_token_id=258)
+        assert answer([prompt], read.append) == [whole]
+        assert sum(read) == 150
+        assert max(read) == min(piece, 150)
+
+
+@pytest.mark.parametrize("kind", ["mac", "mal", "llama"])
+def test_a_batch_answers_as_its_rows_alone(kind):
+    model = (_llama() if kind == "llama" else _titans(kind)).double()
+    prompts = _prompts(90, 61, 7)
+    answer = GreedyAnswerer(model, max_new_tokens=5, piece=40, pad_token_id=258, eos_token_ids=[257])
+    assert answer(prompts) == [answer([prompt])[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("kind", ["mac", "llama"])
+def test_an_answer_ends_at_the_end_token(kind):
+    model = _llama() if kind == "llama" else _titans(kind)
+    prompts = _prompts(30)
+    free = GreedyAnswerer(model, max_new_tokens=8, pad_token_id=258)(prompts)[0]
+    end = free[3]
+    cut = GreedyAnswerer(model, max_new_tokens=8, pad_token_id=258, eos_token_ids=[end])(prompts)[0]
+    assert cut == free[: free.index(end)]
+
+
+def test_a_position_table_that_is_too_short_is_said():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_positions=64, n_embd=16, n_layer=1, n_head=2))
+    answer = GreedyAnswerer(model, max_new_tokens=8, pad_token_id=258)
+    with pytest.raises(ValueError, match="table ends at 64"):
+        answer(_prompts(60))
+
+
+def _titans_command(arguments, capsys):
+    from titanslab.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    captured = capsys.readouterr()
+    return end.value.code, captured.out, captured.err
+
+
+def test_evaluate_niah_on_the_command_line(model_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["evaluate", "niah", "--model", str(model_folder), "--lengths", "1k", "--output", str(out)]
+    command += ["--max-new-tokens", "3", "--device", "cpu"]
+    code, shown, _ = _titans_command([*command, "--samples", "2"], capsys)
+    assert code == 0
+    assert "niah_single_1" in shown
+    assert len((out / "results.jsonl").read_text().splitlines()) == 2
+    assert json.loads((out / "summary.json").read_text())[0]["samples"] == 2
+    assert (out / "heat_map.png").exists()
+    assert len(list((out / "samples").iterdir())) == 1
+    before = (out / "results.jsonl").read_text()
+    assert _titans_command([*command, "--samples", "3"], capsys)[0] == 0
+    assert (out / "results.jsonl").read_text().startswith(before)
+    code, _, error = _titans_command([*command, "--seed", "7"], capsys)
+    assert code == 2
+    assert "another seed (42, now 7)" in error
+    assert error.count("\n") == 1
+
+
+def test_evaluate_babilong_on_the_command_line(model_folder, tmp_path, capsys):
+    (tmp_path / "qa1_x_test.txt").write_text("1 John went to the office.\n2 Where is John? \toffice\t1\n")
+    out = tmp_path / "out"
+    command = ["evaluate", "babilong", "--model", str(model_folder), "--facts", str(tmp_path)]
+    command += ["--samples", "1", "--output", str(out), "--max-new-tokens", "2", "--device", "cpu"]
+    code, shown, _ = _titans_command([*command, "--tasks", "qa1", "--lengths", "0k"], capsys)
+    assert code == 0
+    assert "corrected" in shown
+    assert set(json.loads((out / "results.jsonl").read_text())["scores"]) == {"official", "corrected"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["niah", "--model", "/nowhere"], "does not exist"),
+        (["niah", "--model", "MODEL", "--lengths", "4q"], "such as 4096, 4k or 1M"),
+        (["niah", "--model", "MODEL", "--lengths", "100"], "too short"),
+        (["niah", "--model", "MODEL", "--variant", "single_2"], "haystack is missing"),
+        (["niah", "--model", "MODEL", "--variant", "single_2", "--haystack", "/nowhere"], "does not exist"),
+        (["niah", "--model", "MODEL", "--nouns", "/nowhere"], "does not exist"),
+        (["babilong", "--model", "MODEL", "--facts", "/nowhere", "--lengths", "0k"], "does not exist"),
+        (["babilong", "--model", "MODEL", "--facts", "OUT", "--tasks", "qa11"], "qa10"),
+        (["babilong", "--model", "MODEL"], "--facts"),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_leaves_nothing(arguments, message, model_folder, tmp_path, capsys):
+    swap = {"MODEL": str(model_folder), "OUT": str(tmp_path)}
+    out = tmp_path / "out"
+    command = ["evaluate", *(swap.get(word, word) for word in arguments), "--output", str(out)]
+    code, _, error = _titans_command([*command, "--device", "cpu"], capsys)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_tasks_run_in_lm_eval(model_folder, tmp_path):
+    pytest.importorskip("lm_eval")
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    from titanslab.evaluation.lm_eval_tasks import INCLUDE_PATH
+    from titanslab.tasks import NIAH, load_counter
+
+    (tmp_path / "qa7_x_test.txt").write_text(
+        "1 Mary got the milk.\n2 How many objects is Mary carrying? \tone\t1\n"
+    )
+    metadata = {"tokenizer": "byte", "length": "1k", "samples": 2, "facts": str(tmp_path)}
+    metadata["background"] = str(tmp_path / "book.txt")
+    (tmp_path / "book.txt").write_text("A long road led past the mill and over the old bridge to town. " * 40)
+    manager = TaskManager(include_path=INCLUDE_PATH, include_defaults=False, metadata=metadata)
+    assert len(manager.all_tasks) == 13
+    model = HFLM(
+        pretrained=_titans("lmm"), tokenizer=byte_tokenizer(), max_length=4096, batch_size=2, device="cpu"
+    )
+    results = simple_evaluate(
+        model=model, tasks=["titans_niah_single_1", "titans_babilong_qa7"], task_manager=manager,
+        gen_kwargs={"max_gen_toks": 3}, bootstrap_iters=0, log_samples=True,
+    )  # fmt: skip
+    assert results["results"]["titans_niah_single_1"]["acc,none"] == 0.0
+    assert results["results"]["titans_babilong_qa7"]["corrected,none"] == 0.0
+    prompts = [s["arguments"][0][0] for s in results["samples"]["titans_niah_single_1"]]
+    assert prompts == [s.prompt for s in NIAH("single_1", load_counter("byte")).samples(1024, 2)]
+
+
+def test_lm_eval_scores_are_ours():
+    from titanslab.evaluation.lm_eval_tasks import babilong_results, niah_dataset, niah_results
+
+    doc = niah_dataset(variant="single_1", tokenizer="byte", length="1k", samples=1)["test"][0]
+    assert niah_results(doc, [f" {doc['target']}."]) == {"acc": 1.0}
+    question = {"info": json.dumps({"question": "How many objects is Mary carrying?"})}
+    doc = {"task": "babilong_qa7", "target": "none", **question}
+    assert babilong_results(doc, ["None"]) == {"official": 0.0, "corrected": 1.0}
+    with pytest.raises(ValueError, match="tokenizer is missing"):
+        niah_dataset(variant="single_1")

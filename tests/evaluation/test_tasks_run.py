@@ -1,0 +1,222 @@
+"""Running tasks: batches, records, going on after a stop, tables and pictures."""
+
+import json
+import re
+
+import pytest
+
+from titanslab.data import byte_tokenizer
+from titanslab.evaluation.cells import babilong_cells, niah_cells, split_lengths, split_names
+from titanslab.evaluation.run_task import run_cells
+from titanslab.evaluation.task_summary import babilong_heat_map, niah_heat_map, summarise, table
+from titanslab.tasks.tokens import load_counter
+
+FACTS = """1 John went to the office.
+2 Mary moved to the garden.
+3 Where is John? \toffice\t1
+4 John travelled to the kitchen.
+5 Where is John? \tkitchen\t4
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return niah_cells("single_1", "1k,2k", load_counter("byte"), "byte")
+
+
+class Reader:
+    """Answers from the prompt like a perfect model; `blind` finds nothing before the last 900 bytes."""
+
+    def __init__(self, tokenizer, blind=False, stop_after=None):
+        self.tokenizer, self.blind, self.stop_after = tokenizer, blind, stop_after
+        self.batches = []
+
+    def __call__(self, prompts, advance=None):
+        if self.stop_after is not None and len(self.batches) == self.stop_after:
+            raise KeyboardInterrupt
+        self.batches.append(len(prompts))
+        answers = []
+        for prompt in prompts:
+            if advance is not None:
+                advance(len(prompt))
+            text = self.tokenizer.decode(prompt[-900:] if self.blind else prompt)
+            found = re.search(r"is: (\S+)\.\n", text)
+            answers.append(self.tokenizer.encode(f" {found[1]}." if found else " unknown"))
+        return answers
+
+
+class Bar:
+    def __init__(self):
+        self.total = self.done = 0
+        self.names = []
+
+    def start(self, total_tokens):
+        self.total = total_tokens
+
+    def cell(self, text):
+        self.names.append(text)
+
+    def advance(self, tokens):
+        self.done += tokens
+
+
+def _run(cells, reader, tokenizer, folder, num_samples=8, **options):
+    settings = options.pop("settings", {"model": "reader"})
+    return run_cells(cells, reader, tokenizer, folder, num_samples=num_samples, settings=settings, **options)
+
+
+def test_every_sample_is_answered_and_scored(cells, tokenizer, tmp_path):
+    reader, bar = Reader(tokenizer), Bar()
+    records = _run(cells, reader, tokenizer, tmp_path, batch_size=3, progress=bar)
+    assert [(r["length"], r["index"]) for r in records] == [(n, i) for n in (1024, 2048) for i in range(8)]
+    assert all(r["scores"] == {"contained": 1.0} for r in records)
+    assert all(r["prompt_tokens"] + 127 <= r["length"] for r in records)
+    assert reader.batches == [3, 3, 2] * 2
+    assert bar.done == bar.total == 8 * (1024 + 2048)
+    assert len(bar.names) == 2
+    written = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert sorted(written, key=lambda r: (r["length"], r["index"])) == records
+
+
+def test_batches_are_bounded_by_tokens(cells, tokenizer, tmp_path):
+    reader = Reader(tokenizer)
+    _run(cells, reader, tokenizer, tmp_path, batch_tokens=2048)
+    assert reader.batches == [2] * 4 + [1] * 8
+
+
+def test_stopped_and_gone_on_is_the_same_as_one_run(cells, tokenizer, tmp_path):
+    whole = _run(cells, Reader(tokenizer, blind=True), tokenizer, tmp_path / "whole", batch_size=2)
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        _run(cells, Reader(tokenizer, blind=True, stop_after=3), tokenizer, broken, batch_size=2)
+    with open(broken / "results.jsonl", "a") as file:
+        file.write('{"task": "niah_single_1", "length": 1024, "ind')  # a line that was not finished
+    reader = Reader(tokenizer, blind=True)
+    records = _run(cells, reader, tokenizer, broken, batch_size=2)
+    assert sum(reader.batches) == 10
+
+    def plain(records):
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+
+    assert plain(records) == plain(whole)
+    assert 0 < sum(r["scores"]["contained"] for r in records) < 16
+    again = Reader(tokenizer)
+    assert _run(cells, again, tokenizer, broken) == records
+    assert again.batches == []
+
+
+def test_more_samples_and_lengths_can_be_added(cells, tokenizer, tmp_path):
+    _run(cells[:1], Reader(tokenizer), tokenizer, tmp_path, num_samples=2)
+    reader = Reader(tokenizer)
+    assert len(_run(cells, reader, tokenizer, tmp_path, num_samples=3)) == 6
+    assert sum(reader.batches) == 4
+    assert len(_run(cells[:1], reader, tokenizer, tmp_path, num_samples=1)) == 1
+
+
+def test_a_folder_of_other_settings_is_refused(cells, tokenizer, tmp_path):
+    _run(cells, Reader(tokenizer), tokenizer, tmp_path, num_samples=1)
+    with pytest.raises(ValueError, match=r"another model \('reader', now 'other'\); name another folder"):
+        _run(cells, Reader(tokenizer), tokenizer, tmp_path, settings={"model": "other"})
+
+
+def test_a_broken_line_in_the_middle_is_named(cells, tokenizer, tmp_path):
+    _run(cells, Reader(tokenizer), tokenizer, tmp_path, num_samples=2)
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    (tmp_path / "results.jsonl").write_text("\n".join([lines[0], "{half", *lines[1:]]) + "\n")
+    with pytest.raises(ValueError, match="line 2 is not a result"):
+        _run(cells, Reader(tokenizer), tokenizer, tmp_path)
+
+
+def test_samples_are_kept_and_read_back(cells, tokenizer, tmp_path):
+    folder = tmp_path / "samples"
+    first = _run(cells, Reader(tokenizer), tokenizer, tmp_path / "a", 4, sample_folder=folder)
+    files = {f.name: f.read_bytes() for f in folder.iterdir()}
+    assert len(files) == 2
+    assert all(name.startswith("niah_single_1-") and name.endswith(".jsonl") for name in files)
+    # A model that is asked later reads the same samples from the file: change one and it shows.
+    file = folder / min(files)
+    text = file.read_text()
+    file.write_text(text.replace(first[0]["target"], "7777777"))
+    later = _run(cells, Reader(tokenizer), tokenizer, tmp_path / "b", 4, sample_folder=folder)
+    assert later[0]["target"] == "7777777"
+    file.write_text(text)
+    _run(cells, Reader(tokenizer), tokenizer, tmp_path / "c", 6, sample_folder=folder)
+    assert all(f.read_bytes().startswith(files[f.name]) for f in folder.iterdir())
+    other = niah_cells("single_1", "1k", load_counter("byte"), "byte", seed=1)
+    _run(other, Reader(tokenizer), tokenizer, tmp_path / "d", 4, sample_folder=folder)
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_table_and_heat_maps(cells, tokenizer, tmp_path):
+    from rich.console import Console
+
+    records = _run(cells, Reader(tokenizer, blind=True), tokenizer, tmp_path, 20)
+    summary = summarise(records)
+    assert [(row["length"], row["samples"]) for row in summary] == [(1024, 20), (2048, 20)]
+    mean = summary[1]["scores"]["contained"]
+    assert mean == sum(r["scores"]["contained"] for r in records[20:]) / 20
+    assert summary[1]["standard_error"] == pytest.approx((mean * (1 - mean) / 20) ** 0.5)
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(table(summary, "S-NIAH"))
+    shown = captured.get()
+    assert "2k" in shown
+    assert f"{100 * mean:.1f}" in shown
+    niah_heat_map(records, tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_babilong_average_and_map(tmp_path):
+    from rich.console import Console
+
+    records = [
+        {
+            "task": f"babilong_qa{n}",
+            "length": 1000,
+            "index": 0,
+            "scores": {"official": n % 2, "corrected": 1.0},
+        }
+        for n in (10, 1, 2, 3, 4, 5)
+    ]
+    summary = summarise(records)
+    assert [row["task"] for row in summary] == [f"babilong_qa{n}" for n in (1, 2, 3, 4, 5, 10)]
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(table(summary, "BABILong", kilo=1000))
+    assert re.search(r"average qa1-qa5\W+60.0", captured.get())
+    babilong_heat_map(records, tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_babilong_cells(tokenizer, tmp_path):
+    (tmp_path / "qa1_x_test.txt").write_text(FACTS)
+    book = tmp_path / "book.txt"
+    book.write_text("The bell in the tower rang for the third time that long and windy evening. " * 40)
+    cells = babilong_cells(
+        "qa1", "0k,1k", load_counter("byte"), "byte", facts=str(tmp_path), background=str(book)
+    )
+    assert [cell.length for cell in cells] == [0, 1000]
+    sample = cells[1].make(0)
+    assert 950 < len(sample.prompt) < 1020
+    assert cells[1].score(sample, sample.target) == {"official": 1.0, "corrected": 1.0}
+    with pytest.raises(ValueError, match="background is missing"):
+        babilong_cells("qa1", "1k", load_counter("byte"), "byte", facts=str(tmp_path))
+
+
+def test_lists_of_names_and_lengths():
+    known = ("qa1", "qa2", "qa3", "qa4")
+    assert split_names("qa2-qa4, qa1,qa2", known, "tasks") == ["qa2", "qa3", "qa4", "qa1"]
+    assert split_lengths("2k,2048,1M", 1024) == [2048, 2**20]
+    with pytest.raises(ValueError, match="tasks has 'qa9'"):
+        split_names("qa9", known, "tasks")
+    with pytest.raises(ValueError, match="tasks has 'qa3-qa1'"):
+        split_names("qa3-qa1", known, "tasks")
+    with pytest.raises(ValueError, match="lengths is ','"):
+        split_lengths(",", 1024)
+    with pytest.raises(ValueError, match="haystack is missing"):
+        niah_cells("single_2", "4k", load_counter("byte"), "byte")

@@ -1,0 +1,121 @@
+"""Training rows: the answer is the only loss, and row i needs nothing but the seed and i."""
+
+import json
+import lzma
+
+import pytest
+import torch
+
+from titanslab.tasks.mixture import Mixture, mixture
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, prose, books, babi):
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "essay.json").write_text(json.dumps({"text": prose}))
+    with lzma.open(folder / "books.jsonl.xz", "wt") as file:
+        file.writelines(json.dumps({"title": "x", "text": book}) + "\n" for book in books)
+    return {
+        "niah": {"variant": ["single_1", "single_2", "single_3"], "haystack": str(folder / "essay.json")},
+        "babilong": {
+            "facts": str(babi),
+            "background": str(folder / "books.jsonl.xz"),
+            "tasks": ["qa1", "qa7"],
+        },
+        "recall": {"background": str(folder / "essay.json"), "num_facts": 2, "fact_every": 16},
+        "kv_recall": {"num_pairs": 4, "num_keys": 16},
+    }
+
+
+NAMES = ["niah", "babilong", "recall", "kv_recall"]
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_have_their_length_and_some_loss(name, kind, options, byte, bpe):
+    tokenizer = byte if kind == "byte" else bpe
+    rows = Mixture(name, tokenizer, 1024, 5, min_length=640, **options[name])
+    lengths = set()
+    for index in range(20):
+        row = rows[index]
+        assert row["input_ids"].shape == row["labels"].shape == (1024,)
+        assert row["input_ids"].dtype == torch.int64
+        scored = row["labels"] != -100
+        assert bool(scored.any()) or name == "recall"
+        assert torch.equal(row["labels"][scored], row["input_ids"][scored])
+        if bool(scored.any()):
+            lengths.add(int(scored.nonzero()[-1]))
+    assert len(lengths) > 5
+    assert max(lengths) > 900
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_going_on_is_the_same_as_never_stopping(name, options, byte):
+    whole = mixture(name, byte, 1024, 5, min_length=700, curriculum_rows=8, **options[name])
+    rows = [next(whole) for _ in range(6)]
+    resumed = mixture(name, byte, 1024, 5, start=4, min_length=700, curriculum_rows=8, **options[name])
+    for row in rows[4:]:
+        again = next(resumed)
+        assert all(torch.equal(row[key], again[key]) for key in row)
+    other = next(mixture(name, byte, 1024, 6, min_length=700, curriculum_rows=8, **options[name]))
+    assert not torch.equal(rows[0]["input_ids"], other["input_ids"])
+
+
+def test_niah_loss_is_the_value_and_the_end(options, byte):
+    rows = Mixture("niah", byte, 1024, 0, **options["niah"])
+    kinds = set()
+    for index in range(12):
+        row = rows[index]
+        ids, labels = row["input_ids"], row["labels"]
+        assert int(ids[0]) == byte.bos_token_id
+        answer = labels[labels != -100]
+        assert int(answer[-1]) == byte.eos_token_id
+        value = byte.decode(answer[:-1].tolist())
+        prompt = byte.decode(ids[: int((labels != -100).nonzero()[0])].tolist())
+        assert prompt.endswith("mentioned in the provided text is")
+        assert f"is: {value.strip()}." in prompt
+        kinds.add((len(value), "The grass is green." in prompt))
+        # Exact length: the row is full but for less than a unit of haystack.
+        assert int((labels != -100).nonzero()[-1]) > 1024 - 95
+    assert kinds == {(8, True), (8, False), (37, False)}
+
+
+def test_babilong_loss_is_the_answer_as_it_is_scored(options, byte):
+    rows = Mixture("babilong", byte, 600, 0, **options["babilong"])
+    answers = set()
+    for index in range(12):
+        labels = rows[index]["labels"]
+        answers.add(byte.decode(labels[labels != -100][:-1].tolist()))
+    assert answers <= {" office", " kitchen", " hallway", " one", " none"}
+    assert len(answers) > 3
+
+
+def test_lengths_grow_over_the_curriculum(options, byte):
+    rows = Mixture("babilong", byte, 2048, 0, min_length=256, curriculum_rows=40, **options["babilong"])
+    ends = [int((rows[i]["labels"] != -100).nonzero()[-1]) for i in range(80)]
+    assert max(ends[:8]) < 512
+    assert max(ends[40:]) > 1500
+    assert min(ends[40:]) < 800
+
+
+def test_packed_rows_hold_several_documents(options, byte):
+    row = Mixture("babilong", byte, 2048, 0, min_length=300, pack=True, **options["babilong"])[0]
+    documents = row["document_ids"]
+    assert documents.shape == (2048,)
+    assert bool((documents.diff() >= 0).all())
+    starts = [0, *((documents.diff() > 0).nonzero().flatten() + 1).tolist()]
+    assert len(starts) > 2
+    assert all(int(row["input_ids"][s]) == byte.bos_token_id for s in starts[:-1])
+
+
+def test_wrong_arguments_say_what_to_do(options, byte):
+    with pytest.raises(ValueError, match="niah, babilong"):
+        Mixture("nia", byte, 1024, 0)
+    with pytest.raises(ValueError, match="min_length is 2000"):
+        Mixture("niah", byte, 1024, 0, min_length=2000)
+    with pytest.raises(ValueError, match="does not fit 64 tokens"):
+        _ = Mixture("niah", byte, 64, 0)[0]
+    with pytest.raises(ValueError, match="haystack is missing"):
+        Mixture("niah", byte, 1024, 0, variant="single_2")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Mixture("niah", byte, 1024, 0, variant="single_2", haystack="/nowhere.txt")

@@ -1,0 +1,98 @@
+"""Reading texts, counting tokens, naming lengths, ending sentences."""
+
+import gzip
+import json
+import lzma
+
+import pytest
+
+from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
+from titanslab.tasks.sentences import split_sentences
+from titanslab.tasks.sources import iter_texts, read_words
+from titanslab.tasks.tokens import TokenCounter, encode_answer, leading_special_tokens, load_counter
+
+
+def test_texts_from_every_kind_of_file(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.json").write_text(json.dumps({"text": "two"}))
+    (tmp_path / "c.jsonl").write_text('{"text": "three"}\n\n{"text": "four"}\n')
+    with lzma.open(tmp_path / "d.jsonl.xz", "wt") as file:
+        file.write('{"text": "five"}\n')
+    with gzip.open(tmp_path / "e.txt.gz", "wt") as file:
+        file.write("six")
+    (tmp_path / "f.png").write_bytes(b"\x00")
+    assert list(iter_texts(tmp_path)) == ["one", "two", "three", "four", "five", "six"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"txt": 1}\n', "entry 2"),
+        ("a.json", b"{", "not valid JSON"),
+        ("a.txt", b"  \n", "holds no text"),
+        ("a.jsonl.xz", b"no xz", "does not decompress"),
+        ("a.jsonl.gz", b"no gz", "does not decompress"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(iter_texts(tmp_path / name))
+
+
+def test_words(tmp_path):
+    (tmp_path / "w.txt").write_text("red\n\nblue \nred\n")
+    assert read_words(tmp_path / "w.txt") == ["red", "blue"]
+
+
+def test_lengths():
+    assert [parse_length(x) for x in ("2k", "1M", "5000", 7)] == [2048, 2**20, 5000, 7]
+    assert parse_length("10M", 1000) == 10_000_000
+    assert parse_length("0k", 1000) == 0
+    assert [length_label(n) for n in (2048, 2**20, 5000, 0)] == ["2k", "1M", "5000", "0k"]
+    assert length_label(10_000_000, 1000) == "10M"
+    with pytest.raises(ValueError, match="such as 4096, 4k or 1M"):
+        parse_length("4kb")
+
+
+def test_sentences():
+    text = 'Mr. J. Smith came at 3 p.m. He said "Go!" Then all went.\n\nCHAPTER II\n\nWhat? Yes'
+    assert split_sentences(text) == [
+        "Mr. J. Smith came at 3 p.m.", 'He said "Go!"', "Then all went.", "CHAPTER II", "What?", "Yes",
+    ]  # fmt: skip
+    assert [len(s) for s in split_sentences("word " * 500, max_chars=100)] == [99] * 25
+    assert max(len(s) for s in split_sentences("字" * 2500)) == 1000
+
+
+def test_counts_add_up(bpe, byte, prose):
+    sentences = split_sentences(prose)[:50]
+    for tokenizer in (bpe, byte, lambda text: len(text.split())):
+        counter = TokenCounter(tokenizer)
+        total = counter.count(sentences[0]) + sum(counter.count_following(sentences[1:]))
+        assert total == counter.count(" ".join(sentences))
+
+
+def test_counters_by_name(tmp_path, bpe, byte):
+    assert load_counter("byte").count("é") == 2
+    bpe.save_model(str(tmp_path))
+    assert load_counter(tmp_path).count("The old miller") == len(bpe.encode("The old miller").ids)
+    byte.save_pretrained(tmp_path / "hf")
+    assert load_counter(tmp_path / "hf").count("abc") == 3
+    with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
+        load_counter("/nowhere/tokenizer.json")
+
+
+def test_answers_are_encoded_as_they_follow(bpe, byte):
+    assert byte.decode(encode_answer(byte, "Where?", "here")) == " here"
+    whole = bpe.encode("The old miller").ids
+    assert encode_answer(bpe, "The old", "miller") == whole[len(bpe.encode("The old").ids) :]
+    assert leading_special_tokens(byte) == [byte.bos_token_id]
+    assert leading_special_tokens(bpe) == []
+
+
+def test_seeds_and_samples_are_plain_values():
+    assert derive_seed("a", 1) == 9484037261928657086
+    assert derive_seed("a", 1) != derive_seed("a1")
+    sample = TaskSample("t", 1, 2, "prompt é\n", "x", {"depth": 1.5})
+    assert TaskSample.from_json(sample.to_json()) == sample
+    assert "\n" not in sample.to_json()
