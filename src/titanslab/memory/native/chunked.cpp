@@ -169,13 +169,13 @@ struct Row {
   T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *bX, *fX, *scores, *weighted, *rowsA, *rowsB, *tmp, *tmp2;
   T *unit, *rstd, *dZ, *dX, *dA[MAX_LAYERS], *dD[MAX_LAYERS], *extra[MAX_LAYERS], *dhT[MAX_LAYERS];
   T *dmix[MAX_LAYERS], *dstart[MAX_LAYERS], *dlag[MAX_LAYERS], *dw[MAX_LAYERS], *dw2[MAX_LAYERS];
-  T *lamG, *lamE, *dnorm, *sums;
+  T *lamG, *lamE, *dnorm, *sums, *narrowA, *narrowB;
   T dends[MAX_LAYERS][3];
 
   Row(const Arguments& args, bool backward, Taker<T>& take) : A(args) {
     D = A.head_dim, L = A.depth, C = A.chunk, N = A.chunks, gates = A.gate_layers;
     group = backward ? A.group : 0;
-    LC = (C + VL - 1) / VL * VL;
+    LC = C <= 4 ? C : (C + VL - 1) / VL * VL;  // a few tokens would leave most lanes empty
     wide = D;
     for (long l = 0; l < L; l++) {
       in[l] = l == 0 ? D : A.hidden;
@@ -216,6 +216,7 @@ struct Row {
     }
     scores = take(LC * LC), weighted = take(LC * LC);
     rowsA = take(LC * wide), rowsB = take(LC * wide), tmp = take(wide * LC), tmp2 = take(wide * LC);
+    narrowA = take(wide + C), narrowB = take(wide + C);
     unit = take(D * LC), rstd = take(LC), sums = take(8 * LC);
     if (!backward) return;
     states.resize(group + 1);
@@ -229,6 +230,14 @@ struct Row {
       dmix[l] = take(C * LC), dstart[l] = take(LC), dlag[l] = take(LC), dw[l] = take(LC), dw2[l] = take(LC);
     }
     lamG = take(C + 1), lamE = take(C + 1), dnorm = take(2 * D);
+  }
+
+  // c[m, tokens] (op)= a[m, k] b[k, tokens]
+  void apply(long m, long k, const T* a, long am, long ak, const T* b, T* c, Mode mode = SET) const {
+    if (LC % VL == 0)
+      matmul(m, LC, k, a, am, ak, b, LC, c, LC, mode);
+    else
+      matmul_narrow(m, LC, k, a, am, ak, b, c, mode, narrowA, narrowB);
   }
 
   const Decay<T>& decay(long l) const { return decays[std::min(l, gates - 1)]; }
@@ -384,7 +393,7 @@ struct Row {
     gather(A.k, n, t.a[0]);
     gather(A.v, n, t.v);
     for (long l = 0; l < L; l++) {
-      matmul(out[l], LC, in[l], W[l], 1, ld[l], t.a[l], LC, t.z[l], LC);
+      apply(out[l], in[l], W[l], 1, ld[l], t.a[l], t.z[l]);
       if (l < L - 1) gelu_and_slope(out[l] * LC, t.z[l], t.a[l + 1], t.slope[l]);
     }
     const T *w = scale(), *bias = shift(), *x = t.z[L - 1];
@@ -412,7 +421,7 @@ struct Row {
         for (long c = 0; c < LC; c++) d[i * LC + c] *= std::min(sums[c], T(1));
     }
     for (long l = L - 2; l >= 0; l--) {
-      matmul(out[l], LC, out[l + 1], W[l + 1], ld[l + 1], 1, t.d[l + 1], LC, t.back[l], LC);
+      apply(out[l], out[l + 1], W[l + 1], ld[l + 1], 1, t.d[l + 1], t.back[l]);
       for (long i = 0; i < out[l] * LC; i++) t.d[l][i] = t.back[l][i] * t.slope[l][i];
     }
   }
@@ -466,11 +475,11 @@ struct Row {
     for (long l = 0; l < L; l++) {
       const Decay<T>& c = decay(l);
       scaled(X[l], c, in[l]);
-      matmul(out[l], LC, in[l], from.m[l], 1, ld[l], bX, LC, Z, LC);
-      matmul(out[l], LC, in[l], from.s[l], 1, ld[l], fX, LC, Z, LC, ADD);
-      matmul(C, LC, in[l], t.a[l], 1, LC, X[l], LC, scores, LC);
+      apply(out[l], in[l], from.m[l], 1, ld[l], bX, Z);
+      apply(out[l], in[l], from.s[l], 1, ld[l], fX, Z, ADD);
+      apply(C, in[l], t.a[l], 1, LC, X[l], scores);
       for (long i = 0; i < C * LC; i++) scores[i] *= c.mixT[i];
-      matmul(out[l], LC, C, t.d[l], LC, 1, scores, LC, Z, LC, SUB);
+      apply(out[l], C, t.d[l], LC, 1, scores, Z, SUB);
       if (l < L - 1) gelu_and_slope(out[l] * LC, Z, X[l + 1], Xs[l]);
     }
   }
@@ -620,20 +629,20 @@ struct Row {
       const Decay<T>& c = decay(l);
       long wi = in[l], wo = out[l];
       // through the writes of this chunk
-      matmul(C, LC, wo, t.d[l], 1, LC, dZ, LC, scores, LC);   // [write, token]
-      matmul(C, LC, wi, t.a[l], 1, LC, X[l], LC, weighted, LC);
+      apply(C, wo, t.d[l], 1, LC, dZ, scores);   // [write, token]
+      apply(C, wi, t.a[l], 1, LC, X[l], weighted);
       for (long i = 0; i < C * LC; i++) {
         T s = scores[i], q = weighted[i], p = c.mixT[i];
         dmix[l][i] = -s * q;
         scores[i] = s * p;
         weighted[i] = q * p;
       }
-      matmul(wi, LC, C, t.a[l], LC, 1, scores, LC, dX, LC);
+      apply(wi, C, t.a[l], LC, 1, scores, dX);
       for (long i = 0; i < wi * LC; i++) dX[i] = -dX[i];
       transpose_square(scores);
       transpose_square(weighted);
-      matmul(wi, LC, C, X[l], LC, 1, scores, LC, dA[l], LC);
-      matmul(wo, LC, C, dZ, LC, 1, weighted, LC, dD[l], LC);
+      apply(wi, C, X[l], LC, 1, scores, dA[l]);
+      apply(wo, C, dZ, LC, 1, weighted, dD[l]);
       for (long i = 0; i < wi * LC; i++) dA[l][i] = -dA[l][i];
       for (long i = 0; i < wo * LC; i++) dD[l][i] = -dD[l][i];
       // through the state at the chunk's start
@@ -642,7 +651,7 @@ struct Row {
       for (int part = 0; part < 2; part++) {
         const T *weight = part ? state.s[l] : state.m[l], *factor = part ? c.lag : c.start;
         T* into = part ? dlag[l] : dstart[l];
-        matmul(wi, LC, wo, weight, ld[l], 1, dZ, LC, Z, LC);
+        apply(wi, wo, weight, ld[l], 1, dZ, Z);
         for (long i = 0; i < wi; i++)
           for (long j = 0; j < LC; j++) {
             long at = i * LC + j;
@@ -663,14 +672,14 @@ struct Row {
       for (int part = 0; part < 2; part++) {
         const T *dp = part ? ds : dm, *weight = part ? c.w2 : c.w;
         T* into = part ? dw2[l] : dw[l];
-        matmul(wi, LC, wo, dp, ld[l], 1, t.d[l], LC, Z, LC);
+        apply(wi, wo, dp, ld[l], 1, t.d[l], Z);
         for (long i = 0; i < wi; i++)
           for (long j = 0; j < C; j++) {
             long at = i * LC + j;
             into[j] -= t.a[l][at] * Z[at];
             dA[l][at] -= weight[j] * Z[at];
           }
-        matmul(wo, LC, wi, dp, 1, ld[l], part ? aw2 : aw, LC, dD[l], LC, SUB);
+        apply(wo, wi, dp, 1, ld[l], part ? aw2 : aw, dD[l], SUB);
       }
       // the gradient at the chunk's start
       scaled(X[l], c, wi);
@@ -715,7 +724,7 @@ struct Row {
         extra[l][i] = dD[l][i] * t.back[l][i] * gelu_curve(t.z[l][i]);
         dhT[l][i] = dD[l][i] * t.slope[l][i];
       }
-      matmul(out[l + 1], LC, in[l + 1], W[l + 1], 1, ld[l + 1], dhT[l], LC, dD[l + 1], LC, ADD);
+      apply(out[l + 1], in[l + 1], W[l + 1], 1, ld[l + 1], dhT[l], dD[l + 1], ADD);
       as_rows(t.d[l + 1], l + 1, rowsA);
       matmul(in[l + 1], ld[l + 1], C, dhT[l], LC, 1, rowsA, ld[l + 1], dW[l + 1], ld[l + 1], ADD);
     }
@@ -752,7 +761,7 @@ struct Row {
     for (long l = L - 1; l >= 0; l--) {
       as_rows(dz, l, rowsA);
       matmul(in[l], ld[l], C, t.a[l], LC, 1, rowsA, ld[l], dW[l], ld[l], ADD);
-      matmul(in[l], LC, out[l], W[l], ld[l], 1, dz, LC, dA[l], LC, ADD);
+      apply(in[l], out[l], W[l], ld[l], 1, dz, dA[l], ADD);
       if (l > 0)
         for (long i = 0; i < in[l] * LC; i++) dz[i] = dA[l][i] * t.slope[l - 1][i] + extra[l - 1][i];
     }
