@@ -9,7 +9,14 @@ import pytest
 from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
 from titanslab.tasks.sentences import split_sentences
 from titanslab.tasks.sources import iter_texts, read_words
-from titanslab.tasks.tokens import TokenCounter, encode_answer, leading_special_tokens, load_counter
+from titanslab.tasks.tokens import (
+    TokenCounter,
+    encode_answer,
+    encode_long,
+    encoder_of,
+    leading_special_tokens,
+    load_counter,
+)
 
 
 def test_texts_from_every_kind_of_file(tmp_path):
@@ -80,6 +87,17 @@ def test_counters_by_name(tmp_path, bpe, byte):
     assert load_counter(tmp_path / "hf").count("abc") == 3
     with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
         load_counter("/nowhere/tokenizer.json")
+
+
+def test_long_texts_are_encoded_in_chunks(bpe, byte, prose):
+    text = prose.replace("the", "thé")
+    for tokenizer in (bpe, byte):
+        whole = encoder_of(tokenizer)(text)
+        assert encode_long(tokenizer, text).tolist() == whole
+        assert encode_long(tokenizer, text, chunk_chars=101).tolist() == whole
+        assert encode_long(tokenizer, "").tolist() == []
+    unbroken = "x" * 5000
+    assert encode_long(bpe, unbroken, chunk_chars=100).tolist() == bpe.encode(unbroken).ids
 
 
 def test_answers_are_encoded_as_they_follow(bpe, byte):

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Prompt = Sequence[int] | np.ndarray
 
 
 class Answerer(Protocol):
     """Greedy continuations of prompts; `advance` is told of every token read."""
 
     def __call__(
-        self, prompts: Sequence[Sequence[int]], advance: Callable[[int], None] | None = None
+        self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None
     ) -> list[list[int]]: ...
 
 
@@ -48,7 +51,7 @@ class GreedyAnswerer:
 
     @torch.inference_mode()
     def __call__(
-        self, prompts: Sequence[Sequence[int]], advance: Callable[[int], None] | None = None
+        self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None
     ) -> list[list[int]]:
         """The new tokens of each prompt, without the token that ended it."""
         self._check_length(max(len(prompt) for prompt in prompts))
@@ -61,15 +64,14 @@ class GreedyAnswerer:
                 advance(ids.numel())
         return [self._cut(row) for row in new.tolist()]
 
-    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+    def _pad(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor | None]:
         width = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.int64)
         mask = torch.zeros(ids.shape, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.int64)
+            ids[row, width - len(prompt) :] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
             mask[row, width - len(prompt) :] = 1
-        device = self.model.device
-        return ids.to(device), None if bool(mask.all()) else mask.to(device)
+        return ids, None if bool(mask.all()) else mask
 
     def _decode(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], None] | None) -> Tensor:
         cache, output = None, None
@@ -90,9 +92,14 @@ class GreedyAnswerer:
         return torch.stack(new, 1)
 
     def _step(self, ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
-        # A Titans model takes the mask of the new tokens alone, so nothing here grows with the prompt.
+        # The mask of the new tokens is enough for a Titans model: nothing on the device grows with the prompt.
+        device = self.model.device
         return self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=ids.to(device),
+            attention_mask=None if mask is None else mask.to(device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
 
     def _generate(self, ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -105,7 +112,8 @@ class GreedyAnswerer:
             pad_token_id=self.pad_token_id,
             eos_token_id=list(self.eos_token_ids) or None,
         )
-        mask = torch.ones_like(ids) if mask is None else mask
+        ids = ids.to(self.model.device)
+        mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
         return self.model.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :]
 
     def _is_end(self, tokens: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from titanslab.evaluation.decode import Answerer
 from titanslab.evaluation.results import ResultLog
 from titanslab.evaluation.sample_cache import SampleCache
 from titanslab.tasks.sample import TaskSample
-from titanslab.tasks.tokens import encoder_of, leading_special_tokens
+from titanslab.tasks.tokens import encode_long, leading_special_tokens
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,6 @@ def run_cells(
         The records of the cells, old and new: task, length, index, prompt_tokens, depth, target, output,
         scores, seconds.
     """
-    encode, prefix = encoder_of(tokenizer), leading_special_tokens(tokenizer)
-    if encode is None:
-        raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; it must encode text to ids")
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples is {num_samples} and batch_size {batch_size}; both must be at least 1")
     with ResultLog(output, settings) as log:
@@ -93,7 +92,7 @@ def run_cells(
                 progress.cell(f"{cell.task} at {cell.length:,} tokens")
             name = f"{cell.task}-{cell.length}"
             cache = SampleCache(sample_folder, name, cell.settings, cell.make, num_samples, cell.length)
-            for batch in _batches(todo[i], cache, encode, prefix, batch_size, batch_tokens):
+            for batch in _batches(todo[i], cache, tokenizer, batch_size, batch_tokens):
                 samples, prompts = zip(*batch, strict=True)
                 log.add(_answer(cell, samples, prompts, answer, tokenizer, progress))
         wanted = {(cell.task, cell.length) for cell in cells}
@@ -104,15 +103,15 @@ def run_cells(
 def _batches(
     indices: Sequence[int],
     cache: SampleCache,
-    encode: Callable[[str], list[int]],
-    prefix: list[int],
+    tokenizer: Any,
     batch_size: int,
     batch_tokens: int,
-) -> Iterator[list[tuple[TaskSample, list[int]]]]:
-    batch: list[tuple[TaskSample, list[int]]] = []
+) -> Iterator[list[tuple[TaskSample, np.ndarray]]]:
+    prefix = np.asarray(leading_special_tokens(tokenizer), dtype=np.int32)
+    batch: list[tuple[TaskSample, np.ndarray]] = []
     for index in indices:
         sample = cache[index]
-        prompt = prefix + encode(sample.prompt)
+        prompt = np.concatenate([prefix, encode_long(tokenizer, sample.prompt)])
         width = max(len(ids) for _, ids in [*batch, (sample, prompt)])
         if batch and (len(batch) == batch_size or width * (len(batch) + 1) > batch_tokens):
             yield batch
@@ -125,7 +124,7 @@ def _batches(
 def _answer(
     cell: Cell,
     samples: Sequence[TaskSample],
-    prompts: Sequence[list[int]],
+    prompts: Sequence[np.ndarray],
     answer: Answerer,
     tokenizer: Any,
     progress: Progress | None,

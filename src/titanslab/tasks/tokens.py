@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _ANCHOR = "."
 
 
@@ -55,6 +57,30 @@ def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:
         # verbose=False: no warning that a text is longer than the tokenizer's model_max_length.
         return lambda text: list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
     return None
+
+
+def encode_long(tokenizer: Any, text: str, chunk_chars: int = 1 << 20) -> np.ndarray:
+    """Ids `[T]` of a text of any length, read in chunks that end before a space.
+
+    A tokenizer keeps a hundred bytes and more for each token it reads at once; ten million would not fit.
+    """
+    from titanslab.data.tokenizer import is_byte_tokenizer
+
+    encode = encoder_of(tokenizer)
+    if encode is None:
+        raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; it must encode text to ids")
+    if not _is_rust(tokenizer) and is_byte_tokenizer(tokenizer):
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+    anchor, parts, start = encode(_ANCHOR), list[np.ndarray](), 0
+    while start < len(text) or not parts:
+        end = len(text)
+        if end - start > chunk_chars:
+            space = text.rfind(" ", start + 1, start + chunk_chars)
+            end = space if space > 0 else end
+        ids = encode(text[:end]) if start == 0 else encode(_ANCHOR + text[start:end])[len(anchor) :]
+        parts.append(np.asarray(ids, dtype=np.int32))
+        start = end
+    return np.concatenate(parts)
 
 
 def leading_special_tokens(tokenizer: Any) -> list[int]:
