@@ -92,7 +92,7 @@ class GreedyAnswerer:
         return torch.stack(new, 1)
 
     def _step(self, ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
-        # The mask of the new tokens is enough for a Titans model: nothing on the device grows with the prompt.
+        # A Titans model needs the mask of the new tokens alone: nothing on the device grows with the prompt.
         device = self.model.device
         return self.model(
             input_ids=ids.to(device),
