@@ -1,0 +1,100 @@
+"""Memory of one candidate in a process of its own.
+
+`python -m benchmarks.probe NAME SETTING_JSON` prints JSON.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from benchmarks.machine import ROOT
+from benchmarks.measure import allocations, one_line, peak_bytes
+from benchmarks.peers import Setting, build
+
+# glibc's heap fragments: resident size grows beyond what is in use (2.2 times in titans-pytorch). With this,
+# larger blocks come from the system and go back at once.
+UNFRAGMENTED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+
+
+def probe(name: str, setting: Setting, peak_only: bool = False) -> dict[str, Any]:
+    """Peak of forward and of forward + backward, and what forward holds for backward.
+
+    The first full step is not counted: libraries load, code compiles. Input and parameters are not counted
+    either, they are there before; the parameters' gradients are.
+    """
+    device = torch.device(setting.device)
+    work = build(name, setting)
+    work.step()
+    result: dict[str, Any] = {"forward_backward_peak": peak_bytes(work.step, device)}
+    if peak_only:
+        return result
+    result["forward_peak"] = peak_bytes(work.forward, device)
+    held = allocations(work.output, device)
+    whole = allocations(work.step, device)
+    tokens = setting.batch * setting.tokens
+    result["held_for_backward_bytes"] = held["held"]
+    result["held_bytes_per_token"] = held["held"] / tokens
+    result["forward_backward_allocated_peak_bytes"] = whole["peak"]
+    result["parameter_bytes"] = sum(t.numel() * t.element_size() for t in work.leaves[1:])
+    return result
+
+
+def in_fresh_process(name: str, setting: Setting, threads: int, timeout: float) -> dict[str, Any]:
+    """`probe` in a new process; where it fails, `{"error": one line}`.
+
+    On a CPU the peak is taken twice: without heap fragmentation (the figure), and with malloc as it comes.
+    """
+    result = _run(name, setting, threads, timeout, UNFRAGMENTED, [])
+    if setting.device == "cpu" and "error" not in result:
+        plain = _run(name, setting, threads, timeout, {}, ["--peak-only"])
+        result["forward_backward_peak_default_malloc"] = plain.get("forward_backward_peak", plain)
+    return result
+
+
+def _run(
+    name: str, setting: Setting, threads: int, timeout: float, environment: dict[str, str], options: list[str]
+) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.probe", name, json.dumps(asdict(setting)), *options]
+    command += ["--threads", str(threads)]
+    environment = {**os.environ, **environment}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"took longer than {timeout:.0f} s"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        return json.loads(lines[-1])
+    reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    return {"error": f"exit code {done.returncode}: {reason}"[:300]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help="a candidate of benchmarks.peers")
+    parser.add_argument("setting", help="its Setting as JSON")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 = torch's default")
+    parser.add_argument("--peak-only", action="store_true", help="the peak of forward + backward alone")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        setting = Setting(**json.loads(arguments.setting))
+        print(json.dumps(probe(arguments.name, setting, arguments.peak_only)))
+    except Exception as error:  # the parent reads one line
+        print(one_line(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
