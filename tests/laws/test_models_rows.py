@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from titanslab import TitansCache, TitansConfig, TitansForCausalLM
+from tolerances import EXACT
 
 VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "full"]
-EXACT = 1e-11
+
 
 
 @pytest.fixture(params=VARIANTS)

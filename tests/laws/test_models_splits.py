@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from titanslab import TitansCache, TitansConfig, TitansForCausalLM
+from tolerances import EXACT
 
 VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "full"]
-EXACT = 1e-11  # float64, of logits near 1
+
 
 
 def make_model(variant: str, **overrides) -> TitansForCausalLM:

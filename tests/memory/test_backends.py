@@ -1,0 +1,124 @@
+"""Every backend against the token loop in float64: outputs and outer gradients."""
+
+import pytest
+import torch
+from memory_cases import Case, distance, loss_of_precision, make, outputs_and_gradients, worst
+from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
+
+BASE = Case()
+CASES = {
+    "plain": BASE,
+    "aligned": BASE.with_(tokens=16),
+    "online": BASE.with_(chunk_size=1, tokens=9),
+    "few-tokens-a-chunk": BASE.with_(chunk_size=3),
+    "one-token": BASE.with_(tokens=1),
+    "long-chunk": BASE.with_(chunk_size=40, tokens=63),
+    "wide": BASE.with_(head_dim=60, heads=1, batch=1, tokens=15),
+    "linear": BASE.with_(depth=1),
+    "linear-bare": BASE.with_(depth=1, residual=False, norm=False),
+    "deep-3": BASE.with_(depth=3, per_layer=True),
+    "deep-4": BASE.with_(depth=4, expansion=1, per_layer=True),
+    "no-norm": BASE.with_(norm=False, depth=3),
+    "no-residual": BASE.with_(residual=False),
+    "clipped": BASE.with_(grad_clip=0.5),
+    "clipped-no-norm": BASE.with_(grad_clip=0.5, norm=False),
+    "state": BASE.with_(state=True),
+    "state-aligned": BASE.with_(state=True, tokens=16, seed=5),
+    "state-mask": BASE.with_(state=True, mask=True, per_layer=True),
+    "documents": BASE.with_(reset=True, initial=True, tokens=33),
+    "everything": BASE.with_(state=True, mask=True, reset=True, initial=True, per_layer=True, tokens=33, seed=3),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_token_loop(name: str, backend: str) -> None:
+    errors = worst(CASES[name], backend)
+    assert max(errors.values()) < EXACT, {n: e for n, e in errors.items() if e >= EXACT}
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 63, 257])
+def test_ugly_lengths(tokens: int, backend: str) -> None:
+    case = BASE.with_(tokens=tokens, chunk_size=16, state=True, batch=1, seed=tokens, theta=0.002)
+    errors = worst(case, backend)
+    assert max(errors.values()) < EXACT, errors
+
+
+@pytest.mark.parametrize("gate", ["theta", "eta", "alpha"])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_gates_at_their_limits(gate: str, value: float, backend: str) -> None:
+    def run(name: str):
+        problem = make(BASE.with_(state=True))
+        with torch.no_grad():
+            problem.leaves[gate][:, ::3] = value * (0.01 if gate == "theta" else 1.0)
+        return outputs_and_gradients(problem, name)
+
+    got, want = run(backend), run("reference")
+    for part in (0, 1):
+        for name, expected in want[part].items():
+            assert distance(got[part][name], expected) < EXACT, name
+
+
+def test_channelwise_forgetting_is_the_token_loops() -> None:
+    problem = make(BASE)
+    g = torch.Generator().manual_seed(2)
+    shape = problem.leaves["alpha"].shape
+    alpha = tuple(
+        torch.rand(*shape, width, generator=g, dtype=torch.float64) / 4 for width, _ in problem.network.widths(8)
+    )
+    problem.leaves["alpha"] = alpha
+    want, got = problem.run("reference")[0], problem.run("auto")[0]
+    assert distance(got, want) < EXACT
+    scalar = make(BASE)
+    scalar.leaves["alpha"] = tuple(a * 0 + 0.1 for a in alpha)
+    constant = make(BASE)
+    constant.leaves["alpha"] = torch.full(shape, 0.1, dtype=torch.float64)
+    assert distance(scalar.run("auto")[0], constant.run("reference")[0]) < EXACT
+    with pytest.raises(ValueError, match="channel-wise"):
+        problem.run("chunked")
+
+
+@pytest.mark.parametrize("chunk_size", [1, 16, 64])
+def test_float32_loses_no_more_than_eager(chunk_size: int, backend: str) -> None:
+    case = BASE.with_(tokens=80, chunk_size=chunk_size, head_dim=32, expansion=4, seed=4, theta=0.002)
+    truth = outputs_and_gradients(make(case), "reference")
+    eager = outputs_and_gradients(make(case.with_(dtype=torch.float32)), "reference")
+    fast = outputs_and_gradients(make(case.with_(dtype=torch.float32)), backend)
+    for part in (0, 1):
+        for name, want in truth[part].items():
+            allowed = LOW_PRECISION_FACTOR * loss_of_precision(eager[part][name], want) + FLOAT32_FLOOR
+            assert loss_of_precision(fast[part][name], want) < allowed, name
+
+
+def test_bfloat16_inputs_keep_a_float32_state(backend: str) -> None:
+    problem = make(BASE)
+    halves = {n: t.detach().bfloat16() for n, t in problem.leaves.items() if n in "qkv"}
+    problem.leaves |= halves
+    y, state = problem.run(backend)
+    assert y.dtype == torch.bfloat16
+    assert all(t.dtype == torch.float32 for n, t in state.tensors().items() if n != "offset")
+    problem.leaves |= {n: t.double() for n, t in halves.items()}
+    want, _ = problem.run("reference")
+    assert distance(y, want) < 2 * torch.finfo(torch.bfloat16).eps
+
+
+def test_same_call_twice_is_bitwise_equal(backend: str) -> None:
+    case = BASE.with_(dtype=torch.float32, tokens=64, state=True, mask=True)
+    first, second = (outputs_and_gradients(make(case), backend) for _ in range(2))
+    assert all(torch.equal(first[p][n], second[p][n]) for p in (0, 1) for n in first[p])
+
+
+def test_inner_loss_is_the_loss_before_the_write(backend: str) -> None:
+    problem = make(BASE.with_(state=True, mask=True))
+    *_, want = problem.run("reference", return_loss=True)
+    *_, got = problem.run(backend, return_loss=True)
+    assert distance(got, want) < EXACT
+    assert not got.requires_grad
+
+
+def test_runs_under_no_grad_and_inference_mode(backend: str) -> None:
+    problem = make(BASE)
+    want = problem.run(backend)[0]
+    with torch.no_grad():
+        assert torch.equal(problem.run(backend)[0], want)
+    with torch.inference_mode():
+        assert torch.equal(problem.run(backend)[0], want)

@@ -1,0 +1,57 @@
+"""Limits of the memory that have a closed form of their own, written out here."""
+
+import pytest
+import torch
+from memory_cases import Case, distance, make
+from tolerances import EXACT
+
+BARE = Case(depth=1, residual=False, norm=False, chunk_size=1, tokens=12, batch=1, heads=2, head_dim=5)
+
+
+def _run(backend: str, eta: float, alpha: float, theta: float | None = None):
+    problem = make(BARE)
+    with torch.no_grad():
+        problem.leaves["eta"].fill_(eta)
+        problem.leaves["alpha"].fill_(alpha)
+        if theta is not None:
+            problem.leaves["theta"].fill_(theta)
+    y, state = problem.run(backend)
+    return {n: t.detach() for n, t in problem.leaves.items()}, y.detach(), state
+
+
+def test_delta_rule(backend: str) -> None:
+    """eta = alpha = 0: the delta rule with beta = 2 theta."""
+    x, y, _ = _run(backend, 0.0, 0.0)
+    memory = x["W0"].clone()
+    for t in range(12):
+        for h in range(2):
+            k, v, beta = x["k"][0, t, h], x["v"][0, t, h], 2 * x["theta"][0, t, h]
+            memory[h] += beta * torch.outer(k, v - k @ memory[h])
+            assert distance(y[0, t, h], x["q"][0, t, h] @ memory[h]) < EXACT
+
+
+def test_gated_delta_rule(backend: str) -> None:
+    """eta = 0: the gated delta rule after decay a = 1 - alpha, beta = 2 theta / a, values times a."""
+    x, y, _ = _run(backend, 0.0, 0.25)
+    memory, a = x["W0"].clone(), 0.75
+    for t in range(12):
+        for h in range(2):
+            k, v, beta = x["k"][0, t, h], a * x["v"][0, t, h], 2 * x["theta"][0, t, h] / a
+            memory[h] *= a
+            memory[h] += beta * torch.outer(k, v - k @ memory[h])
+            assert distance(y[0, t, h], x["q"][0, t, h] @ memory[h]) < EXACT
+
+
+def test_nothing_written_is_pure_decay(backend: str) -> None:
+    x, y, state = _run(backend, 0.5, 0.1, theta=0.0)
+    decay = 0.9 ** torch.arange(1, 13, dtype=torch.float64)
+    want = torch.einsum("bthd,hde->bthe", x["q"], x["W0"]) * decay[None, :, None, None]
+    assert distance(y, want) < EXACT
+    assert distance(state.weights[0][0], x["W0"] * decay[-1]) < EXACT
+
+
+@pytest.mark.parametrize("expansion", [1, 4])
+def test_depth_one_is_the_linear_memory_whatever_the_expansion(expansion: int, backend: str) -> None:
+    a = make(Case(depth=1, expansion=expansion)).run(backend)[0]
+    b = make(Case(depth=1, expansion=2)).run(backend)[0]
+    assert torch.equal(a, b)

@@ -1,0 +1,49 @@
+"""Wrong arguments are named, with what came and what is allowed."""
+
+import pytest
+import torch
+from memory_cases import Case, make
+
+from titanslab.memory import MemoryNetwork, NeuralMemory, choose_backend
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.leaves.update(k=p.leaves["k"][:, :3]), r"k must have shape \[2, 17, 3, 8\], got \[2, 3, 3, 8\]"),
+        (lambda p: p.leaves.update(theta=p.leaves["theta"][..., :1]), "theta must have shape"),
+        (lambda p: setattr(p, "chunk_size", 0), "chunk_size must be an integer of at least 1, got 0"),
+        (lambda p: setattr(p, "mask", torch.ones(2, 17)), "mask must be bool"),
+        (lambda p: setattr(p, "network", MemoryNetwork(depth=3)), "params.weights must hold 3"),
+        (lambda p: setattr(p, "network", MemoryNetwork(norm=False, expansion=2)), "norm_weight must be None"),
+        (lambda p: setattr(p, "state", make(Case(batch=1, state=True)).state), "state holds 1 rows"),
+    ],
+)
+def test_arguments_are_named(change, message: str) -> None:
+    problem = make(Case())
+    change(problem)
+    with pytest.raises(ValueError, match=message):
+        problem.run("auto")
+
+
+def test_an_unknown_backend_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="reference, recurrent, chunked, triton, auto"):
+        make(Case()).run("fast")
+
+
+@pytest.mark.parametrize("options", [{"depth": 0}, {"expansion": 0}, {"activation": "relu"}, {"grad_clip": -1.0}])
+def test_network_checks_itself(options) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        MemoryNetwork(**options)
+
+
+def test_heads_must_fit_the_width() -> None:
+    with pytest.raises(ValueError, match="hidden_size must be a multiple of num_heads"):
+        NeuralMemory(10, 3)
+
+
+def test_auto_says_why() -> None:
+    name, reason = choose_backend(torch.device("cpu"), torch.float32, 512, MemoryNetwork(), 64, 16)
+    assert name == "chunked"
+    assert reason
+    assert choose_backend(torch.device("cpu"), torch.float32, 1, MemoryNetwork(), 64, 16).name == "recurrent"

@@ -1,0 +1,61 @@
+"""Where the Triton kernels are tested: on a GPU where there is one, else in Triton's interpreter."""
+
+import os
+
+import torch
+from memory_cases import Case, Problem, distance, make, outputs_and_gradients
+from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
+
+from titanslab.memory import MemoryParams, MemoryState
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# read when Triton is imported, which nothing does before tests are collected
+if DEVICE.type == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def on_device(problem: Problem) -> Problem:
+    """The same problem with its leaves on DEVICE."""
+    moved: dict[int, torch.Tensor] = {}
+
+    def move(t: torch.Tensor | None) -> torch.Tensor | None:
+        if t is None:
+            return None
+        if id(t) not in moved:
+            moved[id(t)] = t.detach().to(DEVICE).requires_grad_(t.requires_grad)
+        return moved[id(t)]
+
+    def state(s: MemoryState | None) -> MemoryState | None:
+        return None if s is None else s.map(lambda t: move(t))
+
+    params = MemoryParams(
+        tuple(move(w) for w in problem.params.weights), move(problem.params.norm_weight), move(problem.params.norm_bias)
+    )
+    leaves = {n: move(t) for n, t in problem.leaves.items()}
+    return Problem(
+        leaves,
+        problem.network,
+        params,
+        state(problem.state),
+        state(problem.initial),
+        move(problem.mask),
+        move(problem.reset),
+        problem.chunk_size,
+    )
+
+
+def check(case: Case) -> None:
+    """Outputs and gradients against the token loop: exactly in the interpreter, as good as eager on a GPU."""
+    truth = outputs_and_gradients(make(case), "reference")
+    if DEVICE.type == "cpu":
+        got, eager = outputs_and_gradients(make(case), "triton"), truth
+    else:  # no float64 kernels there
+        single = case.with_(dtype=torch.float32)
+        got = outputs_and_gradients(on_device(make(single)), "triton")
+        eager = outputs_and_gradients(make(single), "reference")
+    for part in (0, 1):
+        for name, want in truth[part].items():
+            allowed = EXACT
+            if DEVICE.type != "cpu":
+                allowed = LOW_PRECISION_FACTOR * distance(eager[part][name], want) + FLOAT32_FLOOR
+            assert distance(got[part][name].cpu(), want) < allowed, name
