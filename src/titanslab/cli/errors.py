@@ -60,7 +60,8 @@ def describe(error: BaseException) -> str:
     if len(text) > LONGEST:
         text = text[:LONGEST] + " ..."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory: {text or 'no detail'}; lower the batch size, the context length or the model's size"
+        fix = "lower the batch size, the context length or the model's size"
+        return f"out of memory: {text or 'no detail'}; {fix}"
     if isinstance(error, ValueError | FileNotFoundError | ImportError | FloatingPointError | ConnectionError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text} (unexpected; TITANS_DEBUG=1 shows where)"

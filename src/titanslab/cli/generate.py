@@ -50,8 +50,8 @@ def generate(
     from titanslab.data import TextEncoder
     from titanslab.training.loading import load_model, load_model_tokenizer
 
-    tokenizer = load_model_tokenizer(model)
     network: Any = load_model(model).to(place)
+    tokenizer = load_model_tokenizer(model)
     import torch
 
     encoder = TextEncoder(tokenizer)

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,11 @@ def _file_texts(path: Path, corpus: Corpus) -> Iterator[str]:
         options["sample_by"] = SAMPLE_BY[corpus.text_documents]
     column = "text" if kind == "text" else corpus.column
     try:
-        rows = _datasets().load_dataset(
-            kind, data_files={"train": [str(path.absolute())]}, split="train", streaming=True, **options
-        )
+        pattern = glob.escape(str(path.absolute()))
+        with _no_counting():
+            rows = _datasets().load_dataset(
+                kind, data_files={"train": [pattern]}, split="train", streaming=True, **options
+            )
         yield from _texts(iter(rows), column, where)
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -193,9 +196,8 @@ def _hub_rows(corpus: Corpus) -> Iterator[dict[str, Any]]:
         return iter(dataset)
     except Exception as error:
         raise ValueError(
-            f"{corpus.name}: {corpus.hub!r} is neither a file or folder here (looked in {Path.cwd()}) nor "
-            "a dataset "
-            f"that the hub gives: {_first_line(error)}"
+            f"{corpus.name}: {corpus.hub!r} is neither a file or folder here (looked in {Path.cwd()}) "
+            f"nor a dataset that the hub gives: {_first_line(error)}"
         ) from error
 
 
@@ -205,6 +207,18 @@ def _datasets() -> Any:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     return datasets
+
+
+@contextmanager
+def _no_counting() -> Iterator[None]:
+    """Without this, `datasets` asks a server to count each reading of a local file, seconds when offline."""
+    config = _datasets().config
+    before = config.HF_UPDATE_DOWNLOAD_COUNTS
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    try:
+        yield
+    finally:
+        config.HF_UPDATE_DOWNLOAD_COUNTS = before
 
 
 def _first_line(error: BaseException) -> str:

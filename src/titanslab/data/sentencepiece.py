@@ -19,7 +19,7 @@ PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3
 MODEL_TYPE, UNK_ID, BOS_ID, EOS_ID, PAD_ID = 3, 40, 41, 42, 43
 CHARSMAP, DUMMY_PREFIX, REMOVE_EXTRA_SPACES = 2, 3, 4
 UNIGRAM, BPE = 1, 2
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 SPACE = "\u2581"
 
 
@@ -46,16 +46,23 @@ def sentencepiece_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     kind = trainer.get(MODEL_TYPE, [UNIGRAM])[0]
     model: Any
     byte_fallback = BYTE in types
+    symbols = [t for t, k in zip(texts, types, strict=True) if k == USER_DEFINED]
     if kind == UNIGRAM:
-        model = models.Unigram(list(zip(texts, scores, strict=True)), ids["unk"], byte_fallback)
+        # SentencePiece's own bonus, with which a user-defined symbol always wins over its parts.
+        best = max(score for score, k in zip(scores, types, strict=True) if k == NORMAL)
+        rows = [
+            (t, len(t) * best - 0.1 if k == USER_DEFINED else score)
+            for t, score, k in zip(texts, scores, types, strict=True)
+        ]
+        model = models.Unigram(rows, ids["unk"], byte_fallback)
     elif kind == BPE:
-        vocab = {text: index for index, text in enumerate(texts)}
         model = models.BPE(
-            vocab,
+            {text: index for index, text in enumerate(texts)},
             _merges(texts, scores, types),
             unk_token=texts[ids["unk"]],
             fuse_unk=True,
             byte_fallback=byte_fallback,
+            ignore_merges=bool(symbols),
         )
     else:
         raise ValueError(
@@ -66,14 +73,13 @@ def sentencepiece_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     squeeze = bool(normalizer.get(REMOVE_EXTRA_SPACES, [1])[0])
     backend.normalizer = _normalizer(normalizer.get(CHARSMAP, [b""])[0], prefix, squeeze)
     backend.decoder = _decoder(prefix)
-    # A unigram search would find the text "<s>" among its pieces; cut it so that only letters are left.
-    reserved = [t for t, k in zip(texts, types, strict=True) if k in (UNKNOWN, CONTROL) and len(t) > 1]
-    if kind == UNIGRAM and reserved:
-        cut = "|".join(f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in reserved)
-        backend.pre_tokenizer = pre_tokenizers.Split(Regex(cut), "isolated")
-    backend.add_tokens(
-        [AddedToken(t, normalized=False) for t, k in zip(texts, types, strict=True) if k == USER_DEFINED]
-    )
+    cuts = [re.escape(symbol) for symbol in sorted(symbols, key=len, reverse=True)] if kind == BPE else []
+    if kind == UNIGRAM:
+        # The search would find the text "<s>" among the pieces; cut it so that only letters are left.
+        reserved = [t for t, k in zip(texts, types, strict=True) if k in (UNKNOWN, CONTROL) and len(t) > 1]
+        cuts = [f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in reserved]
+    if cuts:
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(cuts)), "isolated")
     backend.add_special_tokens(
         [
             AddedToken(t, normalized=False, special=True)

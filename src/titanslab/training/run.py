@@ -170,26 +170,38 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
 
 def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     """The model of [model] with the tokenizer's vocabulary: new from a preset, or from a checkpoint."""
-    from titanslab.models.config import TitansConfig
     from titanslab.models.modeling import TitansForCausalLM
 
     section = recipe.model
     if section.pretrained is not None:
-        model = load_model(section.pretrained, **section.options).float()
+        model: Any = load_model(section.pretrained, **section.options).float()
     else:
-        options = {"vocab_size": len(tokenizer)} | section.options
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            options.setdefault(name, getattr(tokenizer, name))
-        model = TitansForCausalLM(TitansConfig.preset(section.preset, variant=section.variant, **options))
-    if model.config.vocab_size < len(tokenizer):
-        raise ValueError(
-            f"the model's vocab_size is {model.config.vocab_size}, but the tokenizer "
-            f"{recipe.data.tokenizer!r} has "
-            f"{len(tokenizer)} tokens; leave model.vocab_size out or choose the tokenizer the model was "
-            "trained with"
-        )
-    model.config.use_cache = True
+        model = TitansForCausalLM(model_config(recipe, tokenizer))
+    _check_vocabulary(model.config.vocab_size, recipe, tokenizer)
     return model
+
+
+def model_config(recipe: Recipe, tokenizer: Any) -> Any:
+    """The config that [model] describes, its vocabulary and special tokens taken from the tokenizer."""
+    from titanslab.models.config import TitansConfig
+
+    section = recipe.model
+    if section.pretrained is not None:
+        return load_model(section.pretrained, **section.options).config
+    options = {"vocab_size": len(tokenizer)} | section.options
+    _check_vocabulary(options["vocab_size"], recipe, tokenizer)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        options.setdefault(name, getattr(tokenizer, name))
+    return TitansConfig.preset(section.preset, variant=section.variant, **options)
+
+
+def _check_vocabulary(size: Any, recipe: Recipe, tokenizer: Any) -> None:
+    if isinstance(size, int) and size < len(tokenizer):
+        raise ValueError(
+            f"the model's vocab_size is {size}, but the tokenizer {recipe.data.tokenizer!r} has "
+            f"{len(tokenizer)} "
+            "tokens; leave model.vocab_size out or choose the tokenizer the model was trained with"
+        )
 
 
 def training_arguments(recipe: Recipe, output: Path) -> Any:

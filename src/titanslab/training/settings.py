@@ -71,6 +71,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         if option is type(None):
+            if value is None:
+                return None
             continue
         origin = typing.get_origin(option) or option
         if origin is float and isinstance(value, int) and not isinstance(value, bool):

@@ -94,11 +94,13 @@ def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int)
 
     assert data.task is not None
     try:
-        return TaskRows(Mixture(data.task, tokenizer, data.sequence_length, seed, **data.task_options))
+        stream = TaskRows(Mixture(data.task, tokenizer, data.sequence_length, seed, **data.task_options))
+        stream.row(0)  # what cannot work shows before training begins
     except TypeError as error:  # an option that the task does not have
         raise ValueError(f"data.task_options of data.task = {data.task!r}: {error}") from error
     except ValueError as error:
         raise ValueError(f"data.task = {data.task!r}: {error}") from error
+    return stream
 
 
 def validation_rows(

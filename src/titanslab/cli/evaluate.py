@@ -1,0 +1,141 @@
+"""`titans evaluate`: perplexity on a text; further measures are verbs below it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from titanslab.cli.lazy import lazy_group
+
+if TYPE_CHECKING:
+    from titanslab.evaluation.perplexity import PerplexityResult
+
+# verb below `titans evaluate` -> (module that defines `app`, help)
+TASKS: dict[str, tuple[str, str]] = {
+    "niah": ("titanslab.cli.evaluate_niah", "A needle in a haystack, by length and depth (S-NIAH)."),
+    "babilong": (
+        "titanslab.cli.evaluate_babilong",
+        "Facts scattered over books, by task and length (BABILong).",
+    ),
+}
+
+app = typer.Typer(
+    cls=lazy_group(TASKS), add_completion=False, invoke_without_command=True, rich_markup_mode="rich"
+)
+
+
+@app.callback()
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A run folder or a saved model.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", "-d", help="Text, JSONL, parquet, a folder, or a dataset on the hub; repeatable."
+        ),
+    ] = None,
+    context_length: Annotated[
+        list[int] | None,
+        typer.Option("--context-length", "-c", min=1, help="Tokens of a window; repeatable. Default 1024."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Score at most so many tokens.")] = 1_000_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 8,
+    text_column: Annotated[str, typer.Option(help="The column of JSONL, parquet or hub data.")] = "text",
+    split: Annotated[str, typer.Option(help="The split of a hub dataset.")] = "test",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for JSON and PNG; default: MODEL/evaluation."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")
+    ] = "auto",
+) -> None:
+    """Measure how well a model predicts text: perplexity, bits per byte, and loss by position in the context.
+
+    Example: [bold]titans evaluate --model runs/tiny --data book.txt -c 512 -c 4096[/bold]
+
+    Any causal language model saved by Hugging Face can be measured. The loss by position, in the JSON and
+    the PNG, shows whether later tokens get easier.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if model is None or not data:
+        raise ValueError("titans evaluate needs --model RUN and --data PATH (see titans evaluate --help)")
+    from titanslab.cli.devices import pick_device
+    from titanslab.cli.quiet import quiet_libraries
+    from titanslab.data import open_corpus
+    from titanslab.training.loading import find_model_folder, load_model, load_model_tokenizer
+
+    find_model_folder(model)
+    corpus = open_corpus(data[0] if len(data) == 1 else data, "--data", column=text_column, split=split)
+    folder = output or Path(model) / "evaluation"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    place = pick_device(device)
+    quiet_libraries()
+    network: Any = load_model(model).to(place)
+    tokenizer = load_model_tokenizer(model)
+    from titanslab.cli.bars import bar
+    from titanslab.evaluation.perplexity import evaluate_perplexity
+
+    results = []
+    for length in sorted(set(context_length or [1024])):
+        with bar(f"context {length:,}") as progress:
+            results.append(
+                evaluate_perplexity(
+                    network,
+                    tokenizer,
+                    iter(corpus),
+                    context_length=length,
+                    batch_size=batch_size,
+                    max_tokens=max_tokens,
+                    progress=progress,
+                )
+            )
+    name = _file_name(data)
+    _write(results, folder, name, {"model": model, "data": data})
+    _show(results, folder / f"{name}.png")
+
+
+def _file_name(data: list[str]) -> str:
+    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(data[0]).name.split(".")[0]).strip("-") or "data"
+    return f"perplexity-{stem}" + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
+
+
+def _write(results: list[PerplexityResult], folder: Path, name: str, about: dict[str, Any]) -> None:
+    from titanslab.evaluation.perplexity_plot import plot_positions
+    from titanslab.training.versions import versions
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = about | {"results": [result.to_dict() for result in results], "versions": versions()}
+    temporary = folder / f".{name}.json.tmp"
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / f"{name}.json")
+    plot_positions(results, folder / f"{name}.png", f"{about['model']} on {Path(about['data'][0]).name}")
+
+
+def _show(results: list[PerplexityResult], picture: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("context", "tokens", "perplexity", "bits/byte", "bits/token by tokens of context")
+    for result in results:
+        chosen = [b for b in result.positions if b.last in (1, 4, 16, 64, 256, 1024)] or result.positions
+        if chosen[-1] is not result.positions[-1]:
+            chosen = [*chosen, result.positions[-1]]
+        by_position = "  ".join(f"{b.last}: {b.loss / 0.6931471805599453:.2f}" for b in chosen)
+        table.add_row(
+            f"{result.context_length:,}",
+            f"{result.tokens:,}",
+            f"{result.perplexity:.3f}",
+            f"{result.bits_per_byte:.4f}",
+            by_position,
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{picture.with_suffix('.json')}\n{picture}", highlight=False, soft_wrap=True)

@@ -1,0 +1,124 @@
+"""`titans info`: what is installed, what would run, and what a config costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command()
+def info(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A config.json, a model folder, a run, or a recipe.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny, 170m, 340m, 400m, 760m or 1.3b.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="lmm, mal, mag, mac or attention, with --preset.")
+    ] = None,
+) -> None:
+    """Show versions, devices, memory backends and why, and parameters, FLOPs and state bytes of a config.
+
+    Example: [bold]titans info --preset 170m --variant mag[/bold]
+    """
+    if config is not None and preset is not None:
+        raise ValueError("--config and --preset exclude each other; give one of them")
+    if variant is not None and preset is None:
+        raise ValueError("--variant needs --preset, such as --preset tiny")
+    from rich.console import Console
+
+    from titanslab.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    chosen = None
+    if config is not None:
+        chosen = read_config(config)
+    elif preset is not None:
+        from titanslab.models.config import TitansConfig
+
+        chosen = TitansConfig.preset(preset, variant=variant or "mac")
+    console = Console(highlight=False, soft_wrap=True)
+    _versions(console)
+    _backends(console, chosen)
+    if chosen is not None:
+        _cost(console, chosen)
+
+
+def read_config(path: Path) -> Any:
+    """The config at `path`: a config.json, a model or run folder, or a recipe; else ValueError."""
+    from transformers import AutoConfig
+
+    from titanslab.training.loading import find_model_folder
+
+    if path.suffix == ".toml":
+        from titanslab.data import load_tokenizer
+        from titanslab.training.recipe import load_recipe
+        from titanslab.training.run import model_config
+
+        recipe = load_recipe(path)
+        return model_config(recipe, load_tokenizer(recipe.data.tokenizer))
+    if not path.exists():
+        raise FileNotFoundError(f"--config {str(path)!r} does not exist (looked for {path.absolute()})")
+    try:
+        return AutoConfig.from_pretrained(
+            path if path.is_file() else find_model_folder(path),
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"--config {str(path)!r} is not a model's config: {error}") from error
+
+
+def _versions(console: Any) -> None:
+    from titanslab.training.versions import versions
+
+    found = versions()
+    names = ("titanslab", "python", "torch", "transformers", "accelerate", "datasets", "triton")
+    console.print("versions   " + "  ".join(f"{name} {found[name]}" for name in names if found[name]))
+    console.print(
+        f"machine    {found['processor']}, {found['cpus']} CPUs, {found['torch_threads']} torch threads"
+    )
+    devices = ", ".join(found["devices"]) or "no GPU that torch can use"
+    console.print(f"devices    cpu, {devices}" + (f" (CUDA {found['cuda']})" if found["devices"] else ""))
+    if found["commit"]:
+        console.print(f"commit     {found['commit']}")
+
+
+def _backends(console: Any, config: Any) -> None:
+    import torch
+
+    from titanslab.memory import MemoryNetwork, choose_backend
+    from titanslab.models.config import TitansConfig
+
+    if not isinstance(config, TitansConfig):
+        config = TitansConfig.preset("tiny")
+    if config.variant == "attention":
+        return
+    network = MemoryNetwork(
+        depth=config.memory_depth,
+        expansion=config.memory_expansion if config.memory_depth > 1 else MemoryNetwork().expansion,
+        residual=config.memory_residual,
+        norm=config.memory_norm,
+    )
+    places = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    for place in places:
+        for what, tokens in (("reading", 1024), ("decoding", 1)):
+            dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+            choice = choose_backend(place, dtype, tokens, network, config.memory_head_dim, config.chunk_size)
+            console.print(f"memory     {place.type}, {what}: {choice.name} ({choice.reason})")
+
+
+def _cost(console: Any, config: Any) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):  # shapes alone: a large model costs no memory here
+        model = AutoModelForCausalLM.from_config(config)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    console.print(
+        f"model      {config.model_type} {getattr(config, 'variant', '')}".rstrip()
+        + f", {count:,} parameters"
+    )

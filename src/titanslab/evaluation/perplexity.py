@@ -1,0 +1,190 @@
+"""How well a model predicts text, in total and by position in the context.
+
+A model that uses what it has read finds later tokens easier; the loss by position shows how far that goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from titanslab.data.tokenizer import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LOGITS_AT_ONCE = 2**26  # float32: 256 MB
+LONGEST_PIECE = 2048
+
+
+@dataclass(frozen=True)
+class PositionBucket:
+    """Tokens with `first` to `last` (included) tokens of context before them; mean loss in nats."""
+
+    first: int
+    last: int
+    tokens: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """What was measured; `loss` is in nats per token, `bits_per_byte` counts UTF-8 bytes."""
+
+    context_length: int
+    documents: int
+    tokens: int
+    bytes: int
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    positions: list[PositionBucket]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """targets[i] follows inputs[: i + 1], which begin with a start token or the window before's last."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+def evaluate_perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    *,
+    context_length: int,
+    batch_size: int = 8,
+    max_tokens: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PerplexityResult:
+    """Score each token of each text once, in windows of `context_length` tokens that start afresh.
+
+    Works for any causal language model of Hugging Face. Windows do not overlap, so a token's context is
+    what its window holds before it. Long windows are read in pieces, carrying the model's cache.
+    `max_tokens` bounds the work; `progress` is called with (tokens done, tokens in all). Raises ValueError
+    for texts without two tokens.
+    """
+    if context_length < 1 or batch_size < 1 or (max_tokens is not None and max_tokens < 1):
+        raise ValueError(
+            f"context_length, batch_size and max_tokens must be 1 or more, got {context_length}, "
+            f"{batch_size} and "
+            f"{max_tokens}"
+        )
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(limit, int) and context_length > limit:
+        raise ValueError(f"context_length is {context_length}, but this model reads at most {limit} tokens")
+    windows, documents, num_bytes = _windows(tokenizer, texts, context_length, max_tokens)
+    windows.sort(key=lambda window: -len(window.targets))
+    total = sum(len(window.targets) for window in windows)
+    if not total:
+        raise ValueError("the text holds no token to predict; give more text")
+    sums = np.zeros(context_length)
+    counts = np.zeros(context_length, dtype=np.int64)
+    done = 0
+    model.eval()
+    for start in range(0, len(windows), batch_size):
+        batch = windows[start : start + batch_size]
+        losses, scored = _batch_losses(model, batch)
+        length = losses.shape[1]
+        sums[:length] += np.where(scored, losses, 0.0).sum(0)
+        counts[:length] += scored.sum(0)
+        done += int(scored.sum())
+        if progress is not None:
+            progress(done, total)
+    loss = float(sums.sum() / total)
+    return PerplexityResult(
+        context_length=context_length,
+        documents=documents,
+        tokens=total,
+        bytes=num_bytes,
+        loss=loss,
+        perplexity=math.exp(loss) if loss < 700 else math.inf,
+        bits_per_byte=float(sums.sum()) / math.log(2) / num_bytes,
+        positions=_buckets(sums, counts),
+    )
+
+
+def _windows(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], length: int, max_tokens: int | None
+) -> tuple[list[_Window], int, int]:
+    """All windows, the number of documents and the UTF-8 bytes that the targets stand for."""
+    encoder = TextEncoder(tokenizer)
+    start = encoder.bos if encoder.bos is not None else encoder.eos
+    windows: list[_Window] = []
+    documents = num_bytes = taken = 0
+    for text in texts:
+        if max_tokens is not None and taken >= max_tokens:
+            break
+        ids = encoder.encode([text])[0].astype(np.int64)
+        unscored = 0 if start is not None else 1
+        whole = len(ids)
+        if max_tokens is not None:
+            ids = ids[: max_tokens - taken + unscored]
+        stream = ids if start is None else np.concatenate([[start], ids])
+        if len(stream) < 2:
+            continue
+        size = len(text.encode("utf-8"))
+        if unscored or len(ids) < whole:
+            size = len(str(tokenizer.decode(ids[unscored:].tolist())).encode("utf-8"))
+        num_bytes += size
+        documents += 1
+        taken += len(stream) - 1
+        for at in range(0, len(stream) - 1, length):
+            piece = stream[at : at + length + 1]
+            windows.append(_Window(piece[:-1], piece[1:]))
+    return windows, documents, num_bytes
+
+
+@torch.inference_mode()
+def _batch_losses(model: PreTrainedModel, batch: list[_Window]) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of each target [B, T] in nats, and which are real: shorter windows are filled up on the right."""
+    length = max(len(window.targets) for window in batch)
+    inputs = torch.zeros(len(batch), length, dtype=torch.int64)
+    targets = torch.zeros(len(batch), length, dtype=torch.int64)
+    scored = np.zeros((len(batch), length), dtype=bool)
+    for row, window in enumerate(batch):
+        inputs[row, : len(window.inputs)] = torch.from_numpy(window.inputs)
+        targets[row, : len(window.targets)] = torch.from_numpy(window.targets)
+        scored[row, : len(window.targets)] = True
+    inputs, targets = inputs.to(model.device), targets.to(model.device)
+    piece = min(LONGEST_PIECE, max(64, LOGITS_AT_ONCE // (len(batch) * model.config.vocab_size)))
+    losses: list[Tensor] = []
+    cache = None
+    for start in range(0, length, piece):
+        outputs = model(
+            input_ids=inputs[:, start : start + piece], past_key_values=cache, use_cache=length > piece
+        )
+        cache = outputs.past_key_values if length > piece else None
+        wanted = targets[:, start : start + piece]
+        loss = functional.cross_entropy(
+            outputs.logits.float().flatten(0, 1), wanted.flatten(), reduction="none"
+        )
+        losses.append(loss.view_as(wanted).double().cpu())
+    return torch.cat(losses, 1).numpy(), scored
+
+
+def _buckets(sums: np.ndarray, counts: np.ndarray) -> list[PositionBucket]:
+    """Positions 1, 2, 3-4, 5-8, ... tokens of context, start token included; empty buckets are left out."""
+    edges = [0, 1]
+    while edges[-1] < len(sums):
+        edges.append(min(2 * edges[-1], len(sums)))
+    found = []
+    for low, high in pairwise(edges):
+        count = int(counts[low:high].sum())
+        if count:
+            found.append(PositionBucket(low + 1, high, count, float(sums[low:high].sum() / count)))
+    return found

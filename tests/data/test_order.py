@@ -1,0 +1,89 @@
+"""The order of a run depends on the seed and the row's number alone."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from titanslab.data import MixedRows, RunRows, ShuffledRows, byte_tokenizer, collate, open_corpus
+from titanslab.data.streaming import StreamedRows
+
+
+class Numbered:
+    """Row i holds i."""
+
+    def __init__(self, count, offset=0):
+        self.count, self.offset = count, offset
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"input_ids": np.array([index + self.offset])}
+
+
+def numbers(stream, indices):
+    return [int(stream.row(i)["input_ids"][0]) for i in indices]
+
+
+def test_each_epoch_is_another_order_of_all_rows():
+    stream = ShuffledRows(Numbered(50), seed=3)
+    first, second = numbers(stream, range(50)), numbers(stream, range(50, 100))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert first != numbers(ShuffledRows(Numbered(50), seed=4), range(50))
+    assert numbers(ShuffledRows(Numbered(5), seed=3, shuffle=False), range(7)) == [0, 1, 2, 3, 4, 0, 1]
+
+
+def test_a_row_does_not_depend_on_what_was_read_before():
+    whole = numbers(ShuffledRows(Numbered(7), seed=1), range(40))
+    assert numbers(ShuffledRows(Numbered(7), seed=1), range(23, 40)) == whole[23:]
+    assert [numbers(ShuffledRows(Numbered(7), seed=1), [i])[0] for i in range(40)] == whole
+
+
+def test_mixture_keeps_its_shares_and_is_pure():
+    streams = [ShuffledRows(Numbered(100), 0), ShuffledRows(Numbered(100, 1000), 0)]
+    mixed = MixedRows(streams, [0.25, 0.75], seed=5)
+    drawn = numbers(mixed, range(2000))
+    assert 0.70 < np.mean([n >= 1000 for n in drawn]) < 0.80
+    assert numbers(MixedRows(streams, [1, 3], seed=5), range(1500, 2000)) == drawn[1500:]
+    with pytest.raises(ValueError, match="one positive number per stream"):
+        MixedRows(streams, [1.0], seed=0)
+
+
+def test_run_rows_and_collate():
+    rows = RunRows(ShuffledRows(Numbered(3), 0, shuffle=False), 8)
+    assert len(rows) == 8
+    assert collate([rows[i] for i in range(4)])["input_ids"].tolist() == [[0], [1], [2], [0]]
+
+
+@pytest.fixture
+def lines(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(f"line number {i}" for i in range(100)))
+    return open_corpus(str(tmp_path), text_documents="line")
+
+
+def test_streamed_rows_lose_nothing_and_start_again(lines):
+    encoded = [t for text in lines for t in (256, *text.encode(), 257)]
+    rows = list(islice(StreamedRows(lines, byte_tokenizer(), 64, buffer=1, seed=0), 60))
+    stream = np.concatenate([row["input_ids"] for row in rows]).tolist()
+    assert len(encoded) < len(stream)
+    assert stream == (encoded * 3)[: len(stream)]
+    starts = np.concatenate([row["labels"] for row in rows]) == -100
+    assert all(stream[i] == 256 for i in np.flatnonzero(starts))
+
+
+def test_streamed_order_depends_on_the_seed_alone(lines):
+    def rows(seed):
+        stream = StreamedRows(lines, byte_tokenizer(), 32, buffer=8, seed=seed)
+        return np.stack([row["input_ids"] for row in islice(stream, 30)])
+
+    assert np.array_equal(rows(1), rows(1))
+    assert not np.array_equal(rows(1), rows(2))
+
+
+def test_streaming_an_empty_corpus_raises(tmp_path):
+    (tmp_path / "a.txt").write_text("")
+    corpus = open_corpus(str(tmp_path / "a.txt"), "data.train")
+    with pytest.raises(ValueError, match=r"data\.train holds no text: .*a\.txt is empty"):
+        next(iter(StreamedRows(corpus, byte_tokenizer(), 32, buffer=1, seed=0)))

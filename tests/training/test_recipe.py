@@ -1,0 +1,121 @@
+"""Recipes: typed, checked, written back as they were read."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from titanslab.training.recipe import load_recipe, parse_recipe
+
+MINIMAL = {"data": {"train": "a.txt"}}
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_filled_in_and_come_back_from_toml(tmp_path):
+    recipe = parse_recipe(MINIMAL)
+    assert (recipe.model.preset, recipe.model.variant) == ("tiny", "mac")
+    again = load_recipe(write(tmp_path, recipe.to_toml()))
+    assert again == recipe
+    assert again.to_toml() == recipe.to_toml()
+
+
+def test_odd_values_survive_writing(tmp_path):
+    table = {
+        "model": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        "data": {"train": ['a "b".txt', "tab\there\\", "é\x7f.txt"], "task_options": {"x": [1, {"y": True}]}},
+        "training": {"learning_rate": 1e-7, "report_to": ["tensorboard"]},
+    }
+    table["data"] |= {"task": "niah", "task_share": 0.5}
+    recipe = parse_recipe(table)
+    assert load_recipe(write(tmp_path, recipe.to_toml())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("assignment", "section", "key", "value"),
+    [
+        ("training.learning_rate=1e-4", "training", "learning_rate", 1e-4),
+        ("training.learning_rate=1", "training", "learning_rate", 1.0),
+        ("training.compile=true", "training", "compile", True),
+        ("training.report_to=['a', 'b']", "training", "report_to", ["a", "b"]),
+        ("data.train=other file.txt", "data", "train", "other file.txt"),
+        ("data.train=['a.txt','b.txt']", "data", "train", ["a.txt", "b.txt"]),
+        ("data.text_column=7", "data", "text_column", "7"),
+        ('data.tokenizer="byte"', "data", "tokenizer", "byte"),
+        ("data.task_options={}", "data", "task_options", {}),
+    ],
+)
+def test_assignments_are_read_as_toml_or_text(assignment, section, key, value):
+    assert getattr(getattr(parse_recipe(MINIMAL, [assignment]), section), key) == value
+
+
+def test_model_fields_can_be_assigned_and_the_last_one_wins():
+    recipe = parse_recipe(MINIMAL, ["model.window_size=32", "model.window_size=64", "model.variant=mag"])
+    assert recipe.model.options == {"window_size": 64}
+    assert recipe.model.variant == "mag"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"dta": {}}, r"unknown section \[dta\] \(did you mean 'data'\?\)"),
+        ({"data": {"trian": "x"}}, r"unknown key 'trian' in \[data\] \(did you mean 'train'\?\)"),
+        ({"training": {"learning_rat": 1}}, r"'learning_rat' in \[training\] \(did you mean 'learning_rate'"),
+        ({"model": {"hiden_size": 1}}, r"'hiden_size' in \[model\] \(did you mean 'hidden_size'\?\)"),
+        ({"training": {"steps": "ten"}}, r"training\.steps must be a whole number, got str 'ten'"),
+        ({"training": {"steps": True}}, r"training\.steps must be a whole number, got bool True"),
+        ({"training": {"steps": 2.5}}, r"training\.steps must be a whole number, got float 2\.5"),
+        ({"training": {"report_to": [1]}}, r"training\.report_to must be a list of text"),
+        ({"data": {"train": 3}}, r"data\.train must be text or a list of text, got int 3"),
+        ({"training": 5}, r"training must be a section"),
+        ({"training": {"steps": 0}}, r"training\.steps must be 1 or more, got 0"),
+        ({"training": {"learning_rate": 0.0}}, r"training\.learning_rate must be above 0"),
+        ({"training": {"beta1": 1.0}}, r"training\.beta1 must be at least 0 and below 1"),
+        (
+            {"training": {"schedule": "cosin"}},
+            r"did you mean 'cosine'\?\); allowed: cosine, linear, constant",
+        ),
+        ({"training": {"precision": "fp8"}}, r"allowed: fp32, bf16"),
+        ({"training": {"eval_every": 5}}, r"training\.eval_every needs data\.validation"),
+        ({"data": {}}, r"data\.train is missing"),
+        ({"data": {"train": "a", "sequence_length": 1}}, r"data\.sequence_length must be at least 2"),
+        ({"data": {"train": "a", "tokenizer": ""}}, r"data\.tokenizer is empty"),
+        ({"data": {"train": "a", "task_share": 0.5}}, r"need data\.task"),
+        ({"data": {"train": "a", "task": "recall"}}, r"task_share is 1\.0"),
+        ({"data": {"task": "recall", "streaming": True}}, r"cannot be combined with data\.task"),
+        ({"model": {"pretrained": "x", "preset": "tiny"}}, r"cannot take effect together with"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_fix(table, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_recipe(MINIMAL | table, origin="my.toml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("assignment", ["steps=3", "training.steps", "=3", "x.y=1", "training.=1"])
+def test_assignments_of_another_form_are_named(assignment):
+    with pytest.raises(ValueError, match="--set"):
+        parse_recipe(MINIMAL, [assignment])
+
+
+def test_files_that_are_no_recipe(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'none\.toml' does not exist"):
+        load_recipe("none.toml")
+    with pytest.raises(ValueError, match="is a folder"):
+        load_recipe(tmp_path)
+    with pytest.raises(ValueError, match="is not valid TOML: "):
+        load_recipe(write(tmp_path, "[model\npreset = "))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not a text file in UTF-8"):
+        load_recipe(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_every_recipe_of_the_repository_is_valid(path):
+    recipe = load_recipe(path)
+    assert tomllib.loads(recipe.to_toml())["training"]["steps"] == recipe.training.steps

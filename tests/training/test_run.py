@@ -1,0 +1,230 @@
+"""Runs: what the folder holds, and that stopping and resuming changes no loss."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from titanslab.training import checkpoints, run
+from titanslab.training.recipe import load_recipe, parse_recipe
+from titanslab.training.run import train
+
+RUN_FILES = {
+    "recipe.toml",
+    "versions.json",
+    "metrics.jsonl",
+    "result.json",
+    "config.json",
+    "model.safetensors",
+}
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Stopped(Exception):
+    """Raised in the middle of a run, in place of a kill."""
+
+
+def stop_at(monkeypatch, step):
+    """Make the next run fail in the middle of a step, after some micro-batches of it."""
+    from titanslab.training import trainer
+
+    plain = trainer.TitansTrainer.training_step
+    seen = []
+
+    def failing(self, *args, **kwargs):
+        loss = plain(self, *args, **kwargs)
+        seen.append(self.state.global_step)
+        if self.state.global_step == step and seen.count(step) == 2:
+            raise Stopped
+        return loss
+
+    monkeypatch.setattr(trainer.TitansTrainer, "training_step", failing)
+
+
+@pytest.fixture
+def table(table, text_file):
+    table["data"] |= {"validation": str(text_file), "validation_samples": 3}
+    table["training"] |= {"eval_every": 4}
+    return table
+
+
+def test_run_folder_resume_and_refusals(recipe, tmp_path, monkeypatch, capsys):
+    whole = tmp_path / "whole"
+    result = train(recipe, whole)
+    assert {path.name for path in whole.iterdir()} >= RUN_FILES
+    assert result == json.loads((whole / "result.json").read_text())
+    assert result["steps"] == 12
+    assert load_recipe(whole / "recipe.toml") == recipe
+    facts = json.loads((whole / "versions.json").read_text())
+    assert facts["torch"] == torch.__version__.split("+")[0] or facts["torch"] == torch.__version__
+    assert facts["seed"] == 0
+    lines = metrics(whole)
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 5, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if "eval_loss" in line] == [4, 8, 12]
+    assert lines[-1]["eval_bits_per_byte"] > lines[-1]["eval_loss"]  # bytes: a nat is 1.44 bits
+    assert lines[-1]["tokens"] == 12 * 2 * 2 * 32
+    names = [path.name for path in checkpoints.all_checkpoints(whole / "checkpoints")]
+    assert names == ["checkpoint-10", "checkpoint-12"]
+    pickles = [path for path in whole.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert not pickles
+
+    # A model and tokenizer that Hugging Face loads without any code of the folder's.
+    model = AutoModelForCausalLM.from_pretrained(whole)
+    tokenizer = AutoTokenizer.from_pretrained(whole)
+    assert model.config.vocab_size == len(tokenizer) == 259
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    assert same_weights(weights(whole), weights(whole / "checkpoints" / "checkpoint-12"))
+
+    # Stopped twice, once before a checkpoint, and resumed: the same numbers.
+    stopped = tmp_path / "stopped"
+    for step in (3, 8):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            with pytest.raises(Stopped):
+                train(recipe, stopped, resume=step != 3)
+        assert not (stopped / "config.json").exists()
+    torch.manual_seed(99)  # what the process drew before must not matter
+    resumed = train(recipe, stopped, resume=True)
+    assert resumed["resumed_from"] == 5
+    assert metrics(stopped) == lines
+    assert same_weights(weights(stopped), weights(whole))
+
+    # Refusals leave the folder as it was.
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    with pytest.raises(ValueError, match="already holds a finished run; give another --output"):
+        train(recipe, whole)
+    assert train(recipe, whole, resume=True) == result
+    assert "nothing to resume" in capsys.readouterr().err
+    other = parse_recipe(recipe.sections(), ["training.learning_rate=1e-4"])
+    with pytest.raises(ValueError, match=r"training\.learning_rate = 0\.003, now it is 0\.0001"):
+        train(other, whole, resume=True)
+    with pytest.raises(ValueError, match="holds no run to resume"):
+        train(recipe, tmp_path / "nothing", resume=True)
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        train(recipe, tmp_path / "file")
+
+    # A run can start from another's model.
+    table = recipe.sections() | {"model": {"pretrained": str(whole)}}
+    further = parse_recipe(table, ["training.steps=2", "training.eval_every=2"])
+    assert train(further, tmp_path / "further")["loss"] < metrics(whole)[0]["loss"]
+
+
+def test_killed_and_resumed_equals_uninterrupted(table, tmp_path):
+    table["training"] |= {"steps": 16, "log_every": 1, "save_every": 3, "eval_every": 6}
+    table["model"] |= {"variant": "lmm"}
+    recipe = parse_recipe(table)
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipe.to_toml())
+    killed = tmp_path / "killed"
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    command = [sys.executable, "-m", "titanslab.cli", "train", str(path), "--output", str(killed)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (killed / "metrics.jsonl").exists() and len(metrics_lines(killed)) >= 7:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, errors
+    assert not (killed / "result.json").exists()
+
+    result = train(recipe, killed, resume=True)
+    assert result["resumed_from"] >= 3
+    whole = tmp_path / "whole"
+    train(recipe, whole)
+    assert metrics(killed) == metrics(whole)
+    assert same_weights(weights(killed), weights(whole))
+
+
+def metrics_lines(folder):
+    return (folder / "metrics.jsonl").read_text().split("\n")
+
+
+def test_half_written_and_damaged_checkpoints_are_not_resumed_from(recipe, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 11)
+        with pytest.raises(Stopped):
+            train(recipe, folder)
+    five, ten = checkpoints.all_checkpoints(folder / "checkpoints")
+    truncated = (ten / "model.safetensors").read_bytes()[:-10]
+    (ten / "model.safetensors").write_bytes(truncated)
+    half = folder / "checkpoints" / "checkpoint-11"
+    half.mkdir()
+    (half / "config.json").write_text("{")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 11, "lo')
+    result = train(recipe, folder, resume=True)
+    assert result["resumed_from"] == checkpoints.step_of(five) == 5
+    assert "checkpoint-10 is damaged" in capsys.readouterr().err
+    assert not half.exists()
+    assert [line["step"] for line in metrics(folder) if "loss" in line] == [2, 4, 5, 6, 8, 10, 12]
+
+
+def test_nothing_is_written_when_something_is_wrong(table, tmp_path):
+    output = tmp_path / "run"
+    for changes, message in (
+        (["data.sequence_length=100000"], "too little data: .* make 0 rows"),
+        (["training.batch_size=4000"], "one batch needs 8000"),
+        (["data.train=missing.txt"], "does not exist"),
+        (["data.text_documents=file", "data.validation=missing"], "'missing' does not exist"),
+        (["model.hidden_size=15"], "hidden_size must be a multiple"),
+        (["model.vocab_size=100"], "vocab_size is 100, but the tokenizer 'byte' has 259"),
+        (["data.tokenizer=missing.json"], r"missing\.json"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            train(parse_recipe(table, changes), output)
+        assert not output.exists()
+
+
+def test_streamed_run_resumes_with_the_rows_it_would_have_seen(table, tmp_path, monkeypatch):
+    table["data"] |= {"streaming": True, "shuffle_buffer": 8}
+    del table["data"]["validation"], table["data"]["validation_samples"], table["training"]["eval_every"]
+    table["training"] |= {"steps": 8, "save_every": 3}
+    recipe = parse_recipe(table)
+    train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Stopped):
+            train(recipe, tmp_path / "stopped")
+    assert train(recipe, tmp_path / "stopped", resume=True)["resumed_from"] == 3
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_weight_decay_is_for_matrices_alone(recipe, tmp_path):
+    trainer, *_ = run._build(recipe, tmp_path / "run", 1, lambda text: None)
+    trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    decayed, kept = set(), set()
+    for group in trainer.optimizer.param_groups:
+        (decayed if group["weight_decay"] else kept).update(names[id(p)] for p in group["params"])
+    assert decayed | kept == set(names.values())
+    assert "model.layers.0.mlp.down_proj.weight" in decayed
+    assert all(trainer.model.get_parameter(name).ndim >= 2 for name in decayed)
+    assert any("norm" in name for name in kept)
+    assert not any("theta" in name or "alpha" in name or "norm" in name for name in decayed)

@@ -1,0 +1,80 @@
+"""From [data] to rows: tasks and mixtures with text, validation, too little data."""
+
+import numpy as np
+import pytest
+
+from titanslab.data import byte_tokenizer
+from titanslab.training.recipe import DataRecipe
+from titanslab.training.sources import training_stream, validation_rows
+
+
+def rows(data, seed=0, count=12, **options):
+    stream = training_stream(data, byte_tokenizer(), seed=seed, **options)
+    return [stream.row(index) for index in range(count)]
+
+
+def test_text_is_shuffled_by_the_seed(text_file):
+    data = DataRecipe(train=str(text_file), sequence_length=64)
+    first = [row["input_ids"].tolist() for row in rows(data)]
+    assert first == [row["input_ids"].tolist() for row in rows(data)]
+    assert first != [row["input_ids"].tolist() for row in rows(data, seed=1)]
+    data.shuffle = False
+    text = text_file.read_bytes()
+    assert bytes(rows(data)[0]["input_ids"][1:].tolist()) == text[:63]
+
+
+def test_one_document_a_row(text_file):
+    data = DataRecipe(
+        train=str(text_file), text_documents="line", pack_documents=False, sequence_length=64, shuffle=False
+    )
+    row = rows(data)[1]
+    line = text_file.read_bytes().split(b"\n")[1]
+    assert row["input_ids"][: len(line) + 3].tolist() == [256, *line, 257, 258]
+    assert (row["labels"][len(line) + 2 :] == -100).all()
+
+
+def test_too_little_text_says_how_much_is_needed(text_file):
+    data = DataRecipe(train=str(text_file), sequence_length=4096)
+    with pytest.raises(
+        ValueError, match=r"make \d rows of data\.sequence_length = 4096, and one batch needs 64"
+    ):
+        rows(data, rows_needed=64)
+
+
+def test_validation_scores_every_byte_and_can_be_cut_short(text_file):
+    size = text_file.stat().st_size
+    data = DataRecipe(train="unused", validation=str(text_file), sequence_length=100)
+    validation = validation_rows(data, byte_tokenizer())
+    scored = sum(int((validation.rows[i]["labels"] != -100).sum()) for i in range(len(validation.rows)))
+    assert scored == size + 2  # and the start and end token
+    assert validation.bytes_per_token == pytest.approx(size / (size + 1))
+    data.validation_samples = 3
+    short = validation_rows(data, byte_tokenizer()).rows
+    assert len(short) == 3
+    with pytest.raises(IndexError):
+        short[3]
+
+
+def test_tasks_make_rows_by_number_and_mix_with_text(text_file):
+    options = {"num_facts": 2, "fact_every": 16, "background": str(text_file)}
+    data = DataRecipe(task="recall", task_options=options, sequence_length=256)
+    alone = rows(data)
+    assert {row["input_ids"].shape for row in alone} == {(256,)}
+    assert all(row["document_ids"].shape == (256,) for row in alone)
+    again = training_stream(data, byte_tokenizer(), seed=0).row(7)
+    assert np.array_equal(again["input_ids"], alone[7]["input_ids"])
+    mixed = DataRecipe(
+        task="recall", task_options=options, task_share=0.5, train=str(text_file), sequence_length=256
+    )
+    drawn = rows(mixed, count=40)
+    from_task = [
+        any(np.array_equal(r["input_ids"], t["input_ids"]) for t in rows(data, count=40)) for r in drawn
+    ]
+    assert 8 <= sum(from_task) <= 32
+
+
+def test_unknown_tasks_and_options_are_named():
+    with pytest.raises(ValueError, match=r"data\.task = 'nope': name is 'nope'; it must be one of"):
+        rows(DataRecipe(task="nope", sequence_length=64))
+    with pytest.raises(ValueError, match=r"data\.task_options of data\.task = 'kv_recall': .*colour"):
+        rows(DataRecipe(task="kv_recall", task_options={"colour": 3}, sequence_length=64))
