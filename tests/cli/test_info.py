@@ -22,11 +22,38 @@ def test_parameters_are_those_of_the_model(variant, titans):
     assert code == 0, err
     count = sum(parameter.numel() for parameter in model.parameters())
     assert f"titans {variant}, {count:,} parameters" in out
+    state = next(line for line in out.splitlines() if line.startswith("state"))
+    assert state.endswith("constant")
+    assert ("fast weights" in out) == (variant != "attention")
+    assert "FLOPs per token, forward, over 4,096 tokens" in out
+
+
+def test_a_cache_that_grows_says_so(titans, tmp_path):
+    TitansConfig.preset("tiny", variant="attention", window_size=None).save_pretrained(tmp_path)
+    out = titans("info", "--config", tmp_path, "--tokens", "1000")[1]
+    state = next(line for line in out.splitlines() if line.startswith("state"))
+    assert "after 1,000 tokens" in state
+    assert state.endswith("at twice that")
+
+
+def test_models_of_others_are_counted(titans, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    config.save_pretrained(tmp_path)
+    count = sum(parameter.numel() for parameter in LlamaForCausalLM(config).parameters())
+    assert f"llama, {count:,} parameters" in titans("info", "--config", tmp_path)[1]
 
 
 def test_config_from_a_run_a_file_and_a_recipe(titans, trained, recipe_file):
     lines = [
-        [line for line in titans("info", "--config", place)[1].splitlines() if line.startswith("model")]
+        [
+            line
+            for line in titans("info", "--config", place)[1].splitlines()
+            if line.startswith(("model", "state"))
+        ]
         for place in (trained, trained / "config.json", recipe_file)
     ]
     assert lines[0]

@@ -19,8 +19,9 @@ def info(
     variant: Annotated[
         str | None, typer.Option(help="lmm, mal, mag, mac or attention, with --preset.")
     ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Sequence length for FLOPs and state.")] = 4096,
 ) -> None:
-    """Show versions, devices, memory backends and why, and parameters, FLOPs and state bytes of a config.
+    """Show versions, devices, memory backends and why; parameters, FLOPs and state bytes of a config.
 
     Example: [bold]titans info --preset 170m --variant mag[/bold]
     """
@@ -44,7 +45,7 @@ def info(
     _versions(console)
     _backends(console, chosen)
     if chosen is not None:
-        _cost(console, chosen)
+        _cost(console, chosen, tokens)
 
 
 def read_config(path: Path) -> Any:
@@ -111,14 +112,51 @@ def _backends(console: Any, config: Any) -> None:
             console.print(f"memory     {place.type}, {what}: {choice.name} ({choice.reason})")
 
 
-def _cost(console: Any, config: Any) -> None:
+def _cost(console: Any, config: Any, tokens: int) -> None:
+    from titanslab.models.config import TitansConfig
+
+    if not isinstance(config, TitansConfig):
+        console.print(f"model      {config.model_type}, {_count_parameters(config):,} parameters")
+        return
+    from titanslab.models.cost import cost
+
+    found, longer = cost(config, tokens), cost(config, 2 * tokens)
+    console.print(
+        f"model      titans {config.variant}, {found.parameters:,} parameters "
+        f"({found.embedding_parameters:,} of them embedding)"
+    )
+    console.print(
+        f"compute    {_short(found.flops_per_token)}FLOPs per token, forward, over {tokens:,} tokens"
+    )
+    grows = (
+        "constant"
+        if longer.cache_bytes == found.cache_bytes
+        else f"{_bytes(longer.cache_bytes)} at twice that"
+    )
+    console.print(
+        f"state      {_bytes(found.cache_bytes)} per sequence after {tokens:,} tokens, fp32; {grows}"
+    )
+    if found.memory_weights:
+        console.print(f"memory     {found.memory_weights:,} fast weights per sequence")
+
+
+def _count_parameters(config: Any) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):  # shapes alone: a large model costs no memory here
-        model = AutoModelForCausalLM.from_config(config)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    console.print(
-        f"model      {config.model_type} {getattr(config, 'variant', '')}".rstrip()
-        + f", {count:,} parameters"
-    )
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+
+
+def _short(number: float) -> str:
+    for power, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= power:
+            return f"{number / power:.2f} {letter}"
+    return f"{number:.0f} "
+
+
+def _bytes(count: int) -> str:
+    for power, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= power:
+            return f"{count / power:.2f} {unit} ({count:,} bytes)"
+    return f"{count} bytes"
