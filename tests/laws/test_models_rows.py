@@ -9,7 +9,6 @@ from tolerances import EXACT
 VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "full"]
 
 
-
 @pytest.fixture(params=VARIANTS)
 def model(request) -> TitansForCausalLM:
     torch.manual_seed(0)

@@ -9,7 +9,6 @@ from tolerances import EXACT
 VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "full"]
 
 
-
 def make_model(variant: str, **overrides) -> TitansForCausalLM:
     torch.manual_seed(0)
     fields = dict(
@@ -56,7 +55,9 @@ def test_several_tokens_onto_a_filled_cache(variant, cuts):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("overrides", [{}, {"num_persistent_tokens": 0, "conv_size": 1, "window_size": 1, "segment_len": 1}])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"num_persistent_tokens": 0, "conv_size": 1, "window_size": 1, "segment_len": 1}]
+)
 @torch.no_grad()
 def test_decode_is_prefill(variant, overrides):
     if variant == "full":

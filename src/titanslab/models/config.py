@@ -1,6 +1,7 @@
 """`TitansConfig`: every choice a Titans model is built from, checked when it is made."""
 
 import difflib
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -31,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "170m": PAPER | {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 16},
     "340m": PAPER | {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
-    "400m": PAPER | {"hidden_size": 1088, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "400m": PAPER | {"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16},
     "760m": PAPER | {"hidden_size": 1536, "num_hidden_layers": 24, "num_attention_heads": 16},
     "1.3b": PAPER | {"hidden_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 8},
 }
@@ -115,6 +116,10 @@ class TitansConfig(PreTrainedConfig):
         if self.memory_half_lives is not None:
             self.memory_half_lives = list(self.memory_half_lives)
         self.rope_parameters = dict(self.rope_parameters or {})
+        if self.rope_parameters.get("rope_type", "default") != "default":
+            raise ValueError(
+                f"rope_parameters: rope_type must be 'default', got {self.rope_parameters['rope_type']!r}"
+            )
         super().__post_init__(**kwargs)
         self.check()
         from titanslab.models.register import register_models
@@ -125,8 +130,8 @@ class TitansConfig(PreTrainedConfig):
     def preset(cls, name: str, variant: str = "mac", **overrides: Any) -> "TitansConfig":
         """A model of the paper's sizes, or `tiny` for a laptop.
 
-        Shapes of 170m, 340m, 760m and 1.3b are the camera-ready's. It has no row for 400m (OURS: 24 blocks of
-        1088, scaled from 340m). A size is a name: what a variant counts, `titanslab.models.cost` tells.
+        Shapes of 170m, 340m, 760m and 1.3b are the camera-ready's. It has no row for 400m (OURS: 340m with 28
+        blocks, which keeps heads of 64). A size is a name: what a variant counts, `titanslab.models.cost` tells.
 
         Raises:
             ValueError: an unknown preset, variant or field, with the nearest known name.
@@ -135,7 +140,7 @@ class TitansConfig(PreTrainedConfig):
             raise ValueError(
                 f"preset must be one of {', '.join(PRESETS)}; got {name!r}{nearest(name, tuple(PRESETS))}"
             )
-        known = tuple(cls.__dataclass_fields__)
+        known = tuple(field.name for field in fields(cls))
         for field in overrides:
             if field not in known:
                 raise ValueError(f"TitansConfig has no field {field!r}{nearest(field, known)}")
@@ -201,10 +206,7 @@ class TitansConfig(PreTrainedConfig):
         if self.memory_grad_clip is not None:
             self._check_positive("memory_grad_clip", self.memory_grad_clip)
         self._check_half_lives()
-        rope = self.rope_parameters or {}
-        if rope.get("rope_type", "default") != "default":
-            raise ValueError(f"rope_parameters: rope_type must be 'default', got {rope['rope_type']!r}")
-        self._check_positive("rope_parameters: rope_theta", rope.get("rope_theta"))
+        self._check_positive("rope_parameters: rope_theta", (self.rope_parameters or {}).get("rope_theta"))
         for name in ("pad_token_id", "bos_token_id"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and 0 <= value < self.vocab_size):
@@ -234,10 +236,10 @@ class TitansConfig(PreTrainedConfig):
 
     def _reject_unknown(self, kwargs: dict[str, Any]) -> None:
         """A misspelt field must not become an attribute nobody reads."""
-        known = tuple(self.__class__.__dataclass_fields__)
-        for name in kwargs:
+        known = tuple(field.name for field in fields(self))
+        for name in set(kwargs) - {"model_type", *FOREIGN}:
             guess = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-            if guess and not name.startswith("_") and name not in FOREIGN:
+            if guess and not name.startswith("_"):
                 raise ValueError(f"unknown field {name!r} in TitansConfig; did you mean {guess[0]!r}?")
 
 

@@ -1,0 +1,162 @@
+"""What a config costs: parameters, FLOPs of a forward pass, bytes of its cache. Closed forms, checked by tests.
+
+FLOPs are those of matrix products, two per multiply-add; norms, convolutions, activations and gates along a
+channel are left out, as FLOP counters leave them out. Scores that a mask hides count: they are computed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from titanslab.memory import MemoryNetwork
+from titanslab.models.config import TitansConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a model.
+
+    Args:
+        parameters: all of them, tied ones once. embedding_parameters: of these, in the embedding and an untied head.
+        memory_weights: fast weights of all blocks, the learned M_0 of one sequence.
+        flops_per_token: of a forward pass over `tokens`, one row.
+        cache_bytes: of one row's cache after `tokens`.
+    """
+
+    parameters: int
+    embedding_parameters: int
+    memory_weights: int
+    flops_per_token: float
+    cache_bytes: int
+
+
+def cost(config: TitansConfig, tokens: int = 4096, dtype: torch.dtype = torch.float32) -> Cost:
+    """All figures of a config for sequences of `tokens`, weights in `dtype`."""
+    embedding = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    block = (
+        _mixer_parameters(config)
+        + config.hidden_size
+        + 3 * config.hidden_size * (config.intermediate_size or 0)
+    )
+    return Cost(
+        parameters=embedding + config.num_hidden_layers * block + config.hidden_size,
+        embedding_parameters=embedding,
+        memory_weights=0
+        if config.variant == "attention"
+        else config.num_hidden_layers * _fast_weights(config),
+        flops_per_token=forward_flops(config, 1, tokens) / tokens,
+        cache_bytes=cache_bytes(config, 1, tokens, dtype),
+    )
+
+
+def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
+    """FLOPs of one forward pass over `[batch, tokens]` without a cache, padding or documents, logits included."""
+    d, rows = config.hidden_size, batch * tokens
+    persistent = config.num_persistent_tokens
+    total = 2 * rows * d * config.vocab_size
+    block = 6 * rows * d * (config.intermediate_size or 0)
+    if config.variant != "attention":
+        block += _memory_flops(config, batch, tokens)
+        if persistent:
+            block += _memory_flops(config, 1, persistent)
+    if config.variant in ("attention", "mal", "mag"):
+        block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _scores(config, tokens)
+    if config.variant == "mac":
+        block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _segment_scores(config, tokens)
+        # reading h: its q, output gate and output projections, the memory itself, then attention's k and v of h
+        block += 10 * rows * d * d + 2 * rows * _fast_weights(config)
+    if config.variant in ("mag", "mac") and config.gate_type == "mix":
+        block += 2 * rows * d * d
+    return total + config.num_hidden_layers * block
+
+
+def cache_bytes(config: TitansConfig, batch: int, tokens: int, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes of a `TitansCache` after `tokens`; they depend on `tokens` in full attention only."""
+    wide = torch.promote_types(dtype, torch.float32).itemsize
+    d, persistent = config.hidden_size, config.num_persistent_tokens
+    block = 0
+    if config.variant != "attention":
+        fast = _fast_weights(config) * wide
+        block += 3 * fast + 8 + 4 * (config.conv_size - 1) * d * dtype.itemsize
+        block += fast if config.variant == "mac" else 0
+    if config.variant == "mac":
+        slots = persistent + 2 * config.segment_len
+    elif config.variant == "lmm":
+        slots = 0
+    else:
+        slots = persistent + (tokens if config.window_size is None else config.window_size - 1)
+    block += 2 * slots * d * dtype.itemsize
+    return batch * (config.num_hidden_layers * block + 8)
+
+
+def _network(config: TitansConfig) -> MemoryNetwork:
+    return MemoryNetwork(
+        config.memory_depth, config.memory_expansion, config.memory_residual, config.memory_norm
+    )
+
+
+def _fast_weights(config: TitansConfig) -> int:
+    return (config.num_memory_heads or 1) * _network(config).num_weights(config.memory_head_dim)
+
+
+def _mixer_parameters(config: TitansConfig) -> int:
+    d = config.hidden_size
+    total = d + config.num_persistent_tokens * d  # its norm, and the persistent tokens
+    if config.variant != "attention":
+        gates = 1 + config.memory_momentum + config.memory_forgetting
+        outputs = (config.num_memory_heads or 1) * (
+            config.memory_depth if config.memory_gates_per_layer else 1
+        )
+        total += 5 * d * d + gates * outputs * (d + 1) + d + _fast_weights(config)
+        total += 3 * config.conv_size * d if config.conv_size > 1 else 0
+        total += 2 * d if config.memory_norm else 0
+    if config.variant != "lmm":
+        total += 4 * d * d
+    total += {"mal": d, "mag": 2 * d, "mac": 4 * d}.get(config.variant, 0)
+    if config.variant in ("mag", "mac") and config.gate_type == "mix":
+        total += d * d
+    return total
+
+
+def _memory_flops(config: TitansConfig, batch: int, tokens: int) -> int:
+    """Writing and reading `[batch, tokens]` in chunks; the last one may be short."""
+    d = config.hidden_size
+    gates = 1 + config.memory_momentum + config.memory_forgetting
+    outputs = (config.num_memory_heads or 1) * (config.memory_depth if config.memory_gates_per_layer else 1)
+    projections = 2 * batch * tokens * (5 * d * d + gates * outputs * d)
+    whole, rest = divmod(tokens, config.chunk_size)
+    chunks = whole * chunk_flops(config, config.chunk_size) + (chunk_flops(config, rest) if rest else 0)
+    return projections + batch * (config.num_memory_heads or 1) * chunks
+
+
+def chunk_flops(config: TitansConfig, tokens: int) -> int:
+    """Exact parallel form of one chunk of one head: at depth 2, 11 C D E + 2 C^2 (D + E) multiply-adds.
+
+    Each layer: the keys' forward pass, the queries through M and through S, the two chunk-end products, all of
+    C x d_in x d_out; below the first also the gradient passed down. Then the C x C corrections of the reads.
+    """
+    widths = _network(config).widths(config.memory_head_dim)
+    products = sum((5 + (layer > 0)) * i * o for layer, (i, o) in enumerate(widths))
+    return 2 * (tokens * products + tokens * tokens * sum(i + o for i, o in widths))
+
+
+def _scores(config: TitansConfig, tokens: int) -> int:
+    """Query-key pairs per row that windowed or full attention forms."""
+    persistent, window = config.num_persistent_tokens, config.window_size
+    first = tokens if window is None else min(window, tokens)
+    # a long enough first block takes the persistent tokens along as empty queries
+    queries = first + persistent if first > persistent else first
+    pairs = queries * (first + persistent)
+    rest = tokens - first
+    if rest and window is not None:
+        size = min(window, rest)
+        pairs += math.ceil(rest / size) * size * (persistent + size + window - 1)
+    return pairs
+
+
+def _segment_scores(config: TitansConfig, tokens: int) -> int:
+    """Query-key pairs per row in MAC: each segment sees the persistent tokens, what it recalls and itself."""
+    whole, rest = divmod(tokens, config.segment_len)
+    sizes = [config.segment_len] * whole + [rest] * bool(rest)
+    return sum(size * (config.num_persistent_tokens + 2 * size) for size in sizes)

@@ -1,0 +1,159 @@
+"""`TitansCache`: what it refuses, what it saves, how it takes part in a batch."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import DynamicCache
+
+from titanslab import TitansCache, TitansConfig, TitansForCausalLM
+
+
+def small(variant: str = "mac", **overrides) -> TitansConfig:
+    fields = dict(
+        vocab_size=31, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, memory_expansion=2, chunk_size=4,
+        segment_len=8, window_size=6, num_persistent_tokens=3, intermediate_size=32,
+    )  # fmt: skip
+    return TitansConfig(variant=variant, **(fields | overrides))
+
+
+@pytest.fixture
+def model() -> TitansForCausalLM:
+    torch.manual_seed(0)
+    return TitansForCausalLM(small()).eval()
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(0, 31, (2, 11), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_save_is_whole_or_not_at_all(model, ids, tmp_path, monkeypatch):
+    path = tmp_path / "cache.safetensors"
+    cache = model(ids).past_key_values
+    cache.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        cache.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["cache.safetensors"]
+
+
+@torch.no_grad()
+def test_load_gives_back_every_tensor(model, ids, tmp_path):
+    cache = model(ids, document_ids=torch.ones_like(ids)).past_key_values
+    cache.save(tmp_path / "c")
+    loaded = TitansCache.load(tmp_path / "c", model.config)
+    assert loaded.columns == cache.columns
+    mine, theirs = cache.tensors(), loaded.tensors()
+    assert mine.keys() == theirs.keys() and "document" in mine
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@torch.no_grad()
+def test_load_refuses_what_is_not_a_cache(model, ids, tmp_path):
+    path = tmp_path / "c"
+    with pytest.raises(FileNotFoundError, match="no cache file"):
+        TitansCache.load(path, model)
+    path.write_bytes(b"hello")
+    with pytest.raises(ValueError, match="not a readable cache file"):
+        TitansCache.load(path, model)
+    model(ids).past_key_values.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a readable cache file"):
+        TitansCache.load(path, model)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="not a cache written by TitansCache.save"):
+        TitansCache.load(path, model)
+    save_file({"a": torch.zeros(1)}, path, metadata={"format": "titans-cache", "version": "99"})
+    with pytest.raises(ValueError, match="format version '99'"):
+        TitansCache.load(path, model)
+
+
+@torch.no_grad()
+def test_load_refuses_another_model(model, ids, tmp_path):
+    path = tmp_path / "c"
+    model(ids).past_key_values.save(path, model)
+    with pytest.raises(ValueError, match="another model: variant 'mac' there and 'mag' here"):
+        TitansCache.load(path, small("mag"))
+    with pytest.raises(ValueError, match="chunk_size 4 there and 8 here"):
+        TitansCache.load(path, small(chunk_size=8))
+    TitansCache.load(path, small(fused_loss=True))
+    other = TitansForCausalLM(small())
+    with pytest.raises(ValueError, match="same shape with other weights"):
+        TitansCache.load(path, other)
+    other.load_state_dict(model.state_dict())
+    TitansCache.load(path, other)
+
+
+def test_an_empty_cache_cannot_be_saved(tmp_path):
+    with pytest.raises(ValueError, match="empty"):
+        TitansCache(small()).save(tmp_path / "c")
+    assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_a_model_refuses_foreign_caches(model, ids):
+    with pytest.raises(ValueError, match="must be a TitansCache, got DynamicCache"):
+        model(ids, past_key_values=DynamicCache())
+    with pytest.raises(ValueError, match="cache of a 'lmm' of 2 blocks, this model is a 'mac'"):
+        model(ids, past_key_values=TitansCache(small("lmm")))
+    cache = model(ids).past_key_values
+    with pytest.raises(ValueError, match="holds 2 rows, the input has 1"):
+        model(ids[:1], past_key_values=cache)
+
+
+@torch.no_grad()
+def test_rows_are_selected_and_repeated(model, ids):
+    later = ids[:, :4]
+    expected = model(torch.cat((ids, later), dim=1)).logits[:, 11:]
+    cache = model(ids).past_key_values
+    cache.batch_repeat_interleave(2)
+    assert cache.batch_size == 4
+    out = model(later.repeat_interleave(2, dim=0), past_key_values=cache).logits
+    torch.testing.assert_close(out[::2], expected, atol=1e-4, rtol=0)
+    cache = model(ids).past_key_values
+    cache.batch_select_indices(torch.tensor([1]))
+    torch.testing.assert_close(
+        model(later[1:], past_key_values=cache).logits, expected[1:], atol=1e-4, rtol=0
+    )
+
+
+@torch.no_grad()
+def test_reset_forgets(model, ids):
+    first = model(ids).logits
+    cache = TitansCache(model.config)
+    model(ids.flip(1), past_key_values=cache)
+    cache.reset()
+    assert (cache.get_seq_length(), cache.batch_size, cache.nbytes()) == (0, -1, 0)
+    assert torch.equal(model(ids, past_key_values=cache).logits, first)
+
+
+def test_crop_says_why_not(model, ids):
+    with pytest.raises(NotImplementedError, match="cannot unlearn"):
+        model(ids).past_key_values.crop(-1)
+    with pytest.raises(NotImplementedError, match="key by key"):
+        TitansCache(model.config).update(None, None, 0)
+
+
+def test_gradients_flow_through_a_cache_until_detached(ids):
+    model = TitansForCausalLM(small("lmm")).double()
+    cache = TitansCache(model.config)
+    model(ids, past_key_values=cache)
+    early = model.model.embed_tokens.weight
+    loss = model(ids[:, :1], past_key_values=cache.fork()).logits.square().sum()
+    whole = torch.autograd.grad(loss, early, retain_graph=True)[0]
+    loss = model(ids[:, :1], past_key_values=cache.detach()).logits.square().sum()
+    cut = torch.autograd.grad(loss, early)[0]
+    assert (whole - cut).abs().max() > 1e-9
+
+
+@torch.no_grad()
+def test_full_attention_grows_and_says_so():
+    model = TitansForCausalLM(small("attention", window_size=None)).eval()
+    ids = torch.zeros(1, 10, dtype=torch.int64)
+    cache = model(ids).past_key_values
+    before = cache.nbytes()
+    model(ids, past_key_values=cache)
+    assert cache.nbytes() == before + 2 * 2 * 10 * 16 * 4
