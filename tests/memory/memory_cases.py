@@ -50,9 +50,19 @@ class Problem:
 
     def run(self, backend: str, **changes):
         names = ("q", "k", "v", "theta", "eta", "alpha")
-        options = {"state": self.state, "mask": self.mask, "reset": self.reset, "initial": self.initial} | changes
+        options = {
+            "state": self.state,
+            "mask": self.mask,
+            "reset": self.reset,
+            "initial": self.initial,
+        } | changes
         return neural_memory(
-            *(self.leaves[n] for n in names), self.network, self.params, chunk_size=self.chunk_size, backend=backend, **options
+            *(self.leaves[n] for n in names),
+            self.network,
+            self.params,
+            chunk_size=self.chunk_size,
+            backend=backend,
+            **options,
         )
 
 
@@ -86,7 +96,11 @@ def make(case: Case) -> Problem:
         )
 
     start = weights("W", ())
-    norm = (leaf("norm_weight", 1 + 0.1 * normal(h, d)), leaf("norm_bias", 0.1 * normal(h, d))) if case.norm else (None, None)
+    norm = (
+        (leaf("norm_weight", 1 + 0.1 * normal(h, d)), leaf("norm_bias", 0.1 * normal(h, d)))
+        if case.norm
+        else (None, None)
+    )
     state = initial = None
     if case.state:
         offset = torch.randint(0, case.chunk_size, (b,), generator=g)

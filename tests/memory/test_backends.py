@@ -3,6 +3,7 @@
 import pytest
 import torch
 from memory_cases import Case, distance, loss_of_precision, make, outputs_and_gradients, worst
+
 from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
 
 BASE = Case()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from memory_cases import Case, distance, make
+
 from tolerances import EXACT
 
 BARE = Case(depth=1, residual=False, norm=False, chunk_size=1, tokens=12, batch=1, heads=2, head_dim=5)

@@ -46,7 +46,11 @@ def test_ops_describe_themselves() -> None:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=g).to(DEVICE)
 
-    q, gates, state = normal(1, 16, 1, 16), torch.rand(3, 1, 1, 16, 1, generator=g).to(DEVICE), normal(1, 32, 16)
+    q, gates, state = (
+        normal(1, 16, 1, 16),
+        torch.rand(3, 1, 1, 16, 1, generator=g).to(DEVICE),
+        normal(1, 32, 16),
+    )
     rest = ([], [state], [normal(1, 16), normal(1, 16)], None, None, None)
     forward = (q, q, q, gates, [state], *rest, 16, True, None)
     torch.library.opcheck(fused_op.fused_memory, forward, test_utils=checks)
@@ -64,8 +68,8 @@ HOPPER = '''
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from titanslab.memory.chunk import Form
 from titanslab.memory.kernels import passes, plan
+from titanslab.memory.network import MemoryNetwork
 
 NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1"}
 
@@ -80,7 +84,7 @@ class Compiled:
         def launch(*args, num_warps=4, **shapes):
             names = self.kernel.arg_names
             signature = dict(zip(names, map(kind, args))) | dict.fromkeys(shapes, "constexpr")
-            assert list(signature) == names, set(names) ^ set(signature)
+            assert set(signature) == set(names), set(names) ^ set(signature)
             constants = {(names.index(n),): v for n, v in shapes.items()}
             source = ASTSource(self.kernel, signature, constants)
             built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
@@ -90,7 +94,7 @@ class Compiled:
 
 for name in ("state_forward", "read_forward", "read_backward", "state_backward", "memory_step"):
     setattr(passes, name, Compiled(getattr(passes, name)))
-form, width, hidden, rows = Form(2, True, True, 0.5), 32, 64, 2
+form, width, hidden, rows = MemoryNetwork(grad_clip=0.5), 32, 64, 2
 state = [torch.zeros(rows, 2 * width, hidden), torch.zeros(rows, 2 * hidden, width)]
 anchor = [s[:, : s.shape[1] // 2].contiguous() for s in state]
 norm = [torch.ones(rows, width)] * 2
@@ -113,5 +117,12 @@ def test_kernels_compile_for_hopper(tmp_path) -> None:
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.split("\n")[:-1] == [
         f"{kernel} compiled"
-        for kernel in ("state_forward", "read_forward", "state_forward", "read_backward", "state_backward", "memory_step")
+        for kernel in (
+            "state_forward",
+            "read_forward",
+            "state_forward",
+            "read_backward",
+            "state_backward",
+            "memory_step",
+        )
     ]

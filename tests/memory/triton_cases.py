@@ -4,9 +4,9 @@ import os
 
 import torch
 from memory_cases import Case, Problem, distance, make, outputs_and_gradients
-from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
 
 from titanslab.memory import MemoryParams, MemoryState
+from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # read when Triton is imported, which nothing does before tests are collected
@@ -29,7 +29,9 @@ def on_device(problem: Problem) -> Problem:
         return None if s is None else s.map(lambda t: move(t))
 
     params = MemoryParams(
-        tuple(move(w) for w in problem.params.weights), move(problem.params.norm_weight), move(problem.params.norm_bias)
+        tuple(move(w) for w in problem.params.weights),
+        move(problem.params.norm_weight),
+        move(problem.params.norm_bias),
     )
     leaves = {n: move(t) for n, t in problem.leaves.items()}
     return Problem(

@@ -26,7 +26,6 @@ class Form(NamedTuple):
 
     depth: int
     residual: bool
-    norm: bool
     grad_clip: float | None
 
 
@@ -54,7 +53,7 @@ def outer_slopes(
             a = F.gelu(z)
             inputs.append(a)
     z = products[-1]
-    if form.norm:
+    if scale is not None and shift is not None:
         unit, rstd = normalize(z)
         error = unit * scale + shift - v
     else:
@@ -62,7 +61,7 @@ def outer_slopes(
     if form.residual:
         error = error + k
     d = 2 * error
-    if form.norm:
+    if scale is not None and shift is not None:
         d = normalize_backward(d * scale, unit, rstd)
     slopes = [clip_rows(d, form.grad_clip)]
     for layer in range(form.depth - 2, -1, -1):
@@ -79,7 +78,7 @@ def advance(
     mixes: list[Tensor],
     out: list[Tensor],
 ) -> None:
-    """State after a chunk, into `out`. `ends [N, 3]`: start, lag, momentum_end; `mixes [N, C, 2]`: weights of writes."""
+    """State after a chunk, into `out`. `ends [N, 3]`: start, lag, momentum_end; `mixes [N, C, 2]`: of its writes."""
     for layer in range(len(state)):
         width = a[layer].shape[2]
         m, s = state[layer][:, :width], state[layer][:, width:]
@@ -135,7 +134,7 @@ def read_chunks(
         if layer < form.depth - 1:
             x = F.gelu(z)
     z = products[-1]
-    if form.norm:
+    if scale is not None and shift is not None:
         z = normalize(z)[0] * scale + shift
     return (q + z if form.residual else z), reads, products
 
@@ -169,7 +168,7 @@ def read_chunks_backward(
     _, reads, products = read_chunks(q, inputs, slopes, state, start, lag, mix, scale, shift, form)
     d_scale = d_shift = None
     dz = dy
-    if form.norm:
+    if scale is not None and shift is not None:
         unit, rstd = normalize(products[-1])
         d_scale, d_shift = dy * unit, dy
         dz = normalize_backward(dy * scale, unit, rstd)
@@ -197,7 +196,7 @@ def read_chunks_backward(
         if layer > 0:
             dz = dx * gelu_slope(products[layer - 1])
     dq = dx + dy if form.residual else dx
-    return ReadGradient(dq, *grads, d_scale, d_shift), reads
+    return ReadGradient(dq, grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], d_scale, d_shift), reads
 
 
 def write_chunk_backward(
@@ -217,9 +216,7 @@ def write_chunk_backward(
     start: list[Tensor],
     lag: list[Tensor],
     form: Form,
-) -> tuple[
-    Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor | None, Tensor | None
-]:
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor | None, Tensor | None]:
     """Backward of one chunk's write, and the gradient of its reads in the state.
 
     Args:
@@ -264,7 +261,7 @@ def write_chunk_backward(
     # through the gradient of the loss at z_L
     z, d_last = products[-1], dd[-1]
     d_scale = d_shift = None
-    if form.norm:
+    if scale is not None and shift is not None:
         unit, rstd = normalize(z)
         error = unit * scale + shift - v
     else:
@@ -272,12 +269,12 @@ def write_chunk_backward(
     if form.residual:
         error = error + k
     if form.grad_clip is not None:
-        full = normalize_backward(2 * error * scale, unit, rstd) if form.norm else 2 * error
+        full = normalize_backward(2 * error * scale, unit, rstd) if scale is not None else 2 * error
         inverse = torch.rsqrt(full.square().sum(-1, keepdim=True).clamp_min(1e-38))
         factor, direction = form.grad_clip * inverse, full * inverse
         along = (direction * d_last).sum(-1, keepdim=True)
         d_last = torch.where(factor < 1, factor * (d_last - direction * along), d_last)
-    if form.norm:
+    if scale is not None and shift is not None:
         d_grad = normalize_backward(d_last, unit, rstd)
         d_error = 2 * d_grad * scale
         dz = normalize_double_backward(d_last, 2 * error * scale, unit, rstd)
@@ -293,8 +290,6 @@ def write_chunk_backward(
         da[layer] = torch.baddbmm(da[layer], dz, anchor[layer].transpose(1, 2))
         if layer > 0:
             dz = da[layer] * gelu_slope(products[layer - 1]) + dz_extra[layer - 1]
-    d_anchor = [
-        torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)
-    ]
+    d_anchor = [torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)]
     dk = da[0] + d_error if form.residual else da[0]
     return dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift

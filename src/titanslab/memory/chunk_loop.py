@@ -17,7 +17,7 @@ from titanslab.memory.chunk import (
     write_chunk,
     write_chunk_backward,
 )
-from titanslab.memory.decay import Decay, decay, decay_backward
+from titanslab.memory.decay import Decay, Products, decay, decay_backward
 from titanslab.memory.schedule import Schedule
 
 # chunks whose reads share one batched product
@@ -39,7 +39,7 @@ class _Layout(NamedTuple):
 def _to_slots(x: Tensor, schedule: Schedule | None, chunk_size: int) -> Tensor:
     """`[B,T,H,...]` -> `[chunks, B*H, C, ...]`."""
     if schedule is not None:
-        index = schedule.index.view(*schedule.index.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+        index = schedule.tokens.view(*schedule.tokens.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
         x = x.gather(1, index)
     batch, tokens, heads, *rest = x.shape
     x = x.reshape(batch, tokens // chunk_size, chunk_size, heads, *rest).transpose(2, 3)
@@ -67,13 +67,13 @@ def _layout(
     chunk_size: int,
     group: int,
 ) -> _Layout:
-    slots = [_to_slots(x, schedule, chunk_size) for x in (q, k, v)]
     # gates come as [3, G, B, T, H]
     flat = torch.stack([_to_slots(g, schedule, chunk_size) for g in gates.flatten(0, 1)])
     real = None
     if schedule is not None:
         real = _to_slots(schedule.real[:, :, None].expand(-1, -1, q.shape[2]), None, chunk_size)
-    return _Layout(*slots, flat.view(3, gates.shape[1], *flat.shape[1:]), real, schedule, group)
+    slots = (_to_slots(q, schedule, chunk_size), _to_slots(k, schedule, chunk_size), _to_slots(v, schedule, chunk_size))
+    return _Layout(slots[0], slots[1], slots[2], flat.view(3, gates.shape[1], *flat.shape[1:]), real, schedule, group)
 
 
 class _Coefficients(NamedTuple):
@@ -140,13 +140,14 @@ class _Loop:
         self.layout, self.anchor, self.initial, self.form, self.heads = layout, anchor, initial, form, heads
         self.chunks, self.rows = layout.q.shape[:2]
         self.batch = self.rows // heads
-        self.scale, self.shift = (n.repeat(self.batch, 1)[:, None, :] for n in norm) if norm else (None, None)
+        self.scale: Tensor | None = norm[0].repeat(self.batch, 1)[:, None, :] if norm else None
+        self.shift: Tensor | None = norm[1].repeat(self.batch, 1)[:, None, :] if norm else None
         self.widths = [w.shape[1] // 2 for w in initial]
 
     def groups(self) -> list[tuple[int, int]]:
         return [(i, min(i + self.layout.group, self.chunks)) for i in range(0, self.chunks, self.layout.group)]
 
-    def decay(self, first: int, last: int) -> tuple[Decay, tuple]:
+    def decay(self, first: int, last: int) -> tuple[Decay, tuple[Tensor, Products, Tensor | None]]:
         theta, eta, alpha = self.layout.gates[:, :, first:last]
         real = None if self.layout.real is None else self.layout.real[first:last]
         values, products = decay(theta, eta, alpha, real)
@@ -243,7 +244,7 @@ def forward(
     grad_clip: float | None,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """y, loss, end state, end anchor (none where aligned and no state came), kept states, end offset."""
-    form = Form(len(state), residual, bool(norm), grad_clip)
+    form = Form(len(state), residual, grad_clip)
     layout = _layout(q, k, v, gates, schedule, chunk_size, group)
     loop = _Loop(layout, anchor, initial, norm, form, q.shape[2])
     batch = q.shape[0]
@@ -313,7 +314,7 @@ def backward(
     grad_clip: float | None,
 ) -> _Gradients:
     """Gradients of everything `forward` takes; `d_state`, `d_running` belong to its end state and anchor."""
-    form = Form(len(initial), residual, bool(norm), grad_clip)
+    form = Form(len(initial), residual, grad_clip)
     layout = _layout(q, k, v, gates, schedule, chunk_size, group)
     loop = _Loop(layout, anchor, initial, norm, form, q.shape[2])
     batch = q.shape[0]
@@ -330,13 +331,14 @@ def backward(
         for d, w, r in zip(d_state, loop.widths, d_running, strict=True):
             d[:, :w] += r
         d_running = []
-    elif d_running:
+    elif d_running and schedule is not None:
         at_start = _rows(schedule.offset == 0, loop.heads)
         for d, w, r in zip(d_state, loop.widths, d_running, strict=True):
             d[:, :w] += torch.where(at_start, r, 0)
         d_running = [torch.where(at_start, 0, r) for r in d_running]
         untouched = _rows(schedule.last < 0, loop.heads)
-        for into, r in zip(d_anchor, d_running, strict=False):  # rows without a token: the anchor passes through
+        # rows without a token: the anchor passes through
+        for into, r in zip(d_anchor, d_running, strict=False):
             into += torch.where(untouched, r, 0)
     for g, (first, last) in reversed(list(enumerate(loop.groups()))):
         n = last - first
@@ -373,10 +375,10 @@ def backward(
             for layer in range(form.depth):
                 d_ends[layer].append(ends[layer])
                 d_mixes[layer].append(mixes[layer])
-            if norm:
+            if d_scale is not None and d_shift is not None:
                 d_norm[0] += d_scale.sum(1)
                 d_norm[1] += d_shift.sum(1)
-            if d_running:
+            if d_running and schedule is not None:
                 here = _rows(schedule.last == chunk, loop.heads)
                 d_own = [d + torch.where(here, r, 0) for d, r in zip(d_own, d_running, strict=True)]
             for layer, (d, w) in enumerate(zip(d_state, loop.widths, strict=True)):
@@ -391,7 +393,7 @@ def backward(
                     into += torch.where(fresh, d, 0)
                 d_state = [torch.where(fresh, 0, d) for d in d_state]
         d_state = _flush(d_state)
-        if norm:
+        if grads.scale is not None and grads.shift is not None:
             d_norm[0] += grads.scale
             d_norm[1] += grads.shift
         d_ends_all = [torch.stack(d[::-1]) for d in d_ends]
@@ -399,7 +401,9 @@ def backward(
         d_gates[:, :, first:last] = _gate_gradients(grads, d_ends_all, d_mixes_all, theta, products, real)
     d_gates = torch.stack([_from_slots(x, schedule, batch) for x in d_gates.flatten(0, 1)])
     return _Gradients(
-        *(_from_slots(x, schedule, batch) for x in (dq, dk, dv)),
+        _from_slots(dq, schedule, batch),
+        _from_slots(dk, schedule, batch),
+        _from_slots(dv, schedule, batch),
         d_gates.view(gates.shape),
         d_state,
         d_anchor,
@@ -408,9 +412,7 @@ def backward(
     )
 
 
-def _read_backward(
-    loop: _Loop, first: int, last: int, group: _Group, dy: Tensor
-) -> tuple[list[Tensor], ReadGradient]:
+def _read_backward(loop: _Loop, first: int, last: int, group: _Group, dy: Tensor) -> tuple[list[Tensor], ReadGradient]:
     """Backward of a group's reads, in parts; tensors come back as `[n, rows, ...]`."""
     n, rows, depth = last - first, loop.rows, loop.form.depth
     parts, all_reads = [], []
@@ -439,7 +441,7 @@ def _gate_gradients(
     d_ends: list[Tensor],
     d_mixes: list[Tensor],
     theta: Tensor,
-    products: tuple,
+    products: Products,
     real: Tensor | None,
 ) -> Tensor:
     """Gradients of theta, eta, alpha, stacked: `[3, G, n, rows, C]`."""

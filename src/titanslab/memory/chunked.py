@@ -129,7 +129,21 @@ def chunked_memory_backward(
     """Gradients of q, k, v, gates, then of each state, anchor, initial and norm tensor."""
     schedule, group = _plan(q, initial, offset, mask, reset, chunk_size)
     loop, _ = implementation(q.device, q.dtype, len(initial))
-    arguments = (q, k, v, gates, anchor, initial, norm, schedule, kept, chunk_size, group, residual, grad_clip)
+    arguments = (
+        q,
+        k,
+        v,
+        gates,
+        anchor,
+        initial,
+        norm,
+        schedule,
+        kept,
+        chunk_size,
+        group,
+        residual,
+        grad_clip,
+    )
     with torch.autocast(q.device.type, enabled=False):
         dq, dk, dv, d_gates, *lists = loop.backward(dy, d_state, d_running, *arguments)
     return [dq, dk, dv, d_gates, *(t for part in lists for t in part)]

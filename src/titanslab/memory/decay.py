@@ -24,7 +24,9 @@ class Decay(NamedTuple):
     momentum_mix: Tensor  # [..., C], theta included
 
 
-class _Products(NamedTuple):
+class Products(NamedTuple):
+    """Running products of the gates, kept for the backward."""
+
     kept: Tensor  # A: [..., C, C+1], column 0 = state before the chunk
     carried: Tensor  # E, likewise
     weighted: Tensor  # A masked by real tokens, without column 0
@@ -42,7 +44,7 @@ def _running_products(factor: Tensor) -> Tensor:
     return products.masked_fill(products < 1e-30, 0) if factor.dtype == torch.float32 else products
 
 
-def _products(eta: Tensor, alpha: Tensor, real: Tensor | None) -> _Products:
+def _products(eta: Tensor, alpha: Tensor, real: Tensor | None) -> Products:
     keep = 1 - alpha
     if real is not None:
         keep, eta = torch.where(real, keep, 1), torch.where(real, eta, 1)
@@ -50,10 +52,10 @@ def _products(eta: Tensor, alpha: Tensor, real: Tensor | None) -> _Products:
     weighted = kept[..., 1:]
     if real is not None:
         weighted = weighted * real[..., None, :].to(kept.dtype)
-    return _Products(kept, carried, weighted, weighted @ carried)
+    return Products(kept, carried, weighted, weighted @ carried)
 
 
-def decay(theta: Tensor, eta: Tensor, alpha: Tensor, real: Tensor | None) -> tuple[Decay, _Products]:
+def decay(theta: Tensor, eta: Tensor, alpha: Tensor, real: Tensor | None) -> tuple[Decay, Products]:
     """Coefficients from gates `[..., C]`; `real` (bool, broadcastable) marks slots that hold a token."""
     products = _products(eta, alpha, real)
     if real is not None:
@@ -69,7 +71,7 @@ def decay(theta: Tensor, eta: Tensor, alpha: Tensor, real: Tensor | None) -> tup
 
 
 def decay_backward(
-    grad: Decay, theta: Tensor, products: _Products, real: Tensor | None
+    grad: Decay, theta: Tensor, products: Products, real: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in theta, eta and alpha of `decay`, by the adjoint of the recurrences (no division)."""
     if real is not None:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titanslab.memory.conv import ShortConv
-from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network, gelu_second_moment
+from titanslab.memory.frozen import check_writes, read_frozen
+from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
 from titanslab.memory.op import neural_memory
 from titanslab.memory.state import MemoryState, where_rows
 
@@ -120,7 +121,7 @@ class NeuralMemory(nn.Module):
         if head_dim is None:
             if hidden_size % num_heads:
                 raise ValueError(
-                    f"hidden_size must be a multiple of num_heads or head_dim be given, got {hidden_size} and {num_heads}"
+                    f"hidden_size must be a multiple of num_heads, got {hidden_size} and {num_heads}; or give head_dim"
                 )
             head_dim = hidden_size // num_heads
         self.network = MemoryNetwork(depth, expansion, residual, norm, "gelu", grad_clip)
@@ -169,7 +170,9 @@ class NeuralMemory(nn.Module):
             nn.init.zeros_(gate.bias)
         if self.alpha_proj is not None:
             low, high = (math.log2(h) for h in self.half_lives)
-            steps = torch.linspace(low, high, self.num_heads) if self.num_heads > 1 else torch.tensor([(low + high) / 2])
+            steps = (
+                torch.linspace(low, high, self.num_heads) if self.num_heads > 1 else torch.tensor([(low + high) / 2])
+            )
             alpha = -torch.expm1(-math.log(2) / 2**steps)
             with torch.no_grad():
                 self.alpha_proj.bias.view(self.num_heads, -1).copy_(torch.logit(alpha)[:, None])
@@ -229,7 +232,7 @@ class NeuralMemory(nn.Module):
 
     def initial_state(self, batch_size: int = 1, persistent: Tensor | None = None) -> NeuralMemoryState:
         """Where every document starts: M_0, or what is left after reading `persistent [N_p, hidden_size]`."""
-        weight = self.q_proj.weight
+        weight = self.o_proj.weight
         if persistent is not None and persistent.shape[0] > 0:
             state = self.update(persistent.unsqueeze(0))
             state = NeuralMemoryState(state.memory.at_boundary(), {**state.conv, "read": state.conv["q"]})
@@ -252,14 +255,8 @@ class NeuralMemory(nn.Module):
         else:
             lengths = None
         q, tail = self._features("q", x, state, None, lengths, None, "read")
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        params = self.params
-        if params.norm_weight is not None and params.norm_bias is not None:
-            params = MemoryParams(params.weights, params.norm_weight.to(dtype), params.norm_bias.to(dtype))
-        weights = tuple(w.to(dtype) for w in state.memory.weights)
-        with torch.autocast(x.device.type, enabled=False):
-            y = apply_network(q.to(dtype).transpose(1, 2), weights, self.network, params).transpose(1, 2)
-        y = self._output(y.to(q.dtype), x)
+        y, _, _ = read_frozen(q, q, q, self.network, self.params, state.memory, None)
+        y = self._output(y, x)
         if mask is not None:
             y = _take(y, slot).masked_fill(~mask[..., None], 0)
         return y, NeuralMemoryState(state.memory, {**state.conv, "read": tail})
@@ -285,6 +282,8 @@ class NeuralMemory(nn.Module):
         reset: Tensor | None = None,
         initial: NeuralMemoryState | None = None,
         return_stats: bool = False,
+        learn: bool = True,
+        write_scale: float = 1.0,
     ) -> tuple:
         """Write every token, and read it back right after its own write.
 
@@ -295,10 +294,14 @@ class NeuralMemory(nn.Module):
             reset: bool `[B,T]`, True for the first token of a document.
             initial: where documents start (`initial_state`); default M_0.
             return_stats: also return theta, eta, alpha `[B,T,H,1 or L]` and the inner loss `[B,T,H]`, detached.
+            learn: False freezes the memory: tokens read it and leave weights, momentum and chunk as they are; the
+                convolutions go on.
+            write_scale: theta is multiplied by it.
 
         Returns:
             y `[B,T,hidden_size]` (0 at padding) and the new state, and the dict of stats on request.
         """
+        check_writes(learn, write_scale)
         lengths = slot = None
         real = mask
         if mask is not None:
@@ -309,25 +312,34 @@ class NeuralMemory(nn.Module):
         features = {n: self._features(n, x, state, initial, lengths, reset) for n in ("q", "k", "v")}
         q, k, v = (features[n][0] for n in ("q", "k", "v"))
         theta, eta, alpha = self.gates(x)
+        if write_scale != 1.0:
+            theta = theta * write_scale
         if self.gate_layers == 1:
             theta, eta, alpha = theta[..., 0], eta[..., 0], alpha[..., 0]
-        y, memory, loss = neural_memory(
-            q,
-            k,
-            v,
-            theta,
-            eta,
-            alpha,
-            self.network,
-            self.params,
-            None if state is None else state.memory,
-            self.chunk_size,
-            self.backend,
-            mask=real,
-            reset=reset,
-            initial=None if initial is None else initial.memory,
-            return_loss=True,
-        )
+        before = None if state is None else state.memory
+        document = None if initial is None else initial.memory
+        if learn:
+            y, memory, loss = neural_memory(
+                q,
+                k,
+                v,
+                theta,
+                eta,
+                alpha,
+                self.network,
+                self.params,
+                before,
+                self.chunk_size,
+                self.backend,
+                mask=real,
+                reset=reset,
+                initial=document,
+                return_loss=True,
+            )
+        else:
+            y, memory, loss = read_frozen(
+                q, k, v, self.network, self.params, before, document, reset, return_loss=return_stats
+            )
         y = self._output(y, x)
         tails = {n: features[n][1] for n in features}
         start = state or initial

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class MemoryNetwork:
         """`(d_in, d_out)` of each layer's weight for heads of `head_dim`."""
         hidden = self.expansion * head_dim
         dims = [head_dim] + [hidden] * (self.depth - 1) + [head_dim]
-        return list(zip(dims[:-1], dims[1:], strict=True))
+        return list(pairwise(dims))
 
     def num_weights(self, head_dim: int) -> int:
         """Fast weights of one head."""
@@ -85,9 +86,7 @@ def last_product(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
     return x @ weights[-1]
 
 
-def apply_network(
-    x: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork, params: MemoryParams
-) -> Tensor:
+def apply_network(x: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork, params: MemoryParams) -> Tensor:
     """f(x; W) for `x [B,H,T,D]` and `weights` of `[B,H,d_in,d_out]` -> `[B,H,T,D]`."""
     return output(x, last_product(x, weights), network, params)
 

@@ -48,7 +48,10 @@ def _check(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
 
 
 def _layer_gates(
-    gates: dict[str, Tensor | tuple[Tensor, ...]], q: Tensor, widths: list[tuple[int, int]], dtype: torch.dtype
+    gates: dict[str, Tensor | tuple[Tensor, ...]],
+    q: Tensor,
+    widths: list[tuple[int, int]],
+    dtype: torch.dtype,
 ) -> Gates:
     """Every gate as one `[B,T,H,1]` (or `[B,T,H,d_in]`) tensor per layer."""
     depth, outer = len(widths), tuple(q.shape[:3])
@@ -147,16 +150,18 @@ def neural_memory(
         raise ValueError(f"params.weights must hold {network.depth} tensors (network.depth), got {len(params.weights)}")
     for layer, (weight, width) in enumerate(zip(params.weights, widths, strict=True)):
         _check(f"params.weights[{layer}]", weight, (heads, *width), q)
-    for name, x in (("norm_weight", params.norm_weight), ("norm_bias", params.norm_bias)):
-        if (x is not None) != network.norm:
-            raise ValueError(f"params.{name} must be {'[H, D]' if network.norm else 'None'} where network.norm is {network.norm}")
-        if x is not None:
-            _check(f"params.{name}", x, (heads, head_dim), q)
-    for name, x in (("mask", mask), ("reset", reset)):
-        if x is not None:
-            _check(name, x, (batch, tokens), q)
-            if x.dtype != torch.bool:
-                raise ValueError(f"{name} must be bool, got {x.dtype}")
+    for name, affine in (("norm_weight", params.norm_weight), ("norm_bias", params.norm_bias)):
+        if (affine is not None) != network.norm:
+            raise ValueError(
+                f"params.{name} must be {'[H, D]' if network.norm else 'None'} where network.norm is {network.norm}"
+            )
+        if affine is not None:
+            _check(f"params.{name}", affine, (heads, head_dim), q)
+    for name, flags in (("mask", mask), ("reset", reset)):
+        if flags is not None:
+            _check(name, flags, (batch, tokens), q)
+            if flags.dtype != torch.bool:
+                raise ValueError(f"{name} must be bool, got {flags.dtype}")
     if state is not None:
         _check_state("state", state, q, widths, {batch})
     if initial is not None:
@@ -180,14 +185,13 @@ def neural_memory(
         name = choose_backend(q.device, out_dtype, tokens, network, head_dim, chunk_size, channelwise=channelwise).name
     if channelwise and name in ("chunked", "triton"):
         raise ValueError(f"backend {name!r} takes no channel-wise alpha; use 'recurrent', 'reference' or 'auto'")
-    arguments = (network, params, state, initial, chunk_size, mask, reset)
     if tokens == 0:
         start = initial.at_boundary().expand(batch) if state is None else state
         y, state, loss = torch.zeros_like(q), start, q.new_zeros(batch, 0, heads)
     elif name == "chunked":
-        y, state, loss = chunked(q, k, v, gates, *arguments)
+        y, state, loss = chunked(q, k, v, gates, network, params, state, initial, chunk_size, mask, reset)
     elif name == "triton":
-        y, state, loss = fused(*given, gates, *arguments)
+        y, state, loss = fused(*given, gates, network, params, state, initial, chunk_size, mask, reset)
     else:
         loop = reference if name == "reference" else recurrent
         start = initial.at_boundary().expand(batch) if state is None else state

@@ -28,9 +28,7 @@ def rank_one_gradient(
             inputs.append(F.gelu(products[-1]))
     scale = None if params.norm_weight is None else params.norm_weight[:, None, :]
     shift = None if params.norm_bias is None else params.norm_bias[:, None, :]
-    d, loss = output_gradient(
-        k, v, products[-1], scale, shift, network.residual, network.norm, network.grad_clip
-    )
+    d, loss = output_gradient(k, v, products[-1], scale, shift, network.residual, network.norm, network.grad_clip)
     slopes = [d]
     for layer in range(network.depth - 2, -1, -1):
         slopes.insert(0, (slopes[0] @ weights[layer + 1].transpose(-1, -2)) * gelu_slope(products[layer]))
@@ -65,9 +63,7 @@ def recurrent(
         else:
             starts = offset == 0 if real is None else (offset == 0) & real
             anchor = tuple(where_rows(starts, w, c) for w, c in zip(weights, anchor, strict=True))
-        inputs, slopes, loss = rank_one_gradient(
-            k[:, t].unsqueeze(2), v[:, t].unsqueeze(2), anchor, network, params
-        )
+        inputs, slopes, loss = rank_one_gradient(k[:, t].unsqueeze(2), v[:, t].unsqueeze(2), anchor, network, params)
         loss = loss.squeeze(2)
         new_weights, new_momentum = [], []
         for layer in range(network.depth):

@@ -9,7 +9,6 @@ from torch import Tensor
 from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network, last_product, output
 from titanslab.memory.state import MemoryState, where_rows
 
-
 # per layer (theta, eta, alpha), each [B,T,H,1]; alpha may be [B,T,H,d_in]
 Gates = list[tuple[Tensor, Tensor, Tensor]]
 

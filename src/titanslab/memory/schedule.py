@@ -9,7 +9,7 @@ from torch import Tensor
 class Schedule(NamedTuple):
     """Chunks of a ragged batch; `chunks` is the most any row needs.
 
-    index: int64 `[B, chunks * C]`, the token in each slot (0 where none).
+    tokens: int64 `[B, chunks * C]`, the token in each slot (0 where none).
     real: bool `[B, chunks * C]`, slots that hold a token.
     slot: int64 `[B, T]`, the slot of each token (0 for padding); placed: bool `[B, T]`, tokens that have one.
     resets: bool `[chunks, B]`, chunks that begin a document. has_resets: per chunk, any row does.
@@ -19,7 +19,7 @@ class Schedule(NamedTuple):
     """
 
     chunks: int
-    index: Tensor
+    tokens: Tensor
     real: Tensor
     slot: Tensor
     placed: Tensor
@@ -37,9 +37,7 @@ def is_aligned(tokens: int, chunk_size: int, offset: Tensor | None, mask: Tensor
     return offset is None or not bool(offset.any())
 
 
-def make_schedule(
-    tokens: int, chunk_size: int, offset: Tensor, mask: Tensor | None, reset: Tensor | None
-) -> Schedule:
+def make_schedule(tokens: int, chunk_size: int, offset: Tensor, mask: Tensor | None, reset: Tensor | None) -> Schedule:
     """Lay out `tokens` per row; `offset [B]`, `mask` and `reset` `[B, T]` as in `neural_memory`."""
     device, rows = offset.device, offset.shape[0]
     real = torch.ones(rows, tokens, dtype=torch.bool, device=device) if mask is None else mask

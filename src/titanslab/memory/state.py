@@ -79,11 +79,10 @@ class MemoryState:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "MemoryState":
         """Inverse of `tensors()`."""
         depth = sum(name.startswith("weights.") for name in tensors)
-        groups = (
-            tuple(tensors[f"{name}.{i}"] for i in range(depth))
-            for name in ("weights", "momentum", "chunk_weights")
+        weights, momentum, chunk_weights = (
+            tuple(tensors[f"{name}.{i}"] for i in range(depth)) for name in ("weights", "momentum", "chunk_weights")
         )
-        return cls(*groups, tensors["offset"])
+        return cls(weights, momentum, chunk_weights, tensors["offset"])
 
     def nbytes(self) -> int:
         """Bytes this state takes when stored."""

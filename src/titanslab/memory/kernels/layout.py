@@ -11,9 +11,9 @@ from titanslab.memory.schedule import Schedule, make_schedule
 class Layout(NamedTuple):
     """One call's tokens in slots; `R` tokens a block, chunks of C inside it, rows = batch * heads.
 
-    gates: `[3, G, blocks, rows, R]`. fresh: int32 `[blocks, rows]`, blocks that begin a document. goes_on: int32
-    `[rows]`, the first chunk continues the incoming state's. last: int32 `[rows]`, the chunk of the row's last token
-    (-1 where none). offset: int64 `[B]`, tokens in the running chunk at the end.
+    gates: `[3, G, blocks, rows, R]`. fresh: int32 `[blocks, rows]`, blocks that begin a document.
+    goes_on: int32 `[rows]`, the first chunk continues the incoming state's. last: int32 `[rows]`, the chunk
+    of the row's last token (-1 where none). offset: int64 `[B]`, tokens in the running chunk at the end.
     """
 
     q: Tensor
@@ -36,7 +36,7 @@ def is_ragged(tokens: int, block: int, offset: Tensor | None, mask: Tensor | Non
 def to_slots(x: Tensor, schedule: Schedule | None, block: int) -> Tensor:
     """`[B,T,H,...]` -> `[blocks, B*H, R, ...]`."""
     if schedule is not None:
-        index = schedule.index.view(*schedule.index.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+        index = schedule.tokens.view(*schedule.tokens.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
         x = x.gather(1, index)
     batch, tokens, heads, *rest = x.shape
     x = x.reshape(batch, tokens // block, block, heads, *rest).transpose(2, 3)
@@ -66,7 +66,10 @@ def make_layout(
     chunk_size: int,
     block: int,
 ) -> Layout:
-    """Lay out `q, k, v [B,T,H,D]` and `gates [3,G,B,T,H]`. A document starts a block, so none holds a reset inside."""
+    """Lay out `q, k, v [B,T,H,D]` and `gates [3,G,B,T,H]`.
+
+    A document starts a block, so a reset is never inside one.
+    """
     batch, tokens, heads = q.shape[:3]
     schedule = real = None
     offset = torch.zeros(batch, dtype=torch.int64, device=q.device) if offset is None else offset
@@ -81,8 +84,7 @@ def make_layout(
         chunk = torch.where(schedule.last < 0, -1, schedule.last * (block // chunk_size) + inside)
         last = chunk.repeat_interleave(heads).int()
         offset = schedule.offset % chunk_size
-    slots = [to_slots(x, schedule, block) for x in (q, k, v)]
+    q, k, v = (to_slots(x, schedule, block) for x in (q, k, v))
     flat = torch.stack([to_slots(g, schedule, block) for g in gates.flatten(0, 1)])
-    return Layout(
-        *slots, flat.view(3, gates.shape[1], *flat.shape[1:]), real, schedule, fresh, goes_on, last, offset.clone()
-    )
+    flat = flat.view(3, gates.shape[1], *flat.shape[1:])
+    return Layout(q, k, v, flat, real, schedule, fresh, goes_on, last, offset.clone())

@@ -1,9 +1,8 @@
-"""`backend="triton"`: the fused kernels as custom ops, so that `torch.compile` of a model passes through them."""
+"""`backend="triton"`: the fused kernels as custom ops, which `torch.compile` of a model passes through."""
 
 import torch
 from torch import Tensor
 
-from titanslab.memory.chunk import Form
 from titanslab.memory.kernels import plan as planning
 from titanslab.memory.kernels.layout import is_ragged
 from titanslab.memory.network import MemoryNetwork, MemoryParams
@@ -13,8 +12,7 @@ from titanslab.memory.state import MemoryState
 
 def _plan(q: Tensor, depth: int, last: Tensor, chunk_size: int) -> planning.Plan:
     """From q `[B,T,H,D]` and the last layer's state `[B*H, 2 d_in, D]`."""
-    hidden = q.shape[3] if depth == 1 else last.shape[1] // 2
-    return planning.make_plan(q.shape[3], hidden, chunk_size, q.shape[1])
+    return planning.make_plan(depth, q.shape[3], last.shape[1] // 2, chunk_size, q.shape[1])
 
 
 @torch.library.custom_op("titanslab::fused_memory", mutates_args=())
@@ -41,7 +39,7 @@ def fused_memory(
     """
     from titanslab.memory.kernels.passes import forward
 
-    form = Form(len(state), residual, bool(norm), grad_clip)
+    form = MemoryNetwork(len(state), residual=residual, norm=bool(norm), grad_clip=grad_clip)
     with torch.autocast(q.device.type, enabled=False):
         return forward(
             q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, form,
@@ -87,11 +85,11 @@ def fused_memory_backward(
     """Gradients of q, k, v, gates, then of each state, anchor, initial and norm tensor."""
     from titanslab.memory.kernels.passes import backward
 
-    form = Form(len(initial), residual, bool(norm), grad_clip)
+    form = MemoryNetwork(len(initial), residual=residual, norm=bool(norm), grad_clip=grad_clip)
     with torch.autocast(q.device.type, enabled=False):
         g = backward(
-            dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept, chunk_size,
-            form, _plan(q, form.depth, initial[-1], chunk_size),
+            dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept,
+            chunk_size, form, _plan(q, form.depth, initial[-1], chunk_size),
         )  # fmt: skip
     return [g.q, g.k, g.v, g.gates, *g.state, *g.anchor, *g.initial, *g.norm]
 
@@ -133,6 +131,47 @@ def _differentiate(ctx, dy, d_loss, d_offset, d_end, d_running, d_kept):
 fused_memory.register_autograd(_differentiate, setup_context=_save)
 
 
+@torch.library.custom_op("titanslab::fused_memory_step", mutates_args=())
+def fused_memory_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    weights: list[Tensor],
+    momentum: list[Tensor],
+    anchor: list[Tensor],
+    initial: list[Tensor],
+    norm: list[Tensor],
+    offset: Tensor,
+    mask: Tensor | None,
+    reset: Tensor | None,
+    chunk_size: int,
+    residual: bool,
+    grad_clip: float | None,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """One token, without gradients: no copies of the state, no look at the data from the host.
+
+    Args:
+        q, k, v: `[B,H,D]`; gates: `[3, 1 or L, B, H]`.
+        weights, momentum, anchor: `[B,H,d_in,d_out]` per layer.
+        initial: weights, then momentum, like them; or nothing where `reset` is None. mask, reset: bool `[B]`.
+
+    Returns:
+        y, inner loss `[B,H]`, and the new weights, momentum and anchor.
+    """
+    from titanslab.memory.kernels.passes import step
+
+    form = MemoryNetwork(len(weights), residual=residual, norm=bool(norm), grad_clip=grad_clip)
+    state = (weights, momentum, anchor)
+    return step(q, k, v, gates, *state, initial, norm, offset, mask, reset, chunk_size, form)
+
+
+@fused_memory_step.register_fake
+def _(q, k, v, gates, weights, momentum, anchor, *args):
+    new = [[torch.empty_like(t) for t in group] for group in (weights, momentum, anchor)]
+    return torch.empty_like(q), gates.new_empty(q.shape[:2]), *new
+
+
 def _stack(weights: tuple[Tensor, ...], momentum: tuple[Tensor, ...], batch: int) -> list[Tensor]:
     """Per layer `[B*H, 2 d_in, d_out]`: weights above momentum."""
     pairs = zip(weights, momentum, strict=True)
@@ -152,7 +191,7 @@ def fused(
     mask: Tensor | None,
     reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Same arguments and results as `chunked`, but q, k, v in the caller's dtype: bfloat16 products where they are.
+    """Same arguments and results as `chunked`, but q, k, v in the caller's dtype, which the products use.
 
     Raises:
         RuntimeError: what the kernels cannot run, why, and what to use instead.
@@ -161,16 +200,21 @@ def fused(
     if not runs:
         raise RuntimeError(f"backend 'triton': {reason}; use 'chunked' or 'auto'")
     batch, heads = q.shape[0], q.shape[2]
+    norm = [n.contiguous() for n in (params.norm_weight, params.norm_bias) if n is not None]
+    # layers that share their gates share the coefficients too
+    layers = gates[:1] if all(g is gates[0] for g in gates) else gates
+    stacked = torch.stack([torch.stack([g[i][..., 0] for g in layers]) for i in range(3)])
+    if q.shape[1] == 1:
+        before = initial.at_boundary().expand(batch) if state is None else state
+        inputs = (q, k, v, stacked, *norm, *(t for s in (before, initial) for t in s.tensors().values()))
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
+            return _step(q, k, v, stacked, network, norm, before, initial, chunk_size, mask, reset)
     begin = _stack(initial.weights, initial.momentum, batch)
     if state is None:
         start, anchor, offset = begin, [], None
     else:
         start = _stack(state.weights, state.momentum, batch)
         anchor, offset = [c.flatten(0, 1).contiguous() for c in state.chunk_weights], state.offset
-    norm = [] if params.norm_weight is None else [params.norm_weight.contiguous(), params.norm_bias.contiguous()]
-    # layers that share their gates share the coefficients too
-    shared = all(g is gates[0] for g in gates)
-    stacked = torch.stack([torch.stack([g[i][..., 0] for g in gates[: 1 if shared else None]]) for i in range(3)])
     y, loss, end_offset, end, running, _ = fused_memory(
         q, k, v, stacked, start, anchor, begin, norm, offset, mask, reset, chunk_size, network.residual,
         network.grad_clip,
@@ -179,3 +223,39 @@ def fused(
     weights, momentum = tuple(e[0] for e in ends), tuple(e[1] for e in ends)
     chunk_weights = tuple(r.unflatten(0, (batch, heads)) for r in running)
     return y, MemoryState(weights, momentum, chunk_weights, end_offset), loss
+
+
+def _step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    network: MemoryNetwork,
+    norm: list[Tensor],
+    state: MemoryState,
+    initial: MemoryState,
+    chunk_size: int,
+    mask: Tensor | None,
+    reset: Tensor | None,
+) -> tuple[Tensor, MemoryState, Tensor]:
+    """`fused` for one token."""
+    batch = q.shape[0]
+    q, k, v = (x[:, 0].contiguous() for x in (q, k, v))
+    real = None if mask is None else mask[:, 0].contiguous()
+    fresh = None if reset is None else reset[:, 0].contiguous()
+    groups = [[t.contiguous() for t in g] for g in (state.weights, state.momentum, state.chunk_weights)]
+    begin = []
+    if fresh is not None:
+        begin = [t.expand(batch, *t.shape[1:]).contiguous() for t in (*initial.weights, *initial.momentum)]
+    y, loss, weights, momentum, anchor = fused_memory_step(
+        q, k, v, gates[:, :, :, 0].contiguous(), *groups, begin, norm, state.offset.contiguous(), real, fresh,
+        chunk_size, network.residual, network.grad_clip,
+    )  # fmt: skip
+    offset = state.offset
+    if fresh is not None:
+        offset = offset.masked_fill(fresh if real is None else fresh & real, 0)
+    if real is None:
+        offset = (offset + 1) % chunk_size
+    else:
+        loss, offset = loss.masked_fill(~real[:, None], 0), (offset + real.to(offset.dtype)) % chunk_size
+    return y[:, None], MemoryState(tuple(weights), tuple(momentum), tuple(anchor), offset), loss[:, None]

@@ -1,4 +1,4 @@
-"""The passes over a sequence: groups of blocks, the state kernel and the read kernel of each, and their backward.
+"""The passes over a sequence: group by group, the state kernel and the read kernel, and their backward.
 
 Imported only where Triton is: the kernels are.
 """
@@ -8,23 +8,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.chunk import Form
-from titanslab.memory.decay import Decay, decay, decay_backward
+from titanslab.memory.decay import Decay, Products, decay, decay_backward
 from titanslab.memory.kernels import plan as planning
 from titanslab.memory.kernels.layout import Layout, from_slots, make_layout, to_slots
 from titanslab.memory.kernels.read import read_backward, read_forward
 from titanslab.memory.kernels.state import state_forward
 from titanslab.memory.kernels.state_backward import state_backward
+from titanslab.memory.kernels.step import memory_step
+from titanslab.memory.network import MemoryNetwork
 
 
 class Coefficients(NamedTuple):
     """Decay of one group: over blocks for the reads, over chunks for the state; G = 1 or depth layers."""
 
     read: Decay
-    read_products: tuple
+    read_products: Products
     ends: Tensor  # [G, blocks, rows, R / C, 3]
     mixes: Tensor  # [2, G, blocks, rows, R]
-    chunk_products: tuple
+    chunk_products: Products
 
 
 class Written(NamedTuple):
@@ -52,7 +53,7 @@ class Passes:
         anchor: list[Tensor],
         initial: list[Tensor],
         norm: list[Tensor],
-        form: Form,
+        form: MemoryNetwork,
         heads: int,
         chunk_size: int,
         plan: planning.Plan,
@@ -73,9 +74,9 @@ class Passes:
         theta, eta, alpha = self.layout.gates[:, :, first:last]
         real = None if self.layout.real is None else self.layout.real[first:last]
         read, read_products = decay(theta, eta, alpha, real)
-        chunks = [x.unflatten(-1, (self.in_block, self.chunk_size)) for x in (theta, eta, alpha)]
+        theta, eta, alpha = (x.unflatten(-1, (self.in_block, self.chunk_size)) for x in (theta, eta, alpha))
         real = None if real is None else real.unflatten(-1, (self.in_block, self.chunk_size))
-        ends, products = decay(*chunks, real)
+        ends, products = decay(theta, eta, alpha, real)
         return Coefficients(
             Decay(*(x.contiguous() for x in read)),
             read_products,
@@ -87,27 +88,33 @@ class Passes:
     def _empty(self, blocks: int, width: int) -> Tensor:
         return self.initial[0].new_empty(blocks, self.rows, self.block, width)
 
-    def _shapes(self) -> dict:
+    def _shapes(self, tiles: planning.Tiles) -> dict:
         """Compile-time arguments that every kernel takes."""
         return {
-            "H": self.heads, "R": self.block, "D": self.head_dim, "E": self.hidden, "BE": self.plan.columns,
-            "TD": planning.power_of_two(self.head_dim), "DEPTH": self.form.depth, "RESIDUAL": self.form.residual,
-            "NORM": self.form.norm, "PRECISION": self.precision,
+            "BE": tiles.columns, "num_warps": tiles.warps, "H": self.heads, "R": self.block,
+            "D": self.head_dim, "E": self.hidden, "TD": planning.power_of_two(self.head_dim),
+            "DEPTH": self.form.depth, "RESIDUAL": self.form.residual, "NORM": self.form.norm,
+            "PRECISION": self.precision,
         }  # fmt: skip
 
-    def _state_shapes(self) -> dict:
-        return self._shapes() | {
-            "C": self.chunk_size, "TC": planning.power_of_two(self.chunk_size), "CLIP": self.form.grad_clip is not None,
-            "RAGGED": self.layout.schedule is not None, "RESIDENT": self.plan.resident,
-            "ANCHOR": self.layout.schedule is not None and bool(self.anchor), "num_warps": self.plan.state_warps,
+    def _state_shapes(self, tiles: planning.Tiles) -> dict:
+        return self._shapes(tiles) | {
+            "C": self.chunk_size, "TC": planning.power_of_two(self.chunk_size),
+            "CLIP": self.form.grad_clip is not None, "RAGGED": self.layout.schedule is not None,
+            "RESIDENT": tiles.resident, "ANCHOR": self.layout.schedule is not None and bool(self.anchor),
         }  # fmt: skip
 
-    def _read_shapes(self, slots: int) -> dict:
-        side = planning.power_of_two(self.block)
-        return self._shapes() | {"SLOTS": slots, "TR": side, "num_warps": self.plan.read_warps}
+    def _read_shapes(self, tiles: planning.Tiles, slots: int) -> dict:
+        return self._shapes(tiles) | {"SLOTS": slots, "TR": planning.power_of_two(self.block)}
 
     def write(
-        self, first: int, last: int, start: list[Tensor], c: Coefficients, running: list[Tensor], keep_all: bool
+        self,
+        first: int,
+        last: int,
+        start: list[Tensor],
+        c: Coefficients,
+        running: list[Tensor],
+        keep_all: bool,
     ) -> Written:
         """The state kernel over blocks `first..last`; a slot per chunk with `keep_all`, else per block."""
         n, layout = last - first, self.layout
@@ -120,12 +127,13 @@ class Passes:
         hidden, slope = (self._empty(n, 0 if depth1 else self.hidden) for _ in range(2))
         z, d = (self._empty(n, self.head_dim) for _ in range(2))
         loss = self._empty(n, 1).squeeze(-1)
-        anchor, running, norm = self.anchor or [down, down], running or [down, down], self.norm or [down, down]
+        anchor, norm = self.anchor or [down, down], self.norm or [down, down]
         state_forward[(self.rows,)](
             layout.k[first:last], layout.v[first:last], up, down, anchor[0], anchor[-1], self.initial[0],
             self.initial[-1], running[0], running[-1], *norm, c.ends, c.mixes, layout.fresh[first:last],
-            layout.goes_on, layout.last, hidden, slope, z, d, loss, n * self.in_block, first * self.in_block,
-            self.rows, c.ends.shape[0], self.form.grad_clip or 0.0, SPAN=span, **self._state_shapes(),
+            layout.goes_on, layout.last, hidden, slope, z, d, loss, n * self.in_block,
+            first * self.in_block, self.rows, c.ends.shape[0], self.form.grad_clip or 0.0, SPAN=span,
+            **self._state_shapes(self.plan.state),
         )  # fmt: skip
         return Written(states, hidden, slope, z, d, loss)
 
@@ -134,8 +142,9 @@ class Passes:
         n, layout = last - first, self.layout
         norm = self.norm or [w.d, w.d]
         read_forward[(self.rows, n)](
-            layout.q[first:last], layout.k[first:last], w.states[0], w.states[-1], *norm, c.read.start, c.read.lag,
-            c.read.mix, w.hidden, w.slope, w.d, y, self.rows, n, c.ends.shape[0], **self._read_shapes(1),
+            layout.q[first:last], layout.k[first:last], w.states[0], w.states[-1], *norm, c.read.start,
+            c.read.lag, c.read.mix, w.hidden, w.slope, w.d, y, self.rows, n, c.ends.shape[0],
+            **self._read_shapes(self.plan.read, 1),
         )  # fmt: skip
 
     def backward(
@@ -161,20 +170,23 @@ class Passes:
         q, k, v = (x[first:last] for x in (layout.q, layout.k, layout.v))
         read_backward[(self.rows, n)](
             dy, q, k, up, down, norm[0], c.read.start, c.read.lag, c.read.mix, w.hidden, w.slope, w.d,
-            out.q[first:last], dk, query_hidden, query_slope, dz, d_hidden, d_slope, d_d, d_start, d_lag, d_mix,
-            d_scale, d_shift, self.rows, n, c.ends.shape[0], **self._read_shapes(self.in_block),
+            out.q[first:last], dk, query_hidden, query_slope, dz, d_hidden, d_slope, d_d, d_start, d_lag,
+            d_mix, d_scale, d_shift, self.rows, n, c.ends.shape[0],
+            **self._read_shapes(self.plan.read_backward, self.in_block),
         )  # fmt: skip
         anchor, d_running = self.anchor or [down, down], d_running or [down, down]
         d_anchor = out.anchor or [down, down]
         d_ends = dz.new_empty(depth, n, self.rows, self.in_block, 3)
         d_mixes = dz.new_empty(2, depth, n, self.rows, self.block)
         state_backward[(self.rows,)](
-            k, v, up, down, anchor[0], anchor[-1], *norm, c.ends, c.mixes, layout.fresh[first:last], layout.goes_on,
-            layout.last, w.hidden, w.slope, w.z, w.d, q, query_hidden, query_slope, dz, c.read.start, c.read.lag,
-            d_hidden, d_slope, d_d, dk, d_running[0], d_running[-1], out.state[0], out.state[-1], d_anchor[0],
-            d_anchor[-1], out.initial[0], out.initial[-1], out.k[first:last], out.v[first:last], d_ends, d_mixes,
-            d_scale[n], d_shift[n], n * self.in_block, first * self.in_block, self.rows, c.ends.shape[0],
-            self.form.grad_clip or 0.0, TR=planning.power_of_two(self.block), **self._state_shapes(),
+            k, v, up, down, anchor[0], anchor[-1], *norm, c.ends, c.mixes, layout.fresh[first:last],
+            layout.goes_on, layout.last, w.hidden, w.slope, w.z, w.d, q, query_hidden, query_slope, dz,
+            c.read.start, c.read.lag, d_hidden, d_slope, d_d, dk, d_running[0], d_running[-1],
+            out.state[0], out.state[-1], d_anchor[0], d_anchor[-1], out.initial[0], out.initial[-1],
+            out.k[first:last], out.v[first:last], d_ends, d_mixes, d_scale[n], d_shift[n],
+            n * self.in_block, first * self.in_block, self.rows, c.ends.shape[0],
+            self.form.grad_clip or 0.0, TR=planning.power_of_two(self.block),
+            **self._state_shapes(self.plan.state_backward),
         )  # fmt: skip
         if self.norm:
             out.norm[0].add_(d_scale.sum(0))
@@ -194,7 +206,8 @@ class Passes:
             start, lag, mix, d_ends = (x.sum(0, keepdim=True) for x in (start, lag, mix, d_ends))
             d_mixes = d_mixes.sum(1, keepdim=True)
         nothing = torch.zeros_like(start)
-        by_read = decay_backward(Decay(start, lag, mix, nothing[..., 0], nothing), theta, c.read_products, real)
+        grad = Decay(start, lag, mix, nothing[..., 0], nothing)
+        by_read = decay_backward(grad, theta, c.read_products, real)
         # the chunk's end is its last row
         size = (self.in_block, self.chunk_size)
         now, later = d_mixes.unflatten(-1, size)
@@ -236,7 +249,7 @@ def forward(
     mask: Tensor | None,
     reset: Tensor | None,
     chunk_size: int,
-    form: Form,
+    form: MemoryNetwork,
     plan: planning.Plan,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """y, loss, end offset, end state, end anchor, kept states (one per group)."""
@@ -273,7 +286,7 @@ def backward(
     reset: Tensor | None,
     kept: list[Tensor],
     chunk_size: int,
-    form: Form,
+    form: MemoryNetwork,
     plan: planning.Plan,
 ) -> Gradients:
     """Gradients of everything `forward` took, from those of y, the end state and the end anchor."""
@@ -286,7 +299,10 @@ def backward(
     if layout.real is not None:
         dy = dy.masked_fill(~layout.real[..., None], 0)
     out = Gradients(
-        *(torch.empty_like(x) for x in (layout.q, layout.k, layout.v, layout.gates)),
+        torch.empty_like(layout.q),
+        torch.empty_like(layout.k),
+        torch.empty_like(layout.v),
+        torch.empty_like(layout.gates),
         [d.clone() for d in d_state],
         [torch.zeros_like(a) for a in anchor],
         [torch.zeros_like(i) for i in initial],
@@ -298,7 +314,8 @@ def backward(
     d_running = [torch.where(at_start, 0, r) for r in d_running]
     if layout.schedule is not None:
         untouched = _rows(layout.schedule.last < 0, heads)
-        for into, r in zip(out.anchor, d_running, strict=False):  # rows without a token: the anchor passes through
+        # rows without a token: the anchor passes through
+        for into, r in zip(out.anchor, d_running, strict=False):
             into += torch.where(untouched, r, 0)
     for g, (first, last) in reversed(list(enumerate(passes.groups()))):
         c = passes.coefficients(first, last)
@@ -311,3 +328,42 @@ def backward(
         q, k, v, flat.view(gates.shape), out.state, out.anchor, out.initial,
         [d.view(batch, heads, -1).sum(0) for d in out.norm],
     )  # fmt: skip
+
+
+def step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    weights: list[Tensor],
+    momentum: list[Tensor],
+    anchor: list[Tensor],
+    initial: list[Tensor],
+    norm: list[Tensor],
+    offset: Tensor,
+    mask: Tensor | None,
+    reset: Tensor | None,
+    chunk_size: int,
+    form: MemoryNetwork,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """One token: y, loss, weights, momentum, anchor.
+
+    `initial`: weights, then momentum; or nothing without resets.
+    """
+    batch, heads, width = q.shape
+    hidden = weights[-1].shape[2]
+    out = [torch.empty_like(w) for w in (*weights, *momentum, *anchor)]
+    new, moved, anchored = out[: form.depth], out[form.depth : 2 * form.depth], out[2 * form.depth :]
+    initial = initial or [*weights, *momentum]
+    y, loss = torch.empty_like(q), gates.new_empty(batch, heads)
+    memory_step[(batch * heads,)](
+        q, k, v, gates, weights[0], weights[-1], momentum[0], momentum[-1], anchor[0], anchor[-1],
+        initial[0], initial[form.depth - 1], initial[form.depth], initial[-1], *(norm or [y, y]), offset,
+        offset if mask is None else mask, offset if reset is None else reset, new[0], new[-1], moved[0],
+        moved[-1], anchored[0], anchored[-1], y, loss, batch * heads, gates.shape[1],
+        form.grad_clip or 0.0, H=heads, C=chunk_size, D=width, E=hidden, TD=planning.power_of_two(width),
+        BE=min(32, planning.power_of_two(hidden)) if form.depth == 2 else planning.power_of_two(width),
+        DEPTH=form.depth, RESIDUAL=form.residual, NORM=form.norm, CLIP=form.grad_clip is not None,
+        MASK=mask is not None, RESET=reset is not None,
+    )  # fmt: skip
+    return y, loss, new, moved, anchored

@@ -14,20 +14,32 @@ MAX_CHUNK = 64
 BLOCK_TOKENS = 64
 # the state stays in registers up to this many numbers, weights and momentum together
 RESIDENT_NUMBERS = 128 * 128 * 2
+RESIDENT_NUMBERS_BACKWARD = 128 * 128
+# numbers in one block of hidden columns of a layer
+FORWARD_COLUMNS = 64 * 64
+BACKWARD_COLUMNS = 64 * 32
 # bytes of the states that backward recomputes at once
 GROUP_BYTES = 1 << 30
 # tokens between kept states
 GROUP_TOKENS = 1024
 
 
+class Tiles(NamedTuple):
+    """How one kernel is cut: hidden columns at a time, warps, and whether its state stays in registers."""
+
+    columns: int
+    warps: int
+    resident: bool = False
+
+
 class Plan(NamedTuple):
-    """Shapes of one call: tokens of a read block, hidden columns at a time, warps of the two passes."""
+    """Tokens of a read block, and the tiles of the four kernels."""
 
     block: int
-    columns: int
-    resident: bool
-    state_warps: int
-    read_warps: int
+    state: Tiles
+    read: Tiles
+    state_backward: Tiles
+    read_backward: Tiles
 
 
 def power_of_two(n: int) -> int:
@@ -35,13 +47,27 @@ def power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def make_plan(head_dim: int, hidden: int, chunk_size: int, tokens: int) -> Plan:
-    """Tiles for heads of `head_dim`; `hidden` is `head_dim` where the depth is 1."""
+def make_plan(depth: int, head_dim: int, hidden: int, chunk_size: int, tokens: int) -> Plan:
+    """Tiles for heads of `head_dim`; `hidden` counts for depth 2 only."""
     chunks = max(1, min(BLOCK_TOKENS // chunk_size, -(-tokens // chunk_size)))
-    numbers = 2 * power_of_two(head_dim) * power_of_two(hidden) * (1 if hidden == head_dim else 2)
-    resident = numbers <= RESIDENT_NUMBERS
-    columns = power_of_two(hidden) if resident else min(64 if head_dim <= 64 else 32, power_of_two(hidden))
-    return Plan(chunks * chunk_size, columns, resident, 8 if numbers > 1 << 13 else 4, 8 if head_dim > 64 else 4)
+    side = power_of_two(head_dim)
+    if depth == 1:  # one layer is one block of columns
+        width, columns, columns_backward = side, side, side
+    else:
+        width = power_of_two(hidden)
+        columns, columns_backward = min(width, FORWARD_COLUMNS // side), min(width, BACKWARD_COLUMNS // side)
+    numbers = 2 * depth * side * width
+
+    def state_tiles(limit: int, columns: int) -> Tiles:
+        return Tiles(width, 8, True) if numbers <= limit else Tiles(columns, 8, False)
+
+    return Plan(
+        chunks * chunk_size,
+        state_tiles(RESIDENT_NUMBERS, columns),
+        Tiles(columns, 8),
+        state_tiles(RESIDENT_NUMBERS_BACKWARD, columns_backward),
+        Tiles(columns_backward, 8),
+    )
 
 
 def group_size(block: int, chunk_size: int, state: list[torch.Tensor]) -> int:
@@ -60,8 +86,8 @@ def supported(
 ) -> tuple[bool, str]:
     """Whether `backend="triton"` runs such a call, and why not.
 
-    Limits: depth 1 or 2, head width 16 to 128, hidden width to 1024, chunks of at most 64 tokens, a CUDA device of
-    compute capability 8.0 or newer (or the interpreter), no float64 on a GPU.
+    Limits: depth 1 or 2, head width up to 128, hidden width up to 1024, chunks of at most 64 tokens, a CUDA
+    device of compute capability 8.0 or newer (or the interpreter), no float64 on a GPU.
     """
     hidden = network.expansion * head_dim if network.depth > 1 else head_dim
     reason = ""
@@ -95,7 +121,7 @@ def _installed() -> bool:
 def operand_precision(dtype: torch.dtype) -> str:
     """How products read their operands; sums are always float32 (float64 for float64)."""
     if dtype == torch.bfloat16:
-        return "bf16"
+        return "bf16-interpreted" if interpreted() else "bf16"
     if dtype == torch.float64:
         return "float64"
     # OURS: three tf32 products stand for float32; exact float32 products do not run on the tensor cores

@@ -1,14 +1,23 @@
 """The read pass: one program per block of R tokens (a whole number of chunks) and row, all in parallel.
 
-From the state M, S at the block's start and the writes (a_l, d_l) of its tokens, for the queries x of layer l,
-`z_l = start (x M_l) + lag (x S_l) - ((x a_{l-1}^T) * mix) d_l`: no token's own weights are ever formed.
+From the state M, S at the block's start and the writes (a_l, d_l) of its tokens, for the queries x of
+layer l, `z_l = start (x M_l) + lag (x S_l) - ((x a_{l-1}^T) * mix) d_l`: no token's own weights are formed.
 """
 
 import triton
 import triton.language as tl
 
-from titanslab.memory.kernels.tiles import gelu, gelu_slope, normalize, normalize_backward, product, put
-from titanslab.memory.kernels.tiles import put_vector, tile, vector
+from titanslab.memory.kernels.tiles import (
+    gelu,
+    gelu_slope,
+    normalize,
+    normalize_backward,
+    product,
+    put,
+    put_vector,
+    tile,
+    vector,
+)
 
 
 @triton.jit
@@ -69,8 +78,9 @@ def read_forward(
     down_start = vector(start_ptr + last * R, R, TR)[:, None]
     down_lag = vector(lag_ptr + last * R, R, TR)[:, None]
     z, score = _products(
-        q, k, up_ptr + state, down_ptr + state, hidden_ptr + place * R * E, slope_ptr + place * R * E, slope_ptr,
-        up_start, up_lag, up_mix, down_start, down_lag, D, E, R, TR, TD, BE, DEPTH, False, PRECISION,
+        q, k, up_ptr + state, down_ptr + state, hidden_ptr + place * R * E, slope_ptr + place * R * E,
+        slope_ptr, up_start, up_lag, up_mix, down_start, down_lag, D, E, R, TR, TD, BE, DEPTH, False,
+        PRECISION,
     )  # fmt: skip
     score *= tile(mix_ptr + last * R * R, 0, 0, R, R, TR, TR)
     z -= product(score, tile(d_ptr + place * R * D, 0, 0, R, D, TR, TD), PRECISION)
@@ -85,7 +95,8 @@ def read_forward(
 
 @triton.jit(do_not_specialize=["rows", "blocks", "gate_layers"])
 def read_backward(
-    dy_ptr, q_ptr, k_ptr, up_ptr, down_ptr, scale_ptr, start_ptr, lag_ptr, mix_ptr, hidden_ptr, slope_ptr, d_ptr,
+    dy_ptr, q_ptr, k_ptr, up_ptr, down_ptr, scale_ptr, start_ptr, lag_ptr, mix_ptr,
+    hidden_ptr, slope_ptr, d_ptr,
     dq_ptr, dk_ptr,  # out: [blocks, rows, R, D]
     query_hidden_ptr, query_slope_ptr,  # out: the queries' z_1 and its gradient [blocks, rows, R, E]
     dz_ptr,  # out: gradient of the queries' z_L [blocks, rows, R, D]

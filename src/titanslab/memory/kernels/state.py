@@ -1,19 +1,31 @@
 """The state pass: one program per (row, head) walks the chunks and writes each into the memory.
 
-For chunk j, at the weights W of its start (anchor), `z_1 = k W_1`, `a_1 = gelu(z_1)`, `z_2 = a_1 W_2`, the
-gradient `d_2` of the inner loss, `d_1 = (d_2 W_2^T) gelu'(z_1)`; then, with the decay coefficients of the chunk's end,
+At the weights W of a chunk's start (anchor), `z_1 = k W_1`, `a_1 = gelu(z_1)`, `z_2 = a_1 W_2`, the gradient
+`d_2` of the inner loss, `d_1 = (d_2 W_2^T) gelu'(z_1)`; then, with the decay coefficients of the chunk's end,
 `M' = start M + lag S - (a * now)^T d`, `S' = end S - (a * later)^T d`.
 
-The last layer is "down" (`[E, D]`), the one before it "up" (`[D, E]`); with depth 1 there is only "down", E = D and
-its input is k. RESIDENT keeps the state in registers over the whole walk; otherwise it passes through the L2 cache
-in blocks of BE hidden columns, twice per chunk.
+The last layer is "down" (`[E, D]`), the one before it "up" (`[D, E]`); with depth 1 there is only "down",
+E = D and its input is k. RESIDENT keeps the state in registers over the whole walk; otherwise it passes
+through the L2 cache in blocks of BE hidden columns, twice per chunk.
 """
+
+# Triton drops branches on compile-time values, which only stand alone
+# ruff: noqa: SIM102
 
 import triton
 import triton.language as tl
 
-from titanslab.memory.kernels.tiles import gelu, gelu_slope, loss_error, loss_slope, product, put, put_vector
-from titanslab.memory.kernels.tiles import tile, vector
+from titanslab.memory.kernels.tiles import (
+    gelu,
+    gelu_slope,
+    loss_error,
+    loss_slope,
+    product,
+    put,
+    put_vector,
+    tile,
+    vector,
+)
 
 
 @triton.jit
@@ -32,15 +44,15 @@ def state_forward(
     scale_ptr, shift_ptr,  # [H, D]
     ends_ptr,  # [G, blocks, rows, R / C, 3]: start, lag, momentum end
     mixes_ptr,  # [2, G, blocks, rows, R]: weights of the writes in M and in S
-    fresh_ptr, goes_on_ptr, last_ptr,  # [blocks, rows], [rows], [rows]: resets, first chunk continues, last chunk
+    fresh_ptr, goes_on_ptr, last_ptr,  # [blocks, rows], [rows], [rows]: resets, chunk 0 continues, last chunk
     hidden_ptr, slope_ptr,  # out: z_1, d_1 [blocks, rows, R, E]
     z_ptr, d_ptr,  # out: z_L, d_L [blocks, rows, R, D]
     loss_ptr,  # out: [blocks, rows, R]
     chunks, first_chunk, rows, gate_layers, clip,
     H: tl.constexpr, C: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, SPAN: tl.constexpr,
     TC: tl.constexpr, TD: tl.constexpr, BE: tl.constexpr, DEPTH: tl.constexpr, RESIDUAL: tl.constexpr,
-    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr, RESIDENT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr,
+    RESIDENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Writes `chunks` chunks. SPAN: chunks between two state slots (1 keeps every chunk's start)."""
     row = tl.program_id(0).to(tl.int64)

@@ -1,19 +1,34 @@
-"""Backward of the state pass: one program per (row, head) walks the chunks of a group from the last to the first.
+"""Backward of the state pass: one program per (row, head) walks a group's chunks from the last to the first.
 
-It carries the gradient of the state (in registers where RESIDENT, else through the L2 cache, in place), and adds what
-the reads of a block ask of the state at the block's start. Formulas as in `chunk.write_chunk_backward`.
+It carries the gradient of the state (in registers where RESIDENT, else through the L2 cache, in place),
+and adds what the reads of a block ask of the state at the block's start. Formulas as in
+`chunk.write_chunk_backward`.
 """
+
+# Triton drops branches on compile-time values, which only stand alone
+# ruff: noqa: SIM102
 
 import triton
 import triton.language as tl
 
-from titanslab.memory.kernels.tiles import gelu, gelu_curve, gelu_slope, loss_error, loss_slope_backward, product
-from titanslab.memory.kernels.tiles import put, put_vector, tile, vector
+from titanslab.memory.kernels.tiles import (
+    gelu,
+    gelu_curve,
+    gelu_slope,
+    loss_error,
+    loss_slope_backward,
+    product,
+    put,
+    put_vector,
+    tile,
+    vector,
+)
 
 
 @triton.jit
 def _add(ptr, value, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    put(ptr, tile(ptr, row, column, ROWS, COLUMNS, value.shape[0], value.shape[1]) + value, row, column, ROWS, COLUMNS)
+    before = tile(ptr, row, column, ROWS, COLUMNS, value.shape[0], value.shape[1])
+    put(ptr, before + value, row, column, ROWS, COLUMNS)
 
 
 @triton.jit(do_not_specialize=["chunks", "first_chunk", "rows", "gate_layers"])
@@ -22,8 +37,8 @@ def state_backward(
     up_ptr, down_ptr,  # states at every chunk's start: [chunks + 1, rows, 2 D, E], [chunks + 1, rows, 2 E, D]
     up_anchor, down_anchor, scale_ptr, shift_ptr, ends_ptr, mixes_ptr, fresh_ptr, goes_on_ptr, last_ptr,
     hidden_ptr, slope_ptr, z_ptr, d_ptr,  # as `state_forward` left them
-    query_ptr, query_hidden_ptr, query_slope_ptr, query_dz_ptr, start_ptr, lag_ptr,  # reads, for the state's share
-    d_hidden_ptr, d_slope_ptr, d_d_ptr, dk_in_ptr,  # reads' gradients of a_1, d_1 (both overwritten), d_L and k
+    query_ptr, query_hidden_ptr, query_slope_ptr, query_dz_ptr, start_ptr, lag_ptr,  # for the reads' share
+    d_hidden_ptr, d_slope_ptr, d_d_ptr, dk_in_ptr,  # reads' gradients of a_1, d_1 (overwritten), d_L, k
     d_up_running, d_down_running,  # gradient of the anchor of the chunk `last`
     d_up_ptr, d_down_ptr,  # gradient of the state, in place: at the group's end, then at its start
     d_up_anchor, d_down_anchor, d_up_initial, d_down_initial,  # added to
@@ -33,8 +48,8 @@ def state_backward(
     chunks, first_chunk, rows, gate_layers, clip,
     H: tl.constexpr, C: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, TR: tl.constexpr,
     TC: tl.constexpr, TD: tl.constexpr, BE: tl.constexpr, DEPTH: tl.constexpr, RESIDUAL: tl.constexpr,
-    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr, RESIDENT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr,
+    RESIDENT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     acc = down_ptr.dtype.element_ty
@@ -185,7 +200,8 @@ def state_backward(
                 d_hidden = tile(d_hidden_ptr + at * E, 0, e, C, E, TC, BE)
                 d_back = tile(d_slope_ptr + at * E, 0, e, C, E, TC, BE)
                 d_hidden += product(dz, tl.trans(w), PRECISION) * gelu_slope(hidden)
-                dw_down = product(tl.trans(d_back), d, PRECISION) + product(tl.trans(gelu(hidden)), dz, PRECISION)
+                dw_down = product(tl.trans(d_back), d, PRECISION)
+                dw_down += product(tl.trans(gelu(hidden)), dz, PRECISION)
                 dk += product(d_hidden, tl.trans(tile(up_weights, 0, e, D, E, TD, BE)), PRECISION)
                 dw_up = product(tl.trans(k), d_hidden, PRECISION)
                 if not RESIDENT:

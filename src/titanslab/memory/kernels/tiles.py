@@ -40,12 +40,21 @@ def put_vector(ptr, value, SIZE: tl.constexpr):
 
 
 @triton.jit
+def _round_to_bf16(x):
+    """x with 8 significant bits, in float32 (Veltkamp): the interpreter has no bfloat16 products."""
+    high = x * 65537.0
+    return high - (high - x)
+
+
+@triton.jit
 def product(a, b, PRECISION: tl.constexpr):
     """`a @ b`, accumulated in float32 (float64 for float64)."""
     if PRECISION == "float64":
         return tl.dot(a, b, out_dtype=tl.float64)
     elif PRECISION == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
+    elif PRECISION == "bf16-interpreted":
+        return tl.dot(_round_to_bf16(a), _round_to_bf16(b))
     else:
         return tl.dot(a, b, input_precision=PRECISION)
 
@@ -111,14 +120,12 @@ def loss_error(k, v, z, scale, shift, D: tl.constexpr, RESIDUAL: tl.constexpr, N
 @triton.jit
 def clip_factor(full, limit):
     """What scales the rows of `full` to an l2 norm of `limit`, and 1/norm; both columns."""
-    inverse = tl.rsqrt(tl.maximum(tl.sum(full * full, 1), 1e-38))[:, None]
+    inverse = tl.rsqrt(tl.maximum(tl.sum(full * full, 1), 1.2e-38))[:, None]
     return limit * inverse, inverse
 
 
 @triton.jit
-def loss_slope(
-    error, z, scale, limit, D: tl.constexpr, NORM: tl.constexpr, CLIP: tl.constexpr
-):
+def loss_slope(error, z, scale, limit, D: tl.constexpr, NORM: tl.constexpr, CLIP: tl.constexpr):
     """Gradient of the inner loss at z (Eq. 12), its rows clipped where asked for."""
     d = 2 * error
     if NORM:
@@ -131,9 +138,7 @@ def loss_slope(
 
 
 @triton.jit
-def loss_slope_backward(
-    outer, error, z, scale, limit, D: tl.constexpr, NORM: tl.constexpr, CLIP: tl.constexpr
-):
+def loss_slope_backward(outer, error, z, scale, limit, D: tl.constexpr, NORM: tl.constexpr, CLIP: tl.constexpr):
     """Backward of `loss_slope`: gradients of z, of the error, and rows of those of scale and shift."""
     if NORM:
         unit, rstd = normalize(z, D)

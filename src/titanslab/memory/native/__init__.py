@@ -14,8 +14,21 @@ from titanslab.memory.schedule import Schedule
 
 MAX_LAYERS = 8
 _LAYERS = ctypes.c_void_p * MAX_LAYERS
-_INTS = "batch tokens heads head_dim hidden depth chunk chunks gate_layers group residual threads".split()
-_POINTERS = "q k v gates scale shift index resets continues last offset".split()
+_INTS = [
+    "batch",
+    "tokens",
+    "heads",
+    "head_dim",
+    "hidden",
+    "depth",
+    "chunk",
+    "chunks",
+    "gate_layers",
+    "group",
+    "residual",
+    "threads",
+]
+_POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset"]
 
 
 class Arguments(ctypes.Structure):
@@ -83,7 +96,7 @@ class _Call:
         self.give(offset=offset, last=last)
         if schedule is None:
             return
-        index = schedule.index.masked_fill(~schedule.real, -1)
+        index = schedule.tokens.masked_fill(~schedule.real, -1)
         self.give(index=index, resets=schedule.resets.to(torch.uint8), continues=schedule.continues.to(torch.uint8))
 
     def run(self, backward: bool) -> None:
@@ -140,9 +153,7 @@ def forward(
     grad_clip: float | None,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """As `_forward` of `chunked.py`: y, loss, end state, end anchor, kept states, end offset."""
-    call, offset = _prepare(
-        q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip
-    )
+    call, offset = _prepare(q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip)
     y, loss = torch.zeros_like(q, memory_format=torch.contiguous_format), q.new_zeros(q.shape[:3])
     end = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
     running = []
