@@ -26,6 +26,7 @@ class Form(NamedTuple):
 
     depth: int
     residual: bool
+    norm: bool
     grad_clip: float | None
 
 

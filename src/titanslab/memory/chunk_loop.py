@@ -244,7 +244,7 @@ def forward(
     grad_clip: float | None,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """y, loss, end state, end anchor (none where aligned and no state came), kept states, end offset."""
-    form = Form(len(state), residual, grad_clip)
+    form = Form(len(state), residual, bool(norm), grad_clip)
     layout = _layout(q, k, v, gates, schedule, chunk_size, group)
     loop = _Loop(layout, anchor, initial, norm, form, q.shape[2])
     batch = q.shape[0]
@@ -314,7 +314,7 @@ def backward(
     grad_clip: float | None,
 ) -> _Gradients:
     """Gradients of everything `forward` takes; `d_state`, `d_running` belong to its end state and anchor."""
-    form = Form(len(initial), residual, grad_clip)
+    form = Form(len(initial), residual, bool(norm), grad_clip)
     layout = _layout(q, k, v, gates, schedule, chunk_size, group)
     loop = _Loop(layout, anchor, initial, norm, form, q.shape[2])
     batch = q.shape[0]
