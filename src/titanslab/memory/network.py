@@ -91,8 +91,16 @@ def apply_network(x: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork
     return output(x, last_product(x, weights), network, params)
 
 
-def gelu_second_moment() -> float:
-    """E[gelu(z)^2] for z ~ N(0, 1): what one hidden unit adds to the squared norm of a layer's input."""
+def _gelu_second_moment() -> float:
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64, device="cpu")  # also under torch.device("meta")
     density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     return float(torch.trapezoid(F.gelu(z) ** 2 * density, z))
+
+
+# Computed once: inside a forward pass it would break the graph of torch.compile.
+_GELU_SECOND_MOMENT = _gelu_second_moment()
+
+
+def gelu_second_moment() -> float:
+    """E[gelu(z)^2] for z ~ N(0, 1): what one hidden unit adds to the squared norm of a layer's input."""
+    return _GELU_SECOND_MOMENT

@@ -149,7 +149,10 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
             validation = validation_rows(data, tokenizer, progress)
     model = build_model(recipe, tokenizer)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
+    if settings.compile:
+        compile_blocks(model)
     arguments = training_arguments(recipe, output)
+    _check_trackers(settings.report_to)
     trainer = TitansTrainer(
         model=model,
         args=arguments,
@@ -204,6 +207,14 @@ def _check_vocabulary(size: Any, recipe: Recipe, tokenizer: Any) -> None:
         )
 
 
+def compile_blocks(model: Any) -> None:
+    """Compile each block of the model on its own, in place: one compilation serves all blocks of a kind."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    for module in model.modules():
+        if type(module).__name__ in names:
+            module.compile()
+
+
 def training_arguments(recipe: Recipe, output: Path) -> Any:
     """The Trainer's arguments for a recipe; checkpoints go to output/checkpoints."""
     from transformers import TrainingArguments
@@ -241,8 +252,7 @@ def training_arguments(recipe: Recipe, output: Path) -> Any:
         save_steps=settings.save_every,
         save_total_limit=None,
         bf16=settings.precision == "bf16",
-        use_cpu=settings.cpu,
-        torch_compile=settings.compile,
+        use_cpu=settings.cpu or not torch.accelerator.is_available(),
         report_to=settings.report_to or "none",
         run_name=output.name,
         disable_tqdm=True,
@@ -259,6 +269,21 @@ def training_arguments(recipe: Recipe, output: Path) -> Any:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # several devices are torchrun's business, never DataParallel's
     return arguments
+
+
+def _check_trackers(names: list[str]) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            allowed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ValueError(f"training.report_to names {name!r}; the Trainer can report to {allowed}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise ValueError(
+                f"training.report_to names {name!r}, which cannot be used here: {error}; install it or take it out"
+            ) from error
 
 
 def _open_folder(output: Path, recipe: Recipe, resume: bool) -> None:
