@@ -17,9 +17,7 @@ def widths(head_dim: int, depth: int, expansion: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(dims))
 
 
-def memory_flops(
-    tokens: int, chunk: int, heads: int, head_dim: int, depth: int, expansion: int, batch: int = 1
-) -> int:
+def memory_flops(tokens: int, chunk: int, heads: int, head_dim: int, depth: int, expansion: int, batch: int = 1) -> int:
     """Forward FLOPs of writing and reading every token in the exact chunk form.
 
     Per chunk of C tokens and head, with P weights in all and P_1 in the first layer, multiply-adds are
@@ -65,9 +63,7 @@ def attention_bytes(tokens: int, dim: int, batch: int = 1, item: int = 4) -> int
     return batch * tokens * dim * 4 * item
 
 
-def fraction(
-    flops: int, bytes_moved: int, seconds: float, flop_rate: float, byte_rate: float
-) -> dict[str, Any]:
+def fraction(flops: int, bytes_moved: int, seconds: float, flop_rate: float, byte_rate: float) -> dict[str, Any]:
     """The floor in seconds at the measured rates, and the fraction of it that a measured time reaches."""
     compute, transfer = flops / flop_rate, bytes_moved / byte_rate
     floor = max(compute, transfer)

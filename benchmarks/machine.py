@@ -102,9 +102,7 @@ class Product:
         self.out = torch.empty(*lead, m, n, dtype=dtype, device=device)
         self.flops = 2 * rows * m * k * n
         # many small products are timed together, so that the clock does not matter
-        self.count = (
-            max(1, round(2e8 / self.flops)) if device.type == "cpu" else max(1, round(1e11 / self.flops))
-        )
+        self.count = max(1, round(2e8 / self.flops)) if device.type == "cpu" else max(1, round(1e11 / self.flops))
 
     def __call__(self) -> Tensor:
         for _ in range(self.count):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-
 # what a candidate that cannot run here raises; anything else ends the run
 ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, MemoryError, ImportError)
 
@@ -73,9 +72,7 @@ def one_line(error: BaseException) -> str:
 def spread(seconds: list[float]) -> dict[str, Any]:
     """Median, quartiles and range of the raw repeats, which stay beside them."""
     ordered = sorted(seconds)
-    quartiles = (
-        statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else [ordered[0]] * 3
-    )
+    quartiles = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else [ordered[0]] * 3
     return {
         "median": statistics.median(ordered),
         "quartiles": [quartiles[0], quartiles[2]],

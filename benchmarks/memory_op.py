@@ -54,9 +54,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "untimed": True,
     },
     "gpu16": {
-        "settings": [
-            Setting(4096, 16, dim=1024, heads=16, batch=8, dtype="bfloat16", device="cuda", window=2048)
-        ],
+        "settings": [Setting(4096, 16, dim=1024, heads=16, batch=8, dtype="bfloat16", device="cuda", window=2048)],
         "names": [*OURS, *FLA, *ATTENTION, "titans-pytorch"],
         "peer": "titans-pytorch",
         "target": "30 % of the measured matmul rate",
@@ -246,9 +244,7 @@ def verdict(results: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any
                 out[f"fraction of floor {mine}"] = reached
     if len(results) == 2:
         for name in first:
-            held = [
-                r["candidates"].get(name, {}).get("memory", {}).get("held_bytes_per_token") for r in results
-            ]
+            held = [r["candidates"].get(name, {}).get("memory", {}).get("held_bytes_per_token") for r in results]
             if all(held):
                 out[f"held bytes/token {name}, long / short"] = held[1] / held[0]
         long = results[1]["candidates"]
@@ -366,9 +362,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         names = arguments.candidates or [n for n in CANDIDATES if n != "titans-pytorch-per-token"]
     device = torch.device(settings[0].device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            "this row needs a GPU, and torch finds none; rows for a CPU: cpu64, cpu16, cpu1, held"
-        )
+        raise SystemExit("this row needs a GPU, and torch finds none; rows for a CPU: cpu64, cpu16, cpu1, held")
     topic = f"memory_op_{arguments.row}" if arguments.row else "memory_op"
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     report = Report(topic, arguments.seed, device, options, arguments.out)

@@ -126,9 +126,7 @@ def _weights(s: Setting) -> int:
 def titanslab_layer(s: Setting) -> Work:
     from titanslab.memory import NeuralMemory
 
-    module = NeuralMemory(
-        s.dim, s.heads, depth=s.depth, expansion=s.expansion, chunk_size=s.chunk, backend=s.backend
-    )
+    module = NeuralMemory(s.dim, s.heads, depth=s.depth, expansion=s.expansion, chunk_size=s.chunk, backend=s.backend)
     flops, moved = _memory_cost(s)
     flops += floor.projection_flops(s.tokens, s.dim, s.dim, 3 * s.heads * s.depth, s.batch)
     return _module_work(
@@ -146,9 +144,7 @@ def titanslab_op(s: Setting) -> Work:
     """neural_memory on q, k, v and gates that are there already, drawn as a fresh layer makes them."""
     from titanslab.memory import MemoryNetwork, MemoryParams, NeuralMemory, neural_memory
 
-    layer = NeuralMemory(s.dim, s.heads, depth=s.depth, expansion=s.expansion, chunk_size=s.chunk).to(
-        s.device
-    )
+    layer = NeuralMemory(s.dim, s.heads, depth=s.depth, expansion=s.expansion, chunk_size=s.chunk).to(s.device)
     moments = torch.tensor([2 * m for m in layer.input_second_moments()], device=s.device)
     params = MemoryParams(
         tuple(w.detach().clone().requires_grad_() for w in layer.params.weights),
@@ -172,9 +168,7 @@ def titanslab_op(s: Setting) -> Work:
     slow = [*params.weights, params.norm_weight, params.norm_bias]
     return Work(
         s,
-        lambda: neural_memory(
-            q, k, v, theta, eta, alpha, network, params, chunk_size=s.chunk, backend=s.backend
-        )[0],
+        lambda: neural_memory(q, k, v, theta, eta, alpha, network, params, chunk_size=s.chunk, backend=s.backend)[0],
         [q, k, v, theta, eta, alpha, *(t for t in slow if t is not None)],
         note="neural_memory alone: no projections, convolutions or output gate",
         flops=flops,
@@ -368,9 +362,7 @@ def too_much(name: str, s: Setting, memory_limit: int, slow_tokens: int) -> str 
         sets = s.tokens if name.endswith("per-token") else -(-s.tokens // s.chunk)
         need = TITANS_PYTORCH_COPIES * s.batch * sets * _weights(s) * 4
         if need > memory_limit:
-            return (
-                f"needs about {need / 2**30:.0f} GiB, above the {memory_limit / 2**30:.0f} of --memory-limit"
-            )
+            return f"needs about {need / 2**30:.0f} GiB, above the {memory_limit / 2**30:.0f} of --memory-limit"
         if sets // max(1, s.batch) > 2 * slow_tokens and s.chunk == 1:
             return f"a Python loop over chunks: not run above {2 * slow_tokens} of them (--slow-tokens)"
     return None

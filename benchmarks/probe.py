@@ -4,6 +4,7 @@
 """
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -16,21 +17,28 @@ import torch
 
 from benchmarks.machine import ROOT
 from benchmarks.measure import allocations, one_line, peak_bytes
-from benchmarks.peers import Setting, build
+from benchmarks.models import ModelSetting
+from benchmarks.peers import Setting
 
 # glibc's heap fragments: resident size grows beyond what is in use (2.2 times in titans-pytorch). With this,
 # larger blocks come from the system and go back at once.
 UNFRAGMENTED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
-def probe(name: str, setting: Setting, peak_only: bool = False) -> dict[str, Any]:
+def _build(name: str, setting: Setting | ModelSetting) -> Any:
+    """The candidate: a layer or op for a `Setting`, a model in training for a `ModelSetting`."""
+    module = "models" if isinstance(setting, ModelSetting) else "peers"
+    return importlib.import_module(f"benchmarks.{module}").build(name, setting)
+
+
+def probe(name: str, setting: Setting | ModelSetting, peak_only: bool = False) -> dict[str, Any]:
     """Peak of forward and of forward + backward, and what forward holds for backward.
 
     The first full step is not counted: libraries load, code compiles. Input and parameters are not counted
     either, they are there before; the parameters' gradients are.
     """
     device = torch.device(setting.device)
-    work = build(name, setting)
+    work = _build(name, setting)
     work.step()
     result: dict[str, Any] = {"forward_backward_peak": peak_bytes(work.step, device)}
     if peak_only:
@@ -42,11 +50,11 @@ def probe(name: str, setting: Setting, peak_only: bool = False) -> dict[str, Any
     result["held_for_backward_bytes"] = held["held"]
     result["held_bytes_per_token"] = held["held"] / tokens
     result["forward_backward_allocated_peak_bytes"] = whole["peak"]
-    result["parameter_bytes"] = sum(t.numel() * t.element_size() for t in work.leaves[1:])
+    result["leaf_bytes"] = sum(t.numel() * t.element_size() for t in work.leaves)
     return result
 
 
-def in_fresh_process(name: str, setting: Setting, threads: int, timeout: float) -> dict[str, Any]:
+def in_fresh_process(name: str, setting: Setting | ModelSetting, threads: int, timeout: float) -> dict[str, Any]:
     """`probe` in a new process; where it fails, `{"error": one line}`.
 
     On a CPU the peak is taken twice: without heap fragmentation (the figure), and with malloc as it comes.
@@ -59,15 +67,18 @@ def in_fresh_process(name: str, setting: Setting, threads: int, timeout: float) 
 
 
 def _run(
-    name: str, setting: Setting, threads: int, timeout: float, environment: dict[str, str], options: list[str]
+    name: str,
+    setting: Setting | ModelSetting,
+    threads: int,
+    timeout: float,
+    environment: dict[str, str],
+    options: list[str],
 ) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.probe", name, json.dumps(asdict(setting)), *options]
     command += ["--threads", str(threads)]
     environment = {**os.environ, **environment}
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment
-        )
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment)
     except subprocess.TimeoutExpired:
         return {"error": f"took longer than {timeout:.0f} s"}
     lines = done.stdout.strip().splitlines()
@@ -88,7 +99,8 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        setting = Setting(**json.loads(arguments.setting))
+        fields = json.loads(arguments.setting)
+        setting = ModelSetting(**fields) if "size" in fields else Setting(**fields)
         print(json.dumps(probe(arguments.name, setting, arguments.peak_only)))
     except Exception as error:  # the parent reads one line
         print(one_line(error), file=sys.stderr)

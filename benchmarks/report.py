@@ -155,9 +155,7 @@ def _lines(axis: Any, panel: dict[str, Any]) -> None:
         points = sorted(points)
         xs = [p[0] for p in points]
         (line,) = axis.plot(xs, [p[1] for p in points], marker="o", markersize=3, label=name)
-        axis.fill_between(
-            xs, [p[2] for p in points], [p[3] for p in points], alpha=0.2, color=line.get_color()
-        )
+        axis.fill_between(xs, [p[2] for p in points], [p[3] for p in points], alpha=0.2, color=line.get_color())
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xlabel(panel["x"])

@@ -84,9 +84,7 @@ def test_json_holds_all_that_is_needed_to_judge_it(tmp_path, without, monkeypatc
         "titans-pytorch-per-token"
     }
     (result,) = content["results"]
-    assert set(result["candidates"]) | set(result["left_out"]) == set(CANDIDATES) - {
-        "titans-pytorch-per-token"
-    }
+    assert set(result["candidates"]) | set(result["left_out"]) == set(CANDIDATES) - {"titans-pytorch-per-token"}
     step = result["candidates"]["titanslab"]["step"]
     assert len(step["repeats"]) == 2
     assert step["tokens_per_second"] == pytest.approx(24 / step["median"])

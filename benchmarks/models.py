@@ -1,0 +1,335 @@
+"""The candidates of `train_step` and `decode`: whole language models of equal parameter count.
+
+Ours (`lmm mal mag mac`) and the baselines of the same trunk (`attention-window attention-full`) come from
+`TitansConfig.preset`; each model's MLP width is then set so that all have the same number of parameters.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers import Missing
+
+TITANS = ("lmm", "mal", "mag", "mac")
+TRUNK = (*TITANS, "attention-window", "attention-full")
+
+# what a size's name promises; tiny is what the tiny MAC has
+SIZES = {"tiny": 2.3e6, "10m": 10e6, "170m": 170e6, "340m": 340e6, "400m": 400e6, "760m": 760e6, "1.3b": 1.3e9}
+# between tiny and the paper's: heads of 64, bytes, a window that does not see everything at 512
+TEN = {"hidden_size": 256, "num_hidden_layers": 6, "window_size": 256}
+
+
+@dataclass(frozen=True)
+class ModelSetting:
+    """One point: a size, a length, and how it is trained. `parameters` 0 = what the size's name says."""
+
+    size: str
+    tokens: int
+    batch: int = 1
+    parameters: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+    seed: int = 0
+    compiled: bool = False
+    fused_loss: bool = False
+    backend: str = "auto"
+
+    @property
+    def label(self) -> str:
+        return f"{self.size} T={self.tokens} batch={self.batch}"
+
+    @property
+    def target(self) -> int:
+        return self.parameters or int(SIZES[self.size])
+
+
+def titans_config(name: str, s: ModelSetting, **overrides: Any) -> Any:
+    """`TitansConfig` of a candidate, its MLP width as in the preset."""
+    from titanslab import TitansConfig
+
+    values: dict[str, Any] = {"memory_backend": s.backend, "fused_loss": s.fused_loss}
+    variant = "attention" if name.startswith("attention") else name
+    if name == "attention-full":
+        values["window_size"] = None
+    preset = s.size
+    if s.size == "10m":
+        preset, values = "tiny", TEN | values
+    return TitansConfig.preset(preset, variant=variant, **values | overrides)
+
+
+def fit_width(count: Callable[[int], int], target: int, step: int = 8) -> int:
+    """MLP width, a multiple of `step`, that brings a model nearest to `target` parameters.
+
+    Raises:
+        Missing: without any MLP it has more.
+    """
+    base, slope = 2 * count(step) - count(2 * step), (count(2 * step) - count(step)) / step
+    width = round((target - base) / slope / step) * step
+    if width < step:
+        raise Missing(f"has {base:,} parameters without any MLP: cannot be brought to {target:,}")
+    return width
+
+
+def fitted_titans_config(name: str, s: ModelSetting) -> Any:
+    """The config with the MLP width that gives it the target's number of parameters."""
+    from titanslab.models.cost import cost
+
+    def count(width: int) -> int:
+        return cost(titans_config(name, s, intermediate_size=width)).parameters
+
+    return titans_config(name, s, intermediate_size=fit_width(count, s.target))
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _on_meta(make: Callable[[], nn.Module]) -> int:
+    with torch.device("meta"):
+        return count_parameters(make())
+
+
+def llama_config(s: ModelSetting, width: int) -> Any:
+    """Llama of the same shape as our trunk."""
+    from transformers import LlamaConfig
+
+    ours = titans_config("attention-full", s)
+    kernel = "sdpa"
+    if s.device == "cuda" and importlib.util.find_spec("flash_attn") is not None:
+        kernel = "flash_attention_2"
+    return LlamaConfig(
+        vocab_size=ours.vocab_size,
+        hidden_size=ours.hidden_size,
+        intermediate_size=width,
+        num_hidden_layers=ours.num_hidden_layers,
+        num_attention_heads=ours.num_attention_heads,
+        max_position_embeddings=max(2048, s.tokens),
+        tie_word_embeddings=True,
+        attn_implementation=kernel,  # type: ignore[call-arg]
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+
+
+class Training:
+    """A model ready to train: `step()` is loss, backward and AdamW on one batch of random tokens.
+
+    Args:
+        loss: of the model and the tokens `[B, T + 1]`; each candidate makes T predictions.
+        note: how the candidate is set up, for the report. flops: of one forward pass by formula, or None.
+    """
+
+    def __init__(
+        self,
+        s: ModelSetting,
+        model: nn.Module,
+        loss: Callable[[nn.Module, Tensor], Tensor],
+        vocab_size: int,
+        note: str,
+        flops: int | None = None,
+    ) -> None:
+        self.setting, self.note, self.flops = s, note, flops
+        self.model = model.to(s.device).train()
+        self.parameters = count_parameters(model)
+        generator = torch.Generator().manual_seed(s.seed)
+        tokens = torch.randint(0, vocab_size, (s.batch, s.tokens + 1), generator=generator)
+        self.tokens = tokens.to(s.device)
+        called = torch.compile(model) if s.compiled else model
+        self._loss = lambda: loss(called, self.tokens)  # type: ignore[arg-type]
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.losses: list[Tensor] = []
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return list(self.model.parameters())
+
+    def output(self) -> Tensor:
+        """The loss with its graph."""
+        if self.setting.dtype == "float32":
+            return self._loss()
+        with torch.autocast(self.setting.device, getattr(torch, self.setting.dtype)):
+            return self._loss()
+
+    def forward(self) -> Tensor:
+        with torch.no_grad():
+            return self.output()
+
+    def step(self) -> Tensor:
+        loss = self.output()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses.append(loss.detach())
+        return loss.detach()
+
+
+def _hugging_face_loss(model: nn.Module, tokens: Tensor) -> Tensor:
+    # labels are shifted inside, so the last of the T tokens predicts nothing
+    return model(input_ids=tokens[:, :-1], labels=tokens[:, :-1], use_cache=False).loss
+
+
+def causal_pairs_hidden(name: str, s: ModelSetting, config: Any) -> int:
+    """FLOPs that the cost model counts in full attention for pairs which a causal kernel does not form."""
+    if name != "attention-full":
+        return 0
+    return 2 * s.batch * config.num_hidden_layers * config.hidden_size * s.tokens**2
+
+
+def build_titans(name: str, s: ModelSetting) -> Training:
+    from titanslab import TitansForCausalLM
+    from titanslab.models.cost import forward_flops
+
+    config = fitted_titans_config(name, s)
+    flops = forward_flops(config, s.batch, s.tokens) - causal_pairs_hidden(name, s, config)
+    shape = f"{config.num_hidden_layers} blocks of {config.hidden_size}, MLP {config.intermediate_size}"
+    return Training(s, TitansForCausalLM(config), _hugging_face_loss, config.vocab_size, shape, flops)
+
+
+def build_llama(s: ModelSetting) -> Training:
+    from transformers import LlamaForCausalLM
+
+    width = fit_width(lambda w: _on_meta(lambda: LlamaForCausalLM(llama_config(s, w))), s.target)
+    config = llama_config(s, width)
+    note = f"transformers, {config._attn_implementation}, MLP {width}"
+    return Training(s, LlamaForCausalLM(config), _hugging_face_loss, config.vocab_size, note)
+
+
+def _needs_fla(s: ModelSetting, *packages: str) -> None:
+    if s.device != "cuda":
+        raise Missing(f"its kernels run on a GPU; this run is on {s.device}")
+    absent = [p for p in ("fla", *packages) if importlib.util.find_spec(p) is None]
+    if absent:
+        raise Missing(f"not installed: {', '.join(absent)} (pip install flash-linear-attention mamba-ssm)")
+
+
+def gated_deltanet_config(s: ModelSetting, width: int) -> Any:
+    """fla's gated DeltaNet: 3/4 of the width as keys, twice that as values, as its authors set it."""
+    from fla.models import GatedDeltaNetConfig
+
+    ours = titans_config("attention-full", s)
+    return GatedDeltaNetConfig(
+        vocab_size=ours.vocab_size,
+        hidden_size=ours.hidden_size,
+        num_hidden_layers=ours.num_hidden_layers,
+        head_dim=64,
+        num_heads=max(1, ours.hidden_size * 3 // 4 // 64),
+        intermediate_size=width,
+        tie_word_embeddings=True,
+    )
+
+
+def build_gated_deltanet(s: ModelSetting) -> Training:
+    _needs_fla(s)
+    from fla.models import GatedDeltaNetForCausalLM
+
+    width = fit_width(lambda w: _on_meta(lambda: GatedDeltaNetForCausalLM(gated_deltanet_config(s, w))), s.target, 64)
+    config = gated_deltanet_config(s, width)
+    model = GatedDeltaNetForCausalLM(config)
+    return Training(s, model, _hugging_face_loss, config.vocab_size, f"fla kernels, MLP {width}")
+
+
+def mamba2_config(s: ModelSetting, layers: int) -> Any:
+    from fla.models import Mamba2Config
+
+    ours = titans_config("attention-full", s)
+    return Mamba2Config(
+        vocab_size=ours.vocab_size,
+        hidden_size=ours.hidden_size,
+        num_hidden_layers=layers,
+        head_dim=64,
+        num_heads=2 * ours.hidden_size // 64,
+        tie_word_embeddings=True,
+    )
+
+
+def build_mamba2(s: ModelSetting) -> Training:
+    _needs_fla(s, "mamba_ssm")
+    from fla.models import Mamba2ForCausalLM
+
+    # it has no MLP: its depth is what can be fitted
+    one = _on_meta(lambda: Mamba2ForCausalLM(mamba2_config(s, 1)))
+    two = _on_meta(lambda: Mamba2ForCausalLM(mamba2_config(s, 2)))
+    layers = max(1, round((s.target - one) / (two - one)) + 1)
+    config = mamba2_config(s, layers)
+    model = Mamba2ForCausalLM(config)
+    return Training(s, model, _hugging_face_loss, config.vocab_size, f"fla with mamba-ssm, {layers} layers")
+
+
+def _titans_pytorch_mac(s: ModelSetting, batch_size: int, note: str) -> Training:
+    """titans-pytorch's MAC with our tiny MAC's dim, depth, heads, chunk, segment, MLP and persistent tokens."""
+    try:
+        from titans_pytorch import MemoryAsContextTransformer, MemoryMLP
+    except ImportError as error:
+        raise Missing(f"titans-pytorch: {error}; pip install 'titans-lab[bench]'") from error
+    ours = fitted_titans_config("mac", s)
+    head_dim = ours.memory_head_dim
+    model = MemoryAsContextTransformer(
+        num_tokens=ours.vocab_size,
+        dim=ours.hidden_size,
+        depth=ours.num_hidden_layers,
+        segment_len=ours.segment_len,
+        neural_memory_segment_len=ours.chunk_size,
+        neural_memory_batch_size=batch_size or ours.chunk_size,
+        num_persist_mem_tokens=ours.num_persistent_tokens,
+        dim_head=ours.head_dim,
+        heads=ours.num_attention_heads,
+        ff_mult=1.5 * ours.intermediate_size / ours.hidden_size,
+        num_residual_streams=1,
+        neural_memory_model=MemoryMLP(dim=head_dim, depth=ours.memory_depth, expansion_factor=ours.memory_expansion),
+        neural_memory_kwargs={"dim_head": head_dim, "heads": ours.num_memory_heads},
+    )
+    # its heads' start weights are expanded views of one tensor, which no optimizer can write to
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+
+    def loss(module: nn.Module, tokens: Tensor) -> Tensor:
+        return module(tokens, return_loss=True)
+
+    return Training(s, model, loss, ours.vocab_size, note)
+
+
+def build_titans_pytorch_mac(s: ModelSetting) -> Training:
+    return _titans_pytorch_mac(
+        s,
+        0,
+        "MemoryAsContextTransformer, neural_memory_segment_len = neural_memory_batch_size = our chunk; one residual "
+        "stream; its momentum and forgetting are per chunk",
+    )
+
+
+def build_titans_pytorch_mac_wide(s: ModelSetting) -> Training:
+    return _titans_pytorch_mac(
+        s,
+        128,
+        "the same with neural_memory_batch_size 128, as in its own training script: gradients at weights up to 128 "
+        "tokens old, another function, cheaper",
+    )
+
+
+PEERS: dict[str, Callable[[ModelSetting], Training]] = {
+    "llama": build_llama,
+    "gated-deltanet": build_gated_deltanet,
+    "mamba2": build_mamba2,
+    "titans-pytorch-mac": build_titans_pytorch_mac,
+    "titans-pytorch-mac-128": build_titans_pytorch_mac_wide,
+}
+CANDIDATES = (*TRUNK, *PEERS)
+
+
+def build(name: str, setting: ModelSetting) -> Training:
+    """The candidate of that name.
+
+    Raises:
+        Missing: it cannot run here. ValueError: no such candidate or size.
+    """
+    if name not in CANDIDATES:
+        raise ValueError(f"candidate must be one of {', '.join(CANDIDATES)}, got {name!r}")
+    if setting.size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {setting.size!r}")
+    torch.manual_seed(setting.seed)
+    return PEERS[name](setting) if name in PEERS else build_titans(name, setting)
