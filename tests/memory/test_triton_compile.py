@@ -94,7 +94,7 @@ class Compiled:
 
 for name in ("state_forward", "read_forward", "read_backward", "state_backward", "memory_step"):
     setattr(passes, name, Compiled(getattr(passes, name)))
-form, width, hidden, rows = MemoryNetwork(grad_clip=0.5), 32, 64, 2
+form, width, hidden, rows = MemoryNetwork(grad_clip=0.5), 16, 32, 2
 state = [torch.zeros(rows, 2 * width, hidden), torch.zeros(rows, 2 * hidden, width)]
 anchor = [s[:, : s.shape[1] // 2].contiguous() for s in state]
 norm = [torch.ones(rows, width)] * 2

@@ -200,7 +200,7 @@ def fused(
     if not runs:
         raise RuntimeError(f"backend 'triton': {reason}; use 'chunked' or 'auto'")
     batch, heads = q.shape[0], q.shape[2]
-    norm = [n.contiguous() for n in (params.norm_weight, params.norm_bias) if n is not None]
+    norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
     # layers that share their gates share the coefficients too
     layers = gates[:1] if all(g is gates[0] for g in gates) else gates
     stacked = torch.stack([torch.stack([g[i][..., 0] for g in layers]) for i in range(3)])
@@ -240,15 +240,14 @@ def _step(
 ) -> tuple[Tensor, MemoryState, Tensor]:
     """`fused` for one token."""
     batch = q.shape[0]
-    q, k, v = (x[:, 0].contiguous() for x in (q, k, v))
-    real = None if mask is None else mask[:, 0].contiguous()
-    fresh = None if reset is None else reset[:, 0].contiguous()
-    groups = [[t.contiguous() for t in g] for g in (state.weights, state.momentum, state.chunk_weights)]
+    q, k, v = q[:, 0], k[:, 0], v[:, 0]
+    real, fresh = (None if x is None else x[:, 0].contiguous() for x in (mask, reset))
+    groups = [list(g) for g in (state.weights, state.momentum, state.chunk_weights)]
     begin = []
     if fresh is not None:
-        begin = [t.expand(batch, *t.shape[1:]).contiguous() for t in (*initial.weights, *initial.momentum)]
+        begin = [t.expand(batch, *t.shape[1:]) for t in (*initial.weights, *initial.momentum)]
     y, loss, weights, momentum, anchor = fused_memory_step(
-        q, k, v, gates[:, :, :, 0].contiguous(), *groups, begin, norm, state.offset.contiguous(), real, fresh,
+        q, k, v, gates[:, :, :, 0], *groups, begin, norm, state.offset, real, fresh,
         chunk_size, network.residual, network.grad_clip,
     )  # fmt: skip
     offset = state.offset

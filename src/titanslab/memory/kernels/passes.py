@@ -44,6 +44,11 @@ def _rows(x: Tensor, heads: int) -> Tensor:
     return x.repeat_interleave(heads)[:, None, None]
 
 
+def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
+    """The kernels read row-major memory, whatever the caller's strides."""
+    return [t.contiguous() for t in tensors]
+
+
 class Passes:
     """One call: its shapes and tensors, and how to launch each kernel on a group of blocks."""
 
@@ -58,7 +63,8 @@ class Passes:
         chunk_size: int,
         plan: planning.Plan,
     ) -> None:
-        self.layout, self.anchor, self.initial, self.norm, self.form = layout, anchor, initial, norm, form
+        self.layout, self.form = layout, form
+        self.anchor, self.initial, self.norm = _contiguous(anchor), _contiguous(initial), _contiguous(norm)
         self.heads, self.chunk_size, self.plan = heads, chunk_size, plan
         self.blocks, self.rows, self.block, self.head_dim = layout.q.shape
         self.in_block = self.block // chunk_size
@@ -255,7 +261,7 @@ def forward(
     """y, loss, end offset, end state, end anchor, kept states (one per group)."""
     layout = make_layout(q, k, v, gates, offset, mask, reset, chunk_size, plan.block)
     passes = Passes(layout, anchor, initial, norm, form, q.shape[2], chunk_size, plan)
-    running = [a.clone() for a in anchor or _own(state)]
+    running = [a.clone(memory_format=torch.contiguous_format) for a in anchor or _own(state)]
     y, losses, kept = torch.empty_like(layout.q), torch.empty_like(layout.gates[0, 0]), []
     for first, last in passes.groups():
         kept.append(state)
@@ -303,15 +309,15 @@ def backward(
         torch.empty_like(layout.k),
         torch.empty_like(layout.v),
         torch.empty_like(layout.gates),
-        [d.clone() for d in d_state],
-        [torch.zeros_like(a) for a in anchor],
-        [torch.zeros_like(i) for i in initial],
+        [d.clone(memory_format=torch.contiguous_format) for d in d_state],
+        [torch.zeros_like(a) for a in passes.anchor],
+        [torch.zeros_like(i) for i in passes.initial],
         [norm[0].new_zeros(passes.rows, passes.head_dim) for _ in norm],
     )
     at_start = _rows(layout.offset == 0, heads)
     for into, r in zip(_own(out.state), d_running, strict=True):
         into += torch.where(at_start, r, 0)
-    d_running = [torch.where(at_start, 0, r) for r in d_running]
+    d_running = _contiguous([torch.where(at_start, 0, r) for r in d_running])
     if layout.schedule is not None:
         untouched = _rows(layout.schedule.last < 0, heads)
         # rows without a token: the anchor passes through
@@ -352,6 +358,8 @@ def step(
     """
     batch, heads, width = q.shape
     hidden = weights[-1].shape[2]
+    q, k, v, gates, offset = _contiguous([q, k, v, gates, offset])
+    weights, momentum, anchor, initial, norm = map(_contiguous, (weights, momentum, anchor, initial, norm))
     out = [torch.empty_like(w) for w in (*weights, *momentum, *anchor)]
     new, moved, anchored = out[: form.depth], out[form.depth : 2 * form.depth], out[2 * form.depth :]
     initial = initial or [*weights, *momentum]
