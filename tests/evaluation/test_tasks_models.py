@@ -57,7 +57,7 @@ def test_reading_in_pieces_gives_the_answer_of_reading_whole(variant):
         answer = GreedyAnswerer(model, max_new_tokens=6, piece=piece, pad_token_id=258)
         assert answer([prompt], read.append) == [whole]
         assert sum(read) == 150
-        assert max(read) == min(piece, 150)
+        assert max(read) == min(piece, 149)  # the last token is a step of its own
 
 
 @pytest.mark.parametrize("kind", ["mac", "mal", "llama"])

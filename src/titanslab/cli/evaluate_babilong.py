@@ -59,6 +59,9 @@ def babilong(
     sample_cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps samples; default: inside the output.")
     ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows what they are for.")
+    ] = True,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")
     ] = "auto",
@@ -98,6 +101,7 @@ def babilong(
         device,
         tokenizer_for_length,
         sample_cache,
+        learn,
     )
     settings = {"task": "babilong", "split": split, "form": form, "facts": file_identity(facts)}
     settings["background"] = file_identity(background)

@@ -48,6 +48,9 @@ def niah(
     sample_cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps samples; default: inside the output.")
     ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows what they are for.")
+    ] = True,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")
     ] = "auto",
@@ -86,6 +89,7 @@ def niah(
         device,
         tokenizer_for_length,
         sample_cache,
+        learn,
     )
     words = {"adjectives": adjectives, "nouns": nouns}
     settings = {"task": "niah", "haystack": file_identity(haystack)}

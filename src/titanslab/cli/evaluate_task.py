@@ -30,6 +30,7 @@ class TaskRun:
     device: str
     tokenizer_for_length: str | None
     sample_cache: Path | None
+    learn: bool = True
 
 
 def default_output(model: str, task: str) -> Path:
@@ -76,7 +77,12 @@ def run_task_verb(
     ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     answer = GreedyAnswerer(
-        network, max_new_tokens=run.max_new_tokens, piece=run.piece, pad_token_id=pad, eos_token_ids=ends
+        network,
+        max_new_tokens=run.max_new_tokens,
+        piece=run.piece,
+        pad_token_id=pad,
+        eos_token_ids=ends,
+        learn=run.learn,
     )
     weights = fingerprint({"files": [file_identity(f) for f in sorted(folder.glob("*.safetensors"))]})
     settings = {
@@ -85,6 +91,7 @@ def run_task_verb(
         "seed": run.seed,
         "max_new_tokens": run.max_new_tokens,
         "tokenizer_for_length": name,
+        **({} if run.learn else {"learn": False}),
         **settings,
     }
     try:

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from titanslab.models.cache import TitansCache
+
 Prompt = Sequence[int] | np.ndarray
 
 
 class Answerer(Protocol):
     """Greedy continuations of prompts; `advance` is told of every token read."""
 
-    def __call__(
-        self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None
-    ) -> list[list[int]]: ...
+    def __call__(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None) -> list[list[int]]: ...
 
 
 class GreedyAnswerer:
@@ -31,6 +31,7 @@ class GreedyAnswerer:
         piece: tokens read at once.
         pad_token_id: fills short prompts on the left.
         eos_token_ids: tokens that end an answer.
+        learn: False freezes the memories of a Titans model, so that answers show what it knows without them.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class GreedyAnswerer:
         piece: int = 4096,
         pad_token_id: int = 0,
         eos_token_ids: Sequence[int] = (),
+        learn: bool = True,
     ):
         if max_new_tokens < 1 or piece < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens} and piece {piece}; both must be at least 1")
@@ -48,11 +50,12 @@ class GreedyAnswerer:
         self.max_new_tokens, self.piece = max_new_tokens, piece
         self.pad_token_id, self.eos_token_ids = pad_token_id, tuple(eos_token_ids)
         self.in_pieces = getattr(model.config, "model_type", "") == "titans"
+        self.learn = learn
+        if not learn and getattr(model.config, "variant", "attention") == "attention":
+            raise ValueError("learn=False freezes a memory, and this model has none")
 
     @torch.inference_mode()
-    def __call__(
-        self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None
-    ) -> list[list[int]]:
+    def __call__(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None) -> list[list[int]]:
         """The new tokens of each prompt, without the token that ended it."""
         self._check_length(max(len(prompt) for prompt in prompts))
         ids, mask = self._pad(prompts)
@@ -74,19 +77,25 @@ class GreedyAnswerer:
         return ids, None if bool(mask.all()) else mask
 
     def _decode(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], None] | None) -> Tensor:
-        cache, output = None, None
-        for start in range(0, ids.shape[1], self.piece):
-            end = min(start + self.piece, ids.shape[1])
-            output = self._step(ids[:, start:end], None if mask is None else mask[:, start:end], cache)
-            cache = output.past_key_values
+        read = 0
+
+        def tell(done: int, total: int | None) -> None:
+            nonlocal read
             if advance is not None:
-                advance((end - start) * len(ids))
-        assert output is not None
+                advance((done - read) * len(ids))
+            read = done
+
+        cache = TitansCache(self.model.config)
+        cache.learn = self.learn
+        if ids.shape[1] > 1:
+            before = None if mask is None else mask[:, :-1]
+            cache = self.model.read(ids[:, :-1], cache, attention_mask=before, piece_size=self.piece, progress=tell)
+        output = self._step(ids[:, -1:], None if mask is None else mask[:, -1:], cache)
+        tell(ids.shape[1], None)
         new = [output.logits[:, -1].argmax(-1)]
         done = self._is_end(new[-1])
         while len(new) < self.max_new_tokens and not bool(done.all()):
             output = self._step(new[-1].unsqueeze(1), None, cache)
-            cache = output.past_key_values
             new.append(output.logits[:, -1].argmax(-1))
             done |= self._is_end(new[-1])
         return torch.stack(new, 1)

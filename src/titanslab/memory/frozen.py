@@ -63,14 +63,13 @@ def read_frozen(
         loss = (read(k) - v.to(dtype)).square().sum(-1).detach() if return_loss else None
     if begun is None:
         return y, memory, loss
-    parts = (
-        tuple(
-            where_rows(begun[:, -1], a, b)
-            for a, b in zip(getattr(start, n), getattr(memory, n), strict=True)
-        )
-        for n in ("weights", "momentum", "chunk_weights")
+    ended = begun[:, -1]
+    weights, momentum, chunk_weights = (
+        tuple(where_rows(ended, a, b) for a, b in zip(getattr(start, name), getattr(memory, name), strict=True))
+        for name in ("weights", "momentum", "chunk_weights")
     )
-    return y, MemoryState(*parts, where_rows(begun[:, -1], start.offset, memory.offset)), loss
+    offset = where_rows(ended, start.offset, memory.offset)
+    return y, MemoryState(weights, momentum, chunk_weights, offset), loss
 
 
 def _apply(x: Tensor, state: MemoryState, network: MemoryNetwork, params: MemoryParams) -> Tensor:

@@ -153,14 +153,40 @@ class NeuralMemory(nn.Module):
         return [1.0] + [hidden] * (self.network.depth - 1)
 
     def reset_parameters(self) -> None:
-        """Initial values of what is the memory's own: M_0, its norm, the gates; projections as in `nn.Linear`."""
+        """Initial values: M_0 and its norm, the gates, and projections that recall from the first step."""
         for weight, moment in zip(self.memory_weights, self.input_second_moments(), strict=True):
             nn.init.normal_(weight, std=moment**-0.5)  # every z_l starts with unit variance
         if self.memory_norm_weight is not None and self.memory_norm_bias is not None:
             nn.init.ones_(self.memory_norm_weight)
             nn.init.zeros_(self.memory_norm_bias)
         nn.init.ones_(self.o_norm)
+        self.reset_projections()
         self.reset_gates()
+
+    def reset_projections(self) -> None:
+        """OURS: a query finds what once followed the tokens it ends with (figures in docs/log.md).
+
+        q starts with the projection of k, and k's convolution is q's one token later: the key under which token t
+        is written is made of the tokens before t, as is the query that asks for it. g_proj as in `nn.Linear`.
+        """
+        q_proj, k_proj, v_proj = (getattr(self, f"{name}_proj") for name in "qkv")
+        nn.init.normal_(k_proj.weight, std=self.hidden_size**-0.5)
+        # larger values make a deep memory's outer gradient explode where theta is at its maximum
+        nn.init.normal_(v_proj.weight, std=0.3 * self.hidden_size**-0.5)
+        # a small share of the residual stream, whatever the trunk's embeddings
+        nn.init.normal_(self.o_proj.weight, std=0.1 * self.hidden_size**-0.5)
+        with torch.no_grad():
+            q_proj.weight.copy_(k_proj.weight)
+            if self.conv_size > 1:
+                q, k, v = (getattr(self, f"{name}_conv1d").weight for name in "qkv")
+                nn.init.normal_(q, std=0.02)
+                nn.init.normal_(k, std=0.02)
+                nn.init.normal_(v, std=0.05)
+                # signs and sizes differ by channel, so that the order of the tokens counts
+                taps = torch.randn_like(q[1:]) / torch.arange(1, self.conv_size, device=q.device).unsqueeze(1) ** 0.6
+                q[:-1] += taps
+                k[1:] += taps
+                v[0] += 1
 
     def reset_gates(self) -> None:
         """Gate biases; their weights start small, so that the biases decide."""

@@ -1,47 +1,24 @@
 """`TitansCache`: what a model remembers between calls; saved, loaded, forked and reordered as a whole."""
 
-import hashlib
-import json
 import os
-from pathlib import Path
+import weakref
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from titanslab.models.cache_file import (
+    CacheHeader,
+    config_identity,
+    differences,
+    read_file,
+    read_header,
+    weights_fingerprint,
+    write_file,
+)
 from titanslab.models.config import TitansConfig
 from titanslab.models.state import MixerState
-
-FORMAT = "titans-cache"
-VERSION = "1"
-
-# fields that decide what a state means; the rest (token ids, dtype, backend ...) may differ
-# fmt: off
-IDENTITY = (
-    "variant", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_memory_heads", "memory_depth", "memory_expansion", "memory_residual", "memory_norm",
-    "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "conv_size",
-    "chunk_size", "segment_len", "window_size", "num_persistent_tokens", "gate_type", "rope_parameters",
-    "rms_norm_eps",
-)
-# fmt: on
-
-
-def config_identity(config: TitansConfig) -> dict[str, Any]:
-    """The fields of a config that a cache depends on."""
-    return {name: getattr(config, name) for name in IDENTITY}
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """A short hash of a model's weights: names, shapes and up to 256 evenly spaced values of each."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 256)][:256].to("cpu", torch.float64)
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class TitansCache(Cache):
@@ -50,6 +27,9 @@ class TitansCache(Cache):
     Memory, convolution tails and attention windows take the same bytes after 100 tokens as after 100,000;
     only the full attention of variant "attention" grows. The tensors are never written in place, so `fork()`
     copies nothing.
+
+    `learn` and `write_scale` may be set at any time and hold for every token the model then reads or generates:
+    `cache.learn = False` freezes the memories, `cache.write_scale = 0.5` halves each theta.
 
     Args:
         config: of the model it belongs to.
@@ -62,6 +42,10 @@ class TitansCache(Cache):
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(layers=[])
         self.config = config
+        self.learn = True
+        self.write_scale = 1.0
+        self._writer: weakref.ref[nn.Module] | None = None  # the model that filled it
+        self._fingerprint = ""  # of the model that filled it, as read from a file and not compared yet
         self.reset()
 
     def reset(self) -> None:
@@ -70,6 +54,9 @@ class TitansCache(Cache):
         self.position: Tensor | None = None  # int64 [B], tokens of the running document
         self.document: Tensor | None = None  # int64 [B], its id where ids were given
         self.columns = 0  # tokens fed, padding included
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_writer": None, "_fingerprint": self._written_by(None)}
 
     def __repr__(self) -> str:
         return f"TitansCache({self.config.variant}, batch_size={self.batch_size}, seq_length={self.columns})"
@@ -119,8 +106,7 @@ class TitansCache(Cache):
 
     def crop(self, tokens_to_remove: int) -> NoReturn:
         raise NotImplementedError(
-            "a memory cannot unlearn tokens, so a TitansCache cannot be cropped; fork() it before tokens you "
-            "may drop"
+            "a memory cannot unlearn tokens, so a TitansCache cannot be cropped; fork() it before tokens you may drop"
         )
 
     def nbytes(self) -> int:
@@ -138,6 +124,8 @@ class TitansCache(Cache):
     def map(self, fn: Any) -> "TitansCache":
         """A cache with `fn` applied to every tensor."""
         out = TitansCache(self.config)
+        out.learn, out.write_scale = self.learn, self.write_scale
+        out._writer, out._fingerprint = self._writer, self._fingerprint
         out.columns = self.columns
         out.position = None if self.position is None else fn(self.position)
         out.document = None if self.document is None else fn(self.document)
@@ -147,6 +135,16 @@ class TitansCache(Cache):
     def fork(self) -> "TitansCache":
         """An independent cache of the same content; no tensor is copied."""
         return self.map(lambda t: t)
+
+    def continued(self) -> "TitansCache":
+        """A fork for `generate()` with new tokens alone.
+
+        Hugging Face takes a prompt given with a cache for the whole text, cached tokens included, and cuts off
+        as many as the cache has counted; this fork counts from here on. Nothing that was read is lost.
+        """
+        out = self.fork()
+        out.columns = 0
+        return out
 
     def detach(self) -> "TitansCache":
         """The same content cut off from the graph, for truncated backpropagation."""
@@ -171,86 +169,93 @@ class TitansCache(Cache):
         """Each row `repeats` times."""
         self._replace(lambda t: t.repeat_interleave(repeats, dim=0))
 
-    def save(self, path: str | os.PathLike[str], model: nn.Module | None = None) -> None:
+    def bind(self, model: nn.Module) -> None:
+        """Called by a model that goes on from this cache; ValueError where another model filled it."""
+        if self._writer is not None and self._writer() is model:
+            return
+        same = model.config is self.config
+        different = "" if same else differences(config_identity(self.config), model.config)  # type: ignore[arg-type]
+        if different:
+            raise ValueError(f"past_key_values is the cache of another model: {different}")
+        if self._fingerprint and self.position is not None and self._fingerprint != weights_fingerprint(model):
+            raise ValueError("past_key_values was filled by a model of the same shape with other weights")
+        self._writer, self._fingerprint = weakref.ref(model), ""
+
+    def _written_by(self, model: nn.Module | None) -> str:
+        model = model if model is not None else None if self._writer is None else self._writer()
+        return self._fingerprint if model is None else weights_fingerprint(model)
+
+    def save(
+        self, path: str | os.PathLike[str], model: nn.Module | None = None, notes: dict[str, Any] | None = None
+    ) -> None:
         """Write the cache to a safetensors file, whole or not at all.
+
+        The header holds the model's identity: the config fields a cache depends on and a fingerprint of the
+        weights, of `model` or else of the model that filled the cache.
 
         Args:
             path: file to write; replaced if it exists.
-            model: its weights' fingerprint is stored too, and `load(path, model)` then refuses other weights.
+            model: see above.
+            notes: plain values to keep in the header; `TitansCache.header(path).notes` gives them back.
         """
-        from safetensors.torch import save_file
-
         if self.position is None:
             raise ValueError("the cache is empty: run the model on some tokens before save()")
-        metadata = {
-            "format": FORMAT,
-            "version": VERSION,
-            "columns": str(self.columns),
-            "config": json.dumps(config_identity(self.config), sort_keys=True),
-            "weights": "" if model is None else weights_fingerprint(model),
-        }
-        tensors = {
-            k: t.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-            for k, t in self.tensors().items()
-        }
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            save_file(tensors, temporary, metadata)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        header = CacheHeader(
+            config_identity(self.config),
+            self._written_by(model),
+            self.columns,
+            self.learn,
+            self.write_scale,
+            notes or {},
+        )
+        write_file(path, self.tensors(), header)
+
+    @staticmethod
+    def header(path: str | os.PathLike[str]) -> CacheHeader:
+        """What a cache file says of itself, without its tensors; errors as in `load`."""
+        return read_header(path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: Any) -> "TitansCache":
-        """Read a cache written by `save`, for `model` (a Titans model, or its config).
+    def load(cls, path: str | os.PathLike[str], model: Any = None) -> "TitansCache":
+        """Read a cache written by `save`.
+
+        Args:
+            path: the file.
+            model: the Titans model that shall go on from it, to whose device it is brought, or a config. None:
+                the model is compared when it first uses the cache.
 
         Raises:
             FileNotFoundError: no such file. ValueError: not a cache, cut short, or of another model.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no cache file at {path}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not a readable cache file (cut short or of another kind): {error}"
-            ) from None
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is a safetensors file but not a cache written by TitansCache.save")
-        if metadata.get("version") != VERSION:
-            raise ValueError(
-                f"{path} has cache format version {metadata.get('version')!r}, this release reads "
-                f"{VERSION!r}; load it with the release that wrote it"
-            )
-        config = model if isinstance(model, TitansConfig) else model.config
-        _check_identity(path, json.loads(metadata["config"]), config)
+        header, tensors = read_file(path)
+        if model is None:
+            config = TitansConfig(**header.config)
+        else:
+            config = model if isinstance(model, TitansConfig) else model.config
+            different = differences(header.config, config)
+            if different:
+                raise ValueError(f"{path} is the cache of another model: {different}")
         if isinstance(model, nn.Module):
-            if metadata["weights"] and metadata["weights"] != weights_fingerprint(model):
+            if header.weights and header.weights != weights_fingerprint(model):
                 raise ValueError(f"{path} was written by a model of the same shape with other weights")
             device = next(model.parameters()).device
             tensors = {name: t.to(device) for name, t in tensors.items()}
         cache = cls(config)
-        cache.columns = int(metadata["columns"])
-        cache.position = tensors.get("position")
-        cache.document = tensors.get("document")
-        for i in range(len(cache)):
-            prefix = f"layers.{i}."
-            cache.states[i] = MixerState.from_tensors(
-                {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            )
+        cache.columns = header.columns
+        cache.learn, cache.write_scale = header.learn, header.write_scale
+        cache._fingerprint = header.weights
+        try:
+            cache.position, cache.document = tensors.pop("position"), tensors.pop("document", None)
+            for i in range(len(cache)):
+                prefix = f"layers.{i}."
+                mine = {n.removeprefix(prefix): tensors.pop(n) for n in list(tensors) if n.startswith(prefix)}
+                cache.states[i] = MixerState.from_tensors(mine)
+            complete = not tensors and all(t.shape[0] == cache.batch_size for t in cache.tensors().values())
+            for state in cache.states:
+                complete &= config.variant == "attention" or state.memory is not None  # type: ignore[union-attr]
+                complete &= config.variant == "lmm" or state.attention is not None  # type: ignore[union-attr]
+        except (KeyError, IndexError):
+            complete = False
+        if not complete:
+            raise ValueError(f"{path} lacks tensors of the cache that its header describes; it cannot be read")
         return cache
-
-
-def _check_identity(path: Path, stored: dict[str, Any], config: TitansConfig) -> None:
-    mine = json.loads(json.dumps(config_identity(config)))
-    different = [name for name in IDENTITY if stored.get(name) != mine[name]]
-    if different:
-        facts = ", ".join(f"{n} {stored.get(n)!r} there and {mine[n]!r} here" for n in different[:3])
-        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-        raise ValueError(f"{path} is the cache of another model: {facts}{more}")

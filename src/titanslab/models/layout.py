@@ -43,6 +43,7 @@ class Layout:
         rotary: cosines and sines `[B or 1, T, D/2]` of the positions (in MAC: within segments); None in LMM.
         segments: MAC's layout where rows do not simply split every `segment_len` columns.
         end: int64 `[B]`, tokens of the then running document after this call.
+        learn, write_scale: whether and how strongly the memories write.
     """
 
     lengths: Tensor | None
@@ -53,6 +54,8 @@ class Layout:
     rotary: tuple[Tensor, Tensor] | None
     segments: Segments | None
     end: Tensor
+    learn: bool = True
+    write_scale: float = 1.0
 
 
 def make_layout(
@@ -65,6 +68,8 @@ def make_layout(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     start: Tensor | None = None,
+    learn: bool = True,
+    write_scale: float = 1.0,
 ) -> Layout:
     """Work out a `Layout` from what is known of the call; shapes as there."""
     column = torch.arange(tokens, device=device)
@@ -77,11 +82,7 @@ def make_layout(
         latest = torch.where(reset, column, -1).cummax(1).values
         position = torch.where(latest >= 0, column - latest, position)
     if lengths is None:
-        end = (
-            (position[:, -1] + 1).expand(batch)
-            if tokens
-            else torch.zeros(batch, dtype=torch.int64, device=device)
-        )
+        end = (position[:, -1] + 1).expand(batch) if tokens else torch.zeros(batch, dtype=torch.int64, device=device)
     else:
         before = torch.zeros_like(lengths) if start is None else start
         last = position.expand(batch, -1).gather(1, (lengths - 1).clamp(min=0)[:, None]).squeeze(1)
@@ -94,7 +95,7 @@ def make_layout(
     rotary = None
     if config.variant != "lmm":
         rotary = rotary_tables(position, config.head_dim, config.rotary_base, dtype)
-    return Layout(lengths, mask, reset, documents, start, rotary, segments, end)
+    return Layout(lengths, mask, reset, documents, start, rotary, segments, end, learn, write_scale)
 
 
 def _make_segments(segment_len: int, position: Tensor, mask: Tensor | None, reset: Tensor | None) -> Segments:
@@ -115,9 +116,7 @@ def _make_segments(segment_len: int, position: Tensor, mask: Tensor | None, rese
         count, size = used[0] + 1, used[1] + 1
     # padding goes to a slot past the end, which is cut off
     slot = torch.where(mask, index * size + place, count * size)
-    token = torch.zeros(batch, count * size + 1, dtype=torch.int64, device=position.device).scatter(
-        1, slot, column
-    )
+    token = torch.zeros(batch, count * size + 1, dtype=torch.int64, device=position.device).scatter(1, slot, column)
     filled_slot = torch.zeros_like(token, dtype=torch.bool).scatter(1, slot, mask)[:, :-1]
     token = token[:, :-1]
     heads = token.view(batch, count, size)[:, :, 0]

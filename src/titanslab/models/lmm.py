@@ -24,5 +24,7 @@ class MemoryMixer(Mixer):
             mask=layout.mask,
             reset=layout.reset,
             initial=self.document_start(layout, state),
+            learn=layout.learn,
+            write_scale=layout.write_scale,
         )
         return y, MixerState(memory) if return_state else None

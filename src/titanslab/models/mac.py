@@ -76,10 +76,9 @@ class _Run:
     cache.
     """
 
-    def __init__(
-        self, mixer: MemoryAsContext, x: Tensor, layout: Layout, state: MixerState | None, keep: bool
-    ) -> None:
+    def __init__(self, mixer: MemoryAsContext, x: Tensor, layout: Layout, state: MixerState | None, keep: bool) -> None:
         self.mixer, self.segments, self.keep = mixer, layout.segments, keep
+        self.learn, self.write_scale = layout.learn, layout.write_scale
         self.batch = x.shape[0]
         self.initial = mixer.document_start(layout, state)
         if state is not None and state.memory is not None and state.attention is not None:
@@ -101,9 +100,7 @@ class _Run:
         if mixer.persistent is None:
             return empty, empty
         prefix = mixer.attention.keys_values(mixer.persistent.unsqueeze(0).to(x.dtype), None)
-        keys, values = (
-            torch.cat((t.to(empty.dtype).expand(self.batch, -1, -1, -1), empty), dim=2) for t in prefix
-        )
+        keys, values = (torch.cat((t.to(empty.dtype).expand(self.batch, -1, -1, -1), empty), dim=2) for t in prefix)
         return keys, values
 
     def begin(self, n: int, part: slice) -> None:
@@ -120,16 +117,13 @@ class _Run:
             self.memory = self.initial.where(segments.resets[:, n], self.memory)
         fresh = (self.filled == 0) & self.mask[:, 0]  # rows whose segment begins here
         self.read_weights = tuple(
-            where_rows(fresh, new, old)
-            for new, old in zip(self.memory.memory.weights, self.read_weights, strict=True)
+            where_rows(fresh, new, old) for new, old in zip(self.memory.memory.weights, self.read_weights, strict=True)
         )
 
     def retrieve(self, s: Tensor) -> Tensor:
         """Read the memory as it was when the segment began."""
         weights = self.read_weights
-        reader = replace(
-            self.memory, memory=MemoryState(weights, weights, weights, self.memory.memory.offset)
-        )
+        reader = replace(self.memory, memory=MemoryState(weights, weights, weights, self.memory.memory.offset))
         h, after = self.mixer.memory.retrieve(s, reader, mask=self.mask)
         self.memory = NeuralMemoryState(self.memory.memory, after.conv)
         return h
@@ -169,15 +163,15 @@ class _Run:
                 continue
             column = torch.arange(slots, device=new.device) - self.filled[:, None]
             there = (column >= 0) & (column < self.mask.sum(1)[:, None])
-            index = column.clamp(0, new.shape[2] - 1)[:, None, :, None].expand(
-                *new.shape[:2], -1, new.shape[3]
-            )
+            index = column.clamp(0, new.shape[2] - 1)[:, None, :, None].expand(*new.shape[:2], -1, new.shape[3])
             parts.append(torch.where(there[:, None, :, None], new.gather(2, index), old))
         return torch.cat(parts, dim=2)
 
     def write(self, y: Tensor) -> Tensor:
         """Write y token by token, and read each back after its own write."""
-        read, self.memory = self.mixer.memory(y, self.memory, mask=self.mask)
+        read, self.memory = self.mixer.memory(
+            y, self.memory, mask=self.mask, learn=self.learn, write_scale=self.write_scale
+        )
         return read
 
     def state(self) -> MixerState:

@@ -42,6 +42,8 @@ class MemoryAsGate(Mixer):
             mask=layout.mask,
             reset=layout.reset,
             initial=self.document_start(layout, state),
+            learn=layout.learn,
+            write_scale=layout.write_scale,
         )
         o = self.o_proj(self.gate(y, m))  # Eq. 28
         return o, None if attention is None else MixerState(memory, (), *attention)

@@ -28,6 +28,8 @@ class MemoryAsLayer(Mixer):
             mask=layout.mask,
             reset=layout.reset,
             initial=self.document_start(layout, state),
+            learn=layout.learn,
+            write_scale=layout.write_scale,
         )
         o, attention = self.attention(  # Eq. 31
             self.attention_norm(x + m),

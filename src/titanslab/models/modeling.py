@@ -22,6 +22,7 @@ from titanslab.models.mag import MemoryAsGate
 from titanslab.models.mal import MemoryAsLayer
 from titanslab.models.mixer import Mixer
 from titanslab.models.padding import Padding, read_mask
+from titanslab.models.reading import Reads
 from titanslab.models.state import MixerState
 
 MIXERS: dict[str, type[Mixer]] = {
@@ -51,7 +52,7 @@ class TitansBlock(GradientCheckpointingLayer):
         return x + self.mlp(self.mlp_norm(x)), state
 
 
-class TitansPreTrainedModel(PreTrainedModel):
+class TitansPreTrainedModel(Reads, PreTrainedModel):
     """Weights, their initial values, and what Hugging Face asks to know."""
 
     config: TitansConfig
@@ -165,7 +166,10 @@ class TitansModel(TitansPreTrainedModel):
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         batch, tokens = x.shape[:2]
         if tokens == 0:
-            raise ValueError(f"input_ids must hold at least one token per row, got shape {list(x.shape[:2])}")
+            raise ValueError(
+                f"input_ids must hold at least one token per row, got shape {list(x.shape[:2])}; generate() takes a "
+                "prompt given with a cache for the whole text, so give it new tokens with cache.continued()"
+            )
         cache = past_key_values
         if cache is not None:
             self._check_cache(cache, batch)
@@ -173,6 +177,7 @@ class TitansModel(TitansPreTrainedModel):
             use_cache = self.config.use_cache and not self.training
         if use_cache and cache is None:
             cache = TitansCache(self.config)
+            cache.bind(self)
         keep = cache is not None
 
         padding = read_mask(attention_mask, batch, tokens, 0 if cache is None else cache.columns)
@@ -188,6 +193,8 @@ class TitansModel(TitansPreTrainedModel):
             lengths=None if padding is None else padding.lengths,
             reset=reset,
             start=None if cache is None else cache.position,
+            learn=cache is None or cache.learn,
+            write_scale=1.0 if cache is None else cache.write_scale,
         )
         hidden: tuple[Tensor, ...] = (x,)
         for i, block in enumerate(self.layers):
@@ -217,11 +224,7 @@ class TitansModel(TitansPreTrainedModel):
                 f"past_key_values must be a TitansCache, got {type(cache).__name__}; make one with "
                 "TitansCache(model.config), or pass none"
             )
-        if cache.config.variant != self.config.variant or len(cache) != len(self.layers):
-            raise ValueError(
-                f"past_key_values is the cache of a {cache.config.variant!r} of {len(cache)} blocks, this "
-                f"model is a {self.config.variant!r} of {len(self.layers)}"
-            )
+        cache.bind(self)
         if cache.batch_size not in (-1, batch):
             raise ValueError(f"past_key_values holds {cache.batch_size} rows, the input has {batch}")
 
@@ -233,14 +236,10 @@ class TitansModel(TitansPreTrainedModel):
         if ids is None:
             return None, last
         if tuple(ids.shape) != shape:
-            raise ValueError(
-                f"document_ids must have shape {list(shape)} like the tokens, got {list(ids.shape)}"
-            )
+            raise ValueError(f"document_ids must have shape {list(shape)} like the tokens, got {list(ids.shape)}")
         if padding is not None:
             ids = padding.compact(ids)
-        first = (
-            torch.zeros_like(ids[:, :1], dtype=torch.bool) if last is None else ids[:, :1] != last[:, None]
-        )
+        first = torch.zeros_like(ids[:, :1], dtype=torch.bool) if last is None else ids[:, :1] != last[:, None]
         reset = torch.cat((first, ids[:, 1:] != ids[:, :-1]), dim=1)
         if padding is None:
             return reset, ids[:, -1]
@@ -323,9 +322,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, keep])
             if labels is not None:
-                loss = self.loss_function(
-                    logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
-                )
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -1,0 +1,164 @@
+"""The file of a `TitansCache`: safetensors, with the model's identity in the header; whole or not written."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from titanslab.models.config import TitansConfig
+
+FORMAT = "titans-cache"
+VERSION = "1"
+
+# fields that decide what a state means; the rest (token ids, dtype, backend ...) may differ
+# fmt: off
+IDENTITY = (
+    "variant", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_memory_heads", "memory_depth", "memory_expansion", "memory_residual", "memory_norm",
+    "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "conv_size",
+    "chunk_size", "segment_len", "window_size", "num_persistent_tokens", "gate_type", "rope_parameters",
+    "rms_norm_eps",
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class CacheHeader:
+    """What a cache file says of itself.
+
+    Args:
+        config: the `IDENTITY` fields of its model. weights: the model's fingerprint, "" where not known.
+        columns: tokens fed, padding included. learn, write_scale: as in `TitansCache`.
+        notes: what the program that wrote it added.
+    """
+
+    config: dict[str, Any]
+    weights: str
+    columns: int
+    learn: bool
+    write_scale: float
+    notes: dict[str, Any]
+
+
+def config_identity(config: TitansConfig) -> dict[str, Any]:
+    """The fields of a config that a cache depends on."""
+    return json.loads(json.dumps({name: getattr(config, name) for name in IDENTITY}))
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A short hash of the weights a cache depends on: names, shapes and up to 256 evenly spaced values of each.
+
+    The head of a language model takes no part: a base model reads the caches of its language model.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(getattr(model, "base_model", model).named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 256)][:256].to("cpu", torch.float64)
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def differences(stored: dict[str, Any], config: TitansConfig) -> str:
+    """The fields in which a stored identity and a config differ, in words; "" where they agree."""
+    mine = config_identity(config)
+    different = [name for name in IDENTITY if stored.get(name) != mine[name]]
+    facts = ", ".join(f"{n} {stored.get(n)!r} there and {mine[n]!r} here" for n in different[:3])
+    return facts + (f" and {len(different) - 3} more" if len(different) > 3 else "")
+
+
+def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: CacheHeader) -> None:
+    """Write to a temporary name beside `path`, then give it that name: a reader finds the old or the new file."""
+    from safetensors.torch import save_file
+
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "columns": str(header.columns),
+        "config": json.dumps(header.config, sort_keys=True),
+        "weights": header.weights,
+        "learn": json.dumps(header.learn),
+        "write_scale": json.dumps(header.write_scale),
+        "notes": json.dumps(header.notes, sort_keys=True),
+    }
+    plain = {k: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file to save the cache to")
+    if not path.parent.exists():
+        raise FileNotFoundError(f"folder {path.parent} does not exist, {path.name} cannot be saved there")
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(plain, temporary, metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what a writer that was killed left behind; a writer still at work keeps its file."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        number = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            leftover.unlink(missing_ok=True)
+        except (ValueError, OSError):
+            continue
+
+
+def read_header(path: str | os.PathLike[str]) -> CacheHeader:
+    """The header alone; errors as in `read_file`."""
+    return _open(Path(path), tensors=False)[0]
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[CacheHeader, dict[str, Tensor]]:
+    """Header and tensors of a cache file.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not a cache, cut short, or of another release.
+    """
+    return _open(Path(path), tensors=True)
+
+
+def _open(path: Path, tensors: bool) -> tuple[CacheHeader, dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a cache file")
+    if not path.is_file():
+        raise FileNotFoundError(f"no cache file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # a header is read on its own by programs that only ask what the file is
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable cache file (cut short or of another kind): {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is a safetensors file but not a cache written by TitansCache.save")
+    if metadata.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has cache format version {metadata.get('version')!r}, this release reads {VERSION!r}; "
+            "load it with the release that wrote it"
+        )
+    try:
+        header = CacheHeader(
+            config=dict(json.loads(metadata["config"])),
+            weights=metadata["weights"],
+            columns=int(metadata["columns"]),
+            learn=bool(json.loads(metadata.get("learn", "true"))),
+            write_scale=float(json.loads(metadata.get("write_scale", "1.0"))),
+            notes=dict(json.loads(metadata.get("notes", "{}"))),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} has a damaged header ({type(error).__name__}: {error}); it cannot be read") from None
+    return header, found
