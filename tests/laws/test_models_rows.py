@@ -1,5 +1,7 @@
 """Rows of a batch, padding and documents: each row as if it were alone, over every variant."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -84,7 +86,7 @@ def test_documents_are_separate_runs(model):
     documents = torch.stack((torch.arange(31) // 9, torch.tensor([5] * 3 + [2] * 17 + [5] * 11)))
     out = model(ids, document_ids=documents).logits
     for row, cuts in enumerate(([0, 9, 18, 27, 31], [0, 3, 20, 31])):
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, stop in itertools.pairwise(cuts):
             alone = model(ids[row : row + 1, start:stop]).logits
             torch.testing.assert_close(out[row : row + 1, start:stop], alone, atol=EXACT, rtol=0)
 

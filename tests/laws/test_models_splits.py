@@ -111,4 +111,5 @@ def test_bytes_do_not_grow(variant):
     for step, length in enumerate([1, 3, 20, 50, 1]):
         model(tokens(2, length, seed=step), past_key_values=cache)
         sizes.append(cache.nbytes())
-    assert len(set(sizes)) == 1 and sizes[0] > 0
+    assert len(set(sizes)) == 1
+    assert sizes[0] > 0

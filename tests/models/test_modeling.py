@@ -34,7 +34,8 @@ def test_save_and_load_with_auto_classes(variant, ids, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert type(loaded) is TitansForCausalLM
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     assert torch.equal(loaded.eval()(ids).logits, model(ids).logits)
     trunk = AutoModel.from_pretrained(tmp_path).eval()
     assert type(trunk) is TitansModel
@@ -73,9 +74,7 @@ def test_a_missing_weight_starts_as_in_a_new_model(tmp_path):
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     gone = [name for name in tensors if "memory_weights" in name or name.endswith("alpha_proj.bias")]
-    save_file(
-        {k: t for k, t in tensors.items() if k not in gone}, tmp_path / "model.safetensors", {"format": "pt"}
-    )
+    save_file({k: t for k, t in tensors.items() if k not in gone}, tmp_path / "model.safetensors", {"format": "pt"})
     loaded, info = TitansForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert sorted(info["missing_keys"]) == sorted(gone)
     fresh, mine = make("lmm").state_dict(), loaded.state_dict()
@@ -128,7 +127,8 @@ def test_fused_loss_equals_the_plain_one(ids, num_items):
     plain, fused = make().double(), make(fused_loss=True).double()
     extra = {} if num_items is None else {"num_items_in_batch": num_items}
     a, b = plain(ids, labels=ids, **extra), fused(ids, labels=ids, **extra)
-    assert b.logits is None and a.logits is not None
+    assert b.logits is None
+    assert a.logits is not None
     torch.testing.assert_close(a.loss.double(), b.loss, atol=1e-6, rtol=0)  # Hugging Face's is float32
     a.loss.backward()
     b.loss.backward()
@@ -178,7 +178,8 @@ def test_decay_leaves_gates_norms_persistents_and_m0_alone(variant):
     model = make(variant, tie_word_embeddings=False)
     decayed = set(model.decay_parameter_names())
     spared = {name for name, _ in model.named_parameters()} - decayed
-    assert "lm_head.weight" in decayed and "model.layers.0.mlp.up_proj.weight" in decayed
+    assert "lm_head.weight" in decayed
+    assert "model.layers.0.mlp.up_proj.weight" in decayed
     parts = ["norm", "persistent"]
     if variant != "attention":
         parts += ["theta_proj", "eta_proj", "alpha_proj", "memory_weights", "conv1d"]
@@ -195,7 +196,8 @@ def test_tied_and_untied_heads():
     untied = make(tie_word_embeddings=False)
     assert untied.lm_head.weight is not untied.model.embed_tokens.weight
     tied.resize_token_embeddings(40)
-    assert tied.lm_head.weight.shape == (40, 16) and tied.lm_head.weight is tied.model.embed_tokens.weight
+    assert tied.lm_head.weight.shape == (40, 16)
+    assert tied.lm_head.weight is tied.model.embed_tokens.weight
 
 
 @torch.no_grad()

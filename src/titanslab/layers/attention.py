@@ -27,9 +27,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if hidden_size % num_heads:
-            raise ValueError(
-                f"hidden_size must be a multiple of num_heads, got {hidden_size} and {num_heads}"
-            )
+            raise ValueError(f"hidden_size must be a multiple of num_heads, got {hidden_size} and {num_heads}")
         self.num_heads = num_heads
         self.window_size = window_size
         self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -94,9 +92,7 @@ class Attention(nn.Module):
             prefix = self.keys_values(persistent.unsqueeze(0).to(x.dtype), None)
         if size == 0:
             prefix = None
-        out = attend(
-            q, k, v, prefix=prefix, window=self.window_size, past=past, past_count=count, documents=documents
-        )
+        out = attend(q, k, v, prefix=prefix, window=self.window_size, past=past, past_count=count, documents=documents)
         y = self.merge_heads(out)
         return y, self._next_state(prefix, past, (k, v), lengths) if return_state else None
 

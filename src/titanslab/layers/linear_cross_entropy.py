@@ -37,9 +37,7 @@ def linear_cross_entropy(
         The mean loss, a scalar of float32 or better.
     """
     if hidden.shape[0] != labels.shape[0]:
-        raise ValueError(
-            f"hidden and labels must have as many tokens, got {hidden.shape[0]} and {labels.shape[0]}"
-        )
+        raise ValueError(f"hidden and labels must have as many tokens, got {hidden.shape[0]} and {labels.shape[0]}")
     total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
     for start in range(0, hidden.shape[0], chunk_size):
         part, targets = hidden[start : start + chunk_size], labels[start : start + chunk_size]

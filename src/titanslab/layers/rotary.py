@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 
-def rotary_tables(
-    positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary angles of `positions`.
 
     Angles are formed in float64: in float32 the product of a position beyond 10^6 and a frequency is off by

@@ -147,8 +147,6 @@ def _blockwise(
         mask = F.pad(mask, (prefix_size, 0), value=True).unsqueeze(1)
         visible = prefix_size + seen
         outputs.append(
-            F.scaled_dot_product_attention(
-                q[:, :, start:stop], k[:, :, :visible], v[:, :, :visible], attn_mask=mask
-            )
+            F.scaled_dot_product_attention(q[:, :, start:stop], k[:, :, :visible], v[:, :, :visible], attn_mask=mask)
         )
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)

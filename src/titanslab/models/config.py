@@ -117,9 +117,7 @@ class TitansConfig(PreTrainedConfig):
             self.memory_half_lives = list(self.memory_half_lives)
         self.rope_parameters = dict(self.rope_parameters or {})
         if self.rope_parameters.get("rope_type", "default") != "default":
-            raise ValueError(
-                f"rope_parameters: rope_type must be 'default', got {self.rope_parameters['rope_type']!r}"
-            )
+            raise ValueError(f"rope_parameters: rope_type must be 'default', got {self.rope_parameters['rope_type']!r}")
         super().__post_init__(**kwargs)
         self.check()
         from titanslab.models.register import register_models
@@ -131,15 +129,13 @@ class TitansConfig(PreTrainedConfig):
         """A model of the paper's sizes, or `tiny` for a laptop.
 
         Shapes of 170m, 340m, 760m and 1.3b are the camera-ready's. It has no row for 400m (OURS: 340m with 28
-        blocks, which keeps heads of 64). A size is a name: what a variant counts, `titanslab.models.cost` tells.
+        blocks, which keeps heads of 64). A size is a name; `titanslab.models.cost` counts.
 
         Raises:
             ValueError: an unknown preset, variant or field, with the nearest known name.
         """
         if name not in PRESETS:
-            raise ValueError(
-                f"preset must be one of {', '.join(PRESETS)}; got {name!r}{nearest(name, tuple(PRESETS))}"
-            )
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}{nearest(name, tuple(PRESETS))}")
         known = tuple(field.name for field in fields(cls))
         for field in overrides:
             if field not in known:
@@ -166,9 +162,7 @@ class TitansConfig(PreTrainedConfig):
         for name, allowed in (("variant", VARIANTS), ("gate_type", GATES), ("memory_backend", BACKENDS)):
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}; got {value!r}{nearest(value, allowed)}"
-                )
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}{nearest(value, allowed)}")
         at_least_one = (
             "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_memory_heads "
             "memory_depth memory_expansion conv_size chunk_size segment_len"
@@ -186,8 +180,7 @@ class TitansConfig(PreTrainedConfig):
         for name in ("num_attention_heads", "num_memory_heads"):
             if self.hidden_size % getattr(self, name):
                 raise ValueError(
-                    f"hidden_size must be a multiple of {name}, "
-                    f"got {self.hidden_size} and {getattr(self, name)}"
+                    f"hidden_size must be a multiple of {name}, got {self.hidden_size} and {getattr(self, name)}"
                 )
         if self.variant != "lmm" and self.head_dim % 2:
             raise ValueError(
@@ -220,9 +213,7 @@ class TitansConfig(PreTrainedConfig):
             return
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in value)
         if len(value) != 2 or not numbers or value[0] > value[1]:
-            raise ValueError(
-                f"memory_half_lives must be [shortest, longest] in tokens, both above 0, got {value!r}"
-            )
+            raise ValueError(f"memory_half_lives must be [shortest, longest] in tokens, both above 0, got {value!r}")
 
     @staticmethod
     def _check_integer(name: str, value: object, least: int) -> None:

@@ -1,4 +1,4 @@
-"""What a config costs: parameters, FLOPs of a forward pass, bytes of its cache. Closed forms, checked by tests.
+"""What a config costs in closed form: parameters, FLOPs of a forward pass, bytes of its cache.
 
 FLOPs are those of matrix products, two per multiply-add; norms, convolutions, activations and gates along a
 channel are left out, as FLOP counters leave them out. Scores that a mask hides count: they are computed.
@@ -18,7 +18,8 @@ class Cost:
     """Cost of a model.
 
     Args:
-        parameters: all of them, tied ones once. embedding_parameters: of these, in the embedding and an untied head.
+        parameters: all of them, tied ones once.
+        embedding_parameters: those of the embedding and of an untied head.
         memory_weights: fast weights of all blocks, the learned M_0 of one sequence.
         flops_per_token: of a forward pass over `tokens`, one row.
         cache_bytes: of one row's cache after `tokens`.
@@ -34,24 +35,18 @@ class Cost:
 def cost(config: TitansConfig, tokens: int = 4096, dtype: torch.dtype = torch.float32) -> Cost:
     """All figures of a config for sequences of `tokens`, weights in `dtype`."""
     embedding = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    block = (
-        _mixer_parameters(config)
-        + config.hidden_size
-        + 3 * config.hidden_size * (config.intermediate_size or 0)
-    )
+    block = _mixer_parameters(config) + config.hidden_size + 3 * config.hidden_size * (config.intermediate_size or 0)
     return Cost(
         parameters=embedding + config.num_hidden_layers * block + config.hidden_size,
         embedding_parameters=embedding,
-        memory_weights=0
-        if config.variant == "attention"
-        else config.num_hidden_layers * _fast_weights(config),
+        memory_weights=0 if config.variant == "attention" else config.num_hidden_layers * _fast_weights(config),
         flops_per_token=forward_flops(config, 1, tokens) / tokens,
         cache_bytes=cache_bytes(config, 1, tokens, dtype),
     )
 
 
 def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
-    """FLOPs of one forward pass over `[batch, tokens]` without a cache, padding or documents, logits included."""
+    """FLOPs of one forward pass over `[batch, tokens]`, logits included; no cache, padding or documents."""
     d, rows = config.hidden_size, batch * tokens
     persistent = config.num_persistent_tokens
     total = 2 * rows * d * config.vocab_size
@@ -64,7 +59,7 @@ def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
         block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _scores(config, tokens)
     if config.variant == "mac":
         block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _segment_scores(config, tokens)
-        # reading h: its q, output gate and output projections, the memory itself, then attention's k and v of h
+        # of h: its q, output gate and output projections, the memory itself, attention's k and v
         block += 10 * rows * d * d + 2 * rows * _fast_weights(config)
     if config.variant in ("mag", "mac") and config.gate_type == "mix":
         block += 2 * rows * d * d
@@ -91,9 +86,7 @@ def cache_bytes(config: TitansConfig, batch: int, tokens: int, dtype: torch.dtyp
 
 
 def _network(config: TitansConfig) -> MemoryNetwork:
-    return MemoryNetwork(
-        config.memory_depth, config.memory_expansion, config.memory_residual, config.memory_norm
-    )
+    return MemoryNetwork(config.memory_depth, config.memory_expansion, config.memory_residual, config.memory_norm)
 
 
 def _fast_weights(config: TitansConfig) -> int:
@@ -105,9 +98,7 @@ def _mixer_parameters(config: TitansConfig) -> int:
     total = d + config.num_persistent_tokens * d  # its norm, and the persistent tokens
     if config.variant != "attention":
         gates = 1 + config.memory_momentum + config.memory_forgetting
-        outputs = (config.num_memory_heads or 1) * (
-            config.memory_depth if config.memory_gates_per_layer else 1
-        )
+        outputs = (config.num_memory_heads or 1) * (config.memory_depth if config.memory_gates_per_layer else 1)
         total += 5 * d * d + gates * outputs * (d + 1) + d + _fast_weights(config)
         total += 3 * config.conv_size * d if config.conv_size > 1 else 0
         total += 2 * d if config.memory_norm else 0
@@ -133,8 +124,8 @@ def _memory_flops(config: TitansConfig, batch: int, tokens: int) -> int:
 def chunk_flops(config: TitansConfig, tokens: int) -> int:
     """Exact parallel form of one chunk of one head: at depth 2, 11 C D E + 2 C^2 (D + E) multiply-adds.
 
-    Each layer: the keys' forward pass, the queries through M and through S, the two chunk-end products, all of
-    C x d_in x d_out; below the first also the gradient passed down. Then the C x C corrections of the reads.
+    Each layer: the keys' forward pass, the queries through M and through S and the two chunk-end products, all
+    C x d_in x d_out; above the first also the gradient passed down; then the C x C corrections of the reads.
     """
     widths = _network(config).widths(config.memory_head_dim)
     products = sum((5 + (layer > 0)) * i * o for layer, (i, o) in enumerate(widths))
