@@ -1,7 +1,5 @@
 """Where the Triton kernels are tested: on a GPU where there is one, else in Triton's interpreter."""
 
-import os
-
 import torch
 from memory_cases import Case, Problem, distance, make, outputs_and_gradients
 
@@ -9,9 +7,6 @@ from titanslab.memory import MemoryParams, MemoryState
 from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# read when Triton is imported, which nothing does before tests are collected
-if DEVICE.type == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def on_device(problem: Problem) -> Problem:
