@@ -1,0 +1,41 @@
+"""Every Python block of the README and of docs/ runs, in order; every `titans` line names a verb and flags that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in p.read_text()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_run(page: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    scope: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(block, page.name, "exec"), scope)
+
+
+def test_commands_exist() -> None:
+    import typer
+    from typer.main import get_command
+
+    from titanslab.cli.root import app
+
+    lines = re.findall(r"^titans .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        words, command = line.split()[1:], get_command(app)
+        while hasattr(command, "get_command"):
+            deeper = command.get_command(typer.Context(command), words[0]) if words else None
+            if deeper is None:
+                break
+            command = deeper
+            words.pop(0)
+        assert command.name, f"{line}: no such verb"
+        known = {name for p in command.params for name in p.opts}
+        unknown = [w for w in words if w.startswith("--") and w not in known]
+        assert not unknown, f"{line}: {unknown}"
