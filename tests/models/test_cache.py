@@ -156,3 +156,13 @@ def test_full_attention_grows_and_says_so():
     before = cache.nbytes()
     model(ids, past_key_values=cache)
     assert cache.nbytes() == before + 2 * 2 * 10 * 16 * 4
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac", "attention"])
+@torch.no_grad()
+def test_a_cache_does_not_keep_a_long_prompt_alive(variant):
+    """Slices of long tensors would hold all of them in memory."""
+    model = TitansForCausalLM(small(variant, num_persistent_tokens=0)).eval()
+    cache = model(torch.zeros(1, 2000, dtype=torch.int64)).past_key_values
+    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in cache.tensors().values()}
+    assert sum(held.values()) < 3 * cache.nbytes()

@@ -81,3 +81,17 @@ def test_prefill_in_chunks(model, ids):
     cache = TitansCache(model.config)
     out = model.generate(ids, past_key_values=cache, prefill_chunk_size=4, **OPTIONS)
     assert torch.equal(out, greedy(model, ids))
+
+
+def test_a_prompt_of_packed_documents(model, ids):
+    """Only the last document counts, and what is generated belongs to it."""
+    documents = torch.zeros_like(ids)
+    documents[:, 4:] = 1
+    out = model.generate(ids, document_ids=documents, **OPTIONS)
+    assert torch.equal(out[:, 4:], greedy(model, ids[:, 4:]))
+    assert torch.equal(model.generate(ids, document_ids=documents, use_cache=False, **OPTIONS), out)
+
+
+def test_assisted_decoding_is_refused(model, ids):
+    with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
+        model.generate(ids[:1], assistant_model=model, **OPTIONS)

@@ -23,7 +23,7 @@ from titanslab.models.mal import MemoryAsLayer
 from titanslab.models.mixer import Mixer
 from titanslab.models.padding import Padding, read_mask
 from titanslab.models.reading import Reads
-from titanslab.models.state import MixerState
+from titanslab.models.state import MixerState, own_storage
 
 MIXERS: dict[str, type[Mixer]] = {
     "lmm": MemoryMixer,
@@ -199,8 +199,8 @@ class TitansModel(TitansPreTrainedModel):
         hidden: tuple[Tensor, ...] = (x,)
         for i, block in enumerate(self.layers):
             x, state = block(x, layout, None if cache is None else cache.states[i], keep)
-            if cache is not None:
-                cache.states[i] = state
+            if cache is not None and state is not None:
+                cache.states[i] = state.map(own_storage)
             if output_hidden_states:
                 hidden = (*hidden, x)
         x = self.norm(x)
@@ -273,6 +273,20 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.lm_head = new_embeddings  # type: ignore[assignment]
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As usual; new tokens belong to the document the prompt ended in."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        ids = inputs.get("document_ids")
+        if ids is not None:
+            cache = inputs.get("past_key_values")
+            if cache is not None and cache.get_seq_length() >= ids.shape[1]:
+                del inputs["document_ids"]
+            else:
+                new = input_ids.shape[1] - ids.shape[1]
+                ids = torch.cat((ids, ids[:, -1:].expand(-1, max(new, 0))), dim=1)
+                inputs["document_ids"] = ids[:, -inputs["input_ids"].shape[1] :]
+        return inputs
 
     @can_return_tuple
     def forward(

@@ -57,3 +57,10 @@ class MixerState:
             tensors.get("keys"),
             tensors.get("values"),
         )
+
+
+def own_storage(tensor: Tensor) -> Tensor:
+    """The tensor, copied where it is a small part of a large one, which it would keep in memory."""
+    if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
+        return tensor.clone()
+    return tensor
