@@ -16,6 +16,8 @@ from titanslab.memory.state import MemoryState, where_rows
 
 # heads forget half of what they hold after 2**6 .. 2**14 tokens at the start of training
 HALF_LIVES = (2.0**6, 2.0**14)
+# writes start at sigmoid(2) = 0.88 of the stability limit
+THETA_BIAS = 2.0
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,8 @@ class NeuralMemory(nn.Module):
         is written is made of the tokens before t, as is the query that asks for it. g_proj as in `nn.Linear`.
         """
         q_proj, k_proj, v_proj = (getattr(self, f"{name}_proj") for name in "qkv")
-        nn.init.normal_(k_proj.weight, std=self.hidden_size**-0.5)
-        # larger values make a deep memory's outer gradient explode where theta is at its maximum
-        nn.init.normal_(v_proj.weight, std=0.3 * self.hidden_size**-0.5)
+        for proj in (k_proj, v_proj):
+            nn.init.normal_(proj.weight, std=self.hidden_size**-0.5)
         # a small share of the residual stream, whatever the trunk's embeddings
         nn.init.normal_(self.o_proj.weight, std=0.1 * self.hidden_size**-0.5)
         with torch.no_grad():
@@ -194,6 +195,7 @@ class NeuralMemory(nn.Module):
         for gate in gates:
             nn.init.normal_(gate.weight, std=0.02)
             nn.init.zeros_(gate.bias)
+        nn.init.constant_(self.theta_proj.bias, THETA_BIAS)
         if self.alpha_proj is not None:
             low, high = (math.log2(h) for h in self.half_lives)
             steps = (
@@ -224,8 +226,9 @@ class NeuralMemory(nn.Module):
             eta = torch.zeros_like(theta) if self.eta_proj is None else torch.sigmoid(raw(self.eta_proj))
             alpha = torch.zeros_like(theta) if self.alpha_proj is None else torch.sigmoid(raw(self.alpha_proj))
             moments = self.input_second_moments() if self.gate_layers > 1 else [max(self.input_second_moments())]
-            # so that momentum changes the lag of a write and not its size
-            theta = theta * (1 - eta) / torch.tensor([2 * m for m in moments], dtype=x.dtype, device=x.device)
+            # so that momentum changes the lag of a write and not its size; all layers move the output at once
+            limits = torch.tensor([2 * m * self.network.depth for m in moments], dtype=x.dtype, device=x.device)
+            theta = theta * (1 - eta) / limits
         return theta, eta, alpha
 
     def _features(

@@ -1,0 +1,107 @@
+"""The training loop of the quickstart.
+
+Not the Hugging Face Trainer: two models read the very same batches, the clock may end a run, and the learning
+rate has to reach its end when it does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titanslab.quickstart.corpus import Facts
+from titanslab.tasks.recall import RecallBatch
+
+LAST_RATE = 0.05  # share of the learning rate that is left at the end
+SMOOTHING = 0.95
+
+
+@dataclass
+class Fit:
+    """What a training run was: shares of the way at each step, so that another run can follow it."""
+
+    shares: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def fit(
+    model: Any,
+    facts: Facts,
+    seed: int,
+    *,
+    follow: Fit | None = None,
+    show: Callable[[float, str], None] | None = None,
+) -> Fit:
+    """Train `model` in place; with `follow`, for exactly that run's steps and learning rates.
+
+    Raises:
+        RuntimeError: a loss is not finite.
+    """
+    s = facts.settings
+    optimizer = _optimizer(model, s.learning_rate)
+    result, start, smooth = Fit(), time.perf_counter(), float("nan")
+    model.train()
+    steps = s.steps if follow is None else len(follow.shares)
+    for step in range(steps):
+        if follow is None:
+            share = max(step / s.steps, (time.perf_counter() - start) / s.train_seconds)
+            if share >= 1:
+                break
+        else:
+            share = follow.shares[step]
+        batch = facts.training_batch(seed, step)
+        warm = min(1.0, (step + 1) / s.warmup)
+        rate = warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
+        for group in optimizer.param_groups:
+            group["lr"] = s.learning_rate * rate
+        loss = _loss(model(input_ids=batch.input_ids, use_cache=False).logits, batch, s.answer_weight)
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"the loss of step {step + 1} is {loss.item()}; nothing was written")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        result.shares.append(share)
+        result.losses.append(loss.item())
+        smooth = loss.item() if step == 0 else SMOOTHING * smooth + (1 - SMOOTHING) * loss.item()
+        if show is not None:
+            done = (step + 1) / steps
+            if follow is None:
+                done = max(done, (time.perf_counter() - start) / s.train_seconds)
+            show(min(done, 1.0), f"step {step + 1}, loss {smooth:.2f}")
+    result.seconds = time.perf_counter() - start
+    model.eval()
+    return result
+
+
+def _optimizer(model: Any, rate: float) -> torch.optim.Optimizer:
+    decayed = set(model.decay_parameter_names())
+    named = list(model.named_parameters())
+    return torch.optim.AdamW(
+        [
+            {"params": [p for name, p in named if name in decayed], "weight_decay": 0.1},
+            {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
+        ],
+        lr=rate,
+        betas=(0.9, 0.95),
+    )
+
+
+def token_losses(logits: Tensor, batch: RecallBatch) -> Tensor:
+    """Cross-entropy in nats `[B, T-1]` of each next token; 0 where none is scored."""
+    logits, labels = logits[:, :-1], batch.labels[:, 1:]
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+    return losses.view(labels.shape)
+
+
+def _loss(logits: Tensor, batch: RecallBatch, answer_weight: float) -> Tensor:
+    weights = (batch.labels[:, 1:] != -100) + (answer_weight - 1) * (batch.answer[:, 1:] > 0)
+    return (token_losses(logits, batch) * weights).sum() / weights.sum()

@@ -1,0 +1,58 @@
+"""What the trained models know: bits per byte, and facts by distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from titanslab.quickstart.corpus import Facts
+from titanslab.quickstart.fit import token_losses
+from titanslab.tasks.recall import RecallBatch, answers_right
+
+TOKENS_AT_ONCE = 1 << 15
+
+
+@torch.inference_mode()
+def bits_per_byte(model: Any, facts: Facts, seed: int) -> float:
+    """Validation loss of all bytes but values that come for the first time, which nobody can know."""
+    batch = facts.validation_batch(seed)
+    losses = token_losses(_logits(model, batch.input_ids), batch)
+    return float(losses.sum() / (batch.labels[:, 1:] != -100).sum()) / math.log(2)
+
+
+@torch.inference_mode()
+def recall_by_distance(
+    model: Any, facts: Facts, seed: int, show: Callable[[float, str], None] | None = None
+) -> dict[int, float]:
+    """Share of questions answered right in every digit, by distance in bytes."""
+    distances = facts.settings.distances
+    found, done = {}, 0
+    for distance in distances:
+        batch = facts.questions(distance, seed)
+        found[distance] = _share_right(model, batch)
+        done += distance
+        if show is not None:
+            show(done / sum(distances), f"{distance} bytes back")
+    return found
+
+
+def beyond(recall: dict[int, float], reach: int) -> float:
+    """Mean recall over the distances that lie beyond `reach` bytes."""
+    values = [share for distance, share in recall.items() if distance > reach]
+    return sum(values) / len(values)
+
+
+def _share_right(model: Any, batch: RecallBatch) -> float:
+    predicted = _logits(model, batch.input_ids).argmax(-1)
+    predicted = torch.nn.functional.pad(predicted[:, :-1], (1, 0), value=-1)
+    right, _ = answers_right(predicted, batch)
+    return float(right.float().mean())
+
+
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    rows = max(1, TOKENS_AT_ONCE // ids.shape[1])
+    return torch.cat([model(input_ids=part, use_cache=False).logits for part in ids.split(rows)])
