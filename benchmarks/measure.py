@@ -29,8 +29,12 @@ def in_turns(
     warmup: int = 1,
     progress: Callable[[str], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    around: Callable[[str], contextlib.AbstractContextManager] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of each call, A B C A B C ..., so that a machine that slows down slows all of them down.
+
+    Args:
+        around: makes a context for a candidate's turn, entered and left outside its time.
 
     Returns:
         seconds by candidate, one per repeat; and, for those that failed, the error instead.
@@ -49,11 +53,12 @@ def in_turns(
                     progress(f"{'warm-up' if turn < 0 else f'turn {turn + 1}/{repeats}'}: {name}")
                 gc.collect()
                 try:
-                    synchronize(device)
-                    start = clock()
-                    call()
-                    synchronize(device)
-                    taken = clock() - start
+                    with around(name) if around is not None else contextlib.nullcontext():
+                        synchronize(device)
+                        start = clock()
+                        call()
+                        synchronize(device)
+                        taken = clock() - start
                 except ERRORS as error:
                     failed[name] = one_line(error)
                     continue

@@ -36,6 +36,7 @@ class ModelSetting:
     seed: int = 0
     compiled: bool = False
     fused_loss: bool = False
+    checkpointing: bool = False
     backend: str = "auto"
 
     @property
@@ -135,6 +136,10 @@ class Training:
     ) -> None:
         self.setting, self.note, self.flops = s, note, flops
         self.model = model.to(s.device).train()
+        if s.checkpointing:
+            if not getattr(model, "supports_gradient_checkpointing", False):
+                raise Missing("has no gradient checkpointing")
+            model.gradient_checkpointing_enable()  # type: ignore[operator]
         self.parameters = count_parameters(model)
         generator = torch.Generator().manual_seed(s.seed)
         tokens = torch.randint(0, vocab_size, (s.batch, s.tokens + 1), generator=generator)
@@ -147,6 +152,13 @@ class Training:
     @property
     def leaves(self) -> list[Tensor]:
         return list(self.model.parameters())
+
+    def move(self, device: str) -> None:
+        """Weights and optimizer state to a device: a GPU need not hold all candidates at once."""
+        self.model.to(device)
+        for state in self.optimizer.state.values():
+            for key, value in state.items():
+                state[key] = value.to(device)
 
     def output(self) -> Tensor:
         """The loss with its graph."""

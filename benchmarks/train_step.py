@@ -10,7 +10,9 @@ benchmarks/results/<date>_<device>_<topic>.json and a picture beside it.
 """
 
 import argparse
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,23 @@ def measure(
     result: dict[str, Any] = {"setting": asdict(s), "left_out": left_out, "candidates": {}, "ratios": {}}
     for name, model in models.items():
         result["candidates"][name] = {"note": model.note, "parameters": model.parameters}
+    parked = device.type == "cuda"
+    for model in models.values() if parked else ():
+        model.move("cpu")
+
+    @contextlib.contextmanager
+    def on_device(name: str) -> Iterator[None]:
+        """A GPU holds one candidate at a time; moving it there and back is outside its time."""
+        model = models.get(name) if parked else None
+        try:
+            if model is not None:
+                model.move(s.device)
+            yield
+        finally:
+            if model is not None:
+                model.optimizer.zero_grad(set_to_none=True)
+                model.move("cpu")
+
     probes = rate_probes(device, getattr(torch, s.dtype), [])
     calls = {name: model.step for name, model in models.items()}
     with quiet_progress() as show_progress:
@@ -84,6 +103,7 @@ def measure(
             arguments.repeats,
             arguments.warmup,
             lambda text: show_progress(f"{s.label}  {text}"),
+            around=on_device,
         )
     rates = {n: probe.work / spread(seconds[n])["median"] for n, probe in probes.items()}  # type: ignore[attr-defined]
     result["rates"] = {
@@ -115,7 +135,8 @@ def measure(
         if rows:
             name = max(rows, key=lambda k: rows[k])
             result["ratios"][f"best Titans / {other}"] = {**result["ratios"][name], "best": name.split(" / ")[0]}
-    del models, calls
+    models.clear()
+    calls.clear()
     if not arguments.no_memory:
         for name in [n for n in result["candidates"] if n not in failed]:
             say(f"  memory of {name} in a fresh process")
@@ -185,6 +206,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--dtype", choices=["float32", "bfloat16"], help="autocast; default: bfloat16 on a GPU")
     p.add_argument("--compile", action="store_true", help="torch.compile every model")
+    p.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in every model")
     p.add_argument("--no-fused-loss", action="store_true", help="GPU: our models hold all logits")
     p.add_argument("--backend", default="auto", help="of our memory")
     p.add_argument("--repeats", type=int, default=5)
@@ -203,6 +225,7 @@ def settings_of(arguments: argparse.Namespace) -> list[ModelSetting]:
         "seed": arguments.seed,
         "backend": arguments.backend,
         "compiled": arguments.compile,
+        "checkpointing": arguments.checkpointing,
         "parameters": int(arguments.parameters),
     }
     if arguments.row:

@@ -1,5 +1,7 @@
 """Turns, spread and memory accounting, with a clock of our own: nothing is timed here."""
 
+import contextlib
+
 import torch
 from benchmarks.measure import allocations, fold_allocations, in_turns, peak_bytes, ratio, spread
 
@@ -19,6 +21,22 @@ def test_candidates_take_turns_and_warm_up_is_not_counted():
     assert order == ["a", "b"] * 4
     assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
     assert failed == {}
+
+
+def test_what_is_around_a_turn_is_not_counted():
+    ticks, seen = iter(range(1000)), []
+
+    @contextlib.contextmanager
+    def around(name):
+        seen.append(name)
+        next(ticks)
+        yield
+        next(ticks)
+
+    call = lambda: next(ticks)  # noqa: E731
+    seconds, _ = in_turns({"a": call}, CPU, 2, 0, clock=lambda: float(next(ticks)), around=around)
+    assert seconds == {"a": [2.0, 2.0]}
+    assert seen == ["a", "a"]
 
 
 def test_a_candidate_that_fails_is_named_and_the_others_go_on():

@@ -112,3 +112,19 @@ def test_rows_name_known_candidates_and_can_be_narrowed():
     arguments.tokens = [5]
     with pytest.raises(SystemExit, match="no setting"):
         train_step.settings_of(arguments)
+
+
+def test_moving_a_model_keeps_the_optimizer_going():
+    work, other = (build("lmm", ModelSetting("tiny", 16)) for _ in range(2))
+    for _ in range(2):
+        other.step()
+    work.step()
+    work.move("cpu")
+    assert work.step().equal(other.losses[-1])
+
+
+def test_checkpointing_gives_the_same_loss():
+    plain, saved = (build("mag", ModelSetting("tiny", 16, checkpointing=c)) for c in (False, True))
+    assert saved.model.is_gradient_checkpointing
+    plain.step(), saved.step()
+    assert saved.step().item() == pytest.approx(plain.step().item(), rel=1e-5)
