@@ -5,13 +5,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.chunked import chunked
-from titanslab.memory.kernels import fused
+from titanslab.memory.chunked import chunked, implementation
+from titanslab.memory.kernels import fused, supported
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.recurrent import recurrent
 from titanslab.memory.reference import Gates, reference
 from titanslab.memory.state import MemoryState
 
+# calls of so few tokens go step by step (docs/log.md)
+STEP_TOKENS = 2
 BACKENDS = ("reference", "recurrent", "chunked", "triton")
 
 
@@ -35,9 +37,14 @@ def choose_backend(
     """What `backend="auto"` means for a call; `titans info` prints the same."""
     if channelwise:
         return BackendChoice("recurrent", "channel-wise alpha is computed token by token")
-    if tokens <= 2:
-        return BackendChoice("recurrent", f"{tokens} token(s): a step costs less than a chunk")
-    return BackendChoice("chunked", "the portable parallel form")
+    if tokens <= STEP_TOKENS:
+        return BackendChoice("recurrent", f"{tokens} token(s): steps cost less than a chunk")
+    _, how = implementation(device, torch.float64 if dtype == torch.float64 else torch.float32, network.depth)
+    if device.type == "cuda":
+        fits, why_not = supported(device, dtype, network, head_dim, chunk_size)
+        # a choice "from measurements" needs one: until the kernels are timed on a GPU, they run when asked for
+        how += "; backend 'triton' runs here too, by name" if fits else f"; no fused kernel: {why_not}"
+    return BackendChoice("chunked", f"the exact parallel form, {how}")
 
 
 def _check(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
