@@ -46,9 +46,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(table, tmp_path):
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
     words += ["-m", "titanslab.cli", "train", str(path), "--output", str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=240
-    )
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     losses = [
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

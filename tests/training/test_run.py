@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from titanslab.data import byte_tokenizer
 from titanslab.training import checkpoints, run
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
@@ -196,6 +197,7 @@ def test_nothing_is_written_when_something_is_wrong(table, tmp_path):
         (["model.hidden_size=15"], "hidden_size must be a multiple"),
         (["model.vocab_size=100"], "vocab_size is 100, but the tokenizer 'byte' has 259"),
         (["data.tokenizer=missing.json"], r"missing\.json"),
+        (["training.report_to=['nosuch']"], r"training\.report_to names 'nosuch'; the Trainer can report to"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             train(parse_recipe(table, changes), output)
@@ -214,6 +216,33 @@ def test_streamed_run_resumes_with_the_rows_it_would_have_seen(table, tmp_path, 
             train(recipe, tmp_path / "stopped")
     assert train(recipe, tmp_path / "stopped", resume=True)["resumed_from"] == 3
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+
+
+def test_other_number_of_processes_is_refused(recipe, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Stopped):
+            train(recipe, folder)
+    states = folder / "checkpoints" / "checkpoint-5"
+    (states / "random_state_1.json").write_text((states / "random_state_0.json").read_text())
+    with pytest.raises(ValueError, match="was written by 2 processes, now there are 1"):
+        train(recipe, folder, resume=True)
+
+
+def test_bf16_and_recomputed_activations_train(table, tmp_path):
+    table["training"] |= {"precision": "bf16", "gradient_checkpointing": True, "steps": 3, "warmup_steps": 0}
+    train(parse_recipe(table), tmp_path / "run")
+    saved = weights(tmp_path / "run")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+
+
+def test_compiling_is_block_by_block(recipe):
+    model = run.build_model(recipe, byte_tokenizer())
+    run.compile_blocks(model)
+    compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
+    assert compiled == ["model.layers.0"]
 
 
 def test_weight_decay_is_for_matrices_alone(recipe, tmp_path):

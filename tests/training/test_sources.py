@@ -35,9 +35,7 @@ def test_one_document_a_row(text_file):
 
 def test_too_little_text_says_how_much_is_needed(text_file):
     data = DataRecipe(train=str(text_file), sequence_length=4096)
-    with pytest.raises(
-        ValueError, match=r"make \d rows of data\.sequence_length = 4096, and one batch needs 64"
-    ):
+    with pytest.raises(ValueError, match=r"make \d rows of data\.sequence_length = 4096, and one batch needs 64"):
         rows(data, rows_needed=64)
 
 
@@ -63,13 +61,9 @@ def test_tasks_make_rows_by_number_and_mix_with_text(text_file):
     assert all(row["document_ids"].shape == (256,) for row in alone)
     again = training_stream(data, byte_tokenizer(), seed=0).row(7)
     assert np.array_equal(again["input_ids"], alone[7]["input_ids"])
-    mixed = DataRecipe(
-        task="recall", task_options=options, task_share=0.5, train=str(text_file), sequence_length=256
-    )
+    mixed = DataRecipe(task="recall", task_options=options, task_share=0.5, train=str(text_file), sequence_length=256)
     drawn = rows(mixed, count=40)
-    from_task = [
-        any(np.array_equal(r["input_ids"], t["input_ids"]) for t in rows(data, count=40)) for r in drawn
-    ]
+    from_task = [any(np.array_equal(r["input_ids"], t["input_ids"]) for t in rows(data, count=40)) for r in drawn]
     assert 8 <= sum(from_task) <= 32
 
 

@@ -86,9 +86,7 @@ def test_a_run_that_breaks_down_stops_and_keeps_its_checkpoints(recipe, tmp_path
         return plain(self, model, *args, **kwargs)
 
     monkeypatch.setattr(trainer_module.TitansTrainer, "training_step", poisoned)
-    with pytest.raises(
-        NonFiniteError, match=r"step 8: .* parameter model\.layers\.0\.mlp\.down_proj\.weight"
-    ):
+    with pytest.raises(NonFiniteError, match=r"step 8: .* parameter model\.layers\.0\.mlp\.down_proj\.weight"):
         train(recipe, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-5" / "complete.json").exists()
     assert not (tmp_path / "run" / "config.json").exists()

@@ -24,9 +24,7 @@ TASKS: dict[str, tuple[str, str]] = {
     ),
 }
 
-app = typer.Typer(
-    cls=lazy_group(TASKS), add_completion=False, invoke_without_command=True, rich_markup_mode="rich"
-)
+app = typer.Typer(cls=lazy_group(TASKS), add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
 
 
 @app.callback()
@@ -35,9 +33,7 @@ def evaluate(
     model: Annotated[str | None, typer.Option("--model", "-m", help="A run folder or a saved model.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            "--data", "-d", help="Text, JSONL, parquet, a folder, or a dataset on the hub; repeatable."
-        ),
+        typer.Option("--data", "-d", help="Text, JSONL, parquet, a folder, or a dataset on the hub; repeatable."),
     ] = None,
     context_length: Annotated[
         list[int] | None,
@@ -51,9 +47,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="Folder for JSON and PNG; default: MODEL/evaluation."),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
     """Measure how well a model predicts text: perplexity, bits per byte, and loss by position in the context.
 
@@ -72,7 +66,7 @@ def evaluate(
     from titanslab.training.loading import find_model_folder, load_model, load_model_tokenizer
 
     find_model_folder(model)
-    corpus = open_corpus(data[0] if len(data) == 1 else data, "--data", column=text_column, split=split)
+    corpus = open_corpus(data[0] if len(data) == 1 else data, "--data", column=text_column, split=split, streaming=True)
     folder = output or Path(model) / "evaluation"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")

@@ -21,21 +21,13 @@ def find_model_folder(name: str | Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"model {str(name)!r} does not exist (looked for {path.absolute()})")
     if path.is_file():
-        raise ValueError(
-            f"model {str(name)!r} is a file; give the folder that holds config.json and the weights"
-        )
+        raise ValueError(f"model {str(name)!r} is a file; give the folder that holds config.json and the weights")
     if (path / "config.json").exists():
         return path
     checkpoint = last_complete(path / "checkpoints")
     if checkpoint is None:
-        hint = (
-            "the run there has no checkpoint yet"
-            if (path / "recipe.toml").exists()
-            else "it holds no config.json"
-        )
-        raise ValueError(
-            f"model folder {str(name)!r} is not a model: {hint}; give a run folder or a saved model"
-        )
+        hint = "the run there has no checkpoint yet" if (path / "recipe.toml").exists() else "it holds no config.json"
+        raise ValueError(f"model folder {str(name)!r} is not a model: {hint}; give a run folder or a saved model")
     return checkpoint
 
 
@@ -52,9 +44,7 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     folder = find_model_folder(name)
     _check_config(folder)
     if not any(folder.glob("*.safetensors")):
-        raise ValueError(
-            f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read"
-        )
+        raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -82,12 +72,8 @@ def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     from titanslab.data import load_tokenizer
 
     folder = find_model_folder(name)
-    if not any(
-        (folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-    ):
-        raise ValueError(
-            f"model folder {str(folder)!r} holds no tokenizer (tokenizer.json); save one beside the model"
-        )
+    if not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise ValueError(f"model folder {str(folder)!r} holds no tokenizer (tokenizer.json); save one beside the model")
     return load_tokenizer(str(folder))
 
 

@@ -71,9 +71,7 @@ class DataRecipe:
 
     def check(self) -> None:
         if self.train is None and self.task is None:
-            raise ValueError(
-                "data.train is missing: give a file, a folder, a list of files or a hub dataset name"
-            )
+            raise ValueError("data.train is missing: give a file, a folder, a list of files or a hub dataset name")
         if self.task is None and (self.task_options or self.task_share != 1.0):
             raise ValueError("data.task_options and data.task_share need data.task, which is missing")
         if self.task is not None and self.train is None and self.task_share != 1.0:
@@ -94,8 +92,7 @@ class DataRecipe:
         for name in ("text_column", "split", "validation_split", "tokenizer"):
             if not getattr(self, name):
                 raise ValueError(
-                    f"data.{name} is empty; leave it out for "
-                    f"{type(self).__dataclass_fields__[name].default!r}"
+                    f"data.{name} is empty; leave it out for {type(self).__dataclass_fields__[name].default!r}"
                 )
         _one_of("data.text_documents", self.text_documents, TEXT_DOCUMENTS)
 
@@ -197,9 +194,7 @@ def load_recipe(path: str | Path, assignments: list[str] | tuple[str, ...] = ())
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(
-            f"recipe {str(path)!r} is a folder; give a TOML file, such as {str(path / 'recipe.toml')!r}"
-        )
+        raise ValueError(f"recipe {str(path)!r} is a folder; give a TOML file, such as {str(path / 'recipe.toml')!r}")
     if not path.exists():
         raise FileNotFoundError(f"recipe {str(path)!r} does not exist (looked for {path.absolute()})")
     try:

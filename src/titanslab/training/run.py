@@ -92,21 +92,13 @@ def check_output(output: Path, recipe: Recipe | None, resume: bool) -> None:
     if not resume:
         if used:
             kind = (
-                "a finished run"
-                if (output / RESULT).exists()
-                else "a run"
-                if (output / RECIPE).exists()
-                else "files"
+                "a finished run" if (output / RESULT).exists() else "a run" if (output / RECIPE).exists() else "files"
             )
             more = "add --resume to go on with it, or " if kind == "a run" else ""
-            raise ValueError(
-                f"output folder {str(output)!r} already holds {kind}; {more}give another --output"
-            )
+            raise ValueError(f"output folder {str(output)!r} already holds {kind}; {more}give another --output")
         return
     if not (output / RECIPE).exists():
-        raise ValueError(
-            f"output folder {str(output)!r} holds no run to resume (no {RECIPE}); leave --resume out"
-        )
+        raise ValueError(f"output folder {str(output)!r} holds no run to resume (no {RECIPE}); leave --resume out")
     if recipe is not None:
         _check_same(load_recipe(output / RECIPE), recipe, output)
 
@@ -138,9 +130,7 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     tokenizer = load_tokenizer(data.tokenizer)
     rows_per_step = settings.batch_size * settings.accumulation * world_size
     with reading_progress("reading data.train") as progress:
-        stream: Any = training_stream(
-            data, tokenizer, seed=settings.seed, rows_needed=rows_per_step, progress=progress
-        )
+        stream: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=rows_per_step, progress=progress)
     if not data.streaming:
         stream = RunRows(stream, settings.steps * rows_per_step)
     validation = None
@@ -221,10 +211,8 @@ def training_arguments(recipe: Recipe, output: Path) -> Any:
 
     settings = recipe.training
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    # Renamed in transformers 5.23, where the old name warns.
-    checkpointing = (
-        "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
-    )
+    # Later releases of transformers renamed it, and the old name warns there.
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     renamed: dict[str, Any] = {checkpointing: settings.gradient_checkpointing}
     arguments = TrainingArguments(
         output_dir=str(output / "checkpoints"),
@@ -292,10 +280,11 @@ def _open_folder(output: Path, recipe: Recipe, resume: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if resume:
         checkpoints.remove_half_written(output / "checkpoints")
-        return
-    facts = versions() | {"seed": recipe.training.seed, "command": sys.argv, "folder": os.getcwd()}
-    _write(output / VERSIONS, json.dumps(facts, indent=1) + "\n")
-    _write(output / RECIPE, recipe.to_toml())
+    else:
+        _write(output / RECIPE, recipe.to_toml())
+    if not (output / VERSIONS).exists():
+        facts = versions() | {"seed": recipe.training.seed, "command": sys.argv, "folder": os.getcwd()}
+        _write(output / VERSIONS, json.dumps(facts, indent=1) + "\n")
 
 
 def _checkpoint_to_resume(output: Path, say: Say) -> Path | None:

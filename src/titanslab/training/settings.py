@@ -33,9 +33,7 @@ def read_assignment(text: str) -> tuple[str, str, Any]:
     left, equals, right = text.partition("=")
     section, dot, key = left.strip().partition(".")
     if not equals or not dot or not section or not key:
-        raise ValueError(
-            f"--set {text!r} is not of the form section.key=value, such as training.learning_rate=1e-3"
-        )
+        raise ValueError(f"--set {text!r} is not of the form section.key=value, such as training.learning_rate=1e-3")
     try:
         value = tomllib.loads(f"value = {right.strip()}")["value"]
     except tomllib.TOMLDecodeError:

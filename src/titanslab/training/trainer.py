@@ -30,9 +30,7 @@ class TitansTrainer(Trainer):
         own = getattr(model, "decay_parameter_names", None)
         return list(own()) if own is not None else decay_parameter_names(model)
 
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         inputs = self._prepare_inputs(inputs)
         loss = super().training_step(model, dict(inputs), *args, **kwargs)
         full = self.accelerator.sync_gradients
@@ -65,15 +63,15 @@ class TitansTrainer(Trainer):
         state_files.save_random_state(self._random_state_file(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            path = self._random_state_file(checkpoint)
-            if not path.exists():
-                raise ValueError(
-                    f"checkpoint {checkpoint!r} has no random state for process {self.args.process_index}; "
-                    "resume with "
-                    "as many processes as the run was started with"
-                )
-            state_files.load_random_state(path)
+        if checkpoint is None:
+            return
+        found = len(list(Path(checkpoint).glob("random_state_*.json")))
+        if found != self.args.world_size:
+            raise ValueError(
+                f"checkpoint {checkpoint!r} was written by {found} processes, now there are "
+                f"{self.args.world_size}; resume with as many as the run was started with"
+            )
+        state_files.load_random_state(self._random_state_file(checkpoint))
 
     def _random_state_file(self, folder: str) -> Path:
         return Path(folder) / f"random_state_{self.args.process_index}.json"

@@ -15,9 +15,7 @@ class NonFiniteError(FloatingPointError):
     """Training produced a NaN or an infinity; the message names the step, the layer and what to try."""
 
 
-def check_step(
-    model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: int, *, gradients: bool = True
-) -> None:
+def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: int, *, gradients: bool = True) -> None:
     """Raise NonFiniteError when the loss or a gradient is not finite: after backward, before clipping.
 
     Where something is wrong, the forward pass is run once more on `inputs` to find the first layer, in
