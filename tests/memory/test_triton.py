@@ -162,6 +162,7 @@ def test_raises_with_the_limit_and_what_to_use() -> None:
         ({"head_dim": 136, "depth": 1}, "at most 128"),
         ({"head_dim": 128, "expansion": 9}, "at most 1024"),
         ({"chunk_size": 65}, "at most 64"),
+        ({"head_dim": 72, "chunk_size": 33, "depth": 1}, "at most 32 tokens"),
     ):
         problem = on_device(make(SMALL.with_(tokens=1, **changes)))
         with pytest.raises(RuntimeError, match=f"{limit}.*use 'chunked'"):

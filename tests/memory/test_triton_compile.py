@@ -81,13 +81,14 @@ class Compiled:
     def __init__(self, kernel):
         self.kernel = kernel
     def __getitem__(self, grid):
-        def launch(*args, num_warps=4, **shapes):
+        def launch(*args, num_warps=4, num_stages=2, **shapes):
             names = self.kernel.arg_names
             signature = dict(zip(names, map(kind, args))) | dict.fromkeys(shapes, "constexpr")
             assert set(signature) == set(names), set(names) ^ set(signature)
             constants = {(names.index(n),): v for n, v in shapes.items()}
             source = ASTSource(self.kernel, signature, constants)
-            built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
+            options = {"num_warps": num_warps, "num_stages": num_stages}
+            built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
             assert built.metadata.shared <= 227 * 1024, built.metadata.shared
             print(self.kernel.__name__, "compiled")
         return launch

@@ -97,10 +97,10 @@ class Passes:
     def _shapes(self, tiles: planning.Tiles) -> dict:
         """Compile-time arguments that every kernel takes."""
         return {
-            "BE": tiles.columns, "num_warps": tiles.warps, "H": self.heads, "R": self.block,
-            "D": self.head_dim, "E": self.hidden, "TD": planning.power_of_two(self.head_dim),
-            "DEPTH": self.form.depth, "RESIDUAL": self.form.residual, "NORM": self.form.norm,
-            "PRECISION": self.precision,
+            "H": self.heads, "R": self.block, "D": self.head_dim, "E": self.hidden, "BE": tiles.columns,
+            "TD": planning.power_of_two(self.head_dim), "DEPTH": self.form.depth,
+            "RESIDUAL": self.form.residual, "NORM": self.form.norm, "PRECISION": self.precision,
+            "num_warps": tiles.warps, "num_stages": planning.pipeline_stages(self.head_dim, self.layout.q.dtype),
         }  # fmt: skip
 
     def _state_shapes(self, tiles: planning.Tiles) -> dict:

@@ -10,6 +10,9 @@ from titanslab.memory.network import MemoryNetwork
 MAX_HEAD_DIM = 128
 MAX_HIDDEN = 1024
 MAX_CHUNK = 64
+# float32 tiles of wide heads fill shared memory (227 KB on Hopper) at longer chunks
+WIDE_HEAD_DIM = 64
+MAX_CHUNK_WIDE_FLOAT32 = 32
 # tokens of one read block, where the chunk size allows it
 BLOCK_TOKENS = 64
 # the state stays in registers up to this many numbers, weights and momentum together
@@ -70,6 +73,11 @@ def make_plan(depth: int, head_dim: int, hidden: int, chunk_size: int, tokens: i
     )
 
 
+def pipeline_stages(head_dim: int, dtype: torch.dtype) -> int:
+    """Loads in flight per loop, as far as shared memory holds them."""
+    return 1 if head_dim > WIDE_HEAD_DIM and dtype != torch.bfloat16 else 2
+
+
 def group_size(block: int, chunk_size: int, state: list[torch.Tensor]) -> int:
     """Blocks between two kept states, `state` as `[rows, 2 d_in, d_out]` per layer."""
     bytes_of_block = sum(s.numel() * s.element_size() for s in state) * (block // chunk_size)
@@ -86,8 +94,9 @@ def supported(
 ) -> tuple[bool, str]:
     """Whether `backend="triton"` runs such a call, and why not.
 
-    Limits: depth 1 or 2, head width up to 128, hidden width up to 1024, chunks of at most 64 tokens, a CUDA
-    device of compute capability 8.0 or newer (or the interpreter), no float64 on a GPU.
+    Limits: depth 1 or 2, head width up to 128, hidden width up to 1024, chunks of at most 64 tokens (32 for heads
+    wider than 64 unless bfloat16), a CUDA device of compute capability 9.x or 10.x (or the interpreter), no
+    float64 on a GPU.
     """
     hidden = network.expansion * head_dim if network.depth > 1 else head_dim
     reason = ""
@@ -99,14 +108,20 @@ def supported(
         reason = f"hidden width of at most {MAX_HIDDEN}, got {hidden}"
     elif chunk_size > MAX_CHUNK:
         reason = f"chunks of at most {MAX_CHUNK} tokens (its tiles hold C x C coefficients), got {chunk_size}"
+    elif head_dim > WIDE_HEAD_DIM and chunk_size > MAX_CHUNK_WIDE_FLOAT32 and dtype != torch.bfloat16:
+        reason = (
+            f"chunks of at most {MAX_CHUNK_WIDE_FLOAT32} tokens for {dtype} heads wider than {WIDE_HEAD_DIM} "
+            f"(shared memory; bfloat16 has half the bytes), got {chunk_size}"
+        )
     elif not _installed():
         reason = "Triton is not installed (pip install 'titans-lab[triton]')"
     elif device.type == "cpu" and not interpreted():
         reason = "q is on the CPU and Triton compiles for CUDA (TRITON_INTERPRET=1 runs it slowly, for tests)"
     elif device.type not in ("cpu", "cuda"):
         reason = f"no kernels for device {device.type!r}"
-    elif device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        reason = f"compute capability 8.0 or newer, got {torch.cuda.get_device_capability(device)}"
+    elif device.type == "cuda" and torch.cuda.get_device_capability(device)[0] not in (9, 10):
+        capability = torch.cuda.get_device_capability(device)
+        reason = f"tiles are cut for the 227 KB of shared memory of compute capability 9.x and 10.x, got {capability}"
     elif device.type == "cuda" and dtype == torch.float64:
         reason = "float64 only under the interpreter"
     return not reason, reason or "fused kernels"
