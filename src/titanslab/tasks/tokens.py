@@ -64,23 +64,36 @@ def encode_long(tokenizer: Any, text: str, chunk_chars: int = 1 << 20) -> np.nda
 
     A tokenizer keeps a hundred bytes and more for each token it reads at once; ten million would not fit.
     """
+    encode, parts, start = chunk_encoder(tokenizer), list[np.ndarray](), 0
+    while start < len(text) or not parts:
+        end = len(text)
+        if end - start > chunk_chars:
+            space = text.rfind(" ", start + 1, start + chunk_chars)
+            end = space if space > 0 else end
+        parts.append(encode(text[start:end], start == 0))
+        start = end
+    return np.concatenate(parts)
+
+
+def chunk_encoder(tokenizer: Any) -> Callable[[str, bool], np.ndarray]:
+    """`(chunk, is first) -> ids int32 [T]` of a text that is cut into chunks before spaces."""
     from titanslab.data.tokenizer import is_byte_tokenizer
 
     encode = encoder_of(tokenizer)
     if encode is None:
         raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; it must encode text to ids")
     if not _is_rust(tokenizer) and is_byte_tokenizer(tokenizer):
-        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
-    anchor, parts, start = encode(_ANCHOR), list[np.ndarray](), 0
-    while start < len(text) or not parts:
-        end = len(text)
-        if end - start > chunk_chars:
-            space = text.rfind(" ", start + 1, start + chunk_chars)
-            end = space if space > 0 else end
-        ids = encode(text[:end]) if start == 0 else encode(_ANCHOR + text[start:end])[len(anchor) :]
-        parts.append(np.asarray(ids, dtype=np.int32))
-        start = end
-    return np.concatenate(parts)
+        return lambda chunk, first: np.frombuffer(chunk.encode(), dtype=np.uint8).astype(np.int32)
+    anchor = encode(_ANCHOR)
+
+    def encode_chunk(chunk: str, first: bool) -> np.ndarray:
+        if first:
+            return np.asarray(encode(chunk), dtype=np.int32)
+        # after the anchor, so that no tokenizer takes the chunk for the start of a text
+        ids = encode(_ANCHOR + chunk)
+        return np.asarray(ids[len(anchor) :] if ids[: len(anchor)] == anchor else encode(chunk), dtype=np.int32)
+
+    return encode_chunk
 
 
 def leading_special_tokens(tokenizer: Any) -> list[int]:

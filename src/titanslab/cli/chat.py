@@ -1,0 +1,92 @@
+"""`titans chat`: a conversation that a file remembers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command()
+def chat(
+    session: Annotated[
+        Path, typer.Option("--session", "-s", help="The session's file; made if it is not there.", show_default=False)
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A run folder or a saved model; default: the session's own.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Begin a new session with this memory, such as a book's.")
+    ] = None,
+    learn: Annotated[bool, typer.Option("--learn/--no-learn", help="Whether the memories write.")] = True,
+    template: Annotated[str, typer.Option(help=r"What is read for a line; \n is a new line.")] = r"\n\n{question}\n",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.8,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Draw from the likeliest up to this mass.")] = 0.95,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answers.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+) -> None:
+    """Talk with a model, line by line; what was said is in its memory, also after a restart.
+
+    Example: [bold]titans chat --model runs/tiny --session talk.session[/bold]
+
+    The session is saved, whole, after every answer. An empty line is skipped; Ctrl-D or Ctrl-C ends, and what
+    an interrupted answer said is forgotten.
+    """
+    from titanslab.cli.ask import fill_template, set_freeze
+    from titanslab.cli.errors import Interrupted
+    from titanslab.cli.generate import TextWriter
+    from titanslab.cli.memory_files import load_reader
+    from titanslab.training.loading import find_model_folder
+
+    fill_template(template, "")
+    there = session.exists()
+    if there and start is not None:
+        raise ValueError(f"session {str(session)!r} exists already; leave out --from, or name another session")
+    if not session.parent.exists():
+        raise ValueError(f"--session {str(session)!r}: the folder {str(session.parent)!r} does not exist")
+    if model is None and not there and start is None:
+        raise ValueError(f"session {str(session)!r} is new: give --model RUN")
+    if model is not None:
+        find_model_folder(model)
+    network, tokenizer, cache, folder = load_reader(model, session if there else start, device)
+    from accelerate.utils import set_seed
+
+    from titanslab.models.cache import TitansCache
+    from titanslab.reading.answer import Sampling, answer
+
+    cache = TitansCache(network.config) if cache is None else cache
+    set_freeze(cache, learn)
+    turns = TitansCache.header(session).notes.get("turns", 0) if there else 0
+    if seed is not None:
+        set_seed(seed + turns)
+    if sys.stderr.isatty():
+        known = f"{turns} turns, {cache.columns:,} tokens" if there else "new"
+        print(f"session {session} ({known}); Ctrl-D ends", file=sys.stderr)
+    sampling = Sampling(max_new_tokens, temperature, top_p=top_p)
+    try:
+        while (line := _next_line()) is not None:
+            if not line.strip():
+                continue
+            prompt = fill_template(template, line)
+            _, cache = answer(network, tokenizer, cache, prompt, sampling, TextWriter(tokenizer, max_new_tokens))
+            turns += 1
+            cache.save(session, network, {"model": folder, "turns": turns})
+    except KeyboardInterrupt:
+        kept = f"{turns} turns are kept in {session}" if session.exists() else "nothing was said yet"
+        raise Interrupted(f"ended; {kept}") from None
+
+
+def _next_line() -> str | None:
+    """A line from the terminal, with editing where there is one; None at the end."""
+    if sys.stdin.isatty():
+        try:
+            return input("> ")
+        except EOFError:
+            return None
+    line = sys.stdin.readline()
+    return line.rstrip("\n") if line else None

@@ -1,0 +1,66 @@
+"""Text in, text out, on top of what a cache remembers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from titanslab.models.cache import TitansCache
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; temperature 0 always takes the likeliest."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def options(self) -> dict[str, Any]:
+        """Arguments for `generate()`."""
+        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.temperature > 0}
+        if self.temperature > 0:
+            options |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return options
+
+
+def answer(
+    model: Any, tokenizer: Any, cache: TitansCache | None, text: str, sampling: Sampling, streamer: Any = None
+) -> tuple[str, TitansCache]:
+    """What the model writes after `text`, and the cache after text and answer; `cache` is left as it is.
+
+    Whether the memories write meanwhile is the cache's `learn`. A token that ends texts is not read.
+
+    Raises:
+        ValueError: no token to start from.
+    """
+    from titanslab.tasks.tokens import chunk_encoder
+
+    cache = TitansCache(model.config) if cache is None else cache
+    empty = cache.position is None
+    start = [tokenizer.bos_token_id] if empty and tokenizer.bos_token_id is not None else []
+    ids = torch.tensor([[*start, *chunk_encoder(tokenizer)(text, empty).tolist()]], dtype=torch.int64)
+    if ids.shape[1] == 0:
+        raise ValueError("the text is empty; give some text to go on from")
+    before = model.read(ids[:, :-1], cache)
+    view, last = before.continued(), ids[:, -1:].to(model.device)
+    padding = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    out = model.generate(
+        last,
+        attention_mask=torch.ones_like(last),
+        past_key_values=view,
+        pad_token_id=padding,
+        eos_token_id=tokenizer.eos_token_id,
+        streamer=streamer,
+        **sampling.options(),
+    )
+    new = out[:, 1:]
+    view.columns += before.columns
+    after = view
+    if new[0, -1].item() != tokenizer.eos_token_id:
+        after = model.read(new[:, -1:], view)
+    written = tokenizer.decode(new[0].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return written, after

@@ -1,0 +1,129 @@
+"""A text file into a model's memory: piece by piece, with progress, from any place."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titanslab.models.cache import TitansCache
+from titanslab.reading.source import TextSource
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a text has been read.
+
+    Args:
+        start: byte of the decompressed text at which the running piece of text begins.
+        tokens: tokens of that piece read already.
+    """
+
+    start: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ReadProgress:
+    """How far a reading is: tokens of this call, bytes of the file, and how fast it goes lately."""
+
+    tokens: int
+    bytes: int
+    total_bytes: int
+    seconds: float
+    tokens_per_second: float
+
+    @property
+    def seconds_left(self) -> float:
+        """At the pace so far; bytes of the file tell how much is left."""
+        return self.seconds / max(1, self.bytes) * (self.total_bytes - self.bytes)
+
+
+@dataclass(frozen=True)
+class ReadStep:
+    """After a piece: what the model remembers, where in the text it is, how fast it goes."""
+
+    cache: TitansCache
+    place: Place
+    progress: ReadProgress
+
+
+def read_text(
+    model: Any,
+    path: str | os.PathLike[str],
+    tokenizer: Any,
+    cache: TitansCache | None = None,
+    *,
+    place: Place | None = None,
+    piece_size: int | None = None,
+    learn: bool | None = None,
+    write_scale: float | None = None,
+) -> Iterator[ReadStep]:
+    """Read a text file piece by piece; what was yielded last is whole whenever reading stops.
+
+    Args:
+        model: a Titans model.
+        path: text in UTF-8, also .gz, .xz, .bz2, .zst.
+        tokenizer: of the model; its start token goes first where `cache` is None.
+        place: where to go on, from an earlier `ReadStep` of the same file; None = at the start.
+        cache, piece_size, learn, write_scale: as in `TitansForCausalLM.read`.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not UTF-8, damaged, or without text.
+    """
+    source = TextSource(path)
+    tokens = _Tokens(source, tokenizer, place or Place(), with_start=cache is None)
+    begin = time.perf_counter()
+    recent = deque([(begin, 0)], maxlen=20)
+    before = 0 if cache is None else cache.columns
+    for state in model.read_pieces(tokens, cache, piece_size=piece_size, learn=learn, write_scale=write_scale):
+        done = state.columns - before
+        now = time.perf_counter()
+        recent.append((now, done))
+        speed = (done - recent[0][1]) / max(now - recent[0][0], 1e-9)
+        place, read = tokens.place_after(done)
+        yield ReadStep(state, place, ReadProgress(done, read, source.size, now - begin, speed))
+    if not tokens.count and place is None:
+        raise ValueError(f"{source.path} is empty; name a file with text in it")
+
+
+class _Tokens:
+    """The tokens of a text, an iterable of `[1, T]`, that knows which place a count of them stands for."""
+
+    def __init__(self, source: TextSource, tokenizer: Any, place: Place, with_start: bool) -> None:
+        from titanslab.tasks.tokens import chunk_encoder
+
+        self.source, self.place = source, place
+        self.encode = chunk_encoder(tokenizer)
+        self.first = [tokenizer.bos_token_id] if with_start and tokenizer.bos_token_id is not None else []
+        self.count = 0
+        # of the pieces that may still be read in part: tokens before them, tokens skipped, place, file bytes
+        self.ahead: deque[tuple[int, int, int, int]] = deque()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.first:
+            self.count = len(self.first)
+            yield torch.tensor([self.first])
+        skip = self.place.tokens
+        for piece in self.source.pieces(self.place.start):
+            ids = self.encode(piece.text, piece.start == 0)[skip:]
+            self.ahead.append((self.count, skip, piece.start, piece.read))
+            self.count, skip = self.count + len(ids), 0
+            if len(ids):
+                yield torch.from_numpy(ids.astype(np.int64))[None]
+
+    def place_after(self, count: int) -> tuple[Place, int]:
+        """The place after `count` tokens, and the bytes of the file that were read for them."""
+        while len(self.ahead) > 1 and self.ahead[1][0] <= count:
+            self.ahead.popleft()
+        if not self.ahead:
+            return self.place, 0
+        before, skipped, start, read = self.ahead[0]
+        return Place(start, max(0, count - before) + skipped), read
