@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from titanslab.cli import main
 from titanslab.models.modeling import TitansForCausalLM
 from titanslab.quickstart.corpus import Facts
-from titanslab.quickstart.fit import fit
+from titanslab.quickstart.fit import fastest_threads, fit
 from titanslab.quickstart.measure import beyond, recall_by_distance
 from titanslab.quickstart.settings import settings
 from titanslab.quickstart.surprise import memory_stats
@@ -50,18 +50,6 @@ def test_pictures_are_png(folder: Path, name: str) -> None:
     assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_screen_shows_both_models_and_admits_failure(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "q"
-    assert run("--smoke", "--output", str(output)) == 0
-    shown = capsys.readouterr().out
-    assert "Titans (LMM)" in shown
-    assert "window alone" in shown
-    assert "less than the 5 times expected" in shown
-    assert f"titans generate --model {output}" in shown.replace("\n", "")
-
-
 def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert run("--smoke", "--output", str(tmp_path)) == 2
@@ -69,12 +57,19 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path, capsys: pytest
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_own_folder_is_written_again(folder: Path) -> None:
+def test_own_folder_is_written_again_and_the_screen_admits_failure(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "note.txt").write_text("kept")
     assert run("--smoke", "--output", str(folder), "--seed", "4") == 0
     assert json.loads((folder / "results.json").read_text())["seed"] == 4
     assert (folder / "note.txt").read_text() == "kept"
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
+    shown = capsys.readouterr().out
+    assert "Titans (LMM)" in shown
+    assert "window alone" in shown
+    assert "less than the 5 times expected" in shown
+    assert f"titans generate --model {folder}" in shown.replace("\n", "")
 
 
 def test_minutes_must_be_positive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +90,18 @@ def test_follower_takes_the_same_steps_whatever_the_clock() -> None:
     second = fit(TitansForCausalLM(facts.settings.config("attention")), facts, 0, follow=first)
     assert second.shares == first.shares
     assert len(second.losses) == 3
+
+
+def test_thread_count_is_one_of_two_and_torch_keeps_its_own() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        facts = Facts(settings(smoke=True))
+        chosen = fastest_threads(lambda: TitansForCausalLM(facts.settings.config("attention")), facts, 0)
+        assert chosen in (1, 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_batches_start_with_bos_and_repeat_by_seed() -> None:

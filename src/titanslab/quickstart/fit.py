@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -80,6 +80,27 @@ def fit(
     result.seconds = time.perf_counter() - start
     model.eval()
     return result
+
+
+def fastest_threads(make_model: Callable[[], Any], facts: Facts, seed: int) -> int:
+    """One thread or all that torch would use, whichever trains faster now; leaves torch's setting as it was.
+
+    Where other programs keep the cores busy, threads that wait for one another can be many times slower.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        return 1
+    trial = Facts(replace(facts.settings, steps=1, train_seconds=math.inf))
+    seconds = {}
+    try:
+        for threads in (1, before):
+            torch.set_num_threads(threads)
+            model = make_model()
+            fit(model, trial, seed)  # the first step builds and warms what later ones find
+            seconds[threads] = fit(model, trial, seed).seconds
+    finally:
+        torch.set_num_threads(before)
+    return min(seconds, key=seconds.__getitem__)
 
 
 def _optimizer(model: Any, rate: float) -> torch.optim.Optimizer:

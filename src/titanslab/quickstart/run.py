@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from titanslab.quickstart.corpus import Facts
-from titanslab.quickstart.fit import Fit, fit
+from titanslab.quickstart.fit import Fit, fastest_threads, fit
 from titanslab.quickstart.measure import beyond, bits_per_byte, recall_by_distance
 from titanslab.quickstart.settings import TEMPLATE, Settings
 
@@ -56,8 +56,18 @@ def quickstart(settings: Settings, output: Path, seed: int, progress: Progress) 
         progress: makes a context for one piece of work, whose value is called with (share done, note).
     """
     check_output(output)
+    threads = torch.get_num_threads()
+    try:
+        return _quickstart(settings, output, seed, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _quickstart(settings: Settings, output: Path, seed: int, progress: Progress) -> dict[str, Any]:
     start = time.perf_counter()
-    facts = Facts(settings)
+    with progress("getting ready"):
+        facts = Facts(settings)
+        torch.set_num_threads(fastest_threads(lambda: _model(settings, "lmm", seed), facts, seed))
     models: dict[str, Any] = {}
     fits: dict[str, Fit] = {}
     measured: dict[str, dict[str, Any]] = {}
@@ -153,7 +163,7 @@ def _sample(model: Any, facts: Facts, seed: int) -> dict[str, str]:
 
 def demonstration(facts: Facts) -> str:
     """A passage of the validation text with two facts, one of which is asked for at its end."""
-    words = facts.validation_text[2000:].split(" ")
+    words = facts.validation_text[2000:].split(" ")[1:]
     first, second = TEMPLATE.format(key="Elmira", value="47"), TEMPLATE.format(key="Jasken", value="82")
     parts = [" ".join(words[:6]), first, " " + " ".join(words[6:12]), second, " " + " ".join(words[12:24])]
     return "".join(parts).replace("\n", " ") + first.partition("=")[0] + "="

@@ -33,7 +33,7 @@ class Settings:
     num_facts: int = 4
     value_digits: int = 2
     gaps: tuple[int, ...] = (1,)
-    distances: tuple[int, ...] = (24, 96, 192, 384, 768, 1536)
+    distances: tuple[int, ...] = (24, 96, 192, 384, 768, 1536, 3072)
     questions: int = 64
     validation_rows: int = 16
     sample_bytes: int = 160
@@ -71,7 +71,7 @@ class Settings:
 
 def settings(minutes: float | None = None, smoke: bool = False) -> Settings:
     """The defaults; `minutes` bounds the Titans' training, `smoke` is a run of seconds that learns nothing."""
-    chosen = Settings(steps=600, train_seconds=130.0)
+    chosen = Settings(steps=600, train_seconds=150.0)
     if smoke:
         chosen = replace(
             chosen,
