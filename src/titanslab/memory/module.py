@@ -272,23 +272,32 @@ class NeuralMemory(nn.Module):
         return NeuralMemoryState(MemoryState.initial(params, batch_size), dict.fromkeys(("q", "k", "v", "read"), empty))
 
     def retrieve(
-        self, x: Tensor, state: NeuralMemoryState, *, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        state: NeuralMemoryState,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        initial: NeuralMemoryState | None = None,
     ) -> tuple[Tensor, NeuralMemoryState]:
         """Read only: f(q_t; M) with the state's weights for every token of `x [B,T,hidden_size]`. Eq. 21.
 
-        The memory stays as it is; the returned state differs in the tail of the read's own convolution.
+        The memory stays as it is, but for rows in which a document begins (`reset`, `initial` as in `forward`); the
+        returned state differs in the tail of the read's own convolution.
         """
         if mask is not None:
             order, slot, lengths = _compact(mask)
             x = _take(x, order)
+            reset = None if reset is None else _take(reset, order) & _take(mask, order)
         else:
             lengths = None
-        q, tail = self._features("q", x, state, None, lengths, None, "read")
-        y, _, _ = read_frozen(q, q, q, self.network, self.params, state.memory, None)
+        q, tail = self._features("q", x, state, initial, lengths, reset, "read")
+        start = None if initial is None else initial.memory
+        y, memory, _ = read_frozen(q, q, q, self.network, self.params, state.memory, start, reset)
         y = self._output(y, x)
         if mask is not None:
             y = _take(y, slot).masked_fill(~mask[..., None], 0)
-        return y, NeuralMemoryState(state.memory, {**state.conv, "read": tail})
+        return y, NeuralMemoryState(memory, {**state.conv, "read": tail})
 
     def update(
         self,
