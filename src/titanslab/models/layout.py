@@ -10,15 +10,19 @@ from titanslab.models.config import TitansConfig
 
 
 @dataclass(frozen=True)
-class Segments:
-    """A call's tokens laid out as `[B, count, size]`: MAC segments, of one document each, right-padded.
+class Steps:
+    """A call's tokens laid out as `[B, count * size]` for MAC, which walks through them in `count` steps.
+
+    A step holds at most `segment_len` tokens of a row, the real ones first, and no segment begins inside it other
+    than with a document. It may hold the ends and beginnings of several documents.
 
     Args:
         token: int64 `[B, count * size]`, the call's column for each slot.
         slot: int64 `[B, T]`, the inverse.
         mask: bool `[B, count * size]`, slots that hold a token.
-        filled: int64 `[B, count]`, tokens the segment held before this call.
-        resets: bool `[B, count]`, segments that begin a document in this call.
+        reset: bool `[B, count * size]`, first tokens of documents; None where the call has none.
+        filled: int64 `[B, count]`, tokens the running segment held before the step.
+        fresh: bool `[B, count]`, steps that begin with a segment of a document that goes on.
     """
 
     count: int
@@ -26,8 +30,9 @@ class Segments:
     token: Tensor
     slot: Tensor
     mask: Tensor
+    reset: Tensor | None
     filled: Tensor
-    resets: Tensor
+    fresh: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Layout:
         documents: int64 `[B, T]`, index of the document in this call, 0 for the one that was running.
         start: int64 `[B]`, tokens of the running document before this call; None without a cache.
         rotary: cosines and sines `[B or 1, T, D/2]` of the positions (in MAC: within segments); None in LMM.
-        segments: MAC's layout where rows do not simply split every `segment_len` columns.
+        steps: MAC's walk where rows do not simply split every `segment_len` columns.
         end: int64 `[B]`, tokens of the then running document after this call.
         learn, write_scale: whether and how strongly the memories write.
     """
@@ -52,7 +57,7 @@ class Layout:
     documents: Tensor | None
     start: Tensor | None
     rotary: tuple[Tensor, Tensor] | None
-    segments: Segments | None
+    steps: Steps | None
     end: Tensor
     learn: bool = True
     write_scale: float = 1.0
@@ -87,28 +92,28 @@ def make_layout(
         before = torch.zeros_like(lengths) if start is None else start
         last = position.expand(batch, -1).gather(1, (lengths - 1).clamp(min=0)[:, None]).squeeze(1)
         end = torch.where(lengths > 0, last + 1, before)
-    segments = None
+    steps = None
     if config.variant == "mac":
         if mask is not None or reset is not None or start is not None:
-            segments = _make_segments(config.segment_len, position.expand(batch, -1), mask, reset)
+            steps = _make_steps(config.segment_len, position.expand(batch, -1), mask, reset)
         position = position % config.segment_len
     rotary = None
     if config.variant != "lmm":
         rotary = rotary_tables(position, config.head_dim, config.rotary_base, dtype)
-    return Layout(lengths, mask, reset, documents, start, rotary, segments, end, learn, write_scale)
+    return Layout(lengths, mask, reset, documents, start, rotary, steps, end, learn, write_scale)
 
 
-def _make_segments(segment_len: int, position: Tensor, mask: Tensor | None, reset: Tensor | None) -> Segments:
-    """Cut each row where a document or a segment of `segment_len` of its tokens begins."""
+def _make_steps(segment_len: int, position: Tensor, mask: Tensor | None, reset: Tensor | None) -> Steps:
+    """Cut each row where a segment begins within a document, and wherever `segment_len` tokens are full."""
     batch, tokens = position.shape
     column = torch.arange(tokens, device=position.device).expand(batch, tokens)
     if mask is None:
         mask = torch.ones_like(position, dtype=torch.bool)
-    begins = (position % segment_len == 0) & mask
-    begins[:, 0] = True
-    index = begins.cumsum(1) - 1
-    first = torch.where(begins, column, 0).cummax(1).values
-    place = column - first
+    begins = (position % segment_len == 0) & (position > 0)
+    latest = torch.where(begins, column, 0).cummax(1).values
+    cuts = (column - latest) % segment_len == 0
+    index = cuts.cumsum(1) - 1
+    place = (column - latest) % segment_len
     if tokens == 1:
         count = size = 1  # a decode step, without waiting for the device
     else:
@@ -117,10 +122,17 @@ def _make_segments(segment_len: int, position: Tensor, mask: Tensor | None, rese
     # padding goes to a slot past the end, which is cut off
     slot = torch.where(mask, index * size + place, count * size)
     token = torch.zeros(batch, count * size + 1, dtype=torch.int64, device=position.device).scatter(1, slot, column)
-    filled_slot = torch.zeros_like(token, dtype=torch.bool).scatter(1, slot, mask)[:, :-1]
+    held = torch.zeros_like(token, dtype=torch.bool).scatter(1, slot, mask)[:, :-1]
     token = token[:, :-1]
     heads = token.view(batch, count, size)[:, :, 0]
-    alive = filled_slot.view(batch, count, size)[:, :, 0]
-    filled = torch.where(alive, position.gather(1, heads) % segment_len, 0)
-    resets = torch.zeros_like(alive) if reset is None else reset.gather(1, heads) & alive
-    return Segments(count, size, token, slot.clamp(max=count * size - 1), filled_slot, filled, resets)
+    alive = held.view(batch, count, size)[:, :, 0]
+    return Steps(
+        count,
+        size,
+        token,
+        slot.clamp(max=count * size - 1),
+        held,
+        None if reset is None else reset.gather(1, token) & held,
+        torch.where(alive, position.gather(1, heads) % segment_len, 0),
+        begins.gather(1, heads) & alive,
+    )

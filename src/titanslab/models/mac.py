@@ -10,7 +10,7 @@ from titanslab.layers import Attention, MemoryGate, RMSNorm
 from titanslab.memory import MemoryState, NeuralMemoryState
 from titanslab.memory.state import where_rows
 from titanslab.models.config import TitansConfig
-from titanslab.models.layout import Layout, Segments
+from titanslab.models.layout import Layout
 from titanslab.models.mixer import Mixer, make_memory
 from titanslab.models.state import MixerState
 
@@ -44,11 +44,10 @@ class MemoryAsContext(Mixer):
         self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
         assert layout.rotary is not None
-        x, rotary, segments = self.norm(x), layout.rotary, layout.segments
-        size = self.segment_len
-        if segments is not None:
-            x, size = _take(x, segments.token), segments.size
-            rotary = tuple(_take(t.expand(x.shape[0], -1, -1), segments.token) for t in rotary)  # type: ignore[assignment]
+        x, rotary, steps, size = self.norm(x), layout.rotary, layout.steps, self.segment_len
+        if steps is not None:
+            x, size = _take(x, steps.token), steps.size
+            rotary = tuple(_take(t.expand(x.shape[0], -1, -1), steps.token) for t in rotary)  # type: ignore[assignment]
         run = _Run(self, x, layout, state, return_state)
         queries = self.attention.queries(x, rotary)
         keys, values = self.attention.keys_values(x, rotary)
@@ -63,21 +62,21 @@ class MemoryAsContext(Mixer):
             ys.append(y)
             reads.append(run.write(self.y_norm(y)))  # Eq. 24, and the read of Eq. 25
         o = self.o_proj(self.gate(torch.cat(ys, dim=1), torch.cat(reads, dim=1)))  # Eq. 25
-        if segments is not None:
-            o = _take(o, segments.slot)
+        if steps is not None:
+            o = _take(o, steps.slot)
         return o, run.state() if return_state else None
 
 
 class _Run:
-    """The walk over a call's segments: whose memory is read, what attention sees, what the next call needs.
+    """The walk over a call's steps: whose memory is read, what attention sees, what the next call needs.
 
-    Without padding, documents or a cache every segment is whole and of its own, and nothing but the memory
-    moves from one to the next. Otherwise rows differ: the first segment of a call may go on with one from the
-    cache.
+    Without padding, documents or a cache every step is a segment of its own, and nothing but the memory moves from
+    one to the next. Otherwise rows differ: a step may go on with a segment of the cache or of the step before, and
+    documents may begin in it.
     """
 
     def __init__(self, mixer: MemoryAsContext, x: Tensor, layout: Layout, state: MixerState | None, keep: bool) -> None:
-        self.mixer, self.segments, self.keep = mixer, layout.segments, keep
+        self.mixer, self.steps, self.keep = mixer, layout.steps, keep
         self.learn, self.write_scale = layout.learn, layout.write_scale
         self.batch = x.shape[0]
         self.initial = mixer.document_start(layout, state)
@@ -94,7 +93,7 @@ class _Run:
     def _empty(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Persistent keys and values, and no token of a segment yet."""
         mixer = self.mixer
-        slots = 2 * mixer.segment_len if self.segments is not None or self.keep else 0
+        slots = 2 * mixer.segment_len if self.steps is not None or self.keep else 0
         head_dim = x.shape[2] // mixer.attention.num_heads
         empty = x.new_zeros(self.batch, mixer.attention.num_heads, slots, head_dim)
         if mixer.persistent is None:
@@ -104,48 +103,48 @@ class _Run:
         return keys, values
 
     def begin(self, n: int, part: slice) -> None:
-        """Enter segment n, columns `part`."""
-        self.n = n
-        if self.segments is None:
-            self.mask = self.filled = None
+        """Enter step n, columns `part`."""
+        steps = self.steps
+        if steps is None:
+            self.mask = self.reset = self.filled = None
             self.read_weights = self.memory.memory.weights
             return
-        segments: Segments = self.segments
-        self.mask = segments.mask[:, part]
-        self.filled = segments.filled[:, n]
-        if self.initial is not None:
-            self.memory = self.initial.where(segments.resets[:, n], self.memory)
-        fresh = (self.filled == 0) & self.mask[:, 0]  # rows whose segment begins here
+        self.mask, self.filled = steps.mask[:, part], steps.filled[:, n]
+        self.reset = None if steps.reset is None else steps.reset[:, part]
         self.read_weights = tuple(
-            where_rows(fresh, new, old) for new, old in zip(self.memory.memory.weights, self.read_weights, strict=True)
+            where_rows(steps.fresh[:, n], new, old)
+            for new, old in zip(self.memory.memory.weights, self.read_weights, strict=True)
         )
 
     def retrieve(self, s: Tensor) -> Tensor:
         """Read the memory as it was when the segment began."""
         weights = self.read_weights
         reader = replace(self.memory, memory=MemoryState(weights, weights, weights, self.memory.memory.offset))
-        h, after = self.mixer.memory.retrieve(s, reader, mask=self.mask)
-        self.memory = NeuralMemoryState(self.memory.memory, after.conv)
+        h, after = self.mixer.memory.retrieve(s, reader, mask=self.mask, reset=self.reset, initial=self.initial)
+        self.read_weights = after.memory.weights
+        self.memory = NeuralMemoryState(self.memory.memory, {**self.memory.conv, "read": after.conv["read"]})
         return h
 
     def attend(self, q: Tensor, h: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> Tensor:
-        """Attention over [persistent | h so far | segment so far]; remembers the two for the next call."""
+        """Attention over [persistent | h so far | segment so far]; remembers the two for the next step."""
         size, prefix = q.shape[2], self.mixer.num_persistent_tokens
-        triangle = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
-        mask = torch.cat((triangle, triangle), dim=1)
+        seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
         keys, values = self.keys, self.values
         if self.filled is None:
             keys, values = keys[:, :, :prefix], values[:, :, :prefix]
+            mask = torch.cat((seen, seen), dim=1)
         else:
             slot = torch.arange(self.mixer.segment_len, device=q.device)
-            seen = (slot < self.filled[:, None])[:, None, None, :].expand(-1, 1, size, -1)
-            mask = torch.cat((seen, seen, mask.expand(q.shape[0], 1, -1, -1)), dim=-1)
+            before = (slot < self.filled[:, None])[:, None, :].expand(-1, size, -1)
+            seen = seen.expand(q.shape[0], -1, -1)
+            if self.reset is not None:
+                document = self.reset.cumsum(1)
+                before = before & (document == 0)[:, :, None]
+                seen = seen & (document[:, :, None] == document[:, None, :])
+            mask = torch.cat((before, before, seen, seen), dim=-1).unsqueeze(1)
         mask = F.pad(mask, (prefix, 0), value=True)
         y = F.scaled_dot_product_attention(
-            q,
-            torch.cat((keys, h[0], own[0]), dim=2),
-            torch.cat((values, h[1], own[1]), dim=2),
-            attn_mask=mask,
+            q, torch.cat((keys, h[0], own[0]), dim=2), torch.cat((values, h[1], own[1]), dim=2), attn_mask=mask
         )
         if self.keep or self.filled is not None:
             self.keys = self._store(self.keys, h[0], own[0])
@@ -153,7 +152,7 @@ class _Run:
         return self.mixer.attention.merge_heads(y)
 
     def _store(self, buffer: Tensor, h: Tensor, own: Tensor) -> Tensor:
-        """The running segment's slots with this call's tokens put in."""
+        """The running segment's slots with this step's tokens of it put in."""
         prefix, slots = self.mixer.num_persistent_tokens, self.mixer.segment_len
         parts = [buffer[:, :, :prefix]]
         for i, new in enumerate((h, own)):
@@ -161,8 +160,13 @@ class _Run:
             if self.filled is None or self.mask is None:
                 parts.append(F.pad(new, (0, 0, 0, slots - new.shape[2])))
                 continue
-            column = torch.arange(slots, device=new.device) - self.filled[:, None]
-            there = (column >= 0) & (column < self.mask.sum(1)[:, None])
+            first, filled = torch.zeros_like(self.filled), self.filled
+            if self.reset is not None:  # only the row's last document goes on
+                column = torch.arange(new.shape[2], device=new.device)
+                first = torch.where(self.reset, column, 0).amax(1)
+                filled = torch.where(self.reset.any(1), 0, filled)
+            column = torch.arange(slots, device=new.device) - filled[:, None] + first[:, None]
+            there = (column >= first[:, None]) & (column < self.mask.sum(1)[:, None])
             index = column.clamp(0, new.shape[2] - 1)[:, None, :, None].expand(*new.shape[:2], -1, new.shape[3])
             parts.append(torch.where(there[:, None, :, None], new.gather(2, index), old))
         return torch.cat(parts, dim=2)
@@ -170,7 +174,13 @@ class _Run:
     def write(self, y: Tensor) -> Tensor:
         """Write y token by token, and read each back after its own write."""
         read, self.memory = self.mixer.memory(
-            y, self.memory, mask=self.mask, learn=self.learn, write_scale=self.write_scale
+            y,
+            self.memory,
+            mask=self.mask,
+            reset=self.reset,
+            initial=self.initial,
+            learn=self.learn,
+            write_scale=self.write_scale,
         )
         return read
 

@@ -276,7 +276,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As usual; new tokens belong to the document the prompt ended in."""
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc,arg-type]
         ids = inputs.get("document_ids")
         if ids is not None:
             cache = inputs.get("past_key_values")
