@@ -39,6 +39,8 @@ def choose_backend(
         return BackendChoice("recurrent", "channel-wise alpha is computed token by token")
     if tokens <= STEP_TOKENS:
         return BackendChoice("recurrent", f"{tokens} token(s): steps cost less than a chunk")
+    if torch.compiler.is_compiling():  # the reason would load the kernel inside the traced graph
+        return BackendChoice("chunked", "the exact parallel form")
     _, how = implementation(device, torch.float64 if dtype == torch.float64 else torch.float32, network.depth)
     if device.type == "cuda":
         fits, why_not = supported(device, dtype, network, head_dim, chunk_size)
