@@ -68,7 +68,7 @@ HOPPER = '''
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from titanslab.memory.kernels import passes, plan
+from titanslab.memory.kernels import passes, plan, step
 from titanslab.memory.network import MemoryNetwork
 
 NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1"}
@@ -93,8 +93,9 @@ class Compiled:
             print(self.kernel.__name__, "compiled")
         return launch
 
-for name in ("state_forward", "read_forward", "read_backward", "state_backward", "memory_step"):
+for name in ("state_forward", "read_forward", "read_backward", "state_backward"):
     setattr(passes, name, Compiled(getattr(passes, name)))
+step.memory_step = Compiled(step.memory_step)
 form, width, hidden, rows = MemoryNetwork(grad_clip=0.5), 16, 32, 2
 state = [torch.zeros(rows, 2 * width, hidden), torch.zeros(rows, 2 * hidden, width)]
 anchor = [s[:, : s.shape[1] // 2].contiguous() for s in state]
@@ -106,7 +107,7 @@ arguments = (anchor, state, norm, offset, mask, None)
 *_, running, kept = passes.forward(q, q, q, gates, state, *arguments, 16, form, tiles)
 passes.backward(q, state, running, q, q, q, gates, *arguments, kept, 16, form, tiles)
 weights = [a[None] for a in anchor]
-passes.step(q[:, 0], q[:, 0], q[:, 0], gates[:, :, :, 0], weights, weights, weights, weights * 2, norm, offset,
+step.step(q[:, 0], q[:, 0], q[:, 0], gates[:, :, :, 0], weights, weights, weights, weights * 2, norm, offset,
             mask[:, 0], mask[:, 0], 16, form)
 '''
 

@@ -28,6 +28,11 @@ class Layout(NamedTuple):
     offset: Tensor
 
 
+def contiguous(tensors: list[Tensor]) -> list[Tensor]:
+    """The kernels read row-major memory, whatever the caller's strides."""
+    return [t.contiguous() for t in tensors]
+
+
 def is_ragged(tokens: int, block: int, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> bool:
     """Known without looking at the data, so that a compiled caller knows it too."""
     return offset is not None or mask is not None or reset is not None or tokens % block != 0

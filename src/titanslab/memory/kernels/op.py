@@ -159,7 +159,7 @@ def fused_memory_step(
     Returns:
         y, inner loss `[B,H]`, and the new weights, momentum and anchor.
     """
-    from titanslab.memory.kernels.passes import step
+    from titanslab.memory.kernels.step import step
 
     form = MemoryNetwork(len(weights), residual=residual, norm=bool(norm), grad_clip=grad_clip)
     state = (weights, momentum, anchor)

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from titanslab.memory.decay import Decay, Products, decay, decay_backward
 from titanslab.memory.kernels import plan as planning
-from titanslab.memory.kernels.layout import Layout, from_slots, make_layout, to_slots
+from titanslab.memory.kernels.layout import Layout, contiguous, from_slots, make_layout, to_slots
 from titanslab.memory.kernels.read import read_backward, read_forward
 from titanslab.memory.kernels.state import state_forward
 from titanslab.memory.kernels.state_backward import state_backward
-from titanslab.memory.kernels.step import memory_step
 from titanslab.memory.network import MemoryNetwork
 
 
@@ -44,11 +43,6 @@ def _rows(x: Tensor, heads: int) -> Tensor:
     return x.repeat_interleave(heads)[:, None, None]
 
 
-def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
-    """The kernels read row-major memory, whatever the caller's strides."""
-    return [t.contiguous() for t in tensors]
-
-
 class Passes:
     """One call: its shapes and tensors, and how to launch each kernel on a group of blocks."""
 
@@ -64,7 +58,7 @@ class Passes:
         plan: planning.Plan,
     ) -> None:
         self.layout, self.form = layout, form
-        self.anchor, self.initial, self.norm = _contiguous(anchor), _contiguous(initial), _contiguous(norm)
+        self.anchor, self.initial, self.norm = contiguous(anchor), contiguous(initial), contiguous(norm)
         self.heads, self.chunk_size, self.plan = heads, chunk_size, plan
         self.blocks, self.rows, self.block, self.head_dim = layout.q.shape
         self.in_block = self.block // chunk_size
@@ -317,7 +311,7 @@ def backward(
     at_start = _rows(layout.offset == 0, heads)
     for into, r in zip(_own(out.state), d_running, strict=True):
         into += torch.where(at_start, r, 0)
-    d_running = _contiguous([torch.where(at_start, 0, r) for r in d_running])
+    d_running = contiguous([torch.where(at_start, 0, r) for r in d_running])
     if layout.schedule is not None:
         untouched = _rows(layout.schedule.last < 0, heads)
         # rows without a token: the anchor passes through
@@ -334,44 +328,3 @@ def backward(
         q, k, v, flat.view(gates.shape), out.state, out.anchor, out.initial,
         [d.view(batch, heads, -1).sum(0) for d in out.norm],
     )  # fmt: skip
-
-
-def step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    weights: list[Tensor],
-    momentum: list[Tensor],
-    anchor: list[Tensor],
-    initial: list[Tensor],
-    norm: list[Tensor],
-    offset: Tensor,
-    mask: Tensor | None,
-    reset: Tensor | None,
-    chunk_size: int,
-    form: MemoryNetwork,
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """One token: y, loss, weights, momentum, anchor.
-
-    `initial`: weights, then momentum; or nothing without resets.
-    """
-    batch, heads, width = q.shape
-    hidden = weights[-1].shape[2]
-    q, k, v, gates, offset = _contiguous([q, k, v, gates, offset])
-    weights, momentum, anchor, initial, norm = map(_contiguous, (weights, momentum, anchor, initial, norm))
-    out = [torch.empty_like(w) for w in (*weights, *momentum, *anchor)]
-    new, moved, anchored = out[: form.depth], out[form.depth : 2 * form.depth], out[2 * form.depth :]
-    initial = initial or [*weights, *momentum]
-    y, loss = torch.empty_like(q), gates.new_empty(batch, heads)
-    memory_step[(batch * heads,)](
-        q, k, v, gates, weights[0], weights[-1], momentum[0], momentum[-1], anchor[0], anchor[-1],
-        initial[0], initial[form.depth - 1], initial[form.depth], initial[-1], *(norm or [y, y]), offset,
-        offset if mask is None else mask, offset if reset is None else reset, new[0], new[-1], moved[0],
-        moved[-1], anchored[0], anchored[-1], y, loss, batch * heads, gates.shape[1],
-        form.grad_clip or 0.0, H=heads, C=chunk_size, D=width, E=hidden, TD=planning.power_of_two(width),
-        BE=min(32, planning.power_of_two(hidden)) if form.depth == 2 else planning.power_of_two(width),
-        DEPTH=form.depth, RESIDUAL=form.residual, NORM=form.norm, CLIP=form.grad_clip is not None,
-        MASK=mask is not None, RESET=reset is not None,
-    )  # fmt: skip
-    return y, loss, new, moved, anchored

@@ -7,9 +7,13 @@ and read.
 # Triton drops branches on compile-time values, which only stand alone
 # ruff: noqa: SIM102
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from titanslab.memory.kernels.layout import contiguous
+from titanslab.memory.kernels.plan import power_of_two
 from titanslab.memory.kernels.tiles import (
     gelu,
     gelu_slope,
@@ -20,6 +24,7 @@ from titanslab.memory.kernels.tiles import (
     tile,
     vector,
 )
+from titanslab.memory.network import MemoryNetwork
 
 
 @triton.jit
@@ -118,3 +123,44 @@ def memory_step(
     if RESIDUAL:
         y += q[None, :]
     put(y_ptr + row * D, tl.where(real, y, 0).to(y_ptr.dtype.element_ty), 0, 0, 1, D)
+
+
+def step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    weights: list[Tensor],
+    momentum: list[Tensor],
+    anchor: list[Tensor],
+    initial: list[Tensor],
+    norm: list[Tensor],
+    offset: Tensor,
+    mask: Tensor | None,
+    reset: Tensor | None,
+    chunk_size: int,
+    form: MemoryNetwork,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """One token: y, loss, weights, momentum, anchor.
+
+    `initial`: weights, then momentum; or nothing without resets.
+    """
+    batch, heads, width = q.shape
+    hidden = weights[-1].shape[2]
+    q, k, v, gates, offset = contiguous([q, k, v, gates, offset])
+    weights, momentum, anchor, initial, norm = map(contiguous, (weights, momentum, anchor, initial, norm))
+    out = [torch.empty_like(w) for w in (*weights, *momentum, *anchor)]
+    new, moved, anchored = out[: form.depth], out[form.depth : 2 * form.depth], out[2 * form.depth :]
+    initial = initial or [*weights, *momentum]
+    y, loss = torch.empty_like(q), gates.new_empty(batch, heads)
+    memory_step[(batch * heads,)](
+        q, k, v, gates, weights[0], weights[-1], momentum[0], momentum[-1], anchor[0], anchor[-1],
+        initial[0], initial[form.depth - 1], initial[form.depth], initial[-1], *(norm or [y, y]), offset,
+        offset if mask is None else mask, offset if reset is None else reset, new[0], new[-1], moved[0],
+        moved[-1], anchored[0], anchored[-1], y, loss, batch * heads, gates.shape[1],
+        form.grad_clip or 0.0, H=heads, C=chunk_size, D=width, E=hidden, TD=power_of_two(width),
+        BE=min(32, power_of_two(hidden)) if form.depth == 2 else power_of_two(width),
+        DEPTH=form.depth, RESIDUAL=form.residual, NORM=form.norm, CLIP=form.grad_clip is not None,
+        MASK=mask is not None, RESET=reset is not None,
+    )  # fmt: skip
+    return y, loss, new, moved, anchored
