@@ -31,42 +31,55 @@ class ShortConv(nn.Module):
         reset: Tensor | None = None,
         initial_tail: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`x [B,T,dim]` -> output `[B,T,dim]` and the tail after the call.
+        """`short_conv` with this module's weight."""
+        return short_conv(x, self.weight, tail, lengths, reset, initial_tail)
 
-        Args:
-            lengths: int64 `[B]`, real tokens of each row, which come first; None = all.
-            reset: bool `[B,T]`, first tokens of documents: what is before them is `initial_tail`.
-        """
-        batch, tokens, dim = x.shape
-        back = self.kernel_size - 1
-        empty = x.new_zeros(batch, back, dim)
-        tail = empty if tail is None else tail.to(x.dtype)
-        history = torch.cat([tail, x], 1)
-        if reset is None:
-            y = history[:, back:] * self.weight[0]
-            for j in range(1, self.kernel_size):
-                y = y + history[:, back - j : back - j + tokens] * self.weight[j]
-            if lengths is None:
-                return y, history[:, tokens:]
-            index = lengths[:, None] + torch.arange(back, device=x.device)
-            return y, history.gather(1, index[..., None].expand(-1, -1, dim))
-        fresh = empty if initial_tail is None else initial_tail.to(x.dtype).expand(batch, -1, -1)
-        history = torch.cat([fresh, history], 1)
-        position = torch.arange(tokens, device=x.device).expand(batch, tokens)
-        start = torch.where(reset, position, -self.kernel_size).cummax(1).values
-        y = x * self.weight[0]
-        for j in range(1, self.kernel_size):
-            y = y + self._look_back(history, position, j, start) * self.weight[j]
-        end = torch.full((batch,), tokens, device=x.device) if lengths is None else lengths
-        last = start.gather(1, (end - 1).clamp_min(0)[:, None])
-        last = last.masked_fill((end == 0)[:, None], -self.kernel_size)
-        new_tail = [self._look_back(history, end[:, None], j, last) for j in range(back, 0, -1)]
-        return y, torch.cat(new_tail, 1) if new_tail else empty
 
-    def _look_back(self, history: Tensor, position: Tensor, j: int, start: Tensor) -> Tensor:
-        """Inputs j steps before `position`, in `[initial tail | tail | x]`, not past a document's start."""
-        back = self.kernel_size - 1
-        source = position - j
-        before_document = (start >= 0) & (source < start)
-        index = torch.where(before_document, back + source - start, 2 * back + source)
-        return history.gather(1, index[..., None].expand(-1, -1, self.dim))
+def short_conv(
+    x: Tensor,
+    weight: Tensor,
+    tail: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    initial_tail: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`x [B,T,dim]`, `weight [kernel_size, dim]` -> output `[B,T,dim]` and the tail after the call.
+
+    Args:
+        tail: `[B, kernel_size-1, dim]`, the inputs before the call; None = zeros.
+        lengths: int64 `[B]`, real tokens of each row, which come first; None = all.
+        reset: bool `[B,T]`, first tokens of documents: what is before them is `initial_tail`.
+    """
+    (batch, tokens, dim), kernel_size = x.shape, weight.shape[0]
+    back = kernel_size - 1
+    empty = x.new_zeros(batch, back, dim)
+    tail = empty if tail is None else tail.to(x.dtype)
+    history = torch.cat([tail, x], 1)
+    if reset is None:
+        y = history[:, back:] * weight[0]
+        for j in range(1, kernel_size):
+            y = torch.addcmul(y, history[:, back - j : back - j + tokens], weight[j])
+        if lengths is None:
+            return y, history[:, tokens:]
+        index = lengths[:, None] + torch.arange(back, device=x.device)
+        return y, history.gather(1, index[..., None].expand(-1, -1, dim))
+    fresh = empty if initial_tail is None else initial_tail.to(x.dtype).expand(batch, -1, -1)
+    history = torch.cat([fresh, history], 1)
+    position = torch.arange(tokens, device=x.device).expand(batch, tokens)
+    start = torch.where(reset, position, -kernel_size).cummax(1).values
+    y = x * weight[0]
+    for j in range(1, kernel_size):
+        y = torch.addcmul(y, _look_back(history, position, j, start, back), weight[j])
+    end = torch.full((batch,), tokens, device=x.device) if lengths is None else lengths
+    last = start.gather(1, (end - 1).clamp_min(0)[:, None])
+    last = last.masked_fill((end == 0)[:, None], -kernel_size)
+    new_tail = [_look_back(history, end[:, None], j, last, back) for j in range(back, 0, -1)]
+    return y, torch.cat(new_tail, 1) if new_tail else empty
+
+
+def _look_back(history: Tensor, position: Tensor, j: int, start: Tensor, back: int) -> Tensor:
+    """Inputs j steps before `position`, in `[initial tail | tail | x]`, not past a document's start."""
+    source = position - j
+    before_document = (start >= 0) & (source < start)
+    index = torch.where(before_document, back + source - start, 2 * back + source)
+    return history.gather(1, index[..., None].expand(-1, -1, history.shape[2]))

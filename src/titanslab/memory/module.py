@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.memory.conv import ShortConv
+from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.frozen import check_writes, read_frozen
 from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
 from titanslab.memory.op import neural_memory
@@ -217,14 +217,16 @@ class NeuralMemory(nn.Module):
         """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
 
-        def raw(proj: nn.Linear) -> Tensor:
-            out = F.linear(x, proj.weight.to(x.dtype), proj.bias.to(x.dtype))
-            return out.unflatten(-1, (self.num_heads, self.gate_layers))
-
+        projections = [p for p in (self.theta_proj, self.eta_proj, self.alpha_proj) if p is not None]
         with torch.autocast(x.device.type, enabled=False):
-            theta = torch.sigmoid(raw(self.theta_proj))
-            eta = torch.zeros_like(theta) if self.eta_proj is None else torch.sigmoid(raw(self.eta_proj))
-            alpha = torch.zeros_like(theta) if self.alpha_proj is None else torch.sigmoid(raw(self.alpha_proj))
+            weight = torch.cat([p.weight.to(x.dtype) for p in projections])
+            bias = torch.cat([p.bias.to(x.dtype) for p in projections])
+            raw = torch.sigmoid(F.linear(x, weight, bias))
+            raw = raw.unflatten(-1, (len(projections), self.num_heads, self.gate_layers))
+            parts = iter(raw.unbind(-3))
+            theta = next(parts)
+            eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
+            alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
             moments = self.input_second_moments() if self.gate_layers > 1 else [max(self.input_second_moments())]
             # so that momentum changes the lag of a write and not its size; all layers move the output at once
             limits = torch.tensor([2 * m * self.network.depth for m in moments], dtype=x.dtype, device=x.device)
@@ -233,26 +235,35 @@ class NeuralMemory(nn.Module):
 
     def _features(
         self,
-        name: str,
+        names: str,
         x: Tensor,
         state: NeuralMemoryState | None,
         initial: NeuralMemoryState | None,
         lengths: Tensor | None,
         reset: Tensor | None,
-        tail_name: str | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """q, k or v `[B,T,H,D]` of `x`, and the convolution's new tail."""
-        y = getattr(self, f"{name}_proj")(x)
-        tail_name = tail_name or name
+        tail_names: tuple[str, ...] | None = None,
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """q, k or v (`names`) `[B,T,H,D]` of `x`, and the convolutions' new tails; side by side, to call less."""
+        tail_names = tail_names or tuple(names)
+        inner = self.num_heads * self.head_dim
+        y = torch.cat([getattr(self, f"{n}_proj")(x) for n in names], -1)
         if self.conv_size > 1:
-            start = state or initial
-            tail = None if start is None else start.conv[tail_name].expand(x.shape[0], -1, -1)
-            fresh = None if initial is None else initial.conv[tail_name]
-            y, tail = getattr(self, f"{name}_conv1d")(y, tail, lengths, reset, fresh)
+
+            def tail_of(source: NeuralMemoryState | None) -> Tensor | None:
+                return None if source is None else torch.cat([source.conv[n] for n in tail_names], -1)
+
+            tail = tail_of(state or initial)
+            weight = torch.cat([getattr(self, f"{n}_conv1d").weight for n in names], -1)
+            tail = None if tail is None else tail.expand(x.shape[0], -1, -1)
+            fresh = None if reset is None else tail_of(initial)
+            y, tail = short_conv(y, weight, tail, lengths, reset, fresh)
         else:
             tail = y[:, :0]
-        y = F.silu(y).unflatten(-1, (self.num_heads, self.head_dim))
-        return (y if name == "v" else F.normalize(y, dim=-1)), tail
+        y = F.silu(y).unflatten(-1, (len(names) * self.num_heads, self.head_dim))
+        unit = len(names.replace("v", "")) * self.num_heads  # q and k have unit norm, v comes last
+        y, values = F.normalize(y[:, :, :unit], dim=-1), y[:, :, unit:]
+        parts = (*y.split(self.num_heads, 2), *(values.split(self.num_heads, 2) if "v" in names else ()))
+        return parts, tail.split(inner, -1)
 
     def _output(self, y: Tensor, x: Tensor) -> Tensor:
         """Norm per head, linear gate, projection."""
@@ -291,7 +302,7 @@ class NeuralMemory(nn.Module):
             reset = None if reset is None else _take(reset, order) & _take(mask, order)
         else:
             lengths = None
-        q, tail = self._features("q", x, state, initial, lengths, reset, "read")
+        (q,), (tail,) = self._features("q", x, state, initial, lengths, reset, ("read",))
         start = None if initial is None else initial.memory
         y, memory, _ = read_frozen(q, q, q, self.network, self.params, state.memory, start, reset)
         y = self._output(y, x)
@@ -347,8 +358,7 @@ class NeuralMemory(nn.Module):
             x = _take(x, order)
             real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
             reset = None if reset is None else reset.gather(1, order) & real
-        features = {n: self._features(n, x, state, initial, lengths, reset) for n in ("q", "k", "v")}
-        q, k, v = (features[n][0] for n in ("q", "k", "v"))
+        (q, k, v), conv = self._features("qkv", x, state, initial, lengths, reset)
         theta, eta, alpha = self.gates(x)
         if write_scale != 1.0:
             theta = theta * write_scale
@@ -379,7 +389,7 @@ class NeuralMemory(nn.Module):
                 q, k, v, self.network, self.params, before, document, reset, return_loss=return_stats
             )
         y = self._output(y, x)
-        tails = {n: features[n][1] for n in features}
+        tails = dict(zip("qkv", conv, strict=True))
         start = state or initial
         read = tails["q"].new_zeros(tails["q"].shape) if start is None else start.conv["read"]
         tails["read"] = read.expand_as(tails["q"])

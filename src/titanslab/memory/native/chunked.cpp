@@ -43,16 +43,27 @@ struct FlushDenormals {
 #endif
 };
 
+// A thread's workspace, kept between calls: fresh pages cost more than a small call's arithmetic.
 template <typename T>
 struct Arena {
   T* base = nullptr;
-  size_t used = 0, size;
-  explicit Arena(size_t count) : size(count) {
-    base = (T*)std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64);
+  size_t size = 0;
+  bool reserve(size_t count) {
+    if (count > size) {
+      std::free(base);
+      base = (T*)std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64);
+      size = base ? count : 0;
+    }
     if (base) std::fill(base, base + count, T(0));
+    return base != nullptr;
+  }
+  void release_if_large() {
+    if (size * sizeof(T) <= (size_t(8) << 20)) return;
+    std::free(base);
+    base = nullptr;
+    size = 0;
   }
   ~Arena() { std::free(base); }
-  Arena(const Arena&) = delete;
 };
 
 // Hands out zeroed pieces; with no arena it only counts.
@@ -835,8 +846,9 @@ static int run(const Arguments& A, bool backward) {
 #pragma omp parallel num_threads(threads)
   {
     FlushDenormals flush;
-    Arena<T> arena(counter.count + 64);
-    if (!arena.base) {
+    static thread_local Arena<T> arena;
+    bool ready = arena.reserve(counter.count + 64);
+    if (!ready) {
 #pragma omp atomic write
       failed = 1;
     }
@@ -844,10 +856,11 @@ static int run(const Arguments& A, bool backward) {
     Row<T> row(A, backward, take);
 #pragma omp for schedule(dynamic, 1)
     for (long i = 0; i < rows; i++) {
-      if (!arena.base) continue;
+      if (!ready) continue;
       row.begin(i);
       backward ? row.backward() : row.forward();
     }
+    arena.release_if_large();
   }
   return failed;
 }
