@@ -108,7 +108,7 @@ def test_training_lowers_the_loss():
     model, ids = make("mac"), tokens(32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         loss = model(ids, labels=ids).loss
         optimizer.zero_grad()
         loss.backward()
