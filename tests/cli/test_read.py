@@ -1,0 +1,253 @@
+"""`titans read`, `ask`, `chat` and `inspect`: memories in files, from the command line."""
+
+import io
+import json
+import lzma
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from titanslab import TitansCache
+from titanslab.training.loading import load_model, load_model_tokenizer
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    path = tmp_path_factory.mktemp("book") / "book.txt"
+    path.write_text("".join(f"Room {i} held {i * 7 % 10} <chairs> & a dévot. " for i in range(12)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def memory(tmp_path_factory, trained, book):
+    from titanslab.cli import main
+
+    path = tmp_path_factory.mktemp("memory") / "book.memory"
+    with pytest.raises(SystemExit) as stop:
+        main(["read", str(book), "--model", str(trained), "--save", str(path)])
+    assert stop.value.code == 0
+    return path
+
+
+def same(one, two) -> None:
+    a, b = (TitansCache.load(path).tensors() for path in (one, two))
+    for name in a:
+        if "keys" not in name and "values" not in name:  # slots that a segment has not filled may hold anything
+            torch.testing.assert_close(a[name], b[name], atol=1e-4, rtol=1e-3)
+
+
+def test_the_file_holds_what_the_model_read(memory, trained, book):
+    model, tokenizer = load_model(trained), load_model_tokenizer(trained)
+    cache = TitansCache.load(memory, model)
+    ids = torch.tensor([[256, *book.read_bytes()]])
+    expected = model.read(ids)
+    assert cache.columns == ids.shape[1]
+    for name, tensor in expected.tensors().items():
+        torch.testing.assert_close(cache.tensors()[name], tensor, atol=1e-4, rtol=1e-3)
+    told = []
+    again = model.read_text(book, tokenizer, piece_size=100, progress=told.append)
+    assert again.columns == cache.columns == told[-1].tokens
+    assert told[-1].bytes == told[-1].total_bytes == book.stat().st_size
+    assert told[-1].seconds_left == 0
+    assert all(step.tokens_per_second > 0 for step in told)
+
+
+def test_compressed_and_in_two_parts(titans, trained, book, memory, tmp_path):
+    data = book.read_bytes()
+    cut = data.rindex(b" ", 0, 300)
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(data[:cut]))
+    (tmp_path / "b.txt").write_bytes(data[cut:])
+    first, second = tmp_path / "a.memory", tmp_path / "b.memory"
+    code, out, err = titans("read", tmp_path / "a.txt.xz", "-m", trained, "--save", first)
+    assert code == 0, err
+    assert re.search(r"tokens read in .* s \([\d,]+ tokens/s\)", out)
+    before = first.read_bytes()
+    assert titans("read", tmp_path / "b.txt", "--from", first, "--save", second)[0] == 0  # the model is in the file
+    same(memory, second)
+    assert first.read_bytes() == before
+
+
+def test_no_learn_keeps_the_memory(titans, memory, book, tmp_path):
+    out = tmp_path / "frozen.memory"
+    assert titans("read", book, "--from", memory, "--save", out, "--no-learn")[0] == 0
+    a, b = TitansCache.load(memory), TitansCache.load(out)
+    for one, two in zip(a.states, b.states, strict=True):
+        mine, theirs = one.memory.memory.tensors(), two.memory.memory.tensors()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert b.columns > a.columns
+    assert b.learn
+
+
+def test_ctrl_c_keeps_what_was_read(titans, fails, trained, book, memory, tmp_path, monkeypatch):
+    from titanslab.reading import source
+    from titanslab.reading.text import read_text
+
+    monkeypatch.setattr(source, "PIECE_BYTES", 64)
+    save = tmp_path / "part.memory"
+
+    def interrupted(*arguments, **options):
+        for number, step in enumerate(read_text(*arguments, **options)):
+            if number == 5:
+                raise KeyboardInterrupt
+            yield step
+
+    monkeypatch.setattr("titanslab.reading.text.read_text", interrupted)
+    code, _, err = titans("read", book, "-m", trained, "--save", save, "--piece-size", 40)
+    assert code == 130
+    assert f"200 tokens, kept in {save}; go on with: titans read" in err
+    assert err.rstrip().endswith("--resume")
+    monkeypatch.undo()
+    monkeypatch.setattr(source, "PIECE_BYTES", 64)
+    monkeypatch.setattr("titanslab.training.sources.cache_folder", lambda: tmp_path)
+    assert "unfinished reading" in fails("read", book, "-m", trained, "--save", save)
+    other = tmp_path / "other.txt"
+    other.write_text("x")
+    assert "needs the same text" in fails("read", other, "--save", save, "--resume")
+    command = err.split("go on with: ")[1].split()
+    assert titans(*command[1:])[0] == 0
+    same(memory, save)
+    assert "no unfinished reading" in fails("read", book, "--save", save, "--resume")
+
+
+def test_a_real_signal(trained, book, tmp_path):
+    text, save = tmp_path / "long.txt", tmp_path / "m"
+    text.write_bytes(book.read_bytes() * 4000)
+    command = [sys.executable, "-m", "titanslab.cli", "read", text, "--model", trained, "--save", save]
+    options = ["--save-every", "0", "--piece-size", "64"]
+    process = subprocess.Popen([*map(str, command), *options], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not save.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(2)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "go on with: titans read" in err
+    assert err.count("\n") == 1
+    assert TitansCache.header(save).notes["text"]["finished"] is False
+
+
+def test_ask(titans, memory, trained):
+    words = ("ask", "--memory", memory, "Room 3?", "--max-new-tokens", "8")
+    before = memory.read_bytes()
+    code, out, err = titans(*words)
+    assert code == 0, err
+    assert titans(*words)[1] == out
+    assert titans(*words, "--model", trained, "--seed", "4")[1] == out  # the likeliest tokens
+    assert memory.read_bytes() == before
+    from titanslab.reading.answer import Sampling, answer
+
+    model, tokenizer = load_model(trained), load_model_tokenizer(trained)
+    cache = TitansCache.load(memory, model)
+    text, after = answer(model, tokenizer, cache, "\n\nRoom 3?\n", Sampling(8))
+    assert out == text + "\n"
+    assert after.columns == cache.columns + len("\n\nRoom 3?\n") + 8
+
+
+def test_ask_without_learning(titans, memory, tmp_path):
+    kept = tmp_path / "after"
+    code, _, err = titans(
+        "ask", "--memory", memory, "Room 3?", "--no-learn", "--max-new-tokens", "4", "--save", kept
+    )
+    assert code == 0, err
+    a, b = TitansCache.load(memory), TitansCache.load(kept)
+    weights = [cache.states[0].memory.memory.weights for cache in (a, b)]
+    assert all(torch.equal(x, y) for x, y in zip(*weights, strict=True))
+    assert b.learn
+    assert b.columns > a.columns
+
+
+def test_chat_goes_on_after_a_restart(titans, fails, trained, memory, tmp_path, monkeypatch):
+    options = ("--max-new-tokens", "6", "--temperature", "0")
+
+    def say(session, text, *more):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        code, out, err = titans("chat", "--session", session, *options, *more)
+        assert code == 0, err
+        return out
+
+    whole, cut = tmp_path / "whole.session", tmp_path / "cut.session"
+    together = say(whole, "one\n\ntwo\nthree", "--model", trained)
+    apart = say(cut, "one\n", "--model", trained) + say(cut, "two\n") + say(cut, "three\n")
+    assert apart == together
+    same(whole, cut)
+    assert TitansCache.header(cut).notes["turns"] == 3
+    say(tmp_path / "book.session", "hello\n", "--from", memory)
+    assert TitansCache.header(tmp_path / "book.session").columns > TitansCache.header(memory).columns
+    assert "is new: give --model" in fails("chat", "--session", tmp_path / "none.session")
+    assert "exists already" in fails("chat", "--session", cut, "--from", memory)
+
+
+def test_inspect(titans, trained, book, memory, tmp_path):
+    folder = tmp_path / "page"
+    code, out, err = titans("inspect", book, "--model", trained, "--output", folder)
+    assert code == 0, err
+    assert str(folder / "inspect.html") in out
+    page = (folder / "inspect.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
+    assert "data:image/png;base64," in page
+    shown = re.search(r'<div id="text">(.*?)</div>', page, re.S).group(1)
+    assert shown.count("<span>") == 1 + len(book.read_bytes())
+    assert "&lt;" in shown
+    assert "<chairs>" not in shown
+    assert "<span>é</span>" in shown
+    assert (folder / "inspect.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((folder / "inspect.json").read_text())
+    tokens = 1 + len(book.read_bytes())
+    assert [len(found[name][0]) for name in ("surprise", "theta", "eta", "alpha")] == [tokens] * 4
+    assert found["places"][0] == 0
+    assert found["places"][-1] == tokens
+    assert found["moved"][0][0] == 0
+    assert found["moved"][0][-1] > 0
+    assert titans("inspect", book, "--memory", memory, "-o", tmp_path / "on", "--max-tokens", "20")[0] == 0
+    assert json.loads((tmp_path / "on" / "inspect.json").read_text())["moved"][0][0] > 0
+
+
+def test_what_inspect_shows_is_what_the_memory_says(trained):
+    from titanslab.evaluation.trace import memories_of, trace_memory
+
+    model = load_model(trained).double()
+    ids = torch.randint(0, 256, (1, 37), generator=torch.Generator().manual_seed(0))
+    trace = trace_memory(model, ids, every=8)
+    (memory,) = memories_of(model)
+    seen = []
+    handle = memory.register_forward_hook(lambda m, args, kwargs, out: seen.append(args[0]), with_kwargs=True)
+    with torch.no_grad():
+        model(ids, use_cache=False)
+    handle.remove()
+    theta, eta, alpha = memory.gates(torch.cat(seen, 1))
+    for name, gate in (("theta", theta), ("eta", eta), ("alpha", alpha)):
+        expected = gate[0].flatten(1).mean(1).detach()
+        torch.testing.assert_close(torch.from_numpy(trace.per_token[name][0]), expected, atol=1e-6, rtol=1e-5)
+    assert trace.places.tolist() == [0, 8, 16, 24, 32, 37]
+
+
+def test_what_cannot_be_read_is_said_in_one_line(fails, titans, trained, book, memory, tmp_path):
+    save = tmp_path / "m"
+    assert "does not exist" in fails("read", tmp_path / "none.txt", "-m", trained, "--save", save)
+    assert "--model is missing" in fails("read", book, "--save", save)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    assert "not text in UTF-8 (byte 3" in fails("read", tmp_path / "latin.txt", "-m", trained, "--save", save)
+    (tmp_path / "cut.txt.xz").write_bytes(lzma.compress(book.read_bytes())[:-20])
+    assert "does not decompress" in fails("read", tmp_path / "cut.txt.xz", "-m", trained, "--save", save)
+    (tmp_path / "empty.txt").write_text("")
+    assert "is empty" in fails("read", tmp_path / "empty.txt", "--from", memory, "--save", save)
+    assert "no memory file" in fails("read", book, "-m", trained, "--save", book)
+    assert "does not exist" in fails("read", book, "-m", trained, "--save", tmp_path / "no" / "m")
+    assert not save.exists()
+    (tmp_path / "short.memory").write_bytes(memory.read_bytes()[:-50])
+    assert "not a readable cache file" in fails("ask", "--memory", tmp_path / "short.memory", "x")
+    assert "--template must hold" in fails("ask", "--memory", memory, "x", "--template", "y")
+    assert "with learn=False nothing" in fails("read", book, "--save", save, "--no-learn", "--write-scale", "2")
+
+
+def test_a_memory_of_another_model_is_refused(fails, trained, memory, tmp_path):
+    model = load_model(trained)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.5)
+    model.save_pretrained(tmp_path)
+    load_model_tokenizer(trained).save_pretrained(tmp_path)
+    assert "other weights" in fails("ask", "--memory", memory, "x", "--model", tmp_path)
