@@ -209,9 +209,10 @@ def main(argv: list[str] | None = None) -> int:
     report = Report("streaming", arguments.seed, device, settings, arguments.output)
     points: list[Point] = []
     every = max(1, min(arguments.tokens // STEPS, WARM // 2))
-    cache = None
+    last = None
     for point, cache in stream(model, source, arguments.tokens, every, arguments.piece_size):
         points.append(point)
+        last = cache
         transient(f"{point.tokens:,} tokens, {point.tokens_per_second:,.0f} tokens/s, {human(point.resident)}")
         if len(points) % 10 == 0:
             report.content["results"] = [asdict(p) for p in points]
@@ -219,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
     clear_transient()
     report.content["results"] = [asdict(p) for p in points]
     found = report.content["verdict"] = verdict(points)
-    found["in_turns"] = fresh_against_old(model, cache, model.config.vocab_size)
+    found["in_turns"] = fresh_against_old(model, last, model.config.vocab_size)
     path = report.finish()
     draw(points, path.with_suffix(".png"), f"{points[-1].tokens:,} tokens through {model.config.variant}")
     speed = found["tokens_per_second"]

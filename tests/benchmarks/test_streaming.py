@@ -4,9 +4,9 @@ import argparse
 import json
 
 import pytest
+from benchmarks.streaming import Point, count, main, verdict
 
 from benchmarks import streaming
-from benchmarks.streaming import Point, count, main, verdict
 
 
 def test_count():
