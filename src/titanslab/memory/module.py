@@ -16,8 +16,13 @@ from titanslab.memory.state import MemoryState, where_rows
 
 # heads forget half of what they hold after 2**6 .. 2**14 tokens at the start of training
 HALF_LIVES = (2.0**6, 2.0**14)
-# writes start at sigmoid(2) = 0.88 of the stability limit
-THETA_BIAS = 2.0
+# the layers below the last keep what they hold: each that fades makes LayerNorm multiply the inner gradient
+LOWER_HALF_LIFE = 2.0**17
+# by how much a layer above multiplies a change of a layer's output, squared, at its largest
+LAYER_GAIN = 4.0
+THETA_BIAS = 2.0  # a write starts near the stability limit
+# OURS: a bound on one token's write; at the start it hardly ever binds
+GRAD_CLIP = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ class NeuralMemory(nn.Module):
 
     Args:
         hidden_size: width of the input. num_heads: memories side by side.
-        depth, expansion, residual, norm, grad_clip: of each memory, see `MemoryNetwork`.
+        depth, expansion, residual, norm: of each memory, see `MemoryNetwork`.
+        grad_clip: largest inner gradient per token in units of sqrt(head_dim), the length of a normalised output;
+            None = off.
         chunk_size: tokens whose inner gradients share the weights of the chunk's start; part of the function.
         head_dim: width of a head; default `hidden_size / num_heads`.
         conv_size: taps of the short convolutions after q, k, v; 1 = none.
@@ -111,7 +118,7 @@ class NeuralMemory(nn.Module):
         head_dim: int | None = None,
         residual: bool = True,
         norm: bool = True,
-        grad_clip: float | None = None,
+        grad_clip: float | None = GRAD_CLIP,
         conv_size: int = 4,
         gates_per_layer: bool = True,
         momentum: bool = True,
@@ -126,7 +133,8 @@ class NeuralMemory(nn.Module):
                     f"hidden_size must be a multiple of num_heads, got {hidden_size} and {num_heads}; or give head_dim"
                 )
             head_dim = hidden_size // num_heads
-        self.network = MemoryNetwork(depth, expansion, residual, norm, "gelu", grad_clip)
+        limit = grad_clip and grad_clip * head_dim**0.5
+        self.network = MemoryNetwork(depth, expansion, residual, norm, "gelu", limit)
         self.hidden_size, self.num_heads, self.head_dim = hidden_size, num_heads, head_dim
         self.chunk_size, self.conv_size, self.backend = chunk_size, conv_size, backend
         self.gate_layers = depth if gates_per_layer else 1
@@ -153,6 +161,14 @@ class NeuralMemory(nn.Module):
         """E|a_{l-1}|^2 of each layer of the memory at the start, for unit-norm keys."""
         hidden = self.network.expansion * self.head_dim * gelu_second_moment()
         return [1.0] + [hidden] * (self.network.depth - 1)
+
+    def step_limits(self) -> list[float]:
+        """The largest stable inner step of each layer at the start. OURS: 1 / (2 E|a_{l-1}|^2 gain^(L-l))."""
+        depth = self.network.depth
+        return [
+            0.5 / (moment * LAYER_GAIN ** (depth - 1 - layer))
+            for layer, moment in enumerate(self.input_second_moments())
+        ]
 
     def reset_parameters(self) -> None:
         """Initial values: M_0 and its norm, the gates, and projections that recall from the first step."""
@@ -201,9 +217,11 @@ class NeuralMemory(nn.Module):
             steps = (
                 torch.linspace(low, high, self.num_heads) if self.num_heads > 1 else torch.tensor([(low + high) / 2])
             )
-            alpha = -torch.expm1(-math.log(2) / 2**steps)
+            half_lives = (2**steps)[:, None].repeat(1, self.gate_layers)
+            half_lives[:, :-1].clamp_(min=LOWER_HALF_LIFE)
+            alpha = -torch.expm1(-math.log(2) / half_lives)
             with torch.no_grad():
-                self.alpha_proj.bias.view(self.num_heads, -1).copy_(torch.logit(alpha)[:, None])
+                self.alpha_proj.bias.view(self.num_heads, -1).copy_(torch.logit(alpha))
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, num_heads={self.num_heads}, chunk_size={self.chunk_size}, {self.network}"
@@ -227,10 +245,9 @@ class NeuralMemory(nn.Module):
             theta = next(parts)
             eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
             alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
-            moments = self.input_second_moments() if self.gate_layers > 1 else [max(self.input_second_moments())]
-            # so that momentum changes the lag of a write and not its size; all layers move the output at once
-            limits = torch.tensor([2 * m * self.network.depth for m in moments], dtype=x.dtype, device=x.device)
-            theta = theta * (1 - eta) / limits
+            limits = self.step_limits() if self.gate_layers > 1 else [min(self.step_limits())]
+            # so that momentum changes the lag of a write and not its size
+            theta = theta * (1 - eta) * torch.tensor(limits, dtype=x.dtype, device=x.device)
         return theta, eta, alpha
 
     def _features(
