@@ -52,7 +52,8 @@ class TitansConfig(PreTrainedConfig):
         vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: as in Llama;
             `intermediate_size` None = 8/3 of `hidden_size`, up to the next multiple of 64.
         num_memory_heads: memories side by side in a block; None = `num_attention_heads`.
-        memory_depth, memory_expansion, memory_residual, memory_norm, memory_grad_clip: of each memory, see
+        memory_grad_clip: largest inner gradient per token, in units of sqrt(head width); None = off.
+        memory_depth, memory_expansion, memory_residual, memory_norm: of each memory, see
             `titanslab.memory.MemoryNetwork`.
         memory_gates_per_layer: separate theta, eta, alpha for each layer of a memory.
         memory_momentum, memory_forgetting: False = the paper's ablations without eta, without alpha.
@@ -83,7 +84,7 @@ class TitansConfig(PreTrainedConfig):
     memory_expansion: int = 4
     memory_residual: bool = True
     memory_norm: bool = True
-    memory_grad_clip: float | None = None
+    memory_grad_clip: float | None = 1.0
     memory_gates_per_layer: bool = True
     memory_momentum: bool = True
     memory_forgetting: bool = True
