@@ -17,10 +17,7 @@ def test_same_seed_same_text(titans, trained, tmp_path):
     assert titans(*words)[1] == first[1]
     assert titans(*words, "--seed", "1")[1] != first[1]
     (tmp_path / "prompt.txt").write_text("Line 1: é")
-    assert (
-        titans("generate", "-m", trained, "-f", tmp_path / "prompt.txt", "--max-new-tokens", "12")[1]
-        == first[1]
-    )
+    assert titans("generate", "-m", trained, "-f", tmp_path / "prompt.txt", "--max-new-tokens", "12")[1] == first[1]
     greedy = titans(*words, "--temperature", "0")
     assert greedy[0] == 0, greedy[2]
     assert titans(*words, "--temperature", "0", "--seed", "5")[1] == greedy[1]

@@ -39,9 +39,7 @@ def test_a_cache_that_grows_says_so(titans, tmp_path):
 def test_models_of_others_are_counted(titans, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
-    )
+    config = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     config.save_pretrained(tmp_path)
     count = sum(parameter.numel() for parameter in LlamaForCausalLM(config).parameters())
     assert f"llama, {count:,} parameters" in titans("info", "--config", tmp_path)[1]
@@ -49,11 +47,7 @@ def test_models_of_others_are_counted(titans, tmp_path):
 
 def test_config_from_a_run_a_file_and_a_recipe(titans, trained, recipe_file):
     lines = [
-        [
-            line
-            for line in titans("info", "--config", place)[1].splitlines()
-            if line.startswith(("model", "state"))
-        ]
+        [line for line in titans("info", "--config", place)[1].splitlines() if line.startswith(("model", "state"))]
         for place in (trained, trained / "config.json", recipe_file)
     ]
     assert lines[0]

@@ -149,9 +149,7 @@ def test_ask(titans, memory, trained):
 
 def test_ask_without_learning(titans, memory, tmp_path):
     kept = tmp_path / "after"
-    code, _, err = titans(
-        "ask", "--memory", memory, "Room 3?", "--no-learn", "--max-new-tokens", "4", "--save", kept
-    )
+    code, _, err = titans("ask", "--memory", memory, "Room 3?", "--no-learn", "--max-new-tokens", "4", "--save", kept)
     assert code == 0, err
     a, b = TitansCache.load(memory), TitansCache.load(kept)
     weights = [cache.states[0].memory.memory.weights for cache in (a, b)]

@@ -46,18 +46,14 @@ def test_empty_and_unreadable_data(fails, recipe_file, tmp_path):
         ("latin.txt", "not text in UTF-8"),
         ("rows.jsonl", "no column 'text'; its columns: body"),
     ):
-        line = fails(
-            "train", recipe_file, "--set", f"data.train={tmp_path / name}", "--output", tmp_path / "run"
-        )
+        line = fails("train", recipe_file, "--set", f"data.train={tmp_path / name}", "--output", tmp_path / "run")
         assert message in line
     assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_is_not_overwritten(fails, titans, trained, recipe_file):
     before = (trained / "model.safetensors").read_bytes()
-    assert "already holds a finished run; give another --output" in fails(
-        "train", recipe_file, "--output", trained
-    )
+    assert "already holds a finished run; give another --output" in fails("train", recipe_file, "--output", trained)
     code, out, err = titans("train", "--output", trained, "--resume")
     assert code == 0
     assert "nothing to resume" in err

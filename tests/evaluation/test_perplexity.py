@@ -69,9 +69,7 @@ def test_losses_by_position_against_a_plain_loop(length, piece, monkeypatch):
 def test_bytes_count_utf8_and_a_limit_cuts_text_and_bytes_alike():
     result = evaluate_perplexity(Counting(), byte_tokenizer(), ["é" * 10, "abc"], context_length=64)
     assert (result.tokens, result.bytes) == (23, 23)
-    cut = evaluate_perplexity(
-        Counting(), byte_tokenizer(), ["x" * 10, "abc"], context_length=64, max_tokens=4
-    )
+    cut = evaluate_perplexity(Counting(), byte_tokenizer(), ["x" * 10, "abc"], context_length=64, max_tokens=4)
     assert (cut.tokens, cut.bytes, cut.documents) == (4, 4, 1)
 
 
@@ -123,8 +121,7 @@ def test_nothing_to_score_raises(titans):
 
 def test_picture_is_a_whole_png(tmp_path):
     results = [
-        evaluate_perplexity(Counting(), byte_tokenizer(), ["x" * 100], context_length=length)
-        for length in (10, 50)
+        evaluate_perplexity(Counting(), byte_tokenizer(), ["x" * 100], context_length=length) for length in (10, 50)
     ]
     plot_positions(results, tmp_path / "a.png", "title")
     content = (tmp_path / "a.png").read_bytes()

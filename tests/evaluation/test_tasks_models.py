@@ -161,17 +161,13 @@ def test_tasks_run_in_lm_eval(model_folder, tmp_path):
     from titanslab.evaluation.lm_eval_tasks import INCLUDE_PATH
     from titanslab.tasks import NIAH, load_counter
 
-    (tmp_path / "qa7_x_test.txt").write_text(
-        "1 Mary got the milk.\n2 How many objects is Mary carrying? \tone\t1\n"
-    )
+    (tmp_path / "qa7_x_test.txt").write_text("1 Mary got the milk.\n2 How many objects is Mary carrying? \tone\t1\n")
     metadata = {"tokenizer": "byte", "length": "1k", "samples": 2, "facts": str(tmp_path)}
     metadata["background"] = str(tmp_path / "book.txt")
     (tmp_path / "book.txt").write_text("A long road led past the mill and over the old bridge to town. " * 40)
     manager = TaskManager(include_path=INCLUDE_PATH, include_defaults=False, metadata=metadata)
     assert len(manager.all_tasks) == 13
-    model = HFLM(
-        pretrained=_titans("lmm"), tokenizer=byte_tokenizer(), max_length=4096, batch_size=2, device="cpu"
-    )
+    model = HFLM(pretrained=_titans("lmm"), tokenizer=byte_tokenizer(), max_length=4096, batch_size=2, device="cpu")
     results = simple_evaluate(
         model=model, tasks=["titans_niah_single_1", "titans_babilong_qa7"], task_manager=manager,
         gen_kwargs={"max_gen_toks": 3}, bootstrap_iters=0, log_samples=True,

@@ -197,9 +197,7 @@ def test_babilong_cells(tokenizer, tmp_path):
     (tmp_path / "qa1_x_test.txt").write_text(FACTS)
     book = tmp_path / "book.txt"
     book.write_text("The bell in the tower rang for the third time that long and windy evening. " * 40)
-    cells = babilong_cells(
-        "qa1", "0k,1k", load_counter("byte"), "byte", facts=str(tmp_path), background=str(book)
-    )
+    cells = babilong_cells("qa1", "0k,1k", load_counter("byte"), "byte", facts=str(tmp_path), background=str(book))
     assert [cell.length for cell in cells] == [0, 1000]
     sample = cells[1].make(0)
     assert 950 < len(sample.prompt) < 1020

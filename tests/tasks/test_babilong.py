@@ -51,11 +51,7 @@ def test_facts_in_order_between_sentences(length, kind, babi, books, bpe):
         for fact, position in zip(question.facts, sample.info["fact_positions"], strict=True):
             before, _, after = rest.partition(fact)
             # After the last sentence, which is cut to fill the length, there may be no full stop.
-            assert (
-                position == sample.info["num_sentences"]
-                or before.strip() == ""
-                or before[-2:] in (". ", "! ")
-            )
+            assert position == sample.info["num_sentences"] or before.strip() == "" or before[-2:] in (". ", "! ")
             rest = after
         for fact in question.facts:
             context = context.replace(fact, "", 1)

@@ -72,9 +72,7 @@ def test_single_1_is_lines_with_one_needle(prose):
         lines = context.split("\n")
         needle = f"One of the special magic numbers for {sample.info['key']} is: {sample.target}."
         assert lines.index(needle) == sample.info["position"] < sample.info["num_haystack"]
-        assert sample.info["depth"] == pytest.approx(
-            100 * sample.info["position"] / sample.info["num_haystack"]
-        )
+        assert sample.info["depth"] == pytest.approx(100 * sample.info["position"] / sample.info["num_haystack"])
         lines.remove(needle)
         assert lines == [NOISE_LINE] * sample.info["num_haystack"]
         assert re.fullmatch(r"[1-9]\d{6}", sample.target)
@@ -109,9 +107,7 @@ def test_haystack_repeats_when_it_is_too_short(prose):
     short = " ".join(prose.split()[:50])
     sample = NIAH("single_2", _bytes, haystack=short).sample(5000, 0)
     context = sample.prompt.split("afterwards.\n")[1].rsplit("\nWhat is", 1)[0]
-    context = context.replace(
-        f"One of the special magic numbers for {sample.info['key']} is: {sample.target}.", ""
-    )
+    context = context.replace(f"One of the special magic numbers for {sample.info['key']} is: {sample.target}.", "")
     words = context.split()
     assert words == (short.split() * 40)[: len(words)]
     assert len(words) > 400

@@ -18,20 +18,14 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @app.command()
 def babilong(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)
-    ],
-    facts: Annotated[
-        str, typer.Option(help="Folder of bAbI's files, qa1_..._test.txt and so on.", show_default=False)
-    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
+    facts: Annotated[str, typer.Option(help="Folder of bAbI's files, qa1_..._test.txt and so on.", show_default=False)],
     tasks: Annotated[str, typer.Option(help="qa1 to qa10: a range, or several with commas.")] = "qa1-qa5",
     lengths: Annotated[
         str, typer.Option(help="Lengths in tokens, such as 0k,1k,10M; k is 1000; 0k is facts alone.")
     ] = "0k,1k",
     samples: Annotated[int, typer.Option(min=1, help="Samples per task and length.")] = 100,
-    background: Annotated[
-        str | None, typer.Option(help="Books to hide the facts in: a file or a folder.")
-    ] = None,
+    background: Annotated[str | None, typer.Option(help="Books to hide the facts in: a file or a folder.")] = None,
     split: Annotated[str, typer.Option(help="test or train questions.")] = "test",
     form: Annotated[
         str, typer.Option(help="base: context and question; few_shot: instruction and examples too.")
@@ -62,9 +56,7 @@ def babilong(
     learn: Annotated[
         bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows what they are for.")
     ] = True,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
     """Scatter facts over books and ask about them (BABILong); official and corrected scores.
 

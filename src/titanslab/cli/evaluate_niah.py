@@ -18,14 +18,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @app.command()
 def niah(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)
-    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
     lengths: Annotated[str, typer.Option(help="Lengths in tokens, such as 2k,4k,1M; k is 1024.")] = "2k,4k",
     samples: Annotated[int, typer.Option(min=1, help="Samples per length; RULER takes 500.")] = 100,
-    variant: Annotated[str, typer.Option(help="single_1, single_2, single_3, or several with commas.")] = (
-        "single_1"
-    ),
+    variant: Annotated[str, typer.Option(help="single_1, single_2, single_3, or several with commas.")] = ("single_1"),
     haystack: Annotated[
         str | None, typer.Option(help="Running text for single_2 and single_3: a file or a folder.")
     ] = None,
@@ -33,9 +29,7 @@ def niah(
     nouns: Annotated[str | None, typer.Option(help="The other word list for keys.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="Folder for results; default: MODEL/evaluation/niah; run again to go on."
-        ),
+        typer.Option("--output", "-o", help="Folder for results; default: MODEL/evaluation/niah; run again to go on."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same samples.")] = 42,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
@@ -51,9 +45,7 @@ def niah(
     learn: Annotated[
         bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows what they are for.")
     ] = True,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
     """Hide a needle in texts of several lengths and ask for it (RULER's S-NIAH).
 

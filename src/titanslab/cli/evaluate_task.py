@@ -109,9 +109,7 @@ def run_task_verb(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped; finished answers are in {run.output}, the same command goes on"
-        ) from None
+        raise Interrupted(f"stopped; finished answers are in {run.output}, the same command goes on") from None
     summary = summarise(records)
     write_whole(run.output / "summary.json", json.dumps(summary, indent=1) + "\n")
     heat_map(records, run.output / "heat_map.png")

@@ -13,13 +13,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @app.command()
 def generate(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)
-    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to continue.")] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all.")] = 0,
@@ -27,9 +23,7 @@ def generate(
         float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens up to this mass.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
     """Continue a prompt with a trained model; the new text goes to stdout as it comes.
 
@@ -69,9 +63,7 @@ def generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
-            pad_token_id=next(
-                (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0
-            ),
+            pad_token_id=next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0),
             eos_token_id=tokenizer.eos_token_id,
             streamer=writer,
             **options,
@@ -86,9 +78,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         assert prompt is not None
         return prompt
     try:
-        return (
-            sys.stdin.buffer.read().decode("utf-8") if str(file) == "-" else file.read_text(encoding="utf-8")
-        )
+        return sys.stdin.buffer.read().decode("utf-8") if str(file) == "-" else file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"prompt file {str(file)!r} is not text in UTF-8: {error.reason}") from error
 

@@ -16,9 +16,7 @@ def info(
         Path | None, typer.Option("--config", help="A config.json, a model folder, a run, or a recipe.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="tiny, 170m, 340m, 400m, 760m or 1.3b.")] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="lmm, mal, mag, mac or attention, with --preset.")
-    ] = None,
+    variant: Annotated[str | None, typer.Option(help="lmm, mal, mag, mac or attention, with --preset.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Sequence length for FLOPs and state.")] = 4096,
 ) -> None:
     """Show versions, devices, memory backends and why; parameters, FLOPs and state bytes of a config.
@@ -79,9 +77,7 @@ def _versions(console: Any) -> None:
     found = versions()
     names = ("titanslab", "python", "torch", "transformers", "accelerate", "datasets", "triton")
     console.print("versions   " + "  ".join(f"{name} {found[name]}" for name in names if found[name]))
-    console.print(
-        f"machine    {found['processor']}, {found['cpus']} CPUs, {found['torch_threads']} torch threads"
-    )
+    console.print(f"machine    {found['processor']}, {found['cpus']} CPUs, {found['torch_threads']} torch threads")
     devices = ", ".join(found["devices"]) or "no GPU that torch can use"
     console.print(f"devices    cpu, {devices}" + (f" (CUDA {found['cuda']})" if found["devices"] else ""))
     if found["commit"]:
@@ -125,17 +121,9 @@ def _cost(console: Any, config: Any, tokens: int) -> None:
         f"model      titans {config.variant}, {found.parameters:,} parameters "
         f"({found.embedding_parameters:,} of them embedding)"
     )
-    console.print(
-        f"compute    {_short(found.flops_per_token)}FLOPs per token, forward, over {tokens:,} tokens"
-    )
-    grows = (
-        "constant"
-        if longer.cache_bytes == found.cache_bytes
-        else f"{_bytes(longer.cache_bytes)} at twice that"
-    )
-    console.print(
-        f"state      {_bytes(found.cache_bytes)} per sequence after {tokens:,} tokens, fp32; {grows}"
-    )
+    console.print(f"compute    {_short(found.flops_per_token)}FLOPs per token, forward, over {tokens:,} tokens")
+    grows = "constant" if longer.cache_bytes == found.cache_bytes else f"{_bytes(longer.cache_bytes)} at twice that"
+    console.print(f"state      {_bytes(found.cache_bytes)} per sequence after {tokens:,} tokens, fp32; {grows}")
     if found.memory_weights:
         console.print(f"memory     {found.memory_weights:,} fast weights per sequence")
 

@@ -77,17 +77,13 @@ def _show(results: dict[str, Any], output: Path) -> None:
     line = f"Beyond the window the Titans recalls {times:.1f} times what the window alone does"
     console.print(f"{line} (chance is {chance:.0%}; {asked} questions per distance).")
     if times < WANTED:
-        console.print(
-            f"That is less than the {WANTED} times expected: this run was too short, or went badly."
-        )
+        console.print(f"That is less than the {WANTED} times expected: this run was too short, or went badly.")
     sample = results["sample"]
     console.rule("a sample: the prompt, then what the Titans goes on with", align="left")
     console.print(sample["prompt"], style="dim", markup=False, end="")
     console.print(sample["text"], style="bold", markup=False)
     console.rule()
-    console.print(
-        f"Pictures: {output / 'recall.png'}, {output / 'surprise.png'}; numbers: {output / 'results.json'}"
-    )
+    console.print(f"Pictures: {output / 'recall.png'}, {output / 'surprise.png'}; numbers: {output / 'results.json'}")
     console.print(f"{results['seconds']:.0f} seconds in all. Now generate from it:")
     fact = "(Aldora=31) It was a dark night. (Aldora="
     console.print(

@@ -18,9 +18,7 @@ def train(
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a value, such as training.learning_rate=1e-3."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as training.learning_rate=1e-3."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -42,9 +40,7 @@ def train(
 
     if recipe is None:
         if not (resume and output is not None):
-            raise ValueError(
-                "a recipe is missing: titans train RECIPE.toml; without one, --output RUN --resume"
-            )
+            raise ValueError("a recipe is missing: titans train RECIPE.toml; without one, --output RUN --resume")
         recipe = output / "recipe.toml"
         if not recipe.exists():
             raise ValueError(f"output folder {str(output)!r} holds no run to resume (no recipe.toml)")

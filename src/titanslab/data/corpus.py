@@ -107,13 +107,9 @@ def _find_files(source: str, name: str) -> list[Path]:
             )
         return [path]
     if path.is_dir():
-        found = sorted(
-            p for p in path.rglob("*") if p.is_file() and _format(p) and not _hidden(p.relative_to(path))
-        )
+        found = sorted(p for p in path.rglob("*") if p.is_file() and _format(p) and not _hidden(p.relative_to(path)))
         if not found:
-            raise FileNotFoundError(
-                f"{name}: folder {source!r} holds no .txt, .md, .jsonl, .json or .parquet file"
-            )
+            raise FileNotFoundError(f"{name}: folder {source!r} holds no .txt, .md, .jsonl, .json or .parquet file")
         return found
     if glob.has_magic(source):
         matches = sorted(glob.glob(os.path.expanduser(source), recursive=True))
@@ -153,9 +149,7 @@ def _file_texts(path: Path, corpus: Corpus) -> Iterator[str]:
             )
         yield from _texts(iter(rows), column, where)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{where} is not text in UTF-8 (byte {error.start}: {error.reason}); convert it"
-        ) from error
+        raise ValueError(f"{where} is not text in UTF-8 (byte {error.start}: {error.reason}); convert it") from error
     except StopIteration:  # how `datasets` says that a JSON file holds nothing
         return
     except (_WrongRow, PermissionError):
@@ -176,9 +170,7 @@ def _texts(rows: Iterator[dict[str, Any]], column: str, where: str) -> Iterator[
         if not isinstance(text, str):
             if column not in row:
                 columns = ", ".join(sorted(map(str, row))) or "none"
-                raise _WrongRow(
-                    f"{where} has no column {column!r}; its columns: {columns} (set data.text_column)"
-                )
+                raise _WrongRow(f"{where} has no column {column!r}; its columns: {columns} (set data.text_column)")
             raise _WrongRow(
                 f"{where}: row {number} has {type(text).__name__} in column {column!r}, not text; clean "
                 "the data or "
@@ -190,9 +182,7 @@ def _texts(rows: Iterator[dict[str, Any]], column: str, where: str) -> Iterator[
 
 def _hub_rows(corpus: Corpus) -> Iterator[dict[str, Any]]:
     try:
-        dataset = _datasets().load_dataset(
-            corpus.hub, corpus.subset, split=corpus.split, streaming=corpus.streaming
-        )
+        dataset = _datasets().load_dataset(corpus.hub, corpus.subset, split=corpus.split, streaming=corpus.streaming)
         return iter(dataset)
     except Exception as error:
         raise ValueError(

@@ -51,8 +51,7 @@ class DocumentRows:
     def __init__(self, tokens: Tokens, length: int, *, pad_id: int = 0) -> None:
         self.tokens, self.length, self.pad_id = tokens, length, pad_id
         pieces = [
-            np.arange(start, stop, length)
-            for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
+            np.arange(start, stop, length) for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
         ]
         self.starts = np.concatenate(pieces)
         ends = np.repeat(tokens.offsets[1:], [len(piece) for piece in pieces])

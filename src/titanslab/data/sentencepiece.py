@@ -65,9 +65,7 @@ def sentencepiece_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             ignore_merges=bool(symbols),
         )
     else:
-        raise ValueError(
-            f"{str(path)!r} is a SentencePiece model of type {kind}; only unigram and BPE can be read"
-        )
+        raise ValueError(f"{str(path)!r} is a SentencePiece model of type {kind}; only unigram and BPE can be read")
     backend = Tokenizer(model)
     prefix = bool(normalizer.get(DUMMY_PREFIX, [1])[0])
     squeeze = bool(normalizer.get(REMOVE_EXTRA_SPACES, [1])[0])
@@ -81,11 +79,7 @@ def sentencepiece_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if cuts:
         backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(cuts)), "isolated")
     backend.add_special_tokens(
-        [
-            AddedToken(t, normalized=False, special=True)
-            for t, k in zip(texts, types, strict=True)
-            if k == CONTROL
-        ]
+        [AddedToken(t, normalized=False, special=True) for t, k in zip(texts, types, strict=True) if k == CONTROL]
     )
     special = {f"{name}_token": texts[index] for name, index in ids.items() if 0 <= index < len(texts)}
     return PreTrainedTokenizerFast(

@@ -50,19 +50,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     path = Path(name).expanduser()
     if path.is_file():
         return _from_file(path)
-    if not path.exists() and (
-        path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name
-    ):
+    if not path.exists() and (path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name):
         raise FileNotFoundError(f"tokenizer {name!r} does not exist (looked for {path.absolute()})")
-    if path.is_dir() and not any(
-        (path / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")
-    ):
+    if path.is_dir() and not any((path / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
         spm = path / "tokenizer.model"
         if spm.exists():
             return _from_file(spm)
-        raise ValueError(
-            f"tokenizer folder {name!r} holds no tokenizer.json, tokenizer_config.json or tokenizer.model"
-        )
+        raise ValueError(f"tokenizer folder {name!r} holds no tokenizer.json, tokenizer_config.json or tokenizer.model")
     from transformers import AutoTokenizer
 
     try:
@@ -86,9 +80,7 @@ def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
     vocab = model["model"].get("vocab", {})
     symbols = _byte_symbols()
-    return model["model"].get("merges") == [] and vocab == {
-        symbol: byte for byte, symbol in enumerate(symbols)
-    }
+    return model["model"].get("merges") == [] and vocab == {symbol: byte for byte, symbol in enumerate(symbols)}
 
 
 class TextEncoder:

@@ -29,9 +29,7 @@ def split_names(text: str, known: Sequence[str], name: str) -> list[str]:
         elif part in known:
             names.append(part)
         else:
-            raise ValueError(
-                f"{name} has {part!r}; it must be one or more of {', '.join(known)}, with commas"
-            )
+            raise ValueError(f"{name} has {part!r}; it must be one or more of {', '.join(known)}, with commas")
     return list(dict.fromkeys(names))
 
 
@@ -67,14 +65,10 @@ def niah_cells(
     texts: list[str] | None = None
     if chosen != ["single_1"]:
         if haystack is None:
-            raise ValueError(
-                f"haystack is missing; {chosen[-1]} hides its needle in running text: name a file of it"
-            )
+            raise ValueError(f"haystack is missing; {chosen[-1]} hides its needle in running text: name a file of it")
         texts = list(iter_texts(haystack))
     elif haystack is not None:
-        raise ValueError(
-            "haystack was given, but single_1 hides its needle in a line of its own; leave it out"
-        )
+        raise ValueError("haystack was given, but single_1 hides its needle in a line of its own; leave it out")
     cells = []
     for variant in chosen:
         own = None if variant == "single_1" else texts
@@ -117,9 +111,7 @@ def babilong_cells(
     chosen = split_names(tasks, TASKS, "tasks")
     sizes = split_lengths(lengths, 1000)
     if background is None and any(sizes):
-        raise ValueError(
-            "background is missing; lengths above 0k need books to draw sentences from: name a file"
-        )
+        raise ValueError("background is missing; lengths above 0k need books to draw sentences from: name a file")
     cells = []
     makers = {task: BABILong(task, facts, counter, split=split, form=form) for task in chosen}
     if background is not None and any(sizes):

@@ -89,9 +89,7 @@ def babilong_dataset(
         others: what lm-eval sends along and nobody here needs.
     """
     if not facts:
-        raise ValueError(
-            f"facts is missing; titans_babilong_{task} needs the folder of bAbI's files in metadata"
-        )
+        raise ValueError(f"facts is missing; titans_babilong_{task} needs the folder of bAbI's files in metadata")
     counter = load_counter(_tokenizer_name(tokenizer, pretrained))
     books = list(iter_texts(background)) if background else None
     maker = BABILong(task, facts, counter, background=books, form=form)

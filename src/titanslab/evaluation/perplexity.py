@@ -165,14 +165,10 @@ def _batch_losses(model: PreTrainedModel, batch: list[_Window]) -> tuple[np.ndar
     losses: list[Tensor] = []
     cache = None
     for start in range(0, length, piece):
-        outputs = model(
-            input_ids=inputs[:, start : start + piece], past_key_values=cache, use_cache=length > piece
-        )
+        outputs = model(input_ids=inputs[:, start : start + piece], past_key_values=cache, use_cache=length > piece)
         cache = outputs.past_key_values if length > piece else None
         wanted = targets[:, start : start + piece]
-        loss = functional.cross_entropy(
-            outputs.logits.float().flatten(0, 1), wanted.flatten(), reduction="none"
-        )
+        loss = functional.cross_entropy(outputs.logits.float().flatten(0, 1), wanted.flatten(), reduction="none")
         losses.append(loss.view_as(wanted).double().cpu())
     return torch.cat(losses, 1).numpy(), scored
 

@@ -60,9 +60,7 @@ class SampleCache:
             self._samples += [make(index) for index in range(len(self._samples), num_samples)]
             folder.mkdir(parents=True, exist_ok=True)
             temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(
-                "".join(sample.to_json() + "\n" for sample in self._samples), encoding="utf-8"
-            )
+            temporary.write_text("".join(sample.to_json() + "\n" for sample in self._samples), encoding="utf-8")
             os.replace(temporary, file)
 
     def __getitem__(self, index: int) -> TaskSample:

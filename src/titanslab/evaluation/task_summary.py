@@ -18,9 +18,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         groups.setdefault((record["task"], record["length"]), []).append(record)
     rows = []
-    for (task, length), members in sorted(
-        groups.items(), key=lambda item: (_task_key(item[0][0]), item[0][1])
-    ):
+    for (task, length), members in sorted(groups.items(), key=lambda item: (_task_key(item[0][0]), item[0][1])):
         names = list(members[0]["scores"])
         means = {name: sum(m["scores"][name] for m in members) / len(members) for name in names}
         first = means[names[0]]
@@ -50,10 +48,7 @@ def table(summary: Sequence[dict[str, Any]], title: str, kilo: int = 1024, score
 
     lengths = sorted({row["length"] for row in summary})
     tasks = sorted({row["task"] for row in summary}, key=_task_key)
-    values = {
-        (row["task"], row["length"]): 100 * row["scores"][score or next(iter(row["scores"]))]
-        for row in summary
-    }
+    values = {(row["task"], row["length"]): 100 * row["scores"][score or next(iter(row["scores"]))] for row in summary}
     result = Table(title=title)
     result.add_column("%")
     for length in lengths:

@@ -65,8 +65,5 @@ class Facts:
     def _start(self, batch: RecallBatch) -> RecallBatch:
         starts: list[Any] = [self.tokenizer.bos_token_id, -100, 0, 0]
         return RecallBatch(
-            *(
-                torch.nn.functional.pad(tensor, (1, 0), value=start)
-                for tensor, start in zip(batch, starts, strict=True)
-            )
+            *(torch.nn.functional.pad(tensor, (1, 0), value=start) for tensor, start in zip(batch, starts, strict=True))
         )

@@ -51,9 +51,7 @@ def find_babi(folder: str | os.PathLike[str], task: str, split: str = "test") ->
     """The file of a task (`qa1`) and split (`train`, `test`) in or below a folder; the largest if several."""
     where = Path(folder)
     if not where.is_dir():
-        raise FileNotFoundError(
-            f"facts folder {where} does not exist; name the folder with bAbI's qa*_{split}.txt"
-        )
+        raise FileNotFoundError(f"facts folder {where} does not exist; name the folder with bAbI's qa*_{split}.txt")
     pattern = f"{task}_*_{split}.txt"
     found = sorted(where.glob(pattern)) or sorted(where.rglob(pattern))
     if not found:

@@ -108,9 +108,7 @@ class BABILong:
         sentences: list[str] = []
         if length > 0 and budget > 0:
             if self.background is None:
-                raise ValueError(
-                    f"background is missing; a length of {length} tokens needs books to draw from"
-                )
+                raise ValueError(f"background is missing; a length of {length} tokens needs books to draw from")
             sentences = self.background.draw(rng, budget)
         positions = sorted(rng.randrange(len(sentences) + 1) for _ in question.facts)
         pieces: list[str] = []

@@ -40,8 +40,7 @@ _PROMPTS: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
         "some place. Answer with the name of the place and nothing else.",
         (
             (
-                "Nora got the ladder. Nora went to the cellar. Nora moved to the attic. "
-                "Nora went to the porch.",
+                "Nora got the ladder. Nora went to the cellar. Nora moved to the attic. Nora went to the porch.",
                 "Where was the ladder before the porch?",
                 "attic",
             ),

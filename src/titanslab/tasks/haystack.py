@@ -128,9 +128,7 @@ class RunningText:
         words = min(words, len(self._words))
         start = (len(self._sums) - 1) * _BLOCK_WORDS
         if start < words:
-            blocks = [
-                " ".join(self._words[at : at + _BLOCK_WORDS]) for at in range(start, words, _BLOCK_WORDS)
-            ]
+            blocks = [" ".join(self._words[at : at + _BLOCK_WORDS]) for at in range(start, words, _BLOCK_WORDS)]
             for size in self._counter.count_following(blocks):
                 self._sums.append(self._sums[-1] + size)
         return self._sums

@@ -61,9 +61,7 @@ def make_kv_recall(
     """
     vocabulary = vocabulary or KVVocabulary()
     if not 1 <= num_pairs <= vocabulary.num_keys:
-        raise ValueError(
-            f"num_pairs is {num_pairs}; it must be 1 to {vocabulary.num_keys}, the vocabulary's num_keys"
-        )
+        raise ValueError(f"num_pairs is {num_pairs}; it must be 1 to {vocabulary.num_keys}, the vocabulary's num_keys")
     if length < 2 or batch_size < 1:
         raise ValueError(f"length is {length} and batch_size {batch_size}; they must be at least 2 and 1")
     if not 0 < density <= 1 or not 0 <= rewrite <= 1:

@@ -51,15 +51,11 @@ class Mixture(Dataset[dict[str, Tensor]]):
         if name not in makers:
             raise ValueError(f"name is {name!r}; it must be one of {', '.join(makers)}")
         if name != "kv_recall" and encoder_of(tokenizer) is None:
-            raise ValueError(
-                f"tokenizer is a {type(tokenizer).__name__}; training rows need one that encodes to ids"
-            )
+            raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; training rows need one that encodes to ids")
         self.sequence_length, self.seed, self.name = sequence_length, seed, name
         self.min_length = sequence_length if min_length is None else min_length
         if not 0 < self.min_length <= sequence_length:
-            raise ValueError(
-                f"min_length is {min_length}; it must be 1 to sequence_length, {sequence_length}"
-            )
+            raise ValueError(f"min_length is {min_length}; it must be 1 to sequence_length, {sequence_length}")
         self.curriculum_rows, self.num_rows, self.pack = curriculum_rows, num_rows, pack
         pad = getattr(tokenizer, "pad_token_id", None)
         end = getattr(tokenizer, "eos_token_id", None)

@@ -83,15 +83,11 @@ class RecallTask:
     ):
         encode = encoder_of(tokenizer)
         if encode is None:
-            raise ValueError(
-                f"tokenizer is a {type(tokenizer).__name__}; recall needs one that encodes to ids"
-            )
+            raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; recall needs one that encodes to ids")
         if not 1 <= num_facts <= len(names):
             raise ValueError(f"num_facts is {num_facts}; it must be 1 to {len(names)}, the number of names")
         if value_digits < 1 or fact_every < 1:
-            raise ValueError(
-                f"value_digits is {value_digits} and fact_every {fact_every}; both must be at least 1"
-            )
+            raise ValueError(f"value_digits is {value_digits} and fact_every {fact_every}; both must be at least 1")
         if template.count("{key}") != 1 or template.count("{value}") != 1:
             raise ValueError(f"template is {template!r}; it must hold {{key}} and {{value}} once each")
         before, _, after = template.partition("{value}")
@@ -104,9 +100,7 @@ class RecallTask:
         # Facts stand after a clause; where only ids are known, anywhere.
         self._breaks = list(accumulate(len(part) for part in parts)) if pieces else []
         if len(self._background) < 4 * fact_every:
-            raise ValueError(
-                f"background has {len(self._background)} tokens; it must have at least {4 * fact_every}"
-            )
+            raise ValueError(f"background has {len(self._background)} tokens; it must have at least {4 * fact_every}")
         # The space before a value goes with the value: tokenizers join it to what follows.
         self._space = " " if before.endswith(" ") else ""
         head = before.removesuffix(" ")
@@ -131,9 +125,7 @@ class RecallTask:
         self._weave(row, rng, length, keys, values, range(self.num_facts))
         return self._finish(row, length, loss)
 
-    def batch(
-        self, batch_size: int, length: int, seed: int, index: int = 0, loss: str = "answers"
-    ) -> RecallBatch:
+    def batch(self, batch_size: int, length: int, seed: int, index: int = 0, loss: str = "answers") -> RecallBatch:
         """Rows `index * batch_size` and on, `[B, T]`."""
         rows = [self.row(length, seed, index * batch_size + i, loss) for i in range(batch_size)]
         return RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
@@ -215,9 +207,7 @@ class RecallTask:
         self._state(row, 0, keys, values)
         shortest = len(values[0]) + len(self._after) + len(question)
         if distance < shortest:
-            raise ValueError(
-                f"distance is {distance} tokens; a fact and its question take at least {shortest}"
-            )
+            raise ValueError(f"distance is {distance} tokens; a fact and its question take at least {shortest}")
         end = row.last[0] + distance - len(question)
         self._weave(row, rng, end, keys, values, others)
         self._state(row, 0, keys, values)

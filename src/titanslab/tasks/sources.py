@@ -22,16 +22,12 @@ def iter_texts(path: str | os.PathLike[str]) -> Iterator[str]:
     if where.is_dir():
         files = sorted(f for f in where.iterdir() if f.is_file() and _bare_suffix(f) in _SUFFIXES)
         if not files:
-            raise ValueError(
-                f"path {where} is a folder without {', '.join(_SUFFIXES)} files; name a file of text"
-            )
+            raise ValueError(f"path {where} is a folder without {', '.join(_SUFFIXES)} files; name a file of text")
         for file in files:
             yield from iter_texts(file)
         return
     if not where.exists():
-        raise FileNotFoundError(
-            f"path {where} does not exist; name a text, json or jsonl file, or a folder of them"
-        )
+        raise FileNotFoundError(f"path {where} does not exist; name a text, json or jsonl file, or a folder of them")
     found = False
     for text in _iter_file(where):
         if text.strip():
@@ -80,9 +76,7 @@ def _iter_file(file: Path) -> Iterator[str]:
             else:
                 yield stream.read()
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"path {file} is not valid JSON ({error}); name a json, jsonl or text file"
-        ) from error
+        raise ValueError(f"path {file} is not valid JSON ({error}); name a json, jsonl or text file") from error
     except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
         raise ValueError(f"path {file} does not decompress ({error}); fetch it again") from error
 
@@ -92,6 +86,4 @@ def _text_of(entry: object, file: Path, number: int) -> str:
         return entry
     if isinstance(entry, dict) and isinstance(entry.get("text"), str):
         return entry["text"]
-    raise ValueError(
-        f'path {file}, entry {number} has no "text"; every entry must be an object with a "text" string'
-    )
+    raise ValueError(f'path {file}, entry {number} has no "text"; every entry must be an object with a "text" string')

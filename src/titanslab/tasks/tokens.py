@@ -132,11 +132,7 @@ def load_counter(path: str | os.PathLike[str]) -> TokenCounter:
         return TokenCounter(lambda text: len(text.encode()))
     where = Path(path)
     for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
-        if (
-            (where / vocab).is_file()
-            and (where / merges).is_file()
-            and not (where / "tokenizer.json").is_file()
-        ):
+        if (where / vocab).is_file() and (where / merges).is_file() and not (where / "tokenizer.json").is_file():
             from tokenizers import ByteLevelBPETokenizer
 
             return TokenCounter(ByteLevelBPETokenizer(str(where / vocab), str(where / merges)))
