@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/ runs, in order; every `titans` line names a verb and flags that exist."""
+"""Every Python block of README and docs runs, in order; every `titans` line names verbs and flags that exist."""
 
 import re
 from pathlib import Path
