@@ -29,33 +29,36 @@ class Facts:
         self.settings = settings
         self.tokenizer = byte_tokenizer()
         self.training_text, self.validation_text = bundled_text()
-        self._training = [self._task(self.training_text, gap) for gap in settings.gaps]
-        self._validation = self._task(self.validation_text, settings.gaps[-1])
+        self._training = [self._task(self.training_text, number) for number in settings.training_facts]
+        self._validation = self._task(self.validation_text, settings.num_facts)
 
-    def _task(self, text: str, gap: int) -> RecallTask:
+    def _task(self, text: str, num_facts: int) -> RecallTask:
         s = self.settings
         return RecallTask(
             self.tokenizer,
             text,
-            num_facts=s.num_facts,
+            num_facts=num_facts,
             value_digits=s.value_digits,
-            fact_every=gap,
+            fact_every=s.gap,
             template=TEMPLATE,
         )
 
-    def training_batch(self, seed: int, step: int) -> RecallBatch:
-        """Batch `step`, the same for every model: rows of each gap in turn."""
+    def training_batch(self, seed: int, step: int, share: float = 0.0) -> RecallBatch:
+        """Batch `step`, at `share` of the way, the same for every model: rows of each number of facts in turn."""
         s = self.settings
-        rows = [
-            self._training[i % len(self._training)].row(s.length - 1, seed, step * s.batch_size + i, "text")
-            for i in range(s.batch_size)
-        ]
+        count, length = s.shape(step, share)
+        rows = []
+        for index in range(step * s.batch_size, step * s.batch_size + count):
+            task = self._training[(step + index) % len(self._training)]
+            rows.append(task.row(length - 1, seed, index, "text"))
         return self._start(RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True))))
 
     def validation_batch(self, seed: int) -> RecallBatch:
-        """Unseen text and facts, twice as long as training rows."""
+        """Unseen text and facts, as long as the longest training rows."""
         s = self.settings
-        return self._start(self._validation.batch(s.validation_rows, 2 * s.length - 1, seed, loss="text"))
+        return self._start(
+            self._validation.batch(s.validation_rows, max(s.longer) * s.length - 1, seed, loss="text")
+        )
 
     def questions(self, distance: int, seed: int) -> RecallBatch:
         """Rows that end with a question whose answer stands `distance` bytes back, other facts in between."""
@@ -65,5 +68,8 @@ class Facts:
     def _start(self, batch: RecallBatch) -> RecallBatch:
         starts: list[Any] = [self.tokenizer.bos_token_id, -100, 0, 0]
         return RecallBatch(
-            *(torch.nn.functional.pad(tensor, (1, 0), value=start) for tensor, start in zip(batch, starts, strict=True))
+            *(
+                torch.nn.functional.pad(tensor, (1, 0), value=start)
+                for tensor, start in zip(batch, starts, strict=True)
+            )
         )

@@ -47,7 +47,8 @@ def fit(
     """
     s = facts.settings
     optimizer = _optimizer(model, s.learning_rate)
-    result, start, smooth = Fit(), time.perf_counter(), float("nan")
+    result, start = Fit(), time.perf_counter()
+    smooth: tuple[float, float] | None = None
     model.train()
     steps = s.steps if follow is None else len(follow.shares)
     for step in range(steps):
@@ -57,12 +58,13 @@ def fit(
                 break
         else:
             share = follow.shares[step]
-        batch = facts.training_batch(seed, step)
+        batch = facts.training_batch(seed, step, share)
         warm = min(1.0, (step + 1) / s.warmup)
         rate = warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = s.learning_rate * rate
-        loss = _loss(model(input_ids=batch.input_ids, use_cache=False).logits, batch, s.answer_weight)
+        losses = token_losses(model(input_ids=batch.input_ids, use_cache=False).logits, batch)
+        loss, now = _objective(losses, batch, s.answer_weight)
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss of step {step + 1} is {loss.item()}; nothing was written")
         loss.backward()
@@ -70,13 +72,13 @@ def fit(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         result.shares.append(share)
-        result.losses.append(loss.item())
-        smooth = loss.item() if step == 0 else SMOOTHING * smooth + (1 - SMOOTHING) * loss.item()
+        result.losses.append(now[0])
+        smooth = now if smooth is None else _smoother(smooth, now)
         if show is not None:
             done = (step + 1) / steps
             if follow is None:
                 done = max(done, (time.perf_counter() - start) / s.train_seconds)
-            show(min(done, 1.0), f"step {step + 1}, loss {smooth:.2f}")
+            show(min(done, 1.0), f"step {step + 1}, loss {smooth[0]:.2f}, of answers {smooth[1]:.2f}")
     result.seconds = time.perf_counter() - start
     model.eval()
     return result
@@ -123,6 +125,17 @@ def token_losses(logits: Tensor, batch: RecallBatch) -> Tensor:
     return losses.view(labels.shape)
 
 
-def _loss(logits: Tensor, batch: RecallBatch, answer_weight: float) -> Tensor:
-    weights = (batch.labels[:, 1:] != -100) + (answer_weight - 1) * (batch.answer[:, 1:] > 0)
-    return (token_losses(logits, batch) * weights).sum() / weights.sum()
+def _objective(
+    losses: Tensor, batch: RecallBatch, answer_weight: float
+) -> tuple[Tensor, tuple[float, float]]:
+    """What is minimised, and plain means over all scored bytes and over those of answers."""
+    scored, answers = batch.labels[:, 1:] != -100, batch.answer[:, 1:] > 0
+    weights = scored + (answer_weight - 1) * answers
+    plain = losses.detach()
+    means = (float(plain.sum() / scored.sum()), float(plain[answers].sum() / answers.sum().clamp(min=1)))
+    return (losses * weights).sum() / weights.sum(), means
+
+
+def _smoother(before: tuple[float, float], now: tuple[float, float]) -> tuple[float, float]:
+    a, b = (SMOOTHING * x + (1 - SMOOTHING) * y for x, y in zip(before, now, strict=True))
+    return a, b

@@ -17,8 +17,13 @@ class Settings:
     Args:
         steps: at most; `train_seconds` may end it before, and the learning rate falls to its end either way.
         train_seconds: for the Titans; the window-only model then reads exactly as many bytes.
+        batch_size, length: rows of a step and their bytes.
+        longer: after `short_share` of the way steps take turns with rows so many times as long, and fewer.
         answer_weight: what a byte of an answer counts in the loss, other bytes 1; the same for both models.
-        gaps: bytes of text between two facts, on average; rows take turns.
+        training_facts: names in a row; rows take turns. Rows with few teach what a fact is, long before those
+            with many can teach whose it is.
+        num_facts: names in a row of validation and questions.
+        gap: bytes of text between two facts, on average and to the end of a clause.
         distances: bytes from a value to the question for it.
         questions: asked per distance.
     """
@@ -27,12 +32,15 @@ class Settings:
     train_seconds: float
     batch_size: int = 8
     length: int = 256
+    longer: tuple[int, ...] = (1, 2, 4)
     learning_rate: float = 3e-3
     warmup: int = 20
-    answer_weight: float = 3.0
+    short_share: float = 0.25
+    answer_weight: float = 8.0
+    training_facts: tuple[int, ...] = (1, 2, 4, 8)
     num_facts: int = 4
     value_digits: int = 2
-    gaps: tuple[int, ...] = (1,)
+    gap: int = 1
     distances: tuple[int, ...] = (24, 96, 192, 384, 768, 1536, 3072)
     questions: int = 64
     validation_rows: int = 16
@@ -40,6 +48,11 @@ class Settings:
     window: int = 32
     layers: int = 2
     hidden_size: int = 128
+
+    def shape(self, step: int, share: float) -> tuple[int, int]:
+        """Rows and bytes per row of a training step; their product never changes."""
+        times = 1 if share < self.short_share else self.longer[step % len(self.longer)]
+        return self.batch_size // times, self.length * times
 
     @property
     def reach(self) -> int:
