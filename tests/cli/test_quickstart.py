@@ -108,6 +108,7 @@ def test_batches_start_with_bos_and_repeat_by_seed() -> None:
     facts = Facts(settings(smoke=True))
     batch = facts.training_batch(0, 5)
     assert batch.input_ids.shape == (2, 64)
+    assert facts.training_batch(0, 5, share=0.9).input_ids.shape == (1, 128)
     assert (batch.input_ids[:, 0] == 256).all()
     assert torch.equal(batch.input_ids, facts.training_batch(0, 5).input_ids)
     assert not torch.equal(batch.input_ids, facts.training_batch(1, 5).input_ids)

@@ -84,12 +84,13 @@ class Settings:
 
 def settings(minutes: float | None = None, smoke: bool = False) -> Settings:
     """The defaults; `minutes` bounds the Titans' training, `smoke` is a run of seconds that learns nothing."""
-    chosen = Settings(steps=600, train_seconds=150.0)
+    chosen = Settings(steps=450, train_seconds=150.0)
     if smoke:
         chosen = replace(
             chosen,
             steps=2,
             batch_size=2,
+            longer=(1, 2),
             length=64,
             distances=(16, 96),
             questions=2,
