@@ -170,3 +170,21 @@ def test_memory_imports_with_torch_alone() -> None:
         "assert not {'datasets', 'triton', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "unit_norm"])
+def test_norms_are_pytorchs(name: str) -> None:
+    import torch.nn.functional as F
+
+    from titanslab.memory import norms
+
+    g = torch.Generator().manual_seed(5)
+    x, weight = (torch.randn(*s, dtype=torch.float64, generator=g).requires_grad_() for s in ((2, 5, 3, 8), (3, 8)))
+    if name == "rms_norm":
+        got, want = norms.rms_norm(x, weight, 1e-5), F.rms_norm(x, (8,), eps=1e-5) * weight
+    else:
+        got, want = norms.unit_norm(x) * weight, F.normalize(x, dim=-1) * weight
+    seed = torch.randn(got.shape, dtype=torch.float64, generator=g)
+    assert distance(got, want) < EXACT
+    for a, b in zip(*(torch.autograd.grad(out, (x, weight), seed) for out in (got, want)), strict=True):
+        assert distance(a, b) < EXACT

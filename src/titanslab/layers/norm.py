@@ -1,8 +1,9 @@
 """Root-mean-square norm that keeps its statistics in float32 or better."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from titanslab.memory.norms import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -15,7 +16,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
+        return rms_norm(x.to(wide), self.weight.to(wide), self.eps).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"

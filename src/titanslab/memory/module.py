@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.frozen import check_writes, read_frozen
 from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
+from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
 from titanslab.memory.state import MemoryState, where_rows
 
@@ -278,13 +279,13 @@ class NeuralMemory(nn.Module):
             tail = y[:, :0]
         y = F.silu(y).unflatten(-1, (len(names) * self.num_heads, self.head_dim))
         unit = len(names.replace("v", "")) * self.num_heads  # q and k have unit norm, v comes last
-        y, values = F.normalize(y[:, :, :unit], dim=-1), y[:, :, unit:]
+        y, values = unit_norm(y[:, :, :unit]), y[:, :, unit:]
         parts = (*y.split(self.num_heads, 2), *(values.split(self.num_heads, 2) if "v" in names else ()))
         return parts, tail.split(inner, -1)
 
     def _output(self, y: Tensor, x: Tensor) -> Tensor:
         """Norm per head, linear gate, projection."""
-        y = F.rms_norm(y, (self.head_dim,), eps=1e-5) * self.o_norm
+        y = rms_norm(y, self.o_norm, 1e-5)
         return self.o_proj((y.flatten(-2) * self.g_proj(x)).to(x.dtype))
 
     def initial_state(self, batch_size: int = 1, persistent: Tensor | None = None) -> NeuralMemoryState:

@@ -1,0 +1,50 @@
+"""RMS and l2 normalisation with short backward passes; PyTorch's own are many small operations on a CPU."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        rstd = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, rstd)
+        return x * rstd * weight
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, rstd = ctx.saved_tensors
+        unit, g = x * rstd, dy * weight
+        d_weight = (dy * unit).sum_to_size(weight.shape)
+        return rstd * torch.addcmul(g, unit, (g * unit).mean(-1, keepdim=True), value=-1), d_weight, None
+
+
+class _UnitNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        inverse = torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
+        y = x * inverse
+        ctx.save_for_backward(y, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        y, inverse = ctx.saved_tensors
+        return inverse * torch.addcmul(dy, y, (dy * y).sum(-1, keepdim=True), value=-1)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`x / rms(x) * weight` over the last dimension; `weight` has the trailing dimensions of `x`."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
+    return _RMSNorm.apply(x, weight, eps)
+
+
+def unit_norm(x: Tensor) -> Tensor:
+    """`x` scaled to l2 norm 1 over the last dimension."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return F.normalize(x, dim=-1)
+    return _UnitNorm.apply(x)
