@@ -56,9 +56,7 @@ class Facts:
     def validation_batch(self, seed: int) -> RecallBatch:
         """Unseen text and facts, as long as the longest training rows."""
         s = self.settings
-        return self._start(
-            self._validation.batch(s.validation_rows, max(s.longer) * s.length - 1, seed, loss="text")
-        )
+        return self._start(self._validation.batch(s.validation_rows, max(s.longer) * s.length - 1, seed, loss="text"))
 
     def questions(self, distance: int, seed: int) -> RecallBatch:
         """Rows that end with a question whose answer stands `distance` bytes back, other facts in between."""
@@ -68,8 +66,5 @@ class Facts:
     def _start(self, batch: RecallBatch) -> RecallBatch:
         starts: list[Any] = [self.tokenizer.bos_token_id, -100, 0, 0]
         return RecallBatch(
-            *(
-                torch.nn.functional.pad(tensor, (1, 0), value=start)
-                for tensor, start in zip(batch, starts, strict=True)
-            )
+            *(torch.nn.functional.pad(tensor, (1, 0), value=start) for tensor, start in zip(batch, starts, strict=True))
         )

@@ -125,9 +125,7 @@ def token_losses(logits: Tensor, batch: RecallBatch) -> Tensor:
     return losses.view(labels.shape)
 
 
-def _objective(
-    losses: Tensor, batch: RecallBatch, answer_weight: float
-) -> tuple[Tensor, tuple[float, float]]:
+def _objective(losses: Tensor, batch: RecallBatch, answer_weight: float) -> tuple[Tensor, tuple[float, float]]:
     """What is minimised, and plain means over all scored bytes and over those of answers."""
     scored, answers = batch.labels[:, 1:] != -100, batch.answer[:, 1:] > 0
     weights = scored + (answer_weight - 1) * answers

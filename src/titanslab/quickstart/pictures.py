@@ -20,16 +20,10 @@ def draw_recall(path: Path, recall: dict[str, dict[int, float]], reach: int, cha
     axes, figure = _figure(7.0, 4.0, 1)
     for name, values in recall.items():
         axes[0].plot(list(values), [100 * share for share in values.values()], marker="o", label=name)
-    axes[0].axvline(
-        reach, color="grey", linestyle="--", linewidth=1, label=f"reach of the windows, {reach} bytes"
-    )
-    axes[0].axhline(
-        100 * chance, color="grey", linestyle=":", linewidth=1, label=f"chance, {100 * chance:g} %"
-    )
+    axes[0].axvline(reach, color="grey", linestyle="--", linewidth=1, label=f"reach of the windows, {reach} bytes")
+    axes[0].axhline(100 * chance, color="grey", linestyle=":", linewidth=1, label=f"chance, {100 * chance:g} %")
     axes[0].set(xscale="log", ylim=(-3, 103), xlabel="bytes back to the fact", ylabel="facts recalled, %")
-    axes[0].set_xticks(
-        list(next(iter(recall.values()))), labels=[str(d) for d in next(iter(recall.values()))]
-    )
+    axes[0].set_xticks(list(next(iter(recall.values()))), labels=[str(d) for d in next(iter(recall.values()))])
     axes[0].minorticks_off()
     axes[0].legend()
     _save(figure, path)
@@ -45,9 +39,7 @@ def draw_surprise(path: Path, stats: list[dict[str, Tensor]], text: str) -> None
         if name == "alpha":
             axis.set_yscale("log")
     axes[0].legend(loc="upper right")
-    axes[-1].set_xticks(
-        range(len(text)), labels=list(text.replace("$", r"\$")), fontsize=7, family="monospace"
-    )
+    axes[-1].set_xticks(range(len(text)), labels=list(text.replace("$", r"\$")), fontsize=7, family="monospace")
     axes[-1].tick_params(axis="x", length=0)
     _save(figure, path)
 

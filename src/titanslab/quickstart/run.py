@@ -169,9 +169,7 @@ def demonstration(facts: Facts) -> str:
     return "".join(parts).replace("\n", " ") + first.partition("=")[0] + "="
 
 
-def _write(
-    output: Path, results: dict[str, Any], model: Any, facts: Facts, settings: Settings, seed: int
-) -> None:
+def _write(output: Path, results: dict[str, Any], model: Any, facts: Facts, settings: Settings, seed: int) -> None:
     """All files into a folder beside `output`, then into place; results.json comes last."""
     from titanslab.quickstart.pictures import draw_recall, draw_surprise
     from titanslab.quickstart.surprise import memory_stats
