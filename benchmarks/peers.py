@@ -145,7 +145,7 @@ def titanslab_op(s: Setting) -> Work:
     from titanslab.memory import MemoryNetwork, MemoryParams, NeuralMemory, neural_memory
 
     layer = NeuralMemory(s.dim, s.heads, depth=s.depth, expansion=s.expansion, chunk_size=s.chunk).to(s.device)
-    moments = torch.tensor([2 * m for m in layer.input_second_moments()], device=s.device)
+    moments = torch.tensor([1 / limit for limit in layer.step_limits()], device=s.device)
     params = MemoryParams(
         tuple(w.detach().clone().requires_grad_() for w in layer.params.weights),
         torch.ones(s.heads, s.head_dim, device=s.device, requires_grad=True),
