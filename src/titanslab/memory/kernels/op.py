@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from titanslab.memory.autograd import register_backward
 from titanslab.memory.kernels import plan as planning
 from titanslab.memory.kernels.layout import is_ragged
 from titanslab.memory.network import MemoryNetwork, MemoryParams
@@ -100,35 +101,7 @@ def _(dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, *args):
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in like]
 
 
-def _save(ctx, inputs, output):
-    q, k, v, gates, _, anchor, initial, norm, offset, mask, reset, *static = inputs
-    ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), static
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, gates, offset, mask, reset, *anchor, *initial, *norm, *output[5])
-
-
-def _differentiate(ctx, dy, d_loss, d_offset, d_end, d_running, d_kept):
-    q, k, v, gates, offset, mask, reset, *rest = ctx.saved_tensors
-    anchors, depth, norms = ctx.counts
-    anchor, initial = rest[:anchors], rest[anchors : anchors + depth]
-    norm, kept = rest[anchors + depth : anchors + depth + norms], rest[anchors + depth + norms :]
-    dy = torch.zeros_like(q) if dy is None else dy
-    d_end = [torch.zeros_like(i) if d is None else d for d, i in zip(d_end, initial, strict=True)]
-    d_running = [
-        i.new_zeros(i.shape[0], i.shape[1] // 2, i.shape[2]) if d is None else d
-        for d, i in zip(d_running, initial, strict=True)
-    ]
-    grads = fused_memory_backward(
-        dy, d_end, d_running, q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept, *ctx.static
-    )
-    dq, dk, dv, d_gates, *grads = grads
-    d_state, grads = grads[:depth], grads[depth:]
-    d_anchor, grads = grads[:anchors], grads[anchors:]
-    d_initial, d_norm = grads[:depth], grads[depth:]
-    return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm, *[None] * 6
-
-
-fused_memory.register_autograd(_differentiate, setup_context=_save)
+register_backward(fused_memory, fused_memory_backward)
 
 
 @torch.library.custom_op("titanslab::fused_memory_step", mutates_args=())

@@ -1,0 +1,40 @@
+"""How the chunk-loop ops, PyTorch's and the fused one, are tied to their backward ops: both have the same signature."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def _save(ctx, inputs, output):
+    q, k, v, gates, _, anchor, initial, norm, offset, mask, reset, *static = inputs
+    ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), static
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, gates, offset, mask, reset, *anchor, *initial, *norm, *output[5])
+
+
+def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., list[Tensor]]) -> None:
+    """Let autograd call `backward` for `op`: the arguments of `chunked_memory` and `chunked_memory_backward`."""
+
+    def differentiate(ctx, dy, d_loss, d_offset, d_end, d_running, d_kept):
+        q, k, v, gates, offset, mask, reset, *rest = ctx.saved_tensors
+        anchors, depth, norms = ctx.counts
+        anchor, initial = rest[:anchors], rest[anchors : anchors + depth]
+        norm, kept = rest[anchors + depth : anchors + depth + norms], rest[anchors + depth + norms :]
+        dy = torch.zeros_like(q) if dy is None else dy
+        d_end = [torch.zeros_like(i) if d is None else d for d, i in zip(d_end, initial, strict=True)]
+        d_running = [
+            i.new_zeros(i.shape[0], i.shape[1] // 2, i.shape[2]) if d is None else d
+            for d, i in zip(d_running, initial, strict=False)
+        ]
+        grads = backward(
+            dy, d_end, d_running, q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept, *ctx.static
+        )
+        dq, dk, dv, d_gates, *grads = grads
+        d_state, grads = grads[:depth], grads[depth:]
+        d_anchor, grads = grads[:anchors], grads[anchors:]
+        d_initial, d_norm = grads[:depth], grads[depth:]
+        nothing = [None] * 6
+        return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm, *nothing
+
+    op.register_autograd(differentiate, setup_context=_save)
