@@ -21,12 +21,14 @@ class MemoryAsContext(Mixer):
     For a segment s of `segment_len` tokens, with M the memory after the previous segment:
 
         h = M(q(s))                                       # Eq. 21, read only
-        y_i = attention of s_i over [P | h_j, j <= i | s_j, j <= i]     # Eqs. 22, 23
+        y_i = s_i + attention of s_i over [P | h_j, j <= i | s_j, j <= i]     # Eqs. 22, 23
         M_i = M after writing y_1 .. y_i                  # Eq. 24
         o_i = gate(y_i, M_i(y_i))                         # Eq. 25
 
     OURS: h_j is hidden from earlier positions and the last read uses M_i, not the segment's end: either would
-    show the future. h is normalised before attention, y before it is written; h_j and s_j share a position.
+    show the future. h is normalised before attention, y before it is written; h_j and s_j share a position. y keeps
+    the token beside what attention adds: from attention's mean over a segment alone a memory learns no recall
+    (docs/log.md).
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -58,7 +60,8 @@ class MemoryAsContext(Mixer):
             h = self.h_norm(run.retrieve(x[:, part]))  # Eq. 21
             tables = (rotary[0][:, part], rotary[1][:, part])
             own = (keys[:, :, part], values[:, :, part])
-            y = run.attend(queries[:, :, part], self.attention.keys_values(h, tables), own)  # Eqs. 22, 23
+            added = run.attend(queries[:, :, part], self.attention.keys_values(h, tables), own)
+            y = x[:, part] + added  # Eqs. 22, 23
             ys.append(y)
             reads.append(run.write(self.y_norm(y)))  # Eq. 24, and the read of Eq. 25
         o = self.o_proj(self.gate(torch.cat(ys, dim=1), torch.cat(reads, dim=1)))  # Eq. 25
