@@ -187,13 +187,18 @@ def neural_memory(
     )
     gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
     channelwise = isinstance(alpha, tuple | list)
-    initial = MemoryState.initial(params, 1) if initial is None else initial.map_weights(lambda t: t.to(dtype))
     state = None if state is None else state.map_weights(lambda t: t.to(dtype))
     name = backend
     if backend == "auto":
         name = choose_backend(q.device, out_dtype, tokens, network, head_dim, chunk_size, channelwise=channelwise).name
     if channelwise and name in ("chunked", "triton"):
         raise ValueError(f"backend {name!r} takes no channel-wise alpha; use 'recurrent', 'reference' or 'auto'")
+    if initial is not None:
+        initial = initial.map_weights(lambda t: t.to(dtype))
+    elif name == "recurrent" and state is not None and reset is None:
+        initial = state  # not read: no document begins
+    else:
+        initial = MemoryState.initial(params, 1)
     if tokens == 0:
         start = initial.at_boundary().expand(batch) if state is None else state
         y, state, loss = torch.zeros_like(q), start, q.new_zeros(batch, 0, heads)

@@ -1,4 +1,4 @@
-"""Compile the CPU kernel with the system's C++ compiler, once per machine and source."""
+"""Compile the CPU kernels with the system's C++ compiler, once per machine and source."""
 
 import ctypes
 import hashlib
@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-SOURCES = ("chunked.cpp", "matmul.hpp", "gelu.hpp")
+# of each kernel: what is compiled, and what that includes
+SOURCES = {"chunked": ("chunked.cpp", "matmul.hpp", "gelu.hpp"), "step": ("step.cpp", "gelu.hpp")}
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -50,12 +51,12 @@ def _cpu_features() -> str:
     return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), platform.machine())
 
 
-def _compile(compiler: str, real: str, target: Path) -> None:
+def _compile(compiler: str, real: str, source: str, target: Path) -> None:
     folder = Path(__file__).parent
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         built = Path(scratch) / target.name
-        command = [compiler, *FLAGS, f"-DTITANS_REAL={real}", str(folder / SOURCES[0]), "-o", str(built)]
+        command = [compiler, *FLAGS, f"-DTITANS_REAL={real}", str(folder / source), "-o", str(built)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise OSError((done.stderr.strip().splitlines() or ["no message"])[-1])
@@ -63,20 +64,20 @@ def _compile(compiler: str, real: str, target: Path) -> None:
 
 
 @cache
-def load(dtype: torch.dtype) -> Library:
-    """The kernel for float32 or float64, compiled on first use; where that fails, why."""
+def load(dtype: torch.dtype, kernel: str = "chunked") -> Library:
+    """A kernel for float32 or float64, compiled on first use; where that fails, why."""
     if os.environ.get("TITANS_NATIVE", "1") == "0":
         return Library(None, "turned off by TITANS_NATIVE=0")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return Library(None, "no C++ compiler found (g++ or clang++)")
     digest = hashlib.sha256(" ".join((compiler, *FLAGS, REALS[dtype], _cpu_features())).encode())
-    for name in SOURCES:
+    for name in SOURCES[kernel]:
         digest.update((Path(__file__).parent / name).read_bytes())
-    target = cache_folder() / f"chunked-{REALS[dtype]}-{digest.hexdigest()[:16]}.so"
+    target = cache_folder() / f"{kernel}-{REALS[dtype]}-{digest.hexdigest()[:16]}.so"
     try:
         if not target.exists():
-            _compile(compiler, REALS[dtype], target)
+            _compile(compiler, REALS[dtype], SOURCES[kernel][0], target)
         handle = ctypes.CDLL(str(target))
         handle.titans_arguments_size.restype = ctypes.c_int64
     except (OSError, subprocess.SubprocessError) as error:

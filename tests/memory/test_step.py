@@ -1,0 +1,57 @@
+"""One token at a time through the compiled step: the token loop's results, and nothing written in place."""
+
+import pytest
+import torch
+from memory_cases import Case, distance, make
+
+from titanslab.memory.native import build, step
+from tolerances import EXACT, FLOAT32_FLOOR
+
+CASES = {
+    "plain": Case(tokens=1, state=True),
+    "no state": Case(tokens=1),
+    "odd widths": Case(tokens=1, state=True, head_dim=5, heads=1, expansion=3, per_layer=True),
+    "depth 1": Case(tokens=1, state=True, depth=1, head_dim=9),
+    "depth 3": Case(tokens=1, state=True, depth=3, per_layer=True),
+    "linear": Case(tokens=1, state=True, depth=1, norm=False, residual=False),
+    "clipped": Case(tokens=1, state=True, grad_clip=0.5, theta=0.5),
+    "chunk 1": Case(tokens=1, state=True, chunk_size=1),
+    "chunk ends in some rows": Case(tokens=1, state=True, batch=7, chunk_size=2),
+    "many weights": Case(tokens=1, state=True, batch=3, head_dim=64, heads=8, expansion=8),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_agrees_with_the_token_loop(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = step.step
+    monkeypatch.setattr(step, "step", lambda *args: calls.append(1) or real(*args))
+    truth, problem = make(CASES[name]), make(CASES[name].with_(dtype=dtype))
+    before = None if problem.state is None else problem.state.clone().tensors()
+    with torch.no_grad():
+        y, state, loss = problem.run("auto", return_loss=True)
+    want, want_state, want_loss = truth.run("reference", return_loss=True)
+    assert calls
+    tolerance = EXACT if dtype == torch.float64 else 10 * FLOAT32_FLOOR
+    assert distance(y, want) < tolerance
+    assert distance(loss, want_loss) < tolerance
+    for key, tensor in want_state.tensors().items():
+        assert distance(state.tensors()[key], tensor) < tolerance, key
+    if before is not None and problem.state is not None:
+        assert all(torch.equal(t, before[key]) for key, t in problem.state.tensors().items())
+
+
+def test_gradients_and_padding_take_the_other_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "step", lambda *args: pytest.fail("took the compiled step"))
+    make(Case(tokens=1, state=True)).run("auto")[0].sum().backward()
+    with torch.no_grad():
+        make(Case(tokens=1, state=True, mask=True)).run("auto")
+        make(Case(tokens=2, state=True)).run("auto")
+
+
+def test_structures_agree_in_size() -> None:
+    import ctypes
+
+    handle = build.load(torch.float32, "step").handle
+    assert handle.titans_arguments_size() == ctypes.sizeof(step.StepArguments)
