@@ -102,13 +102,15 @@ class Attention(nn.Module):
         out = []
         for i in range(2):
             tokens = new[i]
-            if past is not None:
-                tokens = torch.cat((past[i], tokens), dim=2)
-            slots = tokens.shape[2] if self.window_size is None else self.window_size - 1
-            tokens = _newest(tokens, slots, None if lengths is None else lengths - new[i].shape[2])
-            if prefix is not None:
-                tokens = torch.cat((prefix[i].expand(tokens.shape[0], -1, -1, -1), tokens), dim=2)
-            out.append(tokens)
+            length = tokens.shape[2] if past is None else past[i].shape[2] + tokens.shape[2]
+            slots = length if self.window_size is None else self.window_size - 1
+            parts = [] if prefix is None else [prefix[i].expand(tokens.shape[0], -1, -1, -1)]
+            if past is not None and lengths is None and slots >= tokens.shape[2]:
+                parts += [past[i][:, :, length - slots :], tokens]  # most often: one token more
+            else:
+                tokens = tokens if past is None else torch.cat((past[i], tokens), dim=2)
+                parts.append(_newest(tokens, slots, None if lengths is None else lengths - new[i].shape[2]))
+            out.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
         return out[0], out[1]
 
 

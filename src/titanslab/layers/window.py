@@ -42,20 +42,23 @@ def attend(
         if window is None or length <= window:
             return _causal(q, k, v, prefix)
         first = _causal(q[:, :, :window], k[:, :, :window], v[:, :, :window], prefix)
-        rest = _banded(q[:, :, window:], k[:, :, 1:], v[:, :, 1:], prefix, window, None, None)
+        rest = _banded(q[:, :, window:], k, v, prefix, window, None, None)
         return torch.cat((first, rest), dim=2)
+    if past is not None and past_count is None:
+        raise ValueError("past_count must be given with past: how many of its slots are real, per row")
+    if past is not None and past_count is not None and length == 1:
+        return _one(q, k, v, prefix, past, past_count, documents)
 
     batch = q.shape[0]
     if documents is None:
         documents = torch.zeros(batch, length, dtype=torch.int64, device=q.device)
-    if past is None:
-        slots = 0 if window is None else window - 1
-        past = (k.new_zeros(*k.shape[:2], slots, k.shape[3]), v.new_zeros(*v.shape[:2], slots, v.shape[3]))
+    if past is None or past_count is None:
+        past = (k[:, :, :0], v[:, :, :0])
         past_count = documents.new_zeros(batch)
-    if past_count is None:
-        raise ValueError("past_count must be given with past: how many of its slots are real, per row")
-    slots = past[0].shape[2]
-    age = torch.arange(slots, 0, -1, device=q.device)
+    if window is not None:
+        front = window - past[0].shape[2]
+        past = (F.pad(past[0], (0, 0, front, 0)), F.pad(past[1], (0, 0, front, 0)))
+    age = torch.arange(past[0].shape[2], 0, -1, device=q.device)
     past_documents = torch.where(age <= past_count[:, None], 0, -1)
     k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
     key_documents = torch.cat((past_documents, documents), dim=1)
@@ -85,6 +88,25 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None) -> Tenso
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, size:]
 
 
+def _one(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix: KeysValues | None,
+    past: KeysValues,
+    past_count: Tensor,
+    documents: Tensor | None,
+) -> Tensor:
+    """One new token: of a past of `window - 1` slots it sees all that are real."""
+    slots = past[0].shape[2]
+    seen = torch.arange(slots, 0, -1, device=q.device) <= past_count[:, None]
+    if documents is not None:
+        seen = seen & (documents == 0)
+    k, v = _with_prefix(torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2), prefix)
+    seen = F.pad(F.pad(seen, (0, 1), value=True), (k.shape[2] - slots - 1, 0), value=True)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
+
+
 def _banded(
     q: Tensor,
     k: Tensor,
@@ -94,37 +116,44 @@ def _banded(
     documents: Tensor | None,
     key_documents: Tensor | None,
 ) -> Tensor:
-    """Sliding window by blocks: `k`, `v` start `window - 1` slots before `q`, and all of them may be seen."""
+    """Sliding window by blocks; `k`, `v` start `window` slots before `q`, of which the first is seen by none."""
     batch, heads, length, width = q.shape
     size = min(window, length)
     blocks = -(-length // size)
-    short, span = blocks * size - length, size + window - 1
-    q, k, v = (F.pad(t, (0, 0, 0, short)) if short else t for t in (q, k, v))
-    q = q.view(batch, heads, blocks, size, width).transpose(1, 2)
-    k, v = (t.unfold(2, span, size).permute(0, 2, 1, 4, 3) for t in (k, v))  # [B, blocks, H, span, D]
+    short, span = blocks * size - length, window + size
+    if short:
+        q, k, v = (F.pad(t, (0, 0, 0, short)) for t in (q, k, v))
+    q = q.unflatten(2, (blocks, size)).transpose(1, 2)
+    if blocks > 1:  # pieces as long as the window: a block of queries sees its own and the one before
+        k, v = (t.unflatten(2, (blocks + 1, size)).transpose(1, 2) for t in (k, v))
     prefix_size = 0 if prefix is None else prefix[0].shape[2]
+
+    def spans(tokens: Tensor, i: int, start: int, stop: int) -> Tensor:
+        """Keys or values of some blocks `[B * blocks, H, N + span, D]`."""
+        parts = [tokens[:, start:stop], tokens[:, start + 1 : stop + 1]] if blocks > 1 else [tokens.unsqueeze(1)]
+        if prefix is not None:
+            parts.insert(0, prefix[i].unsqueeze(1).expand(batch, stop - start, -1, -1, -1))
+        return torch.cat(parts, dim=3).flatten(0, 1)
+
     row = torch.arange(size, device=q.device)[:, None]
     column = torch.arange(span, device=q.device)
-    band = (column >= row) & (column < row + window)
-    if documents is None or key_documents is None:
-        group = blocks
-    else:
+    band = (column > row) & (column <= row + window)
+    group = blocks
+    if documents is not None and key_documents is not None:
         documents = F.pad(documents, (0, short), value=-2).view(batch, blocks, size)
         key_documents = F.pad(key_documents, (0, short), value=-2).unfold(1, span, size)
         group = max(1, MASK_ELEMENTS // (batch * size * (prefix_size + span)))
     outputs = []
     for start in range(0, blocks, group):
-        here = slice(start, start + group)
-        qs, ks, vs = (t[:, here].flatten(0, 1) for t in (q, k, v))
+        stop = min(start + group, blocks)
         mask = band
         if documents is not None and key_documents is not None:
-            same = documents[:, here, :, None] == key_documents[:, here, None, :]
+            same = documents[:, start:stop, :, None] == key_documents[:, start:stop, None, :]
             mask = (same & band).flatten(0, 1).unsqueeze(1)
-        if prefix is not None:
-            mask = F.pad(mask, (prefix_size, 0), value=True)
-            prefix_here = tuple(t.repeat_interleave(len(ks) // t.shape[0], dim=0) for t in prefix)
-            ks, vs = torch.cat((prefix_here[0], ks), dim=2), torch.cat((prefix_here[1], vs), dim=2)
-        out = F.scaled_dot_product_attention(qs, ks, vs, attn_mask=mask)
+        mask = F.pad(mask, (prefix_size, 0), value=True)
+        out = F.scaled_dot_product_attention(
+            q[:, start:stop].flatten(0, 1), spans(k, 0, start, stop), spans(v, 1, start, stop), attn_mask=mask
+        )
         outputs.append(out.unflatten(0, (batch, -1)))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     return out.transpose(1, 2).reshape(batch, heads, blocks * size, width)[:, :, :length]

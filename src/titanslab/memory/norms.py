@@ -7,10 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    return torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
+
+
+def _inverse_length(x: Tensor) -> Tensor:
+    return torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rstd = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
+        rstd = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, rstd)
         return x * rstd * weight
 
@@ -25,7 +33,7 @@ class _RMSNorm(torch.autograd.Function):
 class _UnitNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        inverse = torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
+        inverse = _inverse_length(x)
         y = x * inverse
         ctx.save_for_backward(y, inverse)
         return y
@@ -40,6 +48,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / rms(x) * weight` over the last dimension; `weight` has the trailing dimensions of `x`."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
+    if not torch.is_grad_enabled():  # a decode step is made of many small calls
+        return x * _inverse_rms(x, eps) * weight
     return _RMSNorm.apply(x, weight, eps)
 
 
@@ -47,4 +57,6 @@ def unit_norm(x: Tensor) -> Tensor:
     """`x` scaled to l2 norm 1 over the last dimension."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return F.normalize(x, dim=-1)
+    if not torch.is_grad_enabled():
+        return x * _inverse_length(x)
     return _UnitNorm.apply(x)
