@@ -57,6 +57,19 @@ def test_run_rows_and_collate():
     assert collate([rows[i] for i in range(4)])["input_ids"].tolist() == [[0], [1], [2], [0]]
 
 
+def test_collate_fills_short_rows_up_without_loss_as_a_document_of_their_own():
+    def row(ids, **more):
+        return {name: np.array(v) for name, v in {"input_ids": ids, "labels": ids, **more}.items()}
+
+    batch = collate([row([5, 6, 7]), row([8])], pad_id=2)
+    assert {name: values.tolist() for name, values in batch.items()} == {
+        "input_ids": [[5, 6, 7], [8, 2, 2]],
+        "labels": [[5, 6, 7], [8, -100, -100]],
+    }
+    packed = collate([row([5, 6, 7], document_ids=[0, 0, 1]), row([8]), row([3, 4], document_ids=[0, 1])], pad_id=2)
+    assert packed["document_ids"].tolist() == [[0, 0, 1], [0, 1, 1], [0, 1, 2]]
+
+
 @pytest.fixture
 def lines(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(f"line number {i}" for i in range(100)))

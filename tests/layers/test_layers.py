@@ -1,5 +1,6 @@
 """Norm, MLP, rotary positions, gates and the chunked cross entropy, each against its formula."""
 
+import importlib
 import math
 
 import pytest
@@ -96,6 +97,23 @@ def test_linear_cross_entropy_equals_the_plain_one(num_items):
         torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(plain, (hidden, weight)), strict=True
     ):
         torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
+
+
+def test_linear_cross_entropy_spends_nothing_on_tokens_without_label(monkeypatch):
+    module = importlib.import_module("titanslab.layers.linear_cross_entropy")
+    seen, plain = [], module._chunk_loss
+    monkeypatch.setattr(module, "_chunk_loss", lambda h, *rest: (seen.append(len(h)), plain(h, *rest))[1])
+    hidden = torch.randn(50, 6, requires_grad=True)
+    weight = torch.randn(11, 6, requires_grad=True)
+    labels = torch.full((50,), -100)
+    linear_cross_entropy(hidden, weight, labels, num_items=3).backward()
+    assert seen == []
+    assert not hidden.grad.any()
+    assert not weight.grad.any()
+    labels[[4, 17, 49]] = torch.tensor([1, 2, 3])
+    linear_cross_entropy(hidden, weight, labels, chunk_size=2).backward()
+    assert seen == [2, 1, 2, 1] or seen == [2, 1, 1, 2]  # forward, and recomputed in backward
+    assert hidden.grad.any(-1).nonzero().flatten().tolist() == [4, 17, 49]
 
 
 def test_linear_cross_entropy_counts_tokens():

@@ -98,6 +98,24 @@ def test_lengths_grow_over_the_curriculum(options, byte):
     assert min(ends[40:]) < 800
 
 
+def test_rows_of_a_batch_have_the_length_drawn_for_it(options, byte):
+    settings = dict(min_length=256, curriculum_rows=24, same_length_rows=4, **options["babilong"])
+    rows = Mixture("babilong", byte, 2048, 0, **settings)
+    widths = [len(rows[i]["input_ids"]) for i in range(48)]
+    assert all(len(set(widths[i : i + 4])) == 1 for i in range(0, 48, 4))
+    assert len(set(widths)) > 8
+    assert widths[0] == 256
+    assert max(widths[24:]) > 1000
+    ends = [int((rows[i]["labels"] != -100).nonzero()[-1]) for i in range(48)]
+    assert all(width - 120 < end < width for width, end in zip(widths, ends, strict=True))  # one sentence at most
+    again = Mixture("babilong", byte, 2048, 0, **settings)[31]
+    assert all(torch.equal(again[name], rows[31][name]) for name in again)
+    with pytest.raises(ValueError, match="choose one of the two"):
+        Mixture("babilong", byte, 2048, 0, pack=True, **settings)
+    with pytest.raises(ValueError, match="same_length_rows is -1"):
+        Mixture("kv_recall", byte, 64, 0, same_length_rows=-1)
+
+
 def test_packed_rows_hold_several_documents(options, byte):
     row = Mixture("babilong", byte, 2048, 0, min_length=300, pack=True, **options["babilong"])[0]
     documents = row["document_ids"]

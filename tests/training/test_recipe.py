@@ -54,6 +54,16 @@ def test_assignments_are_read_as_toml_or_text(assignment, section, key, value):
     assert getattr(getattr(parse_recipe(MINIMAL, [assignment]), section), key) == value
 
 
+def test_keys_of_a_table_can_be_assigned_one_by_one():
+    table = {"data": {"task": "niah", "task_options": {"variant": "single_2", "min_length": 64}}}
+    names = ["data.task_options.haystack=a b.txt", "data.task_options.min_length=96", "data.task_options.a.b=[1]"]
+    options = parse_recipe(table, names).data.task_options
+    assert options == {"variant": "single_2", "min_length": 96, "haystack": "a b.txt", "a": {"b": [1]}}
+    assert table["data"]["task_options"] == {"variant": "single_2", "min_length": 64}  # the caller's is untouched
+    with pytest.raises(ValueError, match=r"data\.task is 'niah', not a table that could hold a key"):
+        parse_recipe(table, ["data.task.haystack=x"])
+
+
 def test_model_fields_can_be_assigned_and_the_last_one_wins():
     recipe = parse_recipe(MINIMAL, ["model.window_size=32", "model.window_size=64", "model.variant=mag"])
     assert recipe.model.options == {"window_size": 64}

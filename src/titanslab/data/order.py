@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from titanslab.data.packing import Row, Rows
+from titanslab.data.packing import IGNORED, Row, Rows
 
 
 class RowStream(Protocol):
@@ -61,8 +61,22 @@ class RunRows:
         return self.stream.row(index)
 
 
-def collate(rows: list[Row]) -> dict[str, object]:
-    """Stack rows into int64 tensors [B, T]."""
+def collate(rows: list[Row], pad_id: int = 0) -> dict[str, object]:
+    """Stack rows into int64 tensors [B, T], T of the longest; shorter ones are filled up on the right.
+
+    What is filled in is `pad_id`, without a label, a document of its own. Rows without `document_ids` are one
+    document each; where no row has them, neither has the batch.
+    """
     import torch
 
-    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+    longest = max(len(row["input_ids"]) for row in rows)
+    names = sorted({name for row in rows for name in row})
+    return {name: torch.from_numpy(np.stack([_fill(row, name, longest, pad_id) for row in rows])) for name in names}
+
+
+def _fill(row: Row, name: str, longest: int, pad_id: int) -> np.ndarray:
+    values = row[name] if name in row else np.zeros_like(row["input_ids"])
+    if len(values) == longest:
+        return values
+    rest = {"input_ids": pad_id, "labels": IGNORED, "document_ids": values[-1] + 1}[name]
+    return np.concatenate([values, np.full(longest - len(values), rest, dtype=values.dtype)])

@@ -24,7 +24,7 @@ def linear_cross_entropy(
     """`F.cross_entropy(hidden @ weight.T, labels)` in chunks of tokens, their logits recomputed in backward.
 
     The program it replaces holds `[N, vocab]` logits and as much again for their gradient; this one holds
-    `[chunk_size, vocab]`.
+    `[chunk_size, vocab]`, and tokens whose label does not count have no logits at all.
 
     Args:
         hidden: `[N, hidden_size]`.
@@ -38,10 +38,15 @@ def linear_cross_entropy(
     """
     if hidden.shape[0] != labels.shape[0]:
         raise ValueError(f"hidden and labels must have as many tokens, got {hidden.shape[0]} and {labels.shape[0]}")
-    total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    if num_items is None:
+        num_items = (labels != ignore_index).sum()
+    if not torch.compiler.is_compiling():  # a shape that depends on the labels would break the graph
+        scored = (labels != ignore_index).nonzero().squeeze(1)
+        if scored.numel() < labels.numel():
+            hidden, labels = hidden[scored], labels[scored]
+    # Empty sums: without any scored token the gradients are zeros, not missing.
+    total = hidden[:0].sum(dtype=torch.promote_types(hidden.dtype, torch.float32)) + weight[:0].sum()
     for start in range(0, hidden.shape[0], chunk_size):
         part, targets = hidden[start : start + chunk_size], labels[start : start + chunk_size]
         total = total + checkpoint(_chunk_loss, part, weight, targets, ignore_index, use_reentrant=False)
-    if num_items is None:
-        num_items = (labels != ignore_index).sum()
     return total / (num_items.to(total.device) if isinstance(num_items, Tensor) else num_items)

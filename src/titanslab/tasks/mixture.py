@@ -15,7 +15,7 @@ from titanslab.tasks.tokens import encoder_of
 
 
 class Mixture(Dataset[dict[str, Tensor]]):
-    """Rows `{input_ids, labels}` of `sequence_length` tokens; row i is a pure function of (seed, i).
+    """Rows `{input_ids, labels}` of `sequence_length` tokens or fewer; row i is a pure function of (seed, i).
 
     Args:
         name: `niah`, `babilong`, `recall` or `kv_recall`.
@@ -26,6 +26,8 @@ class Mixture(Dataset[dict[str, Tensor]]):
         curriculum_rows: over so many rows the longest sample grows from `min_length` to `sequence_length`.
         num_rows: what `len()` says; rows beyond it exist too.
         pack: put several samples in a row, told apart by `document_ids`.
+        same_length_rows: N > 0 draws one length for rows N*i to N*i + N - 1, and these rows are that long instead
+            of filled up to `sequence_length`: a batch of N costs no more than its samples.
         options: of the task, see `niah_rows`, `babilong_rows`, `recall_rows`, `kv_rows` in `mixture_rows`.
     """
 
@@ -40,6 +42,7 @@ class Mixture(Dataset[dict[str, Tensor]]):
         curriculum_rows: int = 0,
         num_rows: int = 1 << 40,
         pack: bool = False,
+        same_length_rows: int = 0,
         **options: Any,
     ):
         makers: dict[str, Callable[..., MakeRow]] = {
@@ -56,7 +59,12 @@ class Mixture(Dataset[dict[str, Tensor]]):
         self.min_length = sequence_length if min_length is None else min_length
         if not 0 < self.min_length <= sequence_length:
             raise ValueError(f"min_length is {min_length}; it must be 1 to sequence_length, {sequence_length}")
+        if same_length_rows < 0:
+            raise ValueError(f"same_length_rows is {same_length_rows}; it must be 0 (off) or the rows of a batch")
+        if same_length_rows and pack:
+            raise ValueError("same_length_rows makes short rows and pack fills rows up; choose one of the two")
         self.curriculum_rows, self.num_rows, self.pack = curriculum_rows, num_rows, pack
+        self.same_length_rows = same_length_rows
         pad = getattr(tokenizer, "pad_token_id", None)
         end = getattr(tokenizer, "eos_token_id", None)
         self.pad = next((token for token in (pad, end) if token is not None), 0)
@@ -66,18 +74,21 @@ class Mixture(Dataset[dict[str, Tensor]]):
         return self.num_rows
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Row `index`: int64 `[sequence_length]` tensors."""
+        """Row `index`: int64 `[sequence_length]` tensors, or `[length drawn]` with `same_length_rows`."""
         ids: list[int] = []
         labels: list[int] = []
         documents: list[int] = []
-        rng = random.Random(derive_seed("mixture", self.name, self.seed, index))
+        first = index - index % self.same_length_rows if self.same_length_rows else index
+        rng = random.Random(derive_seed("mixture", self.name, self.seed, first))
+        full = self.sequence_length
         while not ids or (self.pack and self.sequence_length - len(ids) >= self.min_length):
-            length = self._length(rng, index, self.sequence_length - len(ids))
+            length = self._length(rng, first, self.sequence_length - len(ids))
+            full = length if self.same_length_rows else full
             more_ids, more_labels = self._make(length, derive_seed(self.seed, index, len(ids)))
             ids += more_ids
             labels += more_labels
             documents += [documents[-1] + 1 if documents else 0] * len(more_ids)
-        short = self.sequence_length - len(ids)
+        short = full - len(ids)
         row = {
             "input_ids": torch.tensor(ids + [self.pad] * short),
             "labels": torch.tensor(labels + [-100] * short),

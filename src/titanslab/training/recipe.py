@@ -268,7 +268,18 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
     hint = {f.name: f.type for f in dataclasses.fields(kind)}.get(key, "")
     if not isinstance(value, str) and str(hint) in ("str", "str | None"):
         value = assignment.split("=", 1)[1]  # data.text_column=7 means the text "7"
-    table.setdefault(section, {})[key] = value
+    first, *further = key.split(".")
+    place = table.setdefault(section, {})
+    if further:  # data.task_options.haystack: a key of a table inside the section
+        names = [first, *further]
+        for depth, name in enumerate(names[:-1]):
+            inner = place.get(name, {})
+            if not isinstance(inner, dict):
+                where = ".".join([section, *names[: depth + 1]])
+                raise ValueError(f"--set {assignment!r}: {where} is {inner!r}, not a table that could hold a key")
+            place[name] = dict(inner)
+            place = place[name]
+    place[key.rsplit(".", 1)[-1]] = value
 
 
 def _positive(settings: Any, section: str, *names: str) -> None:

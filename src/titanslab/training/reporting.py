@@ -18,18 +18,18 @@ METRICS = "metrics.jsonl"
 class MetricsWriter(TrainerCallback):
     """Appends a line of JSON per log to metrics.jsonl: step, loss, grad_norm, learning_rate, speed, eval_*.
 
-    `tokens_per_step` counts all devices; `bytes_per_token` turns a validation loss into bits per byte.
+    Tokens are those of all devices; `bytes_per_token` turns a validation loss into bits per byte.
     """
 
-    def __init__(self, path: Path, tokens_per_step: int, bytes_per_token: float | None = None) -> None:
-        self.path, self.tokens_per_step, self.bytes_per_token = path, tokens_per_step, bytes_per_token
+    def __init__(self, path: Path, bytes_per_token: float | None = None) -> None:
+        self.path, self.bytes_per_token = path, bytes_per_token
         self.last: dict[str, Any] = {}
         self.last_loss: float | None = None
         self._since: tuple[float, int] | None = None
         self._pause = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since = (time.perf_counter(), state.global_step)
+        self._since = (time.perf_counter(), state.num_input_tokens_seen)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
@@ -39,23 +39,21 @@ class MetricsWriter(TrainerCallback):
         if "loss" in logs:
             line |= {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
             self.last_loss = logs["loss"]
-            if self._since is not None and state.global_step > self._since[1]:
+            if self._since is not None and state.num_input_tokens_seen > self._since[1]:
                 seconds = now - self._since[0]
-                line["tokens_per_second"] = round(
-                    (state.global_step - self._since[1]) * self.tokens_per_step / seconds, 1
-                )
+                line["tokens_per_second"] = round((state.num_input_tokens_seen - self._since[1]) / seconds, 1)
         if "eval_loss" in logs:
             line["eval_loss"] = logs["eval_loss"]
             if self.bytes_per_token:
                 line["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) / self.bytes_per_token
-        line["tokens"] = state.global_step * self.tokens_per_step
-        self._since = (now, state.global_step)
+        line["tokens"] = state.num_input_tokens_seen
+        self._since = (now, state.num_input_tokens_seen)
         self.last = line
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since = (time.perf_counter(), state.global_step)  # saving is not training
+        self._since = (time.perf_counter(), state.num_input_tokens_seen)  # saving is not training
 
 
 class SaveAtLogs(TrainerCallback):

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
         line.close()
     result = {
         "steps": trainer.state.global_step,
-        "tokens": trainer.state.global_step * metrics.tokens_per_step,
+        "tokens": trainer.state.num_input_tokens_seen,
         "loss": metrics.last_loss,
         "seconds": round(time.perf_counter() - start, 1),
         "resumed_from": checkpoints.step_of(checkpoint) if checkpoint else None,
@@ -148,17 +149,21 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
         args=arguments,
         train_dataset=stream,
         eval_dataset=None if validation is None else validation.rows,
-        data_collator=collate,
+        data_collator=partial(collate, pad_id=_pad_id(tokenizer)),
         processing_class=tokenizer,
     )
     for default in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(default)
     bytes_per_token = None if validation is None else validation.bytes_per_token
-    metrics = MetricsWriter(output / METRICS, rows_per_step * data.sequence_length, bytes_per_token)
+    metrics = MetricsWriter(output / METRICS, bytes_per_token)
     line = ProgressLine(metrics)
     for callback in (SaveAtLogs(), metrics, line, CheckpointCallback(settings.keep_checkpoints)):
         trainer.add_callback(callback)
     return trainer, metrics, line
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
 def build_model(recipe: Recipe, tokenizer: Any) -> Any:

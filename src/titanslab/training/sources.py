@@ -44,9 +44,7 @@ class TaskRows:
     task: Any
 
     def row(self, index: int) -> Row:
-        row = {name: np.asarray(value) for name, value in self.task[index].items()}
-        row.setdefault("document_ids", np.zeros_like(row["input_ids"]))
-        return row
+        return {name: np.asarray(value) for name, value in self.task[index].items()}
 
 
 def training_stream(

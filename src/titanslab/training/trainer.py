@@ -32,10 +32,19 @@ class TitansTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         inputs = self._prepare_inputs(inputs)
+        self.state.num_input_tokens_seen += self._tokens(inputs)
         loss = super().training_step(model, dict(inputs), *args, **kwargs)
         full = self.accelerator.sync_gradients
         check_step(model, loss, inputs, self.state.global_step + 1, gradients=full)
         return loss
+
+    def _tokens(self, inputs: dict[str, Any]) -> int:
+        """Tokens of this micro-batch on all devices; rows of one need not be as long as those of another."""
+        count = inputs["input_ids"].numel()
+        if self.accelerator.num_processes == 1:
+            return count
+        counts: Any = self.accelerator.gather(torch.tensor([count], device=self.accelerator.device))
+        return int(counts.sum())
 
     @property
     def _own_state(self) -> bool:
