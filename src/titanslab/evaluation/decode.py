@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from titanslab.evaluation import recurrent_cache
 from titanslab.models.cache import TitansCache
 
 Prompt = Sequence[int] | np.ndarray
@@ -22,8 +23,8 @@ class GreedyAnswerer:
     """Continues prompts greedily with a Hugging Face causal LM.
 
     A Titans model reads `piece` tokens at a time through its cache, so a prompt of any length takes the
-    memory of a short one. Other models go through their own `generate`, whole, as their caches allow
-    different things.
+    memory of a short one; so does a model of linear recurrences alone. Other models go through their own
+    `generate`, whole, as their caches allow different things.
 
     Args:
         model: the model, on its device, in eval mode.
@@ -61,6 +62,8 @@ class GreedyAnswerer:
         ids, mask = self._pad(prompts)
         if self.in_pieces:
             new = self._decode(ids, mask, advance)
+        elif recurrent_cache.is_recurrent(self.model.config):
+            new = self._recur(ids, mask, advance)
         else:
             new = self._generate(ids, mask)
             if advance is not None:
@@ -92,10 +95,19 @@ class GreedyAnswerer:
             cache = self.model.read(ids[:, :-1], cache, attention_mask=before, piece_size=self.piece, progress=tell)
         output = self._step(ids[:, -1:], None if mask is None else mask[:, -1:], cache)
         tell(ids.shape[1], None)
+        return self._continue(output, lambda last: self._step(last, None, cache))
+
+    def _recur(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], None] | None) -> Tensor:
+        cache = recurrent_cache.RecurrentCache(config=self.model.config)
+        output = recurrent_cache.read(self.model, ids, mask, cache, self.piece, advance)
+        return self._continue(output, lambda last: recurrent_cache.read(self.model, last, None, cache, 1))
+
+    def _continue(self, output: Any, step: Callable[[Tensor], Any]) -> Tensor:
+        """Greedy tokens `[B, n]` from the output after the prompt on, until every row has ended."""
         new = [output.logits[:, -1].argmax(-1)]
         done = self._is_end(new[-1])
         while len(new) < self.max_new_tokens and not bool(done.all()):
-            output = self._step(new[-1].unsqueeze(1), None, cache)
+            output = step(new[-1].unsqueeze(1))
             new.append(output.logits[:, -1].argmax(-1))
             done |= self._is_end(new[-1])
         return torch.stack(new, 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from titanslab.training.architecture import check_architecture, option_names
 from titanslab.training.settings import build_settings, nearest_hint, read_assignment, toml_text
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -19,25 +20,32 @@ DEFAULT_PRESET, DEFAULT_VARIANT = "tiny", "mac"
 
 @dataclass
 class ModelRecipe:
-    """[model]: a preset with changed fields, or a checkpoint to start from.
+    """[model]: a preset with changed fields, a checkpoint to start from, or a model of transformers.
 
-    `options` holds every other key of the section: fields of TitansConfig, checked when the config is built.
+    `architecture` is the latter's `model_type`, such as "llama". `options` holds every other key of the section:
+    fields of TitansConfig, or of that architecture's config, checked when the config is built.
     """
 
     preset: str = ""
     variant: str = ""
     pretrained: str | None = None
+    architecture: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        if self.pretrained is not None:
-            for name in ("preset", "variant"):
-                if getattr(self, name):
+        for source, others in (
+            ("pretrained", ("preset", "variant", "architecture")),
+            ("architecture", ("preset", "variant")),
+        ):
+            for name in others:
+                if getattr(self, source) is not None and getattr(self, name):
                     raise ValueError(
                         f"model.{name} = {getattr(self, name)!r} cannot take effect together with "
-                        f"model.pretrained = {self.pretrained!r}; remove one of the two"
+                        f"model.{source} = {getattr(self, source)!r}; remove one of the two"
                     )
-        else:
+        if self.architecture is not None:
+            check_architecture(self.architecture)
+        if self.pretrained is None and self.architecture is None:
             self.preset = self.preset or DEFAULT_PRESET
             self.variant = self.variant or DEFAULT_VARIANT
 
@@ -239,21 +247,27 @@ def parse_recipe(
 
 
 def check_model_options(model: ModelRecipe, origin: str) -> None:
-    """Raise ValueError when [model] holds a key that is neither ours nor a field of TitansConfig."""
+    """Raise ValueError when [model] holds a key that is neither ours nor a field of the model's config."""
+    if model.architecture is not None:
+        model.check()
     if not model.options:
         return
     from titanslab.models.config import TitansConfig
 
-    allowed = sorted(
-        name
-        for cls in TitansConfig.__mro__
-        if cls.__module__.startswith("titanslab")
-        for name, hint in inspect.get_annotations(cls).items()
-        if "ClassVar" not in str(hint) and not name.startswith("_") and name != "model_type"
+    allowed = (
+        option_names(model.architecture)
+        if model.architecture is not None
+        else sorted(
+            name
+            for cls in TitansConfig.__mro__
+            if cls.__module__.startswith("titanslab")
+            for name, hint in inspect.get_annotations(cls).items()
+            if "ClassVar" not in str(hint) and not name.startswith("_") and name != "model_type"
+        )
     )
     for key in model.options:
         if key not in allowed:
-            names = [*allowed, "preset", "variant", "pretrained"]
+            names = [*allowed, *(f.name for f in dataclasses.fields(ModelRecipe) if f.name != "options")]
             raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest_hint(key, names)}")
 
 

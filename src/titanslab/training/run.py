@@ -20,6 +20,12 @@ from typing import Any
 import torch
 
 from titanslab.training import checkpoints
+from titanslab.training.architecture import (
+    TITANS,
+    architecture_config,
+    check_one_document_a_row,
+    without_documents,
+)
 from titanslab.training.loading import load_model
 from titanslab.training.recipe import Recipe, load_recipe
 
@@ -139,6 +145,8 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
         with reading_progress("reading data.validation") as progress:
             validation = validation_rows(data, tokenizer, progress)
     model = build_model(recipe, tokenizer)
+    check_one_document_a_row(model.config.model_type, data)
+    batch = partial(collate, pad_id=_pad_id(tokenizer))
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
     if settings.compile:
         compile_blocks(model)
@@ -149,7 +157,7 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
         args=arguments,
         train_dataset=stream,
         eval_dataset=None if validation is None else validation.rows,
-        data_collator=partial(collate, pad_id=_pad_id(tokenizer)),
+        data_collator=batch if model.config.model_type == TITANS else lambda rows: without_documents(batch(rows)),
         processing_class=tokenizer,
     )
     for default in (PrinterCallback, ProgressCallback):
@@ -173,6 +181,10 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     section = recipe.model
     if section.pretrained is not None:
         model: Any = load_model(section.pretrained, **section.options).float()
+    elif section.architecture is not None:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_config(model_config(recipe, tokenizer)).float()
     else:
         model = TitansForCausalLM(model_config(recipe, tokenizer))
     _check_vocabulary(model.config.vocab_size, recipe, tokenizer)
@@ -190,6 +202,8 @@ def model_config(recipe: Recipe, tokenizer: Any) -> Any:
     _check_vocabulary(options["vocab_size"], recipe, tokenizer)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         options.setdefault(name, getattr(tokenizer, name))
+    if section.architecture is not None:
+        return architecture_config(section.architecture, options)
     return TitansConfig.preset(section.preset, variant=section.variant, **options)
 
 

@@ -1,0 +1,146 @@
+"""Models of transformers as baselines: from a recipe to a run, resumed, asked, refused where they cannot work."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from titanslab.cli import main
+from titanslab.data import byte_tokenizer
+from titanslab.evaluation.decode import GreedyAnswerer
+from titanslab.training import trainer
+from titanslab.training.recipe import load_recipe, parse_recipe
+from titanslab.training.run import build_model, train
+
+LLAMA = {"architecture": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+LLAMA |= {"num_attention_heads": 2, "tie_word_embeddings": True}
+DELTA = {"architecture": "qwen3_next", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+DELTA |= {"num_experts": 0, "layer_types": ["linear_attention"] * 2, "linear_num_key_heads": 2}
+DELTA |= {
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "tie_word_embeddings": True,
+}
+MODELS = {"llama": LLAMA, "qwen3_next": DELTA}
+
+
+def table(model, **data):
+    options = {"min_length": 380, "curriculum_rows": 6, "same_length_rows": 2}
+    return {
+        "model": dict(MODELS[model]),
+        "data": {"task": "niah", "sequence_length": 448, "task_options": options, **data},
+        "training": {"steps": 6, "batch_size": 2, "warmup_steps": 1, "log_every": 1, "save_every": 2, "cpu": True},
+    }
+
+
+def lines(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in found]
+
+
+def titans(*words):
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return stop.value.code
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trained_stopped_resumed_counted_and_asked(name, tmp_path, monkeypatch, capsys):
+    recipe = parse_recipe(table(name))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    result = train(recipe, whole)
+    logged = lines(whole)
+    assert 6 * 2 * 380 <= result["tokens"] < 6 * 2 * 448  # rows are as long as drawn
+    assert logged[-1]["tokens"] == result["tokens"]
+    assert len({b["tokens"] - a["tokens"] for a, b in itertools.pairwise(logged)}) > 2
+    assert load_recipe(whole / "recipe.toml") == recipe
+
+    plain = trainer.TitansTrainer.training_step
+
+    def failing(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise Stopped
+        return plain(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.TitansTrainer, "training_step", failing)
+        with pytest.raises(Stopped):
+            train(recipe, stopped)
+    resumed = train(recipe, stopped, resume=True)
+    assert resumed["resumed_from"] == 2
+    assert resumed["tokens"] == result["tokens"]
+    assert lines(stopped) == logged
+
+    count = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(whole).parameters())
+    for place in (whole, whole / "recipe.toml"):
+        assert titans("info", "--config", place) == 0
+        assert f"{name}, {count:,} parameters" in capsys.readouterr().out
+    shape = ("--lengths", "640", "--samples", "2", "--max-new-tokens", "3")
+    assert titans("evaluate", "niah", "--model", whole, *shape) == 0
+    answers = (whole / "evaluation" / "niah" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in answers] == [0, 1]
+    assert titans("evaluate", "niah", "--model", whole, "--no-learn", "--output", tmp_path / "off", *shape) != 0
+    assert "this model has none" in capsys.readouterr().err
+
+
+def test_recurrent_models_read_in_pieces_and_in_batches_as_alone():
+    model = build_model(parse_recipe(table("qwen3_next")), byte_tokenizer()).double().eval()
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)  # tied: answers that differ by prompt
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(0, 256, (size,), generator=generator).tolist() for size in (150, 41, 97)]
+    alone = []
+    for prompt in prompts:
+        ids = list(prompt)
+        for _ in range(6):
+            with torch.inference_mode():
+                ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        alone.append(ids[len(prompt) :])
+    assert len({tuple(answer) for answer in alone}) == 3
+    for piece in (7, 64, 1000):
+        read = []
+        answer = GreedyAnswerer(model, max_new_tokens=6, piece=piece, pad_token_id=258)
+        assert answer(prompts, read.append) == alone
+        assert sum(read) == 3 * 150
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"architecture": "lama"}, r"architecture is 'lama' \(did you mean 'llama'\?\)"),
+        ({"architecture": "llama", "preset": "tiny"}, r"model\.preset = 'tiny' cannot take effect together"),
+        ({"architecture": "llama", "variant": "mac"}, r"model\.variant = 'mac' cannot take effect together"),
+        ({"architecture": "llama", "pretrained": "x"}, r"model\.architecture = 'llama' cannot take effect"),
+        ({"architecture": "llama", "hiden_size": 8}, r"'hiden_size' in \[model\] \(did you mean 'hidden_size'"),
+        ({"architecture": "llama", "segment_len": 8}, r"unknown key 'segment_len' in \[model\]"),
+    ],
+)
+def test_wrong_architectures_and_keys_are_named(model, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe({"model": model, "data": {"train": "a.txt"}})
+
+
+def test_what_a_config_refuses_takes_one_line():
+    recipe = parse_recipe({"model": {**LLAMA, "hidden_size": "wide"}, "data": {"train": "a.txt"}})
+    with pytest.raises(ValueError, match=r"\[model\] of architecture 'llama': .*hidden_size") as error:
+        build_model(recipe, byte_tokenizer())
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_several_documents_are_refused(text_file, tmp_path):
+    text = {"train": str(text_file), "sequence_length": 64, "text_documents": "line"}
+    packed = table("llama") | {"data": text}
+    with pytest.raises(ValueError, match=r"would read from one into the next; set data\.pack_documents = false"):
+        train(parse_recipe(packed), tmp_path / "run")
+    samples = parse_recipe(table("llama"), ["data.task_options.same_length_rows=0", "data.task_options.pack=true"])
+    with pytest.raises(ValueError, match=r"data\.task_options\.pack = true"):
+        train(samples, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    alone = parse_recipe(packed, ["data.pack_documents=false", "training.steps=2"])
+    assert train(alone, tmp_path / "run")["tokens"] == 2 * 2 * 64
