@@ -23,7 +23,8 @@ class ModelRecipe:
     """[model]: a preset with changed fields, a checkpoint to start from, or a model of transformers.
 
     `architecture` is the latter's `model_type`, such as "llama". `options` holds every other key of the section:
-    fields of TitansConfig, or of that architecture's config, checked when the config is built.
+    fields of TitansConfig, or of that architecture's config, checked when the config is built; `window_size = "all"`
+    stands for None.
     """
 
     preset: str = ""

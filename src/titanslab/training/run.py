@@ -27,7 +27,7 @@ from titanslab.training.architecture import (
     without_documents,
 )
 from titanslab.training.loading import load_model
-from titanslab.training.recipe import Recipe, load_recipe
+from titanslab.training.recipe import ModelRecipe, Recipe, load_recipe
 
 RECIPE, VERSIONS, RESULT = "recipe.toml", "versions.json", "result.json"
 # What may change on resuming, because no loss depends on it.
@@ -180,7 +180,7 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
 
     section = recipe.model
     if section.pretrained is not None:
-        model: Any = load_model(section.pretrained, **section.options).float()
+        model: Any = load_model(section.pretrained, **_options(section)).float()
     elif section.architecture is not None:
         from transformers import AutoModelForCausalLM
 
@@ -197,14 +197,20 @@ def model_config(recipe: Recipe, tokenizer: Any) -> Any:
 
     section = recipe.model
     if section.pretrained is not None:
-        return load_model(section.pretrained, **section.options).config
-    options = {"vocab_size": len(tokenizer)} | section.options
+        return load_model(section.pretrained, **_options(section)).config
+    options = {"vocab_size": len(tokenizer)} | _options(section)
     _check_vocabulary(options["vocab_size"], recipe, tokenizer)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         options.setdefault(name, getattr(tokenizer, name))
     if section.architecture is not None:
         return architecture_config(section.architecture, options)
     return TitansConfig.preset(section.preset, variant=section.variant, **options)
+
+
+def _options(section: ModelRecipe) -> dict[str, Any]:
+    """The section's fields of a config; TOML has no None, so a window of all tokens is written "all"."""
+    every = section.options.get("window_size") == "all"
+    return section.options | ({"window_size": None} if every else {})
 
 
 def _check_vocabulary(size: Any, recipe: Recipe, tokenizer: Any) -> None:

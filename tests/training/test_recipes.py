@@ -1,0 +1,45 @@
+"""The recipes that come with the repository: whole, and each table's rows of one size on the same data."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from titanslab.data import byte_tokenizer
+from titanslab.training.recipe import load_recipe
+from titanslab.training.run import build_model
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+ROWS = {"lmm", "mal", "mag", "mac", "window", "attention", "gated_deltanet"}
+
+
+def size(recipe):
+    recipe.model.options["vocab_size"] = 2048
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(recipe, byte_tokenizer()).parameters())
+
+
+@pytest.mark.parametrize("task", ["niah", "babilong"])
+def test_rows_of_a_table_differ_in_the_model_alone_and_are_of_one_size(task):
+    recipes = {path.stem: load_recipe(path) for path in (FOLDER / task).glob("*.toml")}
+    assert recipes.keys() == ROWS
+    first = recipes["mac"]
+    assert all(recipe.data == first.data and recipe.training == first.training for recipe in recipes.values())
+    assert first.data.task == task
+    options = first.data.task_options
+    assert options["same_length_rows"] == first.training.batch_size
+    assert options["curriculum_rows"] == 0.6 * first.training.steps * first.training.batch_size
+    sizes = {name: size(recipe) for name, recipe in recipes.items()}
+    assert max(sizes.values()) <= 1.05 * min(sizes.values()), sizes
+
+
+def test_first_line_is_the_command():
+    for path in FOLDER.glob("*/*.toml"):
+        assert path.read_text().startswith(f"# titans train recipes/{path.parent.name}/{path.name} --output ")
+
+
+def test_a_window_of_all_tokens():
+    recipe = load_recipe(FOLDER / "niah" / "attention.toml")
+    with torch.device("meta"):
+        assert build_model(recipe, byte_tokenizer()).config.window_size is None
+    assert load_recipe(FOLDER / "niah" / "window.toml").model.options["window_size"] == 64
