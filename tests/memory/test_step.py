@@ -46,8 +46,15 @@ def test_gradients_and_padding_take_the_other_path(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(step, "step", lambda *args: pytest.fail("took the compiled step"))
     make(Case(tokens=1, state=True)).run("auto")[0].sum().backward()
     with torch.no_grad():
-        make(Case(tokens=1, state=True, mask=True)).run("auto")
+        make(Case(tokens=1, state=True)).run("auto", mask=torch.tensor([[True], [False]]))
         make(Case(tokens=2, state=True)).run("auto")
+
+
+def test_a_mask_that_hides_nothing_is_none() -> None:
+    problem = make(Case(tokens=1, state=True, dtype=torch.float32))
+    with torch.no_grad():
+        masked = problem.run("auto", mask=torch.ones(2, 1, dtype=torch.bool))
+        assert torch.equal(masked[0], problem.run("auto")[0])
 
 
 def test_structures_agree_in_size() -> None:

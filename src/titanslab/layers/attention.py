@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.layers.rotary import apply_rotary
-from titanslab.layers.window import KeysValues, attend
+from titanslab.layers.window import KeysValues, attend, attend_last
 
 Tables = tuple[Tensor, Tensor]
 
@@ -83,6 +83,10 @@ class Attention(nn.Module):
         size = 0 if persistent is None else persistent.shape[0]
         q = self.queries(x, rotary)
         k, v = self.keys_values(x, rotary)
+        if state is not None and count is not None and lengths is None and x.shape[1] == 1:
+            keys, values = torch.cat((state[0], k), dim=2), torch.cat((state[1], v), dim=2)
+            y = self.merge_heads(attend_last(q, keys, values, keys.shape[2] - size - 1, count, documents))
+            return y, self._without_oldest(size, keys, values) if return_state else None
         past: KeysValues | None = None
         prefix: KeysValues | None = None
         if state is not None:
@@ -96,21 +100,25 @@ class Attention(nn.Module):
         y = self.merge_heads(out)
         return y, self._next_state(prefix, past, (k, v), lengths) if return_state else None
 
+    def _without_oldest(self, size: int, *tensors: Tensor) -> KeysValues:
+        """State after one token, from `[persistent | past | token]`: a window forgets its oldest."""
+        if self.window_size is not None:
+            tensors = tuple(torch.cat((t[:, :, :size], t[:, :, size + 1 :]), dim=2) for t in tensors)
+        return tensors[0], tensors[1]
+
     def _next_state(
         self, prefix: KeysValues | None, past: KeysValues | None, new: KeysValues, lengths: Tensor | None
     ) -> KeysValues:
         out = []
         for i in range(2):
             tokens = new[i]
-            length = tokens.shape[2] if past is None else past[i].shape[2] + tokens.shape[2]
-            slots = length if self.window_size is None else self.window_size - 1
-            parts = [] if prefix is None else [prefix[i].expand(tokens.shape[0], -1, -1, -1)]
-            if past is not None and lengths is None and slots >= tokens.shape[2]:
-                parts += [past[i][:, :, length - slots :], tokens]  # most often: one token more
-            else:
-                tokens = tokens if past is None else torch.cat((past[i], tokens), dim=2)
-                parts.append(_newest(tokens, slots, None if lengths is None else lengths - new[i].shape[2]))
-            out.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
+            if past is not None:
+                tokens = torch.cat((past[i], tokens), dim=2)
+            slots = tokens.shape[2] if self.window_size is None else self.window_size - 1
+            tokens = _newest(tokens, slots, None if lengths is None else lengths - new[i].shape[2])
+            if prefix is not None:
+                tokens = torch.cat((prefix[i].expand(tokens.shape[0], -1, -1, -1), tokens), dim=2)
+            out.append(tokens)
         return out[0], out[1]
 
 

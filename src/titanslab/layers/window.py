@@ -47,7 +47,8 @@ def attend(
     if past is not None and past_count is None:
         raise ValueError("past_count must be given with past: how many of its slots are real, per row")
     if past is not None and past_count is not None and length == 1:
-        return _one(q, k, v, prefix, past, past_count, documents)
+        keys, values = _with_prefix(torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2), prefix)
+        return attend_last(q, keys, values, past[0].shape[2], past_count, documents)
 
     batch = q.shape[0]
     if documents is None:
@@ -88,23 +89,20 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None) -> Tenso
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, size:]
 
 
-def _one(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prefix: KeysValues | None,
-    past: KeysValues,
-    past_count: Tensor,
-    documents: Tensor | None,
+def attend_last(
+    q: Tensor, keys: Tensor, values: Tensor, slots: int, past_count: Tensor, documents: Tensor | None = None
 ) -> Tensor:
-    """One new token: of a past of `window - 1` slots it sees all that are real."""
-    slots = past[0].shape[2]
+    """Attention of one new token to all that is real of `[prefix | past | itself]`.
+
+    Args:
+        q: `[B, H, 1, D]`. keys, values: `[B, H, N + slots + 1, D]`.
+        slots: of the past, all of which the token may see; `past_count`, `documents` as in `attend`.
+    """
     seen = torch.arange(slots, 0, -1, device=q.device) <= past_count[:, None]
     if documents is not None:
         seen = seen & (documents == 0)
-    k, v = _with_prefix(torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2), prefix)
-    seen = F.pad(F.pad(seen, (0, 1), value=True), (k.shape[2] - slots - 1, 0), value=True)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
+    seen = F.pad(F.pad(seen, (0, 1), value=True), (keys.shape[2] - slots - 1, 0), value=True)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=seen[:, None, None])
 
 
 def _banded(
