@@ -120,7 +120,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | None:
     """Curves with spread, one panel each, beside the JSON.
 
-    A panel has `title`, `x`, `y` (labels) and `curves`: name -> list of `(x, median, low, high)`.
+    A panel has `title`, `x`, `y` (labels), `curves`: name -> list of `(x, median, low, high)`, and
+    `y_range` for a linear axis with these ends instead of a logarithmic one.
     """
     try:
         import matplotlib
@@ -157,7 +158,10 @@ def _lines(axis: Any, panel: dict[str, Any]) -> None:
         (line,) = axis.plot(xs, [p[1] for p in points], marker="o", markersize=3, label=name)
         axis.fill_between(xs, [p[2] for p in points], [p[3] for p in points], alpha=0.2, color=line.get_color())
     axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
+    if "y_range" in panel:
+        axis.set_ylim(*panel["y_range"])
+    else:
+        axis.set_yscale("log")
     axis.set_xlabel(panel["x"])
     axis.set_ylabel(panel["y"])
     axis.legend(fontsize=7)

@@ -1,0 +1,299 @@
+"""S-NIAH and BABILong, trained short and tested long: every model of recipes/niah or recipes/babilong.
+
+    python -m benchmarks.long_context niah --train-text books.txt --test-text essays.txt --work runs/niah
+    python -m benchmarks.long_context niah ... --rows mac,lmm --seeds 0,1,2 --jobs 2 --far 128k,1M --far-samples 5
+    python -m benchmarks.long_context babilong --facts babi/ --train-text books.txt --test-text other_books.txt \\
+        --work runs/babilong
+
+Makes a tokenizer from the training texts, trains each row with each seed (`titans train`, resumable), asks each model
+at all lengths, those with a memory also with writes frozen, and writes a JSON, a markdown table and a picture of all
+that lies in the work folder to benchmarks/results. Interrupted, the same command goes on. With more rows, seeds,
+samples or lengths it does what is missing. `--table-only` writes the results of what is there.
+
+bAbI's facts are a folder with qa1..qa5, training and test files. Rows are models of one size on the same data; what
+their recipes say can be changed by --set, for one row by --set ROW:section.key=value.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.long_context_row import KILO, Job
+from benchmarks.machine import ROOT
+from benchmarks.report import Report, command, say
+
+RECIPES = ROOT / "recipes"
+# Attention over all tokens takes quadratic time: it is left out at the far lengths unless asked for.
+NOT_FAR = {"attention"}
+NAMES = {"niah": "single_1,single_2,single_3", "babilong": "qa1,qa2,qa3,qa4,qa5"}
+LENGTHS = {"niah": "2k,4k,8k,16k", "babilong": "0k,1k,2k,4k,8k,16k"}
+NEW_TOKENS = {"niah": 48, "babilong": 20}
+
+
+def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked; relative defaults are those of the task."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.long_context",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("task", choices=sorted(NAMES))
+    add("--work", type=Path, required=True, help="folder of tokenizer, runs, samples and answers; can be gone on with")
+    add("--train-text", help="haystack or background to train on: a file or folder of text, json or jsonl")
+    add("--test-text", help="other text, to test on")
+    add("--facts", help="babilong: folder of bAbI's files")
+    add("--tokenizer", help="a tokenizer to take instead of making one")
+    add("--rows", help="recipes of the task, with commas; default: all")
+    add("--seeds", default="0", help="with commas; default: 0")
+    add("--steps", type=int, help="training steps instead of the recipe's; the curriculum keeps its share")
+    add("--batch", type=int, help="rows of a batch instead of the recipe's")
+    add("--set", action="append", default=[], metavar="[ROW:]SECTION.KEY=VALUE", help="change the recipes")
+    add("--names", help="variants or tasks to test; default: all of the recipes")
+    add("--lengths", help=f"default: {LENGTHS['niah']}, or {LENGTHS['babilong']}")
+    add("--samples", type=int, default=100, help="per task and length; default: 100")
+    add("--far", default="", help="lengths to ask at with fewer samples, such as 64k,128k,1M")
+    add("--far-samples", type=int, default=10)
+    add("--far-rows", help="rows to ask at far lengths; default: all but attention")
+    add("--off", help="lengths to ask at with frozen memories; default: those of --lengths, empty = none")
+    add("--off-samples", type=int, help="default: those of --samples")
+    add("--nouns", help="niah: word list of the keys")
+    add("--adjectives", help="niah: the other word list")
+    add("--test-seed", type=int, default=42, help="of the test samples")
+    add("--max-new-tokens", type=int, help="default: 48 for niah (the longest value has 36), 20 for babilong")
+    add("--tokenizer-for-length", help="what counts the test lengths; default: the models' tokenizer")
+    add("--batch-size", type=int, default=16, help="test prompts at once")
+    add("--batch-tokens", type=int, default=1 << 16, help="most test tokens at once")
+    add("--piece", type=int, default=4096, help="tokens read at once")
+    add("--jobs", type=int, default=1, help="models trained and tested side by side")
+    add("--threads", type=int, default=1, help="of each job")
+    add("--device", default="cpu", help="cpu, cuda or auto; default: cpu")
+    add("--table-only", action="store_true", help="train and test nothing, write the results of what is there")
+    add("--output", type=Path, help="the JSON; default: benchmarks/results/DATE_DEVICE_TASK.json")
+    options = parser.parse_args(words)
+    known = sorted(path.stem for path in (RECIPES / options.task).glob("*.toml"))
+    options.rows = options.rows.split(",") if options.rows else known
+    options.far_rows = options.far_rows.split(",") if options.far_rows else [r for r in known if r not in NOT_FAR]
+    for row in [*options.rows, *options.far_rows]:
+        if row not in known:
+            parser.error(f"row {row!r} is not a recipe of recipes/{options.task}; there are {', '.join(known)}")
+    try:
+        options.seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds {options.seeds!r} must be whole numbers with commas, such as 0,1,2")
+    options.names = options.names or NAMES[options.task]
+    options.lengths = LENGTHS[options.task] if options.lengths is None else options.lengths
+    options.off = options.lengths if options.off is None else options.off
+    options.off_samples = options.off_samples or options.samples
+    options.max_new_tokens = options.max_new_tokens or NEW_TOKENS[options.task]
+    if not options.table_only:
+        wanted = ["train_text", "test_text"] + (["facts"] if options.task == "babilong" else [])
+        for name in wanted:
+            value = getattr(options, name)
+            if value is None or not Path(value).exists():
+                shown = "is missing" if value is None else f"{value!r} does not exist"
+                parser.error(f"--{name.replace('_', '-')} {shown}; name a file or folder")
+    check_lengths(parser, options)
+    for name in ("train_text", "test_text", "facts", "tokenizer", "nouns", "adjectives"):
+        if getattr(options, name):  # the jobs run in the repository's root
+            setattr(options, name, str(Path(getattr(options, name)).absolute()))
+    options.work = options.work.absolute()
+    return options
+
+
+def check_lengths(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse now what a worker would refuse after hours of training."""
+    from titanslab.evaluation.cells import split_lengths, split_names
+    from titanslab.tasks.babilong import TASKS
+    from titanslab.tasks.niah import VARIANTS
+
+    try:
+        split_names(options.names, VARIANTS if options.task == "niah" else TASKS, "--names")
+        for lengths in (options.lengths, options.far, options.off):
+            if lengths:
+                split_lengths(lengths, KILO[options.task])
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -> list[str]:
+    """What a row's recipe is changed by, as `section.key=value`."""
+    made = [f"data.tokenizer={tokenizer}", f"training.seed={seed}"]
+    if options.task == "niah":
+        made.append(f"data.task_options.haystack={options.train_text}")
+        for name in ("nouns", "adjectives"):
+            if getattr(options, name):
+                made.append(f"data.task_options.{name}={getattr(options, name)}")
+    else:
+        made += [f"data.task_options.background={options.train_text}", f"data.task_options.facts={options.facts}"]
+    if options.device == "cpu":
+        made.append("training.cpu=true")
+    if options.steps or options.batch:
+        from titanslab.training.recipe import load_recipe
+
+        recipe = load_recipe(RECIPES / options.task / f"{row}.toml")
+        before = recipe.training.steps * recipe.training.batch_size
+        steps, batch = options.steps or recipe.training.steps, options.batch or recipe.training.batch_size
+        curriculum = round(recipe.data.task_options.get("curriculum_rows", 0) * steps * batch / before)
+        made += [f"training.steps={steps}", f"training.batch_size={batch}"]
+        made += [f"data.task_options.same_length_rows={batch}", f"data.task_options.curriculum_rows={curriculum}"]
+    for change in options.set:
+        name, colon, rest = change.partition("=")[0].partition(":")
+        if not colon:
+            made.append(change)
+        elif name == row:
+            made.append(rest + change[len(name) + 1 + len(rest) :])
+    return made
+
+
+def make_jobs(options: argparse.Namespace, tokenizer: Path) -> list[Job]:
+    """One job a row and seed, all rows of the first seed before the second."""
+    from titanslab.training.recipe import load_recipe
+
+    jobs = []
+    for seed in options.seeds:
+        for row in options.rows:
+            recipe = RECIPES / options.task / f"{row}.toml"
+            assignments = tuple(changes(options, row, seed, tokenizer))
+            load_recipe(recipe, assignments)  # a wrong --set shows before the first run
+            jobs.append(
+                Job(
+                    task=options.task,
+                    recipe=str(recipe),
+                    assignments=assignments,
+                    folder=str(options.work / f"{row}-seed{seed}"),
+                    samples_folder=str(options.work / "samples"),
+                    names=options.names,
+                    near=options.lengths,
+                    far=options.far if row in options.far_rows else "",
+                    off=options.off,
+                    samples=options.samples,
+                    far_samples=options.far_samples,
+                    off_samples=options.off_samples,
+                    text=options.test_text,
+                    facts=options.facts,
+                    nouns=options.nouns,
+                    adjectives=options.adjectives,
+                    max_new_tokens=options.max_new_tokens,
+                    batch_size=options.batch_size,
+                    batch_tokens=options.batch_tokens,
+                    piece=options.piece,
+                    seed=options.test_seed,
+                    device=options.device,
+                    tokenizer_for_length=options.tokenizer_for_length,
+                )
+            )
+    return jobs
+
+
+class Running:
+    """A job in a process of its own, its words going to log.txt in its folder."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self.name, self.begun = Path(job.folder).name, time.perf_counter()
+        self.log = Path(job.folder) / "log.txt"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        count = str(threads)
+        environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
+        if threads == 1:
+            environment["TOKENIZERS_PARALLELISM"] = "false"
+        words = [sys.executable, "-m", "benchmarks.long_context_row", job.to_json()]
+        with open(self.log, "a", encoding="utf-8") as file:
+            self.process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+    def last_words(self) -> str:
+        lines = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "starting"
+
+
+def run_jobs(jobs: list[Job], at_once: int, threads: int, every: float = 30.0) -> list[str]:
+    """Run all jobs, so many side by side; returns the names of those that failed."""
+    waiting, active, failed, seconds = list(jobs), list[Running](), list[str](), list[float]()
+    told = time.perf_counter()
+    try:
+        while waiting or active:
+            while waiting and len(active) < at_once:
+                active.append(Running(waiting.pop(0), threads))
+                say(f"{active[-1].name}: started, {len(waiting)} waiting; log: {active[-1].log}")
+            time.sleep(0.5)
+            for run in [run for run in active if run.process.poll() is not None]:
+                active.remove(run)
+                if run.process.returncode:
+                    failed.append(run.name)
+                    say(f"{run.name}: FAILED: {run.last_words()}")
+                else:
+                    seconds.append(time.perf_counter() - run.begun)
+                    left = sum(seconds) / len(seconds) * (len(waiting) + len(active)) / at_once
+                    say(f"{run.name}: done in {seconds[-1]:,.0f} s; the rest takes about {left / 60:,.0f} min")
+            if time.perf_counter() - told >= every:
+                told = time.perf_counter()
+                for run in active:
+                    say(f"{run.name}: {run.last_words()}")
+    finally:
+        for run in active:
+            with contextlib.suppress(ProcessLookupError):
+                run.process.send_signal(signal.SIGTERM)
+        for run in active:
+            run.process.wait()
+    return failed
+
+
+def write_results(options: argparse.Namespace) -> None:
+    """JSON, table and picture of all that the work folder holds."""
+    import torch
+
+    from benchmarks.long_context_table import collect, draw, markdown, write_markdown
+
+    results, missing = collect(options.work)
+    if not results:
+        raise SystemExit(f"no finished run in {options.work}; nothing to write")
+    torch.set_num_threads(max(1, min(options.jobs * options.threads, os.cpu_count() or 1)))
+    device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    settings = {name: value for name, value in vars(options).items() if name != "table_only"}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    report = Report(options.task, options.test_seed, device, settings, path=options.output)
+    for name, reason in missing:
+        report.missing(name, reason)
+    report.content["results"] = results
+    path = report.finish()
+    text = markdown(options.task, results)
+    write_markdown(path.with_suffix(".md"), f"`{command()}`\n\n{text}")
+    draw(path, options.task, results, f"{options.task}, commit {str(report.content['commit'])[:9]}")
+    print(text)
+
+
+def main(words: list[str] | None = None) -> int:
+    from titanslab.cli.quiet import quiet_libraries
+
+    options = read_arguments(words)
+    quiet_libraries()
+    failed: list[str] = []
+    if not options.table_only:
+        from benchmarks.long_context_tokenizer import make_tokenizer
+
+        options.work.mkdir(parents=True, exist_ok=True)
+        tokenizer = Path(options.tokenizer) if options.tokenizer else options.work / "tokenizer"
+        if not options.tokenizer:
+            make_tokenizer(options.train_text, options.facts, tokenizer)
+        try:
+            jobs = make_jobs(options, tokenizer)
+            failed = run_jobs(jobs, options.jobs, options.threads)
+        except ValueError as error:
+            say(f"error: {error}")
+            return 2
+        except KeyboardInterrupt:
+            say("interrupted; the same command goes on from here")
+            return 130
+    write_results(options)
+    if failed:
+        say(f"failed: {', '.join(failed)}; see log.txt in their folders of {options.work}, the same command goes on")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

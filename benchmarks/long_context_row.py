@@ -1,0 +1,165 @@
+"""One model of the long-context table, trained and evaluated; started by `benchmarks.long_context`.
+
+    python -m benchmarks.long_context_row JOB
+
+JOB is the JSON of a `Job`. What is done is not done again, an interrupted run or evaluation goes on.
+"""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RUN, EVALUATION, OFF = "run", "evaluation", "evaluation-off"
+KILO = {"niah": 1024, "babilong": 1000}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to train and what to ask it.
+
+    Args:
+        task: `niah` or `babilong`.
+        recipe: path of the recipe.
+        assignments: `section.key=value` changes to it.
+        folder: of this row and seed; it will hold `run`, `evaluation` and `evaluation-off`.
+        samples_folder: test samples shared by all rows.
+        names: variants or tasks, with commas.
+        near, far, off: lengths such as `2k,4k`, empty = none; `off` is asked with frozen memories too.
+        samples, far_samples, off_samples: per task and length.
+        text: haystack or background of the test.
+        facts: bAbI's folder.
+        nouns, adjectives: word lists of S-NIAH's keys.
+        max_new_tokens, batch_size, batch_tokens, piece: of the evaluation.
+        seed: of the test samples.
+        tokenizer_for_length: what counts lengths; None = the model's own.
+    """
+
+    task: str
+    recipe: str
+    assignments: tuple[str, ...]
+    folder: str
+    samples_folder: str
+    names: str
+    near: str
+    far: str
+    off: str
+    samples: int
+    far_samples: int
+    off_samples: int
+    text: str
+    facts: str | None
+    nouns: str | None
+    adjectives: str | None
+    max_new_tokens: int
+    batch_size: int
+    batch_tokens: int
+    piece: int
+    seed: int
+    device: str
+    tokenizer_for_length: str | None
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+
+def work(job: Job) -> None:
+    """Train where no finished run is there, then answer what is not answered yet."""
+    from titanslab.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from titanslab.training.recipe import load_recipe
+    from titanslab.training.run import RECIPE, train
+
+    run = Path(job.folder) / RUN
+    recipe = load_recipe(job.recipe, job.assignments)
+    say("training")
+    train(recipe, run, resume=(run / RECIPE).exists())
+    variant = recipe.model.variant or "attention"
+    rounds = [(EVALUATION, job.near, job.samples, True), (EVALUATION, job.far, job.far_samples, True)]
+    if variant != "attention":
+        rounds.append((OFF, job.off, job.off_samples, False))
+    for name, lengths, samples, learn in rounds:
+        if lengths:
+            say(f"{name} at {lengths}")
+            evaluate(job, run, Path(job.folder) / name, lengths, samples, learn)
+
+
+def evaluate(job: Job, run: Path, output: Path, lengths: str, samples: int, learn: bool) -> None:
+    """Answer samples of every task and length with the model of `run`, as `titans evaluate` does."""
+    from titanslab.cli.devices import pick_device
+    from titanslab.evaluation.decode import GreedyAnswerer
+    from titanslab.evaluation.run_task import run_cells
+    from titanslab.evaluation.sample_cache import file_identity, fingerprint
+    from titanslab.evaluation.task_progress import TaskProgress
+    from titanslab.tasks.tokens import TokenCounter, load_counter
+    from titanslab.training.loading import load_model, load_model_tokenizer
+
+    tokenizer: Any = load_model_tokenizer(run)
+    if job.tokenizer_for_length is None:
+        # The same tokenizer in the folder of another run makes the same samples.
+        counter, name = TokenCounter(tokenizer), f"model {fingerprint({'vocabulary': tokenizer.get_vocab()})}"
+    else:
+        counter, name = load_counter(job.tokenizer_for_length), job.tokenizer_for_length
+    network: Any = load_model(run).to(pick_device(job.device))
+    answer = GreedyAnswerer(
+        network,
+        max_new_tokens=job.max_new_tokens,
+        piece=job.piece,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_ids=[tokenizer.eos_token_id],
+        learn=learn,
+    )
+    settings = {
+        "task": job.task,
+        "weights": fingerprint({"files": [file_identity(f) for f in sorted(run.glob("*.safetensors"))]}),
+        "seed": job.seed,
+        "max_new_tokens": job.max_new_tokens,
+        "tokenizer_for_length": name,
+        "text": file_identity(job.text),
+        "facts": file_identity(job.facts),
+        "words": [file_identity(job.adjectives), file_identity(job.nouns)],
+        "learn": learn,
+    }
+    with TaskProgress() as progress:
+        run_cells(
+            _cells(job, lengths, counter, name),
+            answer,
+            tokenizer,
+            output,
+            num_samples=samples,
+            settings=settings,
+            batch_size=job.batch_size,
+            batch_tokens=job.batch_tokens,
+            sample_folder=Path(job.samples_folder),
+            progress=progress,
+        )
+
+
+def _cells(job: Job, lengths: str, counter: Any, name: str) -> list[Any]:
+    from titanslab.evaluation.cells import babilong_cells, niah_cells
+
+    if job.task == "niah":
+        return niah_cells(
+            job.names,
+            lengths,
+            counter,
+            name,
+            haystack=None if job.names == "single_1" else job.text,
+            adjectives=job.adjectives,
+            nouns=job.nouns,
+            seed=job.seed,
+        )
+    assert job.facts is not None, "long_context has checked it"
+    return babilong_cells(job.names, lengths, counter, name, facts=job.facts, background=job.text, seed=job.seed)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    content = json.loads(sys.argv[1])
+    work(Job(**{**content, "assignments": tuple(content["assignments"])}))
