@@ -1,0 +1,149 @@
+"""benchmarks/long_context: the changes to recipes, jobs side by side, and one small table from end to end."""
+
+import json
+import random
+import re
+
+import pytest
+from benchmarks.long_context import changes, main, make_jobs, read_arguments, run_jobs
+from benchmarks.long_context_row import Job
+from benchmarks.long_context_table import figures, markdown
+from benchmarks.long_context_tokenizer import make_tokenizer
+
+from benchmarks import long_context
+
+LINE = "the river ran under an old bridge where nobody had crossed since winter came to town"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text("".join(" ".join(rng.choices(LINE.split(), k=9)).capitalize() + ". " for _ in range(2000)))
+    return path
+
+
+def arguments(text, work, *more):
+    return ["niah", "--train-text", str(text), "--test-text", str(text), "--work", str(work), *more]
+
+
+def test_tokenizer_keeps_digits_single_and_knows_the_phrases(text, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = make_tokenizer(str(text), None, tmp_path / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 2)
+    assert len(tokenizer) <= 2048
+    assert len(tokenizer.encode(" 1234567")) == 8
+    line = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+    assert len(tokenizer.encode(line)) < 30
+    strange = "Zo\u00eb's \u2603 caf\u00e9\n"
+    assert tokenizer.decode(tokenizer.encode(strange)) == strange
+    before = (folder / "tokenizer.json").stat().st_mtime_ns
+    make_tokenizer(str(text), None, folder)
+    assert (folder / "tokenizer.json").stat().st_mtime_ns == before
+
+
+def test_changes_to_recipes(text, tmp_path):
+    words = ["--steps", "500", "--batch", "8", "--set", "training.warmup_steps=5", "--set", "mac:model.chunk_size=32"]
+    options = read_arguments(arguments(text, tmp_path, *words))
+    made = changes(options, "mac", 3, tmp_path / "tokenizer")
+    assert {"training.seed=3", "training.steps=500", "training.batch_size=8", "training.cpu=true"} <= set(made)
+    assert {"data.task_options.same_length_rows=8", "data.task_options.curriculum_rows=2400"} <= set(made)
+    assert made[-2:] == ["training.warmup_steps=5", "model.chunk_size=32"]
+    assert changes(options, "lmm", 3, tmp_path)[-1] == "training.warmup_steps=5"
+
+
+def test_jobs_of_a_seed_come_together_and_attention_is_not_asked_far_away(text, tmp_path):
+    words = ["--seeds", "0,1", "--rows", "mac,attention", "--far", "1M"]
+    jobs = make_jobs(read_arguments(arguments(text, tmp_path, *words)), tmp_path / "tokenizer")
+    names = [job.folder.rpartition("/")[2] for job in jobs]
+    assert names == ["mac-seed0", "attention-seed0", "mac-seed1", "attention-seed1"]
+    assert [job.far for job in jobs] == ["1M", "", "1M", ""]
+    assert Job(**json.loads(jobs[0].to_json())).assignments == list(jobs[0].assignments)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rows", "mach"], "row 'mach' is not a recipe of recipes/niah"),
+        (["--seeds", "a"], "--seeds 'a' must be whole numbers"),
+        (["--lengths", "2x"], "2x"),
+        (["--names", "single_4"], "single_4"),
+        (["--test-text", "/nowhere"], "--test-text '/nowhere' does not exist"),
+    ],
+)
+def test_what_is_wrong_shows_before_anything_runs(words, message, text, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(text, tmp_path / "work", *words))
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_row_that_fails_does_not_stop_the_others(text, tmp_path, capsys):
+    words = ["--rows", "lmm,window", "--steps", "1", "--lengths", "512", "--samples", "1", "--off", ""]
+    options = read_arguments(arguments(text, tmp_path / "work", *words, *SMALL, "--max-new-tokens", "2"))
+    jobs = make_jobs(options, make_tokenizer(str(text), None, tmp_path / "tokenizer"))
+    taken = tmp_path / "work" / "lmm-seed0" / "run"
+    taken.mkdir(parents=True)
+    (taken / "foreign.txt").write_text("")
+    assert run_jobs(jobs, at_once=2, threads=1) == ["lmm-seed0"]
+    assert re.search(r"lmm-seed0: FAILED: .*already holds files", capsys.readouterr().err)
+    assert (tmp_path / "work" / "window-seed0" / "evaluation" / "results.jsonl").exists()
+
+
+SMALL = []
+for change in (
+    "model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=1", "data.sequence_length=256",
+    "training.save_every=1", "training.log_every=1", "data.task_options.min_length=256",
+):  # fmt: skip
+    SMALL += ["--set", change]
+
+
+def test_table_from_end_to_end_and_again(text, tmp_path, capsys, monkeypatch):
+    words = ["--rows", "lmm", "--steps", "2", "--batch", "2", "--lengths", "512", "--samples", "2", "--far", "640"]
+    words += ["--far-samples", "1", "--max-new-tokens", "2", "--output", str(tmp_path / "out.json"), *SMALL]
+    assert main(arguments(text, tmp_path / "work", *words)) == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    (result,) = report["results"]
+    assert (result["row"], result["seed"], report["complete"]) == ("lmm", 0, True)
+    assert result["training"]["steps"] == 2
+    assert result["training"]["tokens"] == 2 * 2 * 256
+    config = json.loads((tmp_path / "work" / "lmm-seed0" / "run" / "config.json").read_text())
+    assert result["parameters"] > 16 * config["vocab_size"]
+    cells = {(c["task"], c["length"]): c["samples"] for c in result["cells"]}
+    tasks = [f"niah_single_{n}" for n in (1, 2, 3)]
+    assert cells == {(t, 512): 2 for t in tasks} | {(t, 640): 1 for t in tasks}
+    assert {(c["task"], c["length"]) for c in result["cells_memory_off"]} == {(t, 512) for t in tasks}
+    table = (tmp_path / "out.md").read_text()
+    assert "| lmm, memory off | 0.0 |  |" in table
+    assert (tmp_path / "out.png").stat().st_size > 1000
+    capsys.readouterr()
+
+    # What is finished stays as it is; more samples are added to it.
+    answers = tmp_path / "work" / "lmm-seed0" / "evaluation" / "results.jsonl"
+    before = answers.read_text()
+    monkeypatch.setattr(long_context.time, "sleep", lambda seconds: None)
+    words[words.index("--samples") + 1] = "3"
+    assert main(arguments(text, tmp_path / "work", *words)) == 0
+    assert answers.read_text().startswith(before)
+    assert len(answers.read_text().splitlines()) == len(before.splitlines()) + 3
+    assert "nothing to resume" in (tmp_path / "work" / "lmm-seed0" / "log.txt").read_text()
+
+
+def test_means_and_ranges_over_seeds():
+    def result(row, seed, share):
+        cells = [
+            {"task": f"babilong_qa{n}", "length": 4000, "samples": 10, "scores": {"official": share + n / 100}}
+            for n in range(1, 6)
+        ]
+        facts = {"final_loss": 0.5, "tokens": 100 + seed, "seconds": 7.0}
+        return {"row": row, "seed": seed, "parameters": 5, "training": facts, "cells": cells, "cells_memory_off": []}
+
+    results = [result("mac", 0, 0.5), result("mac", 1, 0.7)]
+    found = figures(results)
+    assert found["average qa1-qa5"]["mac"][4000] == [(pytest.approx(0.53), 50), (pytest.approx(0.73), 50)]
+    text = markdown("babilong", results)
+    assert "| model | 4k |\n|---|---|\n| mac | 63.0 (53-73) |" in text
+    assert "| mac | 0, 1 | 5 | 100 to 101 | 0.500, 0.500 | 7, 7 |" in text
