@@ -32,7 +32,7 @@ def test_results_say_what_was_trained_and_measured(folder: Path) -> None:
     titans, window = results["titans"], results["window"]
     assert results["seed"] == 3
     assert titans["bytes_read"] == window["bytes_read"] > 0
-    assert 4 < titans["bits_per_byte"] < 10
+    assert 4 < titans["bits_per_byte"] < 12
     assert set(titans["recall"]) == set(window["recall"]) == {"16", "96"}
     assert results["chance"] == 0.01
     assert results["versions"]["torch"] == torch.__version__

@@ -66,6 +66,7 @@ class TitansConfig(PreTrainedConfig):
         num_persistent_tokens: learned vectors of each block, 0 = none.
         gate_type: how "mag" and "mac" join attention and memory, see `titanslab.layers.MemoryGate`.
         memory_backend: "auto", or a backend of `titanslab.memory.neural_memory` by name.
+        initializer_range: standard deviation of linear layers at the start; embeddings take `hidden_size ** -0.5`.
         rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`; other types raise.
         fused_loss: in training with labels, compute the loss in chunks of tokens and return no logits.
     """

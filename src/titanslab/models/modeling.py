@@ -79,11 +79,13 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.initializer_range
         if isinstance(module, NeuralMemory):
             self._init_memory(module)
-        elif isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, nn.Embedding):
+            # OURS: tokens as large as what the first blocks add to them, in narrow models too (docs/log.md)
+            init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, Mixer) and module.persistent is not None:
