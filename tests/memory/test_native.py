@@ -3,12 +3,17 @@
 import subprocess
 import sys
 
+import pytest
 import torch
-from memory_cases import Case, make
+import torch.nn.functional as F
+from memory_cases import Case, distance, make
 
 import titanslab.memory.chunked as chunked_module
-from titanslab.memory import chunk_loop, native
-from titanslab.memory.native import build
+from titanslab.memory import chunk_loop, module, native
+from titanslab.memory.conv import short_conv
+from titanslab.memory.features import conv_features, fits, gated_norm
+from titanslab.memory.native import build, features
+from tolerances import EXACT
 
 
 def test_this_machine_compiles_it() -> None:
@@ -47,6 +52,9 @@ def test_structures_agree_in_size() -> None:
 
     handle = build.load(torch.float32).handle
     assert handle.titans_arguments_size() == ctypes.sizeof(native.Arguments)
+    handle = build.load(torch.float32, "features").handle
+    assert handle.titans_arguments_size() == ctypes.sizeof(features.FeatureArguments)
+    assert handle.titans_gate_arguments_size() == ctypes.sizeof(features.GateArguments)
 
 
 def test_denormals_stay_the_callers_business() -> None:
@@ -67,3 +75,57 @@ def test_threads_do_not_change_the_result() -> None:
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("names", ["qkv", "q", "kv"])
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+@pytest.mark.parametrize("with_tail", [False, True])
+def test_features_are_convolution_silu_and_norm(names: str, tokens: int, with_tail: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()  # noqa: E731
+    heads, width, unit = 3, 15, len(names.replace("v", ""))
+    x, weight = [draw(2, tokens, width) for _ in names], [draw(4, width) for _ in names]
+    tail = [draw(2, 3, width) for _ in names] if with_tail else []
+    assert fits(*x, *weight)
+    got = conv_features(x, weight, tail, heads, unit)
+    want = []
+    for i in range(len(names)):
+        y = F.silu(short_conv(x[i], weight[i], tail[i] if tail else None)[0]).unflatten(-1, (heads, -1))
+        want.append((F.normalize(y, dim=-1) if i < unit else y).flatten(-2))
+    factors = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in want]
+    grads = [
+        torch.autograd.grad(sum((y * f).sum() for y, f in zip(ys, factors, strict=True)), [*x, *weight, *tail])
+        for ys in (got, want)
+    ]
+    for a, b in zip((*got, *grads[0]), (*want, *grads[1]), strict=True):
+        assert distance(a, b) < EXACT
+
+
+def test_gated_norm_is_norm_times_gate() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()  # noqa: E731
+    y, weight, gate, factor = draw(2, 5, 3, 7), draw(3, 7), draw(2, 5, 21), draw(2, 5, 21)
+    results = [gated_norm(y, weight, gate, 1e-5), (F.rms_norm(y, (7,), eps=1e-5) * weight).flatten(-2) * gate]
+    grads = [torch.autograd.grad((r * factor).sum(), (y, weight, gate)) for r in results]
+    for a, b in zip((results[0], *grads[0]), (results[1], *grads[1]), strict=True):
+        assert distance(a, b) < EXACT
+
+
+def test_layer_is_the_same_with_and_without_recomputation_and_kernel(monkeypatch) -> None:
+    torch.manual_seed(0)
+    layer = module.NeuralMemory(24, 3, chunk_size=8, head_dim=9).double()
+    x = torch.randn(2, 40, 24, dtype=torch.float64)
+    state = layer(x)[1].detach()
+
+    def run() -> list[torch.Tensor]:
+        y, end = layer(x, state)
+        tensors = [y, *end.conv.values(), *end.memory.weights]
+        return [*tensors, *torch.autograd.grad(sum(t.square().sum() for t in tensors), list(layer.parameters()))]
+
+    want = run()
+    monkeypatch.setattr(module, "RECOMPUTE_TOKENS", 1)
+    recomputed = run()
+    monkeypatch.setattr(module, "fits", lambda *_: False)
+    for results in (recomputed, run()):
+        for a, b in zip(results, want, strict=True):
+            assert distance(a, b) < EXACT

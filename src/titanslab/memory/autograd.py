@@ -10,7 +10,10 @@ def _save(ctx, inputs, output):
     q, k, v, gates, _, anchor, initial, norm, offset, mask, reset, *static = inputs
     ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), static
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, gates, offset, mask, reset, *anchor, *initial, *norm, *output[5])
+    # only rows that reset look at it again
+    ctx.shapes = [(i.shape, i.dtype) for i in initial] if reset is None else None
+    held = [] if reset is None else initial
+    ctx.save_for_backward(q, k, v, gates, offset, mask, reset, *anchor, *held, *norm, *output[5])
 
 
 def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., list[Tensor]]) -> None:
@@ -19,8 +22,12 @@ def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., lis
     def differentiate(ctx, dy, d_loss, d_offset, d_end, d_running, d_kept):
         q, k, v, gates, offset, mask, reset, *rest = ctx.saved_tensors
         anchors, depth, norms = ctx.counts
-        anchor, initial = rest[:anchors], rest[anchors : anchors + depth]
-        norm, kept = rest[anchors + depth : anchors + depth + norms], rest[anchors + depth + norms :]
+        anchor, rest = rest[:anchors], rest[anchors:]
+        if ctx.shapes is None:
+            initial, rest = rest[:depth], rest[depth:]
+        else:
+            initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
+        norm, kept = rest[:norms], rest[norms:]
         dy = torch.zeros_like(q) if dy is None else dy
         d_end = [torch.zeros_like(i) if d is None else d for d, i in zip(d_end, initial, strict=True)]
         d_running = [

@@ -228,6 +228,11 @@ class _Loop:
         )
 
 
+def block_size(chunk_size: int) -> int:
+    """Tokens that the loop takes at once: a chunk."""
+    return chunk_size
+
+
 def forward(
     q: Tensor,
     k: Tensor,

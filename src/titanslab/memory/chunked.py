@@ -43,15 +43,15 @@ def _plan(
     offset: Tensor | None,
     mask: Tensor | None,
     reset: Tensor | None,
-    chunk_size: int,
+    block: int,
 ) -> tuple[Schedule | None, int]:
-    """Layout of the tokens (None where every chunk is full) and chunks per group."""
+    """Layout of the tokens in blocks (None where every block is full) and blocks per group."""
     schedule = None
-    if not is_aligned(q.shape[1], chunk_size, offset, mask, reset):
+    if not is_aligned(q.shape[1], block, offset, mask, reset):
         start = torch.zeros(q.shape[0], dtype=torch.int64, device=q.device) if offset is None else offset
-        schedule = make_schedule(q.shape[1], chunk_size, start, mask, reset)
-    chunks = q.shape[1] // chunk_size if schedule is None else schedule.chunks
-    return schedule, group_size(chunks, chunk_size, sum(s.numel() * s.element_size() for s in state))
+        schedule = make_schedule(q.shape[1], block, start, mask, reset)
+    blocks = q.shape[1] // block if schedule is None else schedule.chunks
+    return schedule, group_size(blocks, block, sum(s.numel() * s.element_size() for s in state))
 
 
 @torch.library.custom_op("titanslab::chunked_memory", mutates_args=())
@@ -82,8 +82,8 @@ def chunked_memory(
     Returns:
         y, inner loss `[B,T,H]`, offset `[B]`, end state, end anchor (nothing where aligned), kept states.
     """
-    schedule, group = _plan(q, state, offset, mask, reset, chunk_size)
     loop, _ = implementation(q.device, q.dtype, len(state))
+    schedule, group = _plan(q, state, offset, mask, reset, loop.block_size(chunk_size))
     with torch.autocast(q.device.type, enabled=False):
         y, loss, end, running, kept, offset = loop.forward(
             q, k, v, gates, state, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip
@@ -95,11 +95,12 @@ def chunked_memory(
 def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, residual, grad_clip):
     loss = q.new_empty(q.shape[:3])
     end_offset = q.new_empty(q.shape[0], dtype=torch.int64)
-    aligned = mask is None and reset is None and offset is None and q.shape[1] % chunk_size == 0
+    block = implementation(q.device, q.dtype, len(state))[0].block_size(chunk_size)
+    aligned = mask is None and reset is None and offset is None and q.shape[1] % block == 0
     if aligned:
-        chunks = q.shape[1] // chunk_size
-        size = group_size(chunks, chunk_size, sum(s.numel() * s.element_size() for s in state))
-        groups = -(-chunks // size)
+        blocks = q.shape[1] // block
+        size = group_size(blocks, block, sum(s.numel() * s.element_size() for s in state))
+        groups = -(-blocks // size)
     else:
         groups = torch.library.get_ctx().new_dynamic_size()
     running = [] if aligned else [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
@@ -128,8 +129,8 @@ def chunked_memory_backward(
     grad_clip: float | None,
 ) -> list[Tensor]:
     """Gradients of q, k, v, gates, then of each state, anchor, initial and norm tensor."""
-    schedule, group = _plan(q, initial, offset, mask, reset, chunk_size)
     loop, _ = implementation(q.device, q.dtype, len(initial))
+    schedule, group = _plan(q, initial, offset, mask, reset, loop.block_size(chunk_size))
     arguments = (
         q,
         k,

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titanslab.memory.conv import ShortConv, short_conv
+from titanslab.memory.features import conv_features, fits, gated_norm
 from titanslab.memory.frozen import check_writes, read_frozen
 from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
 from titanslab.memory.norms import rms_norm, unit_norm
@@ -24,6 +26,8 @@ LAYER_GAIN = 4.0
 THETA_BIAS = 2.0  # a write starts near the stability limit
 # OURS: a bound on one token's write; at the start it hardly ever binds
 GRAD_CLIP = 1.0
+# calls of so many tokens compute projections and gates again in backward, a third of what they would hold
+RECOMPUTE_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -261,32 +265,59 @@ class NeuralMemory(nn.Module):
         reset: Tensor | None,
         tail_names: tuple[str, ...] | None = None,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """q, k or v (`names`) `[B,T,H,D]` of `x`, and the convolutions' new tails; side by side, to call less."""
-        tail_names = tail_names or tuple(names)
-        inner = self.num_heads * self.head_dim
-        y = torch.cat([getattr(self, f"{n}_proj")(x) for n in names], -1)
-        if self.conv_size > 1:
+        """q, k or v (`names`) `[B,T,H,D]` of `x`, and the convolutions' new tails."""
+        source = state or initial
+        tails = [] if source is None else [source.conv[n] for n in tail_names or names]
+        fresh = None if reset is None or initial is None else [initial.conv[n] for n in tail_names or names]
 
-            def tail_of(source: NeuralMemoryState | None) -> Tensor | None:
-                return None if source is None else torch.cat([source.conv[n] for n in tail_names], -1)
+        def compute(x: Tensor, *tails: Tensor) -> tuple[Tensor, ...]:
+            return self._convolve(names, x, tails, lengths, reset, fresh)
 
-            tail = tail_of(state or initial)
-            weight = torch.cat([getattr(self, f"{n}_conv1d").weight for n in names], -1)
-            tail = None if tail is None else tail.expand(x.shape[0], -1, -1)
-            fresh = None if reset is None else tail_of(initial)
-            y, tail = short_conv(y, weight, tail, lengths, reset, fresh)
+        y = _light(compute, x, *tails)
+        return y[: len(names)], y[len(names) :]
+
+    def _convolve(
+        self,
+        names: str,
+        x: Tensor,
+        tails: tuple[Tensor, ...],
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        fresh: list[Tensor] | None,
+    ) -> tuple[Tensor, ...]:
+        """Projection, short convolution, SiLU and, for q and k, unit norm; then the new tails."""
+        y = [getattr(self, f"{n}_proj")(x) for n in names]
+        weights = [getattr(self, f"{n}_conv1d").weight for n in names] if self.conv_size > 1 else []
+        tails = tuple(t.to(y[0].dtype).expand(x.shape[0], -1, -1) for t in tails)
+        unit = len(names.replace("v", ""))  # q and k have unit norm, v comes last
+        if weights and lengths is None and reset is None and fits(*y, *weights):
+            parts = conv_features(y, weights, list(tails), self.num_heads, unit)
+            back = self.conv_size - 1
+            before = tails or (y[0].new_zeros(x.shape[0], back, y[0].shape[2]),) * len(y)
+            ends = [torch.cat([t, p[:, -back:]], 1)[:, -back:] for t, p in zip(before, y, strict=True)]
+            return *(p.unflatten(-1, (self.num_heads, self.head_dim)) for p in parts), *ends
+        side_by_side = torch.cat(y, -1)
+        if weights:
+            tail = torch.cat(tails, -1) if tails else None
+            start = None if fresh is None else torch.cat(fresh, -1)
+            convolved, tail = short_conv(side_by_side, torch.cat(weights, -1), tail, lengths, reset, start)
         else:
-            tail = y[:, :0]
-        y = F.silu(y).unflatten(-1, (len(names) * self.num_heads, self.head_dim))
-        unit = len(names.replace("v", "")) * self.num_heads  # q and k have unit norm, v comes last
-        y, values = unit_norm(y[:, :, :unit]), y[:, :, unit:]
-        parts = (*y.split(self.num_heads, 2), *(values.split(self.num_heads, 2) if "v" in names else ()))
-        return parts, tail.split(inner, -1)
+            convolved, tail = side_by_side, side_by_side[:, :0]
+        z = F.silu(convolved).unflatten(-1, (len(names) * self.num_heads, self.head_dim))
+        units, values = unit_norm(z[:, :, : unit * self.num_heads]), z[:, :, unit * self.num_heads :]
+        parts = [*units.split(self.num_heads, 2), *(values.split(self.num_heads, 2) if "v" in names else ())]
+        return *parts, *tail.split(self.num_heads * self.head_dim, -1)
 
     def _output(self, y: Tensor, x: Tensor) -> Tensor:
         """Norm per head, linear gate, projection."""
-        y = rms_norm(y, self.o_norm, 1e-5)
-        return self.o_proj((y.flatten(-2) * self.g_proj(x)).to(x.dtype))
+
+        def compute(y: Tensor, x: Tensor) -> Tensor:
+            gate = self.g_proj(x)
+            if fits(y, self.o_norm, gate):
+                return self.o_proj(gated_norm(y, self.o_norm, gate, 1e-5))
+            return self.o_proj((rms_norm(y, self.o_norm, 1e-5).flatten(-2) * gate).to(x.dtype))
+
+        return _light(compute, y, x)
 
     def initial_state(self, batch_size: int = 1, persistent: Tensor | None = None) -> NeuralMemoryState:
         """Where every document starts: M_0, or what is left after reading `persistent [N_p, hidden_size]`."""
@@ -423,6 +454,15 @@ class NeuralMemory(nn.Module):
                 t = _take(t, slot)
                 stats[name] = t.masked_fill(~mask.view(*mask.shape, *[1] * (t.dim() - 2)), 0)
         return y, new_state, stats
+
+
+def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
+    """`compute(x, *rest)`; for many tokens, what it would hold for backward is computed again there instead."""
+    if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling():
+        return compute(x, *rest)
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(compute, x, *rest, use_reentrant=False, preserve_rng_state=False)
 
 
 def _compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ from titanslab.memory.native.build import Library, load
 from titanslab.memory.schedule import Schedule
 
 MAX_LAYERS = 8
+ONLINE_BLOCK = 16  # tokens of the online rule (chunk 1) that the kernel takes at once
 _LAYERS = ctypes.c_void_p * MAX_LAYERS
 _INTS = [
     "batch",
@@ -26,6 +27,7 @@ _INTS = [
     "gate_layers",
     "group",
     "residual",
+    "online",
     "threads",
 ]
 _POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset"]
@@ -61,6 +63,11 @@ def available(device: torch.device, dtype: torch.dtype, depth: int) -> tuple[boo
     return library.handle is not None, library.reason
 
 
+def block_size(chunk_size: int) -> int:
+    """Tokens that the loop takes at once: a chunk, or many chunks of one token."""
+    return ONLINE_BLOCK if chunk_size == 1 else chunk_size
+
+
 class _Call:
     """Fills `Arguments` and keeps the tensors alive while the kernel runs."""
 
@@ -92,7 +99,7 @@ class _Call:
                 self.alive.append(value)
                 setattr(self.arguments, name, value.data_ptr())
 
-    def schedule(self, schedule: Schedule | None, chunk_size: int, offset: Tensor, last: Tensor) -> None:
+    def schedule(self, schedule: Schedule | None, offset: Tensor, last: Tensor) -> None:
         self.give(offset=offset, last=last)
         if schedule is None:
             return
@@ -121,8 +128,10 @@ def _prepare(
     grad_clip: float | None,
 ) -> tuple[_Call, Tensor]:
     hidden = initial[0].shape[2] if len(initial) > 1 else 0
-    chunks = q.shape[1] // chunk_size if schedule is None else schedule.chunks
-    call = _Call(q, len(initial), hidden, chunk_size, chunks, group)
+    block = block_size(chunk_size)
+    chunks = q.shape[1] // block if schedule is None else schedule.chunks
+    call = _Call(q, len(initial), hidden, block, chunks, group)
+    call.arguments.online = int(block != chunk_size)
     call.arguments.gate_layers, call.arguments.residual = gates.shape[1], int(residual)
     call.arguments.grad_clip = grad_clip or 0.0
     call.give(q=q, k=k, v=v, gates=gates, initial=initial, anchor=anchor)
@@ -130,10 +139,11 @@ def _prepare(
         call.give(scale=norm[0], shift=norm[1])
     if schedule is None:
         offset = torch.zeros(q.shape[0], dtype=torch.int64)
-        call.schedule(None, chunk_size, offset, offset + (chunks - 1))
+        call.schedule(None, offset, offset + (chunks - 1))
     else:
-        offset = schedule.offset
-        call.schedule(schedule, chunk_size, offset, schedule.last)
+        # each chunk of one token ends with it
+        offset = torch.zeros_like(schedule.offset) if block != chunk_size else schedule.offset
+        call.schedule(schedule, offset, schedule.last)
     return call, offset
 
 

@@ -14,7 +14,11 @@ from typing import NamedTuple
 import torch
 
 # of each kernel: what is compiled, and what that includes
-SOURCES = {"chunked": ("chunked.cpp", "matmul.hpp", "gelu.hpp"), "step": ("step.cpp", "gelu.hpp")}
+SOURCES = {
+    "chunked": ("chunked.cpp", "flush.hpp", "gelu.hpp", "matmul.hpp", "online.hpp"),
+    "features": ("features.cpp", "flush.hpp", "gelu.hpp"),
+    "step": ("step.cpp", "gelu.hpp"),
+}
 FLAGS = (
     "-std=c++17",
     "-O3",

@@ -3,24 +3,19 @@
 // Activations are [width, tokens] ("T" in a name), tokens in the vector lanes, padded with zeros to whole vectors.
 #include <algorithm>
 #include <cstdlib>
+#include <type_traits>
 #include <vector>
 
+#include "flush.hpp"
 #include "gelu.hpp"
 #include "matmul.hpp"
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 constexpr int MAX_LAYERS = 8;
 constexpr double NORM_EPS = 1e-5;
 
 // Mirrors `Arguments` in __init__.py. Tensors are contiguous; null where absent.
 struct Arguments {
-  int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, threads;
+  int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, online, threads;
   double grad_clip;  // 0: off
   void *q, *k, *v, *gates, *scale, *shift;
   int64_t* index;               // [B, chunks * C], -1: empty slot
@@ -32,15 +27,6 @@ struct Arguments {
   // backward
   void *dy, *d_end[MAX_LAYERS], *d_running[MAX_LAYERS];
   void *dq, *dk, *dv, *d_gates, *d_state[MAX_LAYERS], *d_anchor[MAX_LAYERS], *d_initial[MAX_LAYERS], *d_norm;
-};
-
-// Denormals slow products down several times: flushed while we compute, in our threads only.
-struct FlushDenormals {
-#if defined(__x86_64__)
-  unsigned saved = _mm_getcsr();
-  FlushDenormals() { _mm_setcsr(saved | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(saved); }
-#endif
 };
 
 // A thread's workspace, kept between calls: fresh pages cost more than a small call's arithmetic.
@@ -155,10 +141,18 @@ struct Decay {
   T b, f, e;
 };
 
+// Of one block of chunks of one token, rows of tokens (online.hpp).
+template <typename T>
+struct Online {
+  T *a[MAX_LAYERS], *z[MAX_LAYERS], *slope[MAX_LAYERS], *back[MAX_LAYERS], *d[MAX_LAYERS];
+  T *v, *unit, *rstd, *error, *raw;
+};
+
 template <typename T>
 struct Activations {  // of one chunk's keys
   T *a[MAX_LAYERS], *z[MAX_LAYERS], *slope[MAX_LAYERS], *back[MAX_LAYERS], *d[MAX_LAYERS];
   T *v, *unit, *rstd, *error, *raw;
+  Online<T> online;
 };
 
 template <typename T>
@@ -166,12 +160,15 @@ struct State {
   T *m[MAX_LAYERS], *s[MAX_LAYERS];
 };
 
+template <int N>
+using Size = std::integral_constant<int, N>;
+
 template <typename T>
 struct Row {
   const Arguments& A;
   typedef typename Lanes<T>::V V;
   static constexpr long VL = Lanes<T>::VL;
-  long D, L, C, LC, N, in[MAX_LAYERS], out[MAX_LAYERS], ld[MAX_LAYERS], wide, group, gates;
+  long D, L, C, LC, N, in[MAX_LAYERS], out[MAX_LAYERS], ld[MAX_LAYERS], width[MAX_LAYERS], wide, group, gates;
   long b = 0, h = 0, r = 0;
   State<T> now, anchor, grad, grad_anchor;
   std::vector<State<T>> states;
@@ -182,6 +179,8 @@ struct Row {
   T *dmix[MAX_LAYERS], *dstart[MAX_LAYERS], *dlag[MAX_LAYERS], *dw[MAX_LAYERS], *dw2[MAX_LAYERS];
   T *lamG, *lamE, *dnorm, *sums, *narrowA, *narrowB;
   T dends[MAX_LAYERS][3];
+  Online<T> tokens;  // gradients of an online block
+  T* pieces;
 
   Row(const Arguments& args, bool backward, Taker<T>& take) : A(args) {
     D = A.head_dim, L = A.depth, C = A.chunk, N = A.chunks, gates = A.gate_layers;
@@ -192,7 +191,8 @@ struct Row {
       in[l] = l == 0 ? D : A.hidden;
       out[l] = l == L - 1 ? D : A.hidden;
       ld[l] = (out[l] + VL - 1) / VL * VL;
-      wide = std::max(wide, std::max(in[l], ld[l]));
+      width[l] = (in[l] + VL - 1) / VL * VL;
+      wide = std::max(wide, std::max(width[l], ld[l]));
     }
     auto state = [&](State<T>& s, bool momentum) {
       for (long l = 0; l < L; l++) {
@@ -202,6 +202,14 @@ struct Row {
     };
     state(now, true);
     state(anchor, false);
+    auto online = [&](Online<T>& o) {
+      for (long l = 0; l < L; l++) {
+        o.a[l] = take(C * width[l]), o.z[l] = take(C * ld[l]), o.d[l] = take(C * ld[l]);
+        o.slope[l] = take(C * ld[l]), o.back[l] = take(C * ld[l]);
+      }
+      o.v = take(C * width[0]), o.unit = take(C * width[0]), o.error = take(C * width[0]);
+      o.raw = take(C * width[0]), o.rstd = take(C);
+    };
     acts.resize(backward ? group : 1);
     for (auto& t : acts) {
       for (long l = 0; l < L; l++) {
@@ -213,6 +221,7 @@ struct Row {
       }
       t.v = take(D * LC), t.unit = take(D * LC), t.error = take(D * LC), t.rstd = take(LC);
       t.raw = A.grad_clip > 0 ? take(D * LC) : nullptr;
+      if (A.online) online(t.online);
     }
     for (long g = 0; g < gates; g++) {
       Decay<T>& c = decays[g];
@@ -241,6 +250,8 @@ struct Row {
       dmix[l] = take(C * LC), dstart[l] = take(LC), dlag[l] = take(LC), dw[l] = take(LC), dw2[l] = take(LC);
     }
     lamG = take(C + 1), lamE = take(C + 1), dnorm = take(2 * D);
+    if (A.online) online(tokens);
+    pieces = take(D);
   }
 
   // c[m, tokens] (op)= a[m, k] b[k, tokens]
@@ -249,6 +260,25 @@ struct Row {
       matmul(m, LC, k, a, am, ak, b, LC, c, LC, mode);
     else
       matmul_narrow(m, LC, k, a, am, ak, b, c, mode, narrowA, narrowB);
+  }
+
+  // fn(i, j, rows, vectors) for tiles at row i, column j that cover rows x columns
+  template <typename F>
+  static void tiles(long rows, long columns, F fn) {
+    long j = 0;
+    auto down = [&](auto height, auto vectors) {
+      long i = 0;
+      for (; i + height() <= rows; i += height()) fn(i, j, height, vectors);
+      for (; i < rows; i++) fn(i, j, Size<1>{}, vectors);
+      j += vectors() * VL;
+    };
+#if TITANS_VECTOR_BYTES == 64
+    while (j + 4 * VL <= columns) down(Size<3>{}, Size<4>{});
+    while (j + 2 * VL <= columns) down(Size<4>{}, Size<2>{});
+#else
+    while (j + 2 * VL <= columns) down(Size<2>{}, Size<2>{});
+#endif
+    while (j < columns) down(Size<4>{}, Size<1>{});
   }
 
   const Decay<T>& decay(long l) const { return decays[std::min(l, gates - 1)]; }
@@ -461,22 +491,11 @@ struct Row {
           rowsB[i * w + j] = p2 * x;
         }
       }
-      for (long j = 0; j < w;) {
-        long nv = w - j >= 2 * VL ? 2 : 1;
-        for (long i = 0; i < n;) {
-          long mr = n - i >= 4 ? 4 : 1, at = i * w + j;
-          auto run = [&](auto fn) {
-            fn(C, t.a[l] + i * LC, LC, rowsA + j, rowsB + j, w, from.m[l] + at, from.s[l] + at, to.m[l] + at,
-               to.s[l] + at, c.b, c.f, c.e);
-          };
-          if (mr == 4 && nv == 2) run(advance_tile<T, 4, 2>);
-          else if (mr == 4) run(advance_tile<T, 4, 1>);
-          else if (nv == 2) run(advance_tile<T, 1, 2>);
-          else run(advance_tile<T, 1, 1>);
-          i += mr;
-        }
-        j += nv * VL;
-      }
+      tiles(n, w, [&](long i, long j, auto rows, auto vectors) {
+        long at = i * w + j;
+        advance_tile<T, rows(), vectors()>(C, t.a[l] + i * LC, LC, rowsA + j, rowsB + j, w, from.m[l] + at,
+                                           from.s[l] + at, to.m[l] + at, to.s[l] + at, c.b, c.f, c.e);
+      });
     }
   }
 
@@ -528,7 +547,7 @@ struct Row {
         for (long l = 0; l < L; l++) store(A.running[l], 0, l, W[l], nullptr);
       Activations<T>& t = acts[0];
       coefficients(n);
-      slopes(n, W, t);
+      A.online ? slopes_online(n, now, t) : slopes(n, W, t);
       for (long c = 0; c < C; c++) {
         long at = token(n, c);
         if (at < 0) continue;
@@ -577,9 +596,9 @@ struct Row {
       for (long n = first; n < last; n++) {
         State<T>& state = states[n - first];
         T* const* W = enter(n, state);
-        slopes(n, W, acts[n - first]);
-        if (n + 1 == last) break;
         coefficients(n);
+        A.online ? slopes_online(n, state, acts[n - first]) : slopes(n, W, acts[n - first]);
+        if (n + 1 == last) break;
         advance(acts[n - first], state, states[n - first + 1]);
       }
       for (long n = last - 1; n >= first; n--) {
@@ -696,22 +715,11 @@ struct Row {
       scaled(X[l], c, wi);
       as_rows(dZ, l, rowsA);
       V dots[3] = {V{}, V{}, V{}};
-      for (long j = 0; j < ld[l];) {
-        long nv = ld[l] - j >= 2 * VL ? 2 : 1;
-        for (long i = 0; i < wi;) {
-          long mr = wi - i >= 4 ? 4 : 1, at = i * ld[l] + j;
-          auto run = [&](auto fn) {
-            fn(C, bX + i * LC, fX + i * LC, LC, rowsA + j, ld[l], state.m[l] + at, state.s[l] + at, dm + at, ds + at,
-               c.b, c.f, c.e, dots);
-          };
-          if (mr == 4 && nv == 2) run(retreat_tile<T, 4, 2>);
-          else if (mr == 4) run(retreat_tile<T, 4, 1>);
-          else if (nv == 2) run(retreat_tile<T, 1, 2>);
-          else run(retreat_tile<T, 1, 1>);
-          i += mr;
-        }
-        j += nv * VL;
-      }
+      tiles(wi, ld[l], [&](long i, long j, auto rows, auto vectors) {
+        long at = i * ld[l] + j;
+        retreat_tile<T, rows(), vectors()>(C, bX + i * LC, fX + i * LC, LC, rowsA + j, ld[l], state.m[l] + at,
+                                           state.s[l] + at, dm + at, ds + at, c.b, c.f, c.e, dots);
+      });
       for (int k = 0; k < 3; k++) {
         dends[l][k] = 0;
         for (long j = 0; j < VL; j++) dends[l][k] += dots[k][j];
@@ -722,6 +730,12 @@ struct Row {
         for (long i = 0; i < D * LC; i++) dX[i] += dy[i];
     }
     scatter(dX, n, A.dq);
+    if (A.online) {
+      backward_online(n, t, state);
+      gate_gradients(n);
+      finish(n);
+      return;
+    }
     gate_gradients(n);
     // the inner gradient itself, from the first layer to the last
     T* dW[MAX_LAYERS];
@@ -778,12 +792,25 @@ struct Row {
     }
     if (!own)
       for (long l = 0; l < L; l++) store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
-    if (A.residual)
-      for (long i = 0; i < D * LC; i++) dA[0][i] += derror[i];
-    scatter(dA[0], n, A.dk);
-    for (long i = 0; i < D * LC; i++) derror[i] = -derror[i];
-    scatter(derror, n, A.dv);
+    finish(n);
   }
+  // dk and dv, from dA[0] and the error's gradient in tmp
+  void finish(long n) {
+    if (A.residual)
+      for (long i = 0; i < D * LC; i++) dA[0][i] += tmp[i];
+    scatter(dA[0], n, A.dk);
+    for (long i = 0; i < D * LC; i++) tmp[i] = -tmp[i];
+    scatter(tmp, n, A.dv);
+  }
+
+  // ---- chunks of one token: online.hpp ----
+  void slopes_online(long n, const State<T>& state, Activations<T>& t);
+  void norm_transposed(T* g, const T* unit, T rs) const;
+  T clip_row(const T* d) const;
+  void last_layer_online(long i, Activations<T>& t, T* last, T* dz, T* derror);
+  void earlier_online(long i, const Decay<T>& c, const T* u, long nu, const T* w, long nw, const T* x, const T* dz,
+                      T* du, T* dw, T* dx, T* into) const;
+  void backward_online(long n, Activations<T>& t, const State<T>& state);
 
   void transpose_square(T* x) const {
     for (long i = 0; i < C; i++)
@@ -836,6 +863,8 @@ struct Row {
     }
   }
 };
+
+#include "online.hpp"
 
 template <typename T>
 static int run(const Arguments& A, bool backward) {

@@ -20,19 +20,19 @@ struct Lanes {
 enum Mode { SET, ADD, SUB };
 
 // c[i, :] (op)= sum_p a[i*am + p*ak] b[p, :] for MR rows and NV vectors, accumulators in registers.
-template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void tile(long k, const T* a, long am, long ak, const T* b, long ldb,
+template <typename T, int MR, int NV, bool UNIT>
+static inline __attribute__((always_inline)) void tile_of(long k, const T* a, long am, long ak, const T* b, long ldb,
                                                        T* c, long ldc, Mode mode) {
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V acc[MR][NV];
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) acc[i][j] = V{};
-  for (long p = 0; p < k; p++) {
+  for (long p = 0; p < k; p++, a += UNIT ? ak : 1, b += ldb) {
     V row[NV];
-    for (int j = 0; j < NV; j++) row[j] = *(const V*)(b + p * ldb + j * VL);
+    for (int j = 0; j < NV; j++) row[j] = *(const V*)(b + j * VL);
     for (int i = 0; i < MR; i++) {
-      T s = a[i * am + p * ak];
+      T s = a[UNIT ? i : i * am];
       for (int j = 0; j < NV; j++) acc[i][j] += s * row[j];
     }
   }
@@ -41,6 +41,15 @@ static inline __attribute__((always_inline)) void tile(long k, const T* a, long 
       V* out = (V*)(c + i * ldc + j * VL);
       *out = mode == SET ? acc[i][j] : mode == ADD ? *out + acc[i][j] : *out - acc[i][j];
     }
+}
+
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void tile(long k, const T* a, long am, long ak, const T* b, long ldb,
+                                                       T* c, long ldc, Mode mode) {
+  if (am == 1)
+    tile_of<T, MR, NV, true>(k, a, am, ak, b, ldb, c, ldc, mode);
+  else  // ak == 1
+    tile_of<T, MR, NV, false>(k, a, am, ak, b, ldb, c, ldc, mode);
 }
 
 template <typename T, int MR, int NV>
@@ -60,7 +69,7 @@ static void panel(long m, long k, const T* a, long am, long ak, const T* b, long
   if (i < m) rows_left<T, MR - 1, NV>(m - i, k, a + i * am, am, ak, b, ldb, c + i * ldc, ldc, mode);
 }
 
-// c[m, n] (op)= a[m, k] b[k, n]; a has any strides (am, ak), b and c are row-major with aligned rows.
+// c[m, n] (op)= a[m, k] b[k, n]; a has strides am, ak, one of them 1; b and c are row-major with aligned rows.
 template <typename T>
 static void matmul(long m, long n, long k, const T* a, long am, long ak, const T* b, long ldb, T* c, long ldc,
                    Mode mode = SET) {
@@ -68,11 +77,16 @@ static void matmul(long m, long n, long k, const T* a, long am, long ak, const T
   long j = 0;
 #if TITANS_VECTOR_BYTES == 64
   for (; j + 4 * VL <= n; j += 4 * VL) panel<T, 6, 4>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
-  for (; j + 2 * VL <= n; j += 2 * VL) panel<T, 12, 2>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
-  for (; j + VL <= n; j += VL) panel<T, 16, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+  if (am == 1) {
+    for (; j + 2 * VL <= n; j += 2 * VL) panel<T, 12, 2>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+    for (; j + VL <= n; j += VL) panel<T, 16, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+  } else {  // a pointer for each row of a: fewer of them, so that they stay in registers
+    for (; j + 2 * VL <= n; j += 2 * VL) panel<T, 8, 2>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+    for (; j + VL <= n; j += VL) panel<T, 8, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+  }
 #else
   for (; j + 2 * VL <= n; j += 2 * VL) panel<T, 6, 2>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
-  for (; j + VL <= n; j += VL) panel<T, 12, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
+  for (; j + VL <= n; j += VL) panel<T, 8, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
 #endif
 }
 
