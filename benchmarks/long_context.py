@@ -215,6 +215,7 @@ def run_jobs(jobs: list[Job], at_once: int, threads: int, every: float = 30.0) -
     """Run all jobs, so many side by side; returns the names of those that failed."""
     waiting, active, failed, seconds = list(jobs), list[Running](), list[str](), list[float]()
     told = time.perf_counter()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the jobs end with this process
     try:
         while waiting or active:
             while waiting and len(active) < at_once:
@@ -240,6 +241,7 @@ def run_jobs(jobs: list[Job], at_once: int, threads: int, every: float = 30.0) -
                 run.process.send_signal(signal.SIGTERM)
         for run in active:
             run.process.wait()
+        signal.signal(signal.SIGTERM, before)
     return failed
 
 

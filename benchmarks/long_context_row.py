@@ -5,9 +5,11 @@
 JOB is the JSON of a `Job`. What is done is not done again, an interrupted run or evaluation goes on.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,10 +158,26 @@ def _cells(job: Job, lengths: str, counter: Any, name: str) -> list[Any]:
     return babilong_cells(job.names, lengths, counter, name, facts=job.facts, background=job.text, seed=job.seed)
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system drops when this process dies; else exit with a word."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SystemExit(f"another process works on {folder}; wait for it or end it") from None
+        yield
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
     content = json.loads(sys.argv[1])
-    work(Job(**{**content, "assignments": tuple(content["assignments"])}))
+    with alone(Path(content["folder"])):
+        work(Job(**{**content, "assignments": tuple(content["assignments"])}))

@@ -3,14 +3,16 @@
 import json
 import random
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from benchmarks.long_context import changes, main, make_jobs, read_arguments, run_jobs
-from benchmarks.long_context_row import Job
+from benchmarks.long_context_row import Job, alone
 from benchmarks.long_context_table import figures, markdown
 from benchmarks.long_context_tokenizer import make_tokenizer
-
-from benchmarks import long_context
 
 LINE = "the river ran under an old bridge where nobody had crossed since winter came to town"
 
@@ -101,7 +103,7 @@ for change in (
     SMALL += ["--set", change]
 
 
-def test_table_from_end_to_end_and_again(text, tmp_path, capsys, monkeypatch):
+def test_table_from_end_to_end_and_again(text, tmp_path, capsys):
     words = ["--rows", "lmm", "--steps", "2", "--batch", "2", "--lengths", "512", "--samples", "2", "--far", "640"]
     words += ["--far-samples", "1", "--max-new-tokens", "2", "--output", str(tmp_path / "out.json"), *SMALL]
     assert main(arguments(text, tmp_path / "work", *words)) == 0
@@ -124,12 +126,38 @@ def test_table_from_end_to_end_and_again(text, tmp_path, capsys, monkeypatch):
     # What is finished stays as it is; more samples are added to it.
     answers = tmp_path / "work" / "lmm-seed0" / "evaluation" / "results.jsonl"
     before = answers.read_text()
-    monkeypatch.setattr(long_context.time, "sleep", lambda seconds: None)
     words[words.index("--samples") + 1] = "3"
     assert main(arguments(text, tmp_path / "work", *words)) == 0
     assert answers.read_text().startswith(before)
     assert len(answers.read_text().splitlines()) == len(before.splitlines()) + 3
     assert "nothing to resume" in (tmp_path / "work" / "lmm-seed0" / "log.txt").read_text()
+
+
+def test_a_folder_that_is_worked_on_is_left_alone(tmp_path):
+    with alone(tmp_path / "row"), pytest.raises(SystemExit, match="another process works on"), alone(tmp_path / "row"):
+        pass
+    with alone(tmp_path / "row"):
+        pass
+
+
+def test_ended_in_the_middle_the_jobs_end_too_and_go_on_later(text, tmp_path):
+    words = arguments(text, tmp_path / "work", "--rows", "window", "--steps", "16", "--lengths", "512", "--off", "")
+    words += ["--samples", "1", "--max-new-tokens", "2", "--output", str(tmp_path / "out.json"), *SMALL]
+    start = [sys.executable, "-m", "benchmarks.long_context", *words]
+    process = subprocess.Popen(start, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "work" / "window-seed0"
+    until = time.monotonic() + 100
+    while time.monotonic() < until and process.poll() is None and not list(run.glob("run/checkpoints/*-2")):
+        time.sleep(0.01)
+    process.terminate()
+    errors = process.communicate()[1]
+    assert process.returncode == 130, errors
+    assert "interrupted; the same command goes on" in errors
+    assert not (run / "run" / "result.json").exists()
+    with alone(run):  # nobody works on it any more
+        pass
+    assert main(words) == 0
+    assert json.loads((run / "run" / "result.json").read_text())["resumed_from"] >= 1
 
 
 def test_means_and_ranges_over_seeds():
