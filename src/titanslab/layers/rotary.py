@@ -30,4 +30,5 @@ def apply_rotary(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate `x [B, H, T, D]` by tables of `[B or 1, T, D/2]`; the two halves of D form the pairs."""
     cos, sin = (table.unsqueeze(1) for table in tables)
     a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+    first, second = torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)
+    return torch.cat((first, second), dim=-1).to(x.dtype)

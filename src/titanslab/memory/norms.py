@@ -7,18 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    return torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
-
-
-def _inverse_length(x: Tensor) -> Tensor:
-    return torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
+def _own_backward(x: Tensor) -> bool:
+    """Where a backward pass is not ahead, wrapping costs a decode step more than it spares."""
+    return torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rstd = _inverse_rms(x, eps)
+        rstd = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, rstd)
         return x * rstd * weight
 
@@ -33,7 +30,7 @@ class _RMSNorm(torch.autograd.Function):
 class _UnitNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        inverse = _inverse_length(x)
+        inverse = torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
         y = x * inverse
         ctx.save_for_backward(y, inverse)
         return y
@@ -46,17 +43,13 @@ class _UnitNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / rms(x) * weight` over the last dimension; `weight` has the trailing dimensions of `x`."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if not _own_backward(x):
         return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
-    if not torch.is_grad_enabled():  # a decode step is made of many small calls
-        return x * _inverse_rms(x, eps) * weight
     return _RMSNorm.apply(x, weight, eps)
 
 
 def unit_norm(x: Tensor) -> Tensor:
     """`x` scaled to l2 norm 1 over the last dimension."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if not _own_backward(x):
         return F.normalize(x, dim=-1)
-    if not torch.is_grad_enabled():
-        return x * _inverse_length(x)
     return _UnitNorm.apply(x)
