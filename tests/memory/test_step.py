@@ -4,6 +4,7 @@ import pytest
 import torch
 from memory_cases import Case, distance, make
 
+from titanslab.memory import NeuralMemory
 from titanslab.memory.native import build, step
 from tolerances import EXACT, FLOAT32_FLOOR
 
@@ -51,10 +52,19 @@ def test_gradients_and_padding_take_the_other_path(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_mask_that_hides_nothing_is_none() -> None:
-    problem = make(Case(tokens=1, state=True, dtype=torch.float32))
+    torch.manual_seed(0)
+    memory = NeuralMemory(24, 3)
     with torch.no_grad():
-        masked = problem.run("auto", mask=torch.ones(2, 1, dtype=torch.bool))
-        assert torch.equal(masked[0], problem.run("auto")[0])
+        _, state = memory(torch.randn(2, 5, 24))
+        x = torch.randn(2, 1, 24)
+        plain, masked = memory(x, state), memory(x, state, mask=torch.ones(2, 1, dtype=torch.bool))
+        half = memory(x, state, mask=torch.tensor([[True], [False]]))[0]
+        read, read_masked = (memory.retrieve(x, state, mask=m)[0] for m in (None, torch.ones(2, 1, dtype=torch.bool)))
+    assert torch.equal(plain[0], masked[0])
+    assert all(torch.equal(t, masked[1].tensors()[k]) for k, t in plain[1].tensors().items())
+    assert torch.equal(read, read_masked)
+    torch.testing.assert_close(half[0], plain[0][0])
+    assert half[1].count_nonzero() == 0
 
 
 def test_structures_agree_in_size() -> None:

@@ -105,3 +105,26 @@ def fits(*tensors: Tensor) -> bool:
     from titanslab.memory.native.build import load
 
     return load(dtype, "features").handle is not None
+
+
+def _directly(x: Tensor) -> bool:
+    """Whether no gradient or trace can be asked for: a decode step is many small calls, an op's wrapping counts."""
+    return type(x) is Tensor and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def convolve(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
+    """`conv_features`, the short way where that is possible."""
+    if not _directly(x[0]):
+        return conv_features(x, weight, tail, heads, unit)
+    from titanslab.memory.native import features as native
+
+    return native.features(x, weight, tail, heads, unit)
+
+
+def norm_and_gate(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
+    """`gated_norm`, the short way where that is possible."""
+    if not _directly(y):
+        return gated_norm(y, weight, gate, eps)
+    from titanslab.memory.native import features as native
+
+    return native.gated_norm(y, weight, gate, eps)

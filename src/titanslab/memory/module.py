@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titanslab.memory.conv import ShortConv, short_conv
-from titanslab.memory.features import conv_features, fits, gated_norm
+from titanslab.memory.features import convolve, fits, norm_and_gate
 from titanslab.memory.frozen import check_writes, read_frozen
 from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
 from titanslab.memory.norms import rms_norm, unit_norm
@@ -291,7 +291,7 @@ class NeuralMemory(nn.Module):
         tails = tuple(t.to(y[0].dtype).expand(x.shape[0], -1, -1) for t in tails)
         unit = len(names.replace("v", ""))  # q and k have unit norm, v comes last
         if weights and lengths is None and reset is None and fits(*y, *weights):
-            parts = conv_features(y, weights, list(tails), self.num_heads, unit)
+            parts = convolve(y, weights, list(tails), self.num_heads, unit)
             back = self.conv_size - 1
             before = tails or (y[0].new_zeros(x.shape[0], back, y[0].shape[2]),) * len(y)
             ends = [torch.cat([t, p[:, -back:]], 1)[:, -back:] for t, p in zip(before, y, strict=True)]
@@ -314,7 +314,7 @@ class NeuralMemory(nn.Module):
         def compute(y: Tensor, x: Tensor) -> Tensor:
             gate = self.g_proj(x)
             if fits(y, self.o_norm, gate):
-                return self.o_proj(gated_norm(y, self.o_norm, gate, 1e-5))
+                return self.o_proj(norm_and_gate(y, self.o_norm, gate, 1e-5))
             return self.o_proj((rms_norm(y, self.o_norm, 1e-5).flatten(-2) * gate).to(x.dtype))
 
         return _light(compute, y, x)
@@ -345,6 +345,7 @@ class NeuralMemory(nn.Module):
         The memory stays as it is, but for rows in which a document begins (`reset`, `initial` as in `forward`); the
         returned state differs in the tail of the read's own convolution.
         """
+        mask = _hiding(mask)
         if mask is not None:
             order, slot, lengths = _compact(mask)
             x = _take(x, order)
@@ -401,7 +402,7 @@ class NeuralMemory(nn.Module):
         """
         check_writes(learn, write_scale)
         lengths = slot = None
-        real = mask
+        real = mask = _hiding(mask)
         if mask is not None:
             order, slot, lengths = _compact(mask)
             x = _take(x, order)
@@ -463,6 +464,13 @@ def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     from torch.utils.checkpoint import checkpoint
 
     return checkpoint(compute, x, *rest, use_reentrant=False, preserve_rng_state=False)
+
+
+def _hiding(mask: Tensor | None) -> Tensor | None:
+    """The mask, None where it hides nothing and is small enough to look: MAC's decode step brings one."""
+    if mask is None or mask.shape[1] > 1 or mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return mask
+    return None if bool(mask.all()) else mask
 
 
 def _compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

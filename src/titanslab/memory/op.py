@@ -187,8 +187,6 @@ def neural_memory(
     )
     gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
     channelwise = isinstance(alpha, tuple | list)
-    if mask is not None and tokens == 1 and mask.device.type == "cpu" and not torch.compiler.is_compiling():
-        mask = None if bool(mask.all()) else mask  # a decode step of MAC: nothing is padding
     state = None if state is None else state.map_weights(lambda t: t.to(dtype))
     name = backend
     if backend == "auto":

@@ -17,7 +17,7 @@ import torch
 SOURCES = {
     "chunked": ("chunked.cpp", "flush.hpp", "gelu.hpp", "matmul.hpp", "online.hpp"),
     "features": ("features.cpp", "flush.hpp", "gelu.hpp"),
-    "step": ("step.cpp", "gelu.hpp"),
+    "step": ("step.cpp", "flush.hpp", "gelu.hpp"),
 }
 FLAGS = (
     "-std=c++17",

@@ -4,11 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "flush.hpp"
 #include "gelu.hpp"
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
 
 constexpr int MAX_LAYERS = 8;
 constexpr double NORM_EPS = 1e-5;
@@ -142,14 +139,8 @@ static void all_rows(const StepArguments& p) {
   const int threads = weights < PARALLEL_FROM ? 1 : (int)p.threads;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
   for (int64_t row = 0; row < p.rows; row++) {
-#if defined(__x86_64__)
-    unsigned saved = _mm_getcsr();
-    _mm_setcsr(saved | 0x8040);  // flush denormals
+    FlushDenormals flush;
     one_row<T>(p, row);
-    _mm_setcsr(saved);
-#else
-    one_row<T>(p, row);
-#endif
   }
 }
 
