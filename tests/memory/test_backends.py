@@ -11,6 +11,11 @@ CASES = {
     "plain": BASE,
     "aligned": BASE.with_(tokens=16),
     "online": BASE.with_(chunk_size=1, tokens=9),
+    "online-deep": BASE.with_(chunk_size=1, tokens=35, depth=3, per_layer=True, grad_clip=0.5, theta=0.002),
+    "online-everything": BASE.with_(
+        chunk_size=1, tokens=40, state=True, mask=True, reset=True, initial=True, per_layer=True, theta=0.002
+    ),
+    "online-no-norm": BASE.with_(chunk_size=1, tokens=16, norm=False, residual=False, theta=0.002),
     "few-tokens-a-chunk": BASE.with_(chunk_size=3),
     "one-token": BASE.with_(tokens=1),
     "long-chunk": BASE.with_(chunk_size=40, tokens=63),
