@@ -96,6 +96,12 @@ def test_lengths_grow_over_the_curriculum(options, byte):
     assert max(ends[:8]) < 512
     assert max(ends[40:]) > 1500
     assert min(ends[40:]) < 800
+    settings = dict(min_length=256, curriculum_rows=40, later_min_length=1400, **options["babilong"])
+    late = Mixture("babilong", byte, 2048, 0, **settings)
+    assert all(torch.equal(late[i]["labels"], rows[i]["labels"]) for i in range(8))
+    assert min(int((late[i]["labels"] != -100).nonzero()[-1]) for i in range(40, 80)) > 1200
+    with pytest.raises(ValueError, match="later_min_length is 255; it must be min_length to sequence_length, 256 to"):
+        Mixture("babilong", byte, 2048, 0, **(settings | {"later_min_length": 255}))
 
 
 def test_rows_of_a_batch_have_the_length_drawn_for_it(options, byte):

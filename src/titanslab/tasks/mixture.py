@@ -24,6 +24,7 @@ class Mixture(Dataset[dict[str, Tensor]]):
         seed: another seed gives other rows.
         min_length: shortest sample; the lengths in between are drawn evenly on a logarithmic scale.
         curriculum_rows: over so many rows the longest sample grows from `min_length` to `sequence_length`.
+        later_min_length: shortest sample after those rows; default `min_length`.
         num_rows: what `len()` says; rows beyond it exist too.
         pack: put several samples in a row, told apart by `document_ids`.
         same_length_rows: N > 0 draws one length for rows N*i to N*i + N - 1, and these rows are that long instead
@@ -40,6 +41,7 @@ class Mixture(Dataset[dict[str, Tensor]]):
         *,
         min_length: int | None = None,
         curriculum_rows: int = 0,
+        later_min_length: int | None = None,
         num_rows: int = 1 << 40,
         pack: bool = False,
         same_length_rows: int = 0,
@@ -64,6 +66,12 @@ class Mixture(Dataset[dict[str, Tensor]]):
         if same_length_rows and pack:
             raise ValueError("same_length_rows makes short rows and pack fills rows up; choose one of the two")
         self.curriculum_rows, self.num_rows, self.pack = curriculum_rows, num_rows, pack
+        self.later_min_length = self.min_length if later_min_length is None else later_min_length
+        if not self.min_length <= self.later_min_length <= sequence_length:
+            raise ValueError(
+                f"later_min_length is {later_min_length}; it must be min_length to sequence_length, "
+                f"{self.min_length} to {sequence_length}"
+            )
         self.same_length_rows = same_length_rows
         pad = getattr(tokenizer, "pad_token_id", None)
         end = getattr(tokenizer, "eos_token_id", None)
@@ -105,14 +113,14 @@ class Mixture(Dataset[dict[str, Tensor]]):
             index += 1
 
     def _length(self, rng: random.Random, index: int, room: int) -> int:
-        longest = self.sequence_length
-        if self.curriculum_rows and index < self.curriculum_rows:
-            share = index / self.curriculum_rows
-            longest = round(self.min_length * (longest / self.min_length) ** share)
+        shortest, longest = self.later_min_length, self.sequence_length
+        if index < self.curriculum_rows:
+            share, shortest = index / self.curriculum_rows, self.min_length
+            longest = round(shortest * (longest / shortest) ** share)
         longest = min(longest, room)
-        if longest <= self.min_length:
+        if longest <= shortest:
             return longest
-        low, high = math.log(self.min_length), math.log(longest)
+        low, high = math.log(shortest), math.log(longest)
         return min(longest, round(math.exp(low + (high - low) * rng.random())))
 
 
