@@ -114,6 +114,9 @@ class _Run:
             return
         self.mask, self.filled = steps.mask[:, part], steps.filled[:, n]
         self.reset = None if steps.reset is None else steps.reset[:, part]
+        seen = steps.size == 1 and steps.fresh.device.type == "cpu" and not torch.compiler.is_compiling()
+        if seen and not bool(steps.fresh[:, n].any()):
+            return  # most decode steps: the segment goes on in every row
         self.read_weights = tuple(
             where_rows(steps.fresh[:, n], new, old)
             for new, old in zip(self.memory.memory.weights, self.read_weights, strict=True)
@@ -130,6 +133,8 @@ class _Run:
 
     def attend(self, q: Tensor, h: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> Tensor:
         """Attention over [persistent | h so far | segment so far]; remembers the two for the next step."""
+        if self.filled is not None and self.reset is None and q.shape[2] == 1:
+            return self._attend_one(q, h, own)
         size, prefix = q.shape[2], self.mixer.num_persistent_tokens
         seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
         keys, values = self.keys, self.values
@@ -152,6 +157,24 @@ class _Run:
         if self.keep or self.filled is not None:
             self.keys = self._store(self.keys, h[0], own[0])
             self.values = self._store(self.values, h[1], own[1])
+        return self.mixer.attention.merge_heads(y)
+
+    def _attend_one(self, q: Tensor, h: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> Tensor:
+        """The same for one token: it is put into its slots first, and sees those filled so far."""
+        assert self.filled is not None
+        assert self.mask is not None
+        prefix = self.mixer.num_persistent_tokens
+        slot = torch.arange(self.mixer.segment_len, device=q.device)
+        here = ((slot == self.filled[:, None]) & self.mask)[:, None, None, :, None]
+
+        def put(buffer: Tensor, h: Tensor, own: Tensor) -> Tensor:
+            old = buffer[:, :, prefix:].unflatten(2, (2, -1))
+            new = torch.where(here, torch.stack((h, own), dim=2), old).flatten(2, 3)
+            return torch.cat((buffer[:, :, :prefix], new), dim=2)
+
+        self.keys, self.values = put(self.keys, h[0], own[0]), put(self.values, h[1], own[1])
+        seen = F.pad((slot <= self.filled[:, None]).repeat(1, 2), (prefix, 0), value=True)
+        y = F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=seen[:, None, None])
         return self.mixer.attention.merge_heads(y)
 
     def _store(self, buffer: Tensor, h: Tensor, own: Tensor) -> Tensor:
