@@ -75,18 +75,19 @@ static inline __attribute__((always_inline)) void outer_tile(long C, const T* a,
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
   for (long c = 0; c < C; c++) {
-    V x[NV], x2[NV];
-    for (int j = 0; j < NV; j++) {
-      x[j] = *(const V*)(d + c * ld + j * VL);
-      x2[j] = *(const V*)(d2 + c * ld + j * VL);
-    }
+    V v[MR], x[NV];
     for (int i = 0; i < MR; i++) {
-      T v = a[i * LC + c];
-      for (int j = 0; j < NV; j++) {
-        am[i][j] += v * x[j];
-        as[i][j] += v * x2[j];
-      }
+      v[i] = a[i * LC + c] - V{};
+#if defined(__AVX512F__) && defined(__GNUC__)
+      asm("" : "+v"(v[i]));  // read once: as an operand from memory each product would read it again
+#endif
     }
+    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d + c * ld + j * VL);
+    for (int i = 0; i < MR; i++)
+      for (int j = 0; j < NV; j++) am[i][j] += v[i] * x[j];
+    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d2 + c * ld + j * VL);
+    for (int i = 0; i < MR; i++)
+      for (int j = 0; j < NV; j++) as[i][j] += v[i] * x[j];
   }
 }
 
@@ -98,6 +99,11 @@ static inline __attribute__((always_inline)) void advance_tile(long C, const T* 
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V am[MR][NV], as[MR][NV];
+  for (int i = 0; i < MR; i++)  // the state comes from far: asked for before the products it is added to
+    for (int j = 0; j < NV; j++) {
+      __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
+      __builtin_prefetch(m1 + i * ld + j * VL, 1), __builtin_prefetch(s1 + i * ld + j * VL, 1);
+    }
   outer_tile<T, MR, NV>(C, aT, LC, dw, dw2, ld, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
@@ -116,6 +122,11 @@ static inline __attribute__((always_inline)) void retreat_tile(long C, const T* 
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V am[MR][NV], as[MR][NV];
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) {
+      __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
+      __builtin_prefetch(dm + i * ld + j * VL, 1), __builtin_prefetch(ds + i * ld + j * VL, 1);
+    }
   outer_tile<T, MR, NV>(C, X, LC, dz, dz2, ld, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
@@ -172,10 +183,10 @@ struct Row {
   std::vector<State<T>> states;
   std::vector<Activations<T>> acts;
   Decay<T> decays[MAX_LAYERS];
-  T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *bX, *fX, *scores, *mixed, *asked[MAX_LAYERS], *rowsA, *rowsB, *tmp, *tmp2;
+  T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *bX, *fX, *scores, *mixed, *mixRows, *asked[MAX_LAYERS], *rowsA, *rowsB, *tmp, *tmp2;
   T *unit, *rstd, *dZ, *dX, *dA[MAX_LAYERS], *dD[MAX_LAYERS], *extra[MAX_LAYERS], *dhT[MAX_LAYERS];
   T *dmix[MAX_LAYERS], *dstart[MAX_LAYERS], *dlag[MAX_LAYERS], *dw[MAX_LAYERS], *dw2[MAX_LAYERS];
-  T *lamG, *lamE, *dnorm, *sums, *narrowA, *narrowB;
+  T *lamG, *lamE, *dtheta, *dnorm, *sums, *narrowA, *narrowB;
   T dends[MAX_LAYERS][3];
   Online<T> tokens;  // gradients of an online block
   T *pieces, *weighted, *mixedT, *weightedT, *pairP, *pairQ;
@@ -233,7 +244,7 @@ struct Row {
       Xs[l] = l < L - 1 ? take(out[l] * LC) : nullptr;
       asked[l] = take(LC * LC);
     }
-    scores = take(LC * LC), mixed = take(LC * LC);
+    scores = take(LC * LC), mixed = take(LC * LC), mixRows = take(C * LC);
     if (LC % VL) pairP = take(wide * LC), pairQ = take(wide * LC);
     rowsA = take(LC * wide), rowsB = take(LC * wide), tmp = take(wide * LC), tmp2 = take(wide * LC);
     narrowA = take(wide + C), narrowB = take(wide + C);
@@ -249,7 +260,7 @@ struct Row {
       extra[l] = take(out[l] * LC), dhT[l] = take(out[l] * LC);
       dmix[l] = take(C * LC), dstart[l] = take(LC), dlag[l] = take(LC), dw[l] = take(LC), dw2[l] = take(LC);
     }
-    lamG = take(C + 1), lamE = take(C + 1), dnorm = take(2 * D);
+    lamG = take(C + 1), lamE = take(C + 1), dtheta = take(C + 1), dnorm = take(2 * D);
     if (A.online) online(tokens);
     weighted = take(LC * LC), mixedT = take(LC * LC), weightedT = take(LC * LC);
     pieces = take(D);
@@ -300,6 +311,7 @@ struct Row {
   long token(long n, long c) const { return A.index ? A.index[(b * N + n) * C + c] : n * C + c; }
   void gather(const void* from, long n, T* xT) const {
     const T* src = (const T*)from;
+    if (!A.index) return transpose(C, D, src + ((b * A.tokens + n * C) * A.heads + h) * D, A.heads * D, xT, LC);
     for (long c = 0; c < C; c++) {
       long t = token(n, c);
       const T* x = src + ((b * A.tokens + std::max(t, 0L)) * A.heads + h) * D;
@@ -312,6 +324,8 @@ struct Row {
     transpose(C, D, rowsB, D, xT, LC);
   }
   void scatter(const T* xT, long n, void* to) const {
+    if (!A.index)
+      return transpose(D, C, xT, LC, (T*)to + ((b * A.tokens + n * C) * A.heads + h) * D, A.heads * D);
     transpose(D, C, xT, LC, rowsB, D);
     for (long c = 0; c < C; c++) {
       long t = token(n, c);
@@ -323,34 +337,60 @@ struct Row {
   }
 
   // ---- decay coefficients ----
+  void gates_of(long n, long g) {
+    Decay<T>& c = decays[g];
+    for (long t = 0; t < C; t++) {
+      long at = token(n, t);
+      c.real[t] = at >= 0;
+      c.theta[t] = at >= 0 ? *gate(A.gates, 0, g, at) : T(0);
+      c.eta[t] = at >= 0 ? *gate(A.gates, 1, g, at) : T(1);
+      c.keep[t] = at >= 0 ? 1 - *gate(A.gates, 2, g, at) : T(1);
+    }
+  }
+  // the chunk's end alone: what `advance` needs
+  void end_coefficients(long n) {
+    for (long g = 0; g < gates; g++) {
+      gates_of(n, g);
+      Decay<T>& c = decays[g];
+      T kept = 1, carried = 1, both = 0;
+      for (long i = C - 1; i >= 0; i--) {
+        both = (i + 1 < C ? c.eta[i + 1] : T(0)) * both + c.real[i] * kept;
+        c.w[i] = both * c.theta[i];
+        c.w2[i] = carried * c.theta[i];
+        kept *= c.keep[i];
+        carried *= c.eta[i];
+      }
+      c.b = kept, c.f = c.eta[0] * both, c.e = carried;
+    }
+  }
   void coefficients(long n) {
+    end_coefficients(n);
     for (long g = 0; g < gates; g++) {
       Decay<T>& c = decays[g];
       long w = C + 1;
       T kept = 1;
       for (long t = 0; t < C; t++) {
-        long at = token(n, t);
-        c.real[t] = at >= 0;
-        c.theta[t] = at >= 0 ? *gate(A.gates, 0, g, at) : T(0);
-        c.eta[t] = at >= 0 ? *gate(A.gates, 1, g, at) : T(1);
-        c.keep[t] = at >= 0 ? 1 - *gate(A.gates, 2, g, at) : T(1);
         kept *= c.keep[t];
         c.start[t] = kept;
-        T *e = c.carried + t * w, *m = c.combined + t * w;
-        for (long i = 0; i <= t; i++) e[i] = c.eta[t] * (t ? e[i - w] : T(1));
-        e[t + 1] = 1;
-        for (long i = 0; i <= t; i++) m[i] = c.keep[t] * (t ? m[i - w] : T(0)) + c.real[t] * e[i];
-        m[t + 1] = c.real[t];
+        T *__restrict e = c.carried + t * w, *__restrict m = c.combined + t * w, *__restrict mix = mixRows + t * LC;
+        T eta = c.eta[t], keep = c.keep[t], real = c.real[t];
+        if (t == 0) {
+          e[0] = eta, m[0] = real * eta;
+        } else {
+          const T *before = c.carried + (t - 1) * w, *mixed_before = c.combined + (t - 1) * w;
+#pragma omp simd
+          for (long i = 0; i <= t; i++) {
+            e[i] = eta * before[i];
+            m[i] = keep * mixed_before[i] + real * e[i];
+          }
+        }
+        e[t + 1] = 1, m[t + 1] = real;
         for (long i = t + 2; i < w; i++) e[i] = m[i] = 0;
         c.lag[t] = m[0];
-        for (long i = 0; i < C; i++) c.mixT[i * LC + t] = m[i + 1] * (i <= t ? c.theta[i] : T(0));
+#pragma omp simd
+        for (long i = 0; i < C; i++) mix[i] = m[i + 1] * c.theta[i];
       }
-      const T* e = c.carried + (C - 1) * w;
-      for (long i = 0; i < C; i++) {
-        c.w[i] = c.mixT[i * LC + C - 1];
-        c.w2[i] = e[i + 1] * c.theta[i];
-      }
-      c.b = c.start[C - 1], c.f = c.lag[C - 1], c.e = e[0];
+      transpose(C, C, mixRows, LC, c.mixT, LC);
     }
   }
 
@@ -358,17 +398,22 @@ struct Row {
   void column_mean(const T* x, const T* y, T* into) const {  // of x, or of x*y
     std::fill_n(into, LC, T(0));
     for (long i = 0; i < D; i++)
+#pragma omp simd
       for (long c = 0; c < LC; c++) into[c] += y ? x[i * LC + c] * y[i * LC + c] : x[i * LC + c];
+#pragma omp simd
     for (long c = 0; c < LC; c++) into[c] /= D;
   }
   void normalize(const T* z, T* u, T* rs) const {
     T *mean = sums, *var = sums + LC;
     column_mean(z, nullptr, mean);
     for (long i = 0; i < D; i++)
+#pragma omp simd
       for (long c = 0; c < LC; c++) u[i * LC + c] = z[i * LC + c] - mean[c];
     column_mean(u, u, var);
+#pragma omp simd
     for (long c = 0; c < LC; c++) rs[c] = 1 / std::sqrt(var[c] + (T)NORM_EPS);
     for (long i = 0; i < D; i++)
+#pragma omp simd
       for (long c = 0; c < LC; c++) u[i * LC + c] *= rs[c];
   }
   // into = d LayerNorm(z)/dz^T g, with g = x or x * weight
@@ -377,15 +422,18 @@ struct Row {
     std::fill_n(mean, 2 * LC, T(0));
     for (long i = 0; i < D; i++) {
       T wi = weight ? weight[i] : T(1);
+#pragma omp simd
       for (long c = 0; c < LC; c++) {
         T g = x[i * LC + c] * wi;
         mean[c] += g;
         along[c] += g * u[i * LC + c];
       }
     }
+#pragma omp simd
     for (long c = 0; c < 2 * LC; c++) mean[c] /= D;
     for (long i = 0; i < D; i++) {
       T wi = weight ? weight[i] : T(1);
+#pragma omp simd
       for (long c = 0; c < LC; c++) {
         long at = i * LC + c;
         T value = rs[c] * (x[at] * wi - mean[c] - u[at] * along[c]);
@@ -399,6 +447,7 @@ struct Row {
     T *t1 = sums + 4 * LC, *t2 = sums + 5 * LC;
     std::fill_n(sums, 6 * LC, T(0));
     for (long i = 0; i < D; i++)
+#pragma omp simd
       for (long c = 0; c < LC; c++) {
         long at = i * LC + c;
         T g = 2 * error[at] * weight[i];
@@ -407,12 +456,15 @@ struct Row {
         second[c] += g * u[at] / D;
       }
     for (long i = 0; i < D; i++)
+#pragma omp simd
       for (long c = 0; c < LC; c++) {
         long at = i * LC + c;
         value[c] += outer[at] * (2 * error[at] * weight[i] - gmean[c]);
       }
+#pragma omp simd
     for (long c = 0; c < LC; c++) value[c] -= second[c] * along[c];
     for (long i = 0; i < D; i++)
+#pragma omp simd
       for (long c = 0; c < LC; c++) {
         long at = i * LC + c;
         T x = -rs[c] * (outer[at] * second[c] + 2 * error[at] * weight[i] * (along[c] / D));
@@ -421,6 +473,7 @@ struct Row {
         t2[c] += x * u[at] / D;
       }
     for (long i = 0; i < D; i++)
+#pragma omp simd
       for (long c = 0; c < LC; c++) {
         long at = i * LC + c;
         into[at] = rs[c] * (into[at] - t1[c] - u[at] * t2[c]) - rs[c] * rs[c] * u[at] * (value[c] / D);
@@ -606,12 +659,10 @@ struct Row {
       Activations<T>& t = acts[0];
       coefficients(n);
       A.online ? slopes_online(n, now, t) : slopes(n, W, t);
+      column_mean(t.error, t.error, sums);
       for (long c = 0; c < C; c++) {
         long at = token(n, c);
-        if (at < 0) continue;
-        T loss = 0;
-        for (long i = 0; i < D; i++) loss += t.error[i * LC + c] * t.error[i * LC + c];
-        ((T*)A.loss)[(b * A.tokens + at) * A.heads + h] = loss;
+        if (at >= 0) ((T*)A.loss)[(b * A.tokens + at) * A.heads + h] = sums[c] * D;
       }
       read(n, t, now);
       const T *w = scale(), *bias = shift();
@@ -654,7 +705,7 @@ struct Row {
       for (long n = first; n < last; n++) {
         State<T>& state = states[n - first];
         T* const* W = enter(n, state);
-        coefficients(n);
+        A.online ? coefficients(n) : end_coefficients(n);
         A.online ? slopes_online(n, state, acts[n - first]) : slopes(n, W, acts[n - first]);
         if (n + 1 == last) break;
         advance(acts[n - first], state, states[n - first + 1]);
@@ -685,6 +736,16 @@ struct Row {
   void add(T* to, const T* from, long l) const {
     for (long i = 0; i < in[l] * ld[l]; i++) to[i] += from[i];
   }
+  // along += <x, y>, sum += x over the chunk's tokens
+  void add_sums(const T* x, const T* y, T& along, T& sum) const {
+    T a = 0, s = 0;
+#pragma omp simd reduction(+ : a, s)
+    for (long c = 0; c < C; c++) {
+      a += x[c] * y[c];
+      s += x[c];
+    }
+    along += a, sum += s;
+  }
   static void mul_into(T* to, const T* a, const T* b, long n) {
     for (long i = 0; i < n; i++) to[i] = a[i] * b[i];
   }
@@ -713,10 +774,7 @@ struct Row {
     if (w) {
       normalize(Z, unit, rstd);
       for (long i = 0; i < D; i++)
-        for (long c = 0; c < C; c++) {
-          dnorm[i] += dZ[i * LC + c] * unit[i * LC + c];
-          dnorm[D + i] += dZ[i * LC + c];
-        }
+        add_sums(dZ + i * LC, unit + i * LC, dnorm[i], dnorm[D + i]);
       std::copy_n(tmp2, D * LC, tmp);
       normalize_backward(tmp, w, unit, rstd, dZ, SET);
     }
@@ -820,15 +878,16 @@ struct Row {
     }
     if (w) {
       normalize_backward(last, nullptr, t.unit, t.rstd, tmp2, SET);  // d_grad
-      for (long i = 0; i < D; i++)
-        for (long c = 0; c < LC; c++) {
-          long at = i * LC + c;
-          derror[at] = 2 * tmp2[at] * w[i];
-          if (c < C) {
-            dnorm[i] += tmp2[at] * 2 * t.error[at] + derror[at] * t.unit[at];
-            dnorm[D + i] += derror[at];
-          }
-        }
+      for (long i = 0; i < D; i++) {
+        T along = 0, sum = 0, both = 0, wi = w[i];
+        const T *x = tmp2 + i * LC, *error = t.error + i * LC, *u = t.unit + i * LC;
+        T* to = derror + i * LC;
+#pragma omp simd
+        for (long c = 0; c < LC; c++) to[c] = 2 * x[c] * wi;
+        add_sums(x, error, both, sum);
+        add_sums(to, u, along, dnorm[D + i]);
+        dnorm[i] += 2 * both + along;
+      }
       normalize_double_backward(last, t.error, w, t.unit, t.rstd, dz);
       normalize_backward(derror, w, t.unit, t.rstd, dz, ADD);
     } else {
@@ -880,30 +939,42 @@ struct Row {
         }
         dends[from][2] += dends[l][2];
       }
-      const T *dm = dmix[from], *last = c.carried + (C - 1) * w;
-      std::fill_n(lamG, w, T(0));
-      std::fill_n(lamE, w, T(0));
+      transpose(C, C, dmix[from], LC, mixRows, LC);
+      const T* last = c.carried + (C - 1) * w;
+      for (T* zeros : {lamG, lamE, dtheta}) std::fill_n(zeros, w, T(0));
       lamE[0] = dends[from][2];
-      for (long i = 0; i < C; i++) lamE[i + 1] = dw2[from][i] * c.theta[i];
+      for (long i = 0; i < C; i++) {
+        lamE[i + 1] = dw2[from][i] * c.theta[i];
+        dtheta[i] = dw2[from][i] * last[i + 1];
+      }
       T lamb = 0;
       for (long t = C - 1; t >= 0; t--) {
-        T next = t + 1 < C ? c.keep[t + 1] : T(0), carry = t + 1 < C ? c.eta[t + 1] : T(1);
+        T next = t + 1 < C ? c.keep[t + 1] : T(0), carry = t + 1 < C ? c.eta[t + 1] : T(1), real = c.real[t];
+        const T *__restrict dm = mixRows + t * LC, *__restrict G = c.combined + t * w;
+        T *__restrict lg = lamG, *__restrict le = lamE, *__restrict dth = dtheta;
         lamb = dstart[from][t] + next * lamb;
-        lamG[0] = dlag[from][t] + next * lamG[0];
-        for (long i = 0; i < C; i++) lamG[i + 1] = dm[i * LC + t] * c.theta[i] + next * lamG[i + 1];
-        for (long i = 0; i < w; i++) lamE[i] = c.real[t] * lamG[i] + carry * lamE[i];
-        T dkeep = lamb * (t ? c.start[t - 1] : T(1)), deta = t ? T(0) : lamE[0];
+        lg[0] = dlag[from][t] + next * lg[0];
+#pragma omp simd
+        for (long i = 0; i < C; i++) {
+          lg[i + 1] = dm[i] * c.theta[i] + next * lg[i + 1];
+          dth[i] += dm[i] * G[i + 1];
+        }
+#pragma omp simd
+        for (long i = 0; i < w; i++) le[i] = real * lg[i] + carry * le[i];
+        T dkeep = lamb * (t ? c.start[t - 1] : T(1)), deta = t ? T(0) : le[0];
         if (t) {
-          const T *G = c.combined + (t - 1) * w, *E = c.carried + (t - 1) * w;
-          for (long i = 0; i <= t; i++) dkeep += lamG[i] * G[i], deta += lamE[i] * E[i];
+          const T *before = G - w, *E = c.carried + (t - 1) * w;
+#pragma omp simd reduction(+ : dkeep, deta)
+          for (long i = 0; i <= t; i++) dkeep += lg[i] * before[i], deta += le[i] * E[i];
         }
         long at = token(n, t);
         if (at < 0) continue;
-        T dtheta = dw2[from][t] * last[t + 1];
-        for (long u = t; u < C; u++) dtheta += dm[t * LC + u] * c.combined[u * w + t + 1];
-        *gate(A.d_gates, 0, g, at) = dtheta;
         *gate(A.d_gates, 1, g, at) = deta;
         *gate(A.d_gates, 2, g, at) = -dkeep;
+      }
+      for (long t = 0; t < C; t++) {
+        long at = token(n, t);
+        if (at >= 0) *gate(A.d_gates, 0, g, at) = dtheta[t];
       }
     }
   }

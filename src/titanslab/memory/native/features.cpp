@@ -1,6 +1,8 @@
 // What stands around the memory in its layer, in one pass each: short convolution, SiLU and unit norm before it
 // (conv.py, norms.py), RMS norm and gate after it. Tensors are [B, T, heads * head_dim], contiguous; a thread takes a
 // head's columns of a row of the batch, so that sums over tokens have one order.
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -81,19 +83,19 @@ struct Features {
     }
     return part < A.unit ? 1 / std::sqrt(std::max(sum, T(1e-24))) : T(1);
   }
-  void forward() {
+  void forward(long first, long end) {
     T* slope = space.data();
-    for (long t = 0; t < A.tokens; t++) {
+    for (long t = first; t < end; t++) {
       T* __restrict y = row(A.y, A.y, W, t);
       T inverse = value(t, y, slope);
       if (part < A.unit)
         for (long i = 0; i < D(); i++) y[i] *= inverse;
     }
   }
-  void backward() {
+  void backward(long first, long end) {
     T* dw = (T*)A.d_weight[part] + b * A.taps * W + h * D();
     T *__restrict u = space.data(), *__restrict s = u + D(), *__restrict d = s + D();
-    for (long t = 0; t < A.tokens; t++) {
+    for (long t = first; t < end; t++) {
       T inverse = value(t, u, s), along = 0;
       const T* __restrict g = row(A.dy, A.dy, W, t);
       if (part < A.unit) {
@@ -122,11 +124,11 @@ struct Features {
 };
 
 template <typename T, int WIDTH>
-static void gated_norm(const GateArguments& A, long b, long h, bool backward) {
+static void gated_norm(const GateArguments& A, long b, long h, long first, long end, bool backward) {
   const long D = WIDTH ? WIDTH : A.head_dim, W = A.heads * D;
   const T* __restrict w = (const T*)A.weight + h * D;
   T* __restrict dw = backward ? (T*)A.d_weight + b * W + h * D : nullptr;
-  for (long t = 0; t < A.tokens; t++) {
+  for (long t = first; t < end; t++) {
     long at = (b * A.tokens + t) * W + h * D;
     const T *__restrict y = (const T*)A.y + at, *__restrict g = (const T*)A.gate + (b * A.tokens + t) * A.stride + h * D;
     T sum = 0, along = 0;
@@ -152,44 +154,51 @@ static void gated_norm(const GateArguments& A, long b, long h, bool backward) {
   }
 }
 
-template <typename T>
-static void run_features(const FeatureArguments& A, bool backward) {
-  long columns = A.batch * A.heads, work = A.parts * columns;
-  int threads = (int)std::max<int64_t>(1, std::min<int64_t>(A.threads, work));
+// fn(column, first, end) for every column of `work` and all tokens in blocks: a thread's columns take turns, so that a
+// row of them is fetched once. Each column sees its tokens in order, whatever the number of threads.
+template <typename F>
+static void in_blocks(long work, long tokens, long wanted, F start) {
+  constexpr long BLOCK = 16;
+  int threads = (int)std::max<long>(1, std::min<long>(wanted, work));
 #pragma omp parallel num_threads(threads)
   {
     FlushDenormals flush;
-    auto all = [&](auto part) {
-#pragma omp for schedule(static)
-      for (long i = 0; i < work; i++) {
-        part.part = i / columns, part.b = i % columns / A.heads, part.h = i % A.heads;
-        backward ? part.backward() : part.forward();
-      }
-    };
-    if (A.head_dim == 64)
-      all(Features<T, 64>(A));
-    else
-      all(Features<T, 0>(A));
+    auto fn = start();
+    long count = omp_get_num_threads(), mine = omp_get_thread_num();
+    long from = work * mine / count, to = work * (mine + 1) / count;
+    for (long t = 0; t < tokens; t += BLOCK)
+      for (long column = from; column < to; column++) fn(column, t, std::min(t + BLOCK, tokens));
   }
 }
 
-template <typename T>
+template <typename T, int WIDTH>
+static void run_features(const FeatureArguments& A, bool backward) {
+  long columns = A.batch * A.heads;
+  in_blocks(A.parts * columns, A.tokens, A.threads, [&] {
+    return [part = Features<T, WIDTH>(A), backward, columns](long i, long first, long end) mutable {
+      part.part = i / columns, part.b = i % columns / part.A.heads, part.h = i % part.A.heads;
+      backward ? part.backward(first, end) : part.forward(first, end);
+    };
+  });
+}
+
+template <typename T, int WIDTH>
 static void run_gate(const GateArguments& A, bool backward) {
-  long work = A.batch * A.heads;
-  int threads = (int)std::max<int64_t>(1, std::min<int64_t>(A.threads, work));
-#pragma omp parallel num_threads(threads)
-  {
-    FlushDenormals flush;
-#pragma omp for schedule(static)
-    for (long i = 0; i < work; i++)
-      (A.head_dim == 64 ? gated_norm<T, 64> : gated_norm<T, 0>)(A, i / A.heads, i % A.heads, backward);
-  }
+  in_blocks(A.batch * A.heads, A.tokens, A.threads, [&] {
+    return [&](long i, long first, long end) {
+      gated_norm<T, WIDTH>(A, i / A.heads, i % A.heads, first, end, backward);
+    };
+  });
 }
 
 #ifndef TITANS_REAL
 #define TITANS_REAL float
 #endif
-extern "C" void titans_features(const FeatureArguments* a, int backward) { run_features<TITANS_REAL>(*a, backward); }
-extern "C" void titans_gated_norm(const GateArguments* a, int backward) { run_gate<TITANS_REAL>(*a, backward); }
+extern "C" void titans_features(const FeatureArguments* a, int backward) {
+  (a->head_dim == 64 ? run_features<TITANS_REAL, 64> : run_features<TITANS_REAL, 0>)(*a, backward);
+}
+extern "C" void titans_gated_norm(const GateArguments* a, int backward) {
+  (a->head_dim == 64 ? run_gate<TITANS_REAL, 64> : run_gate<TITANS_REAL, 0>)(*a, backward);
+}
 extern "C" int64_t titans_arguments_size() { return sizeof(FeatureArguments); }
 extern "C" int64_t titans_gate_arguments_size() { return sizeof(GateArguments); }
