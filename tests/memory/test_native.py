@@ -129,3 +129,45 @@ def test_layer_is_the_same_with_and_without_recomputation_and_kernel(monkeypatch
     for results in (recomputed, run()):
         for a, b in zip(results, want, strict=True):
             assert distance(a, b) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("options", "carried", "persistent", "write_scale"),
+    [
+        ({}, False, False, 1.0),
+        ({"gates_per_layer": False}, True, False, 0.5),
+        ({"norm": False, "residual": False, "momentum": False}, True, False, 1.0),
+        ({"forgetting": False, "conv_size": 3}, False, True, 1.0),
+        ({"depth": 3, "grad_clip": None}, True, True, 1.0),
+    ],
+)
+def test_packed_layer_is_the_layer(monkeypatch, options, carried, persistent, write_scale) -> None:
+    torch.manual_seed(0)
+    layer = module.NeuralMemory(24, 3, chunk_size=8, head_dim=9, **options).double()
+    x, before = (torch.randn(2, n, 24, dtype=torch.float64, requires_grad=True) for n in (41, 11))
+    vectors = torch.randn(3, 24, dtype=torch.float64)
+
+    def run(least: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(module, "RECOMPUTE_TOKENS", least)
+        assert layer._packs(x) == (least == 4)
+        initial = layer.initial_state(1, vectors) if persistent else None
+        state = layer(before, initial=initial)[1] if carried else None
+        y, end, stats = layer(x, state, initial=initial, write_scale=write_scale, return_stats=True)
+        memory = end.memory
+        tensors = [y, *end.conv.values(), *memory.weights, *memory.momentum, *memory.chunk_weights]
+        total = sum(t.square().sum() for t in tensors)
+        leaves = [x, *layer.parameters()] + [before] * carried
+        return [*tensors, memory.offset, *stats.values(), *torch.autograd.grad(total, leaves)]
+
+    for a, b in zip(run(4), run(10**9), strict=True):
+        assert distance(a.double(), b.double()) < EXACT
+
+
+def test_packed_layer_leaves_adapted_projections_alone(monkeypatch) -> None:
+    monkeypatch.setattr(module, "RECOMPUTE_TOKENS", 4)
+    layer, x = module.NeuralMemory(24, 3, chunk_size=8), torch.randn(1, 8, 24)
+    plain = layer(x)[0]
+    assert layer._packs(x)
+    layer.v_proj.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    assert not layer._packs(x)
+    assert not torch.allclose(layer(x)[0], plain)
