@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from titanslab import TitansConfig
+from titanslab import TitansConfig, TitansForCausalLM
 
 PAPER_SHAPES = {"170m": (12, 768, 16), "340m": (24, 1024, 16), "760m": (24, 1536, 16), "1.3b": (18, 2048, 8)}
 
