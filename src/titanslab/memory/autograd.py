@@ -1,6 +1,6 @@
 """How the chunk-loop ops, PyTorch's and the fused one, are tied to their backward ops: both have the same signature."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,28 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(q, k, v, gates, offset, mask, reset, *anchor, *held, *norm, *output[5])
 
 
+def gradients(
+    backward: Callable[..., list[Tensor]],
+    given: tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]],
+    saved: tuple,
+    static: tuple | list,
+) -> list[Tensor]:
+    """What `backward` says of q, k, v, gates, and each state, anchor, initial and norm tensor.
+
+    Args:
+        given: gradients of y, end states and end anchors, None where there is none.
+        saved: q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept.
+    """
+    (dy, d_end, d_running), (q, initial) = given, (saved[0], saved[5])
+    dy = torch.zeros_like(q) if dy is None else dy
+    d_end = [torch.zeros_like(i) if d is None else d for d, i in zip(d_end, initial, strict=True)]
+    d_running = [
+        i.new_zeros(i.shape[0], i.shape[1] // 2, i.shape[2]) if d is None else d
+        for d, i in zip(d_running, initial, strict=False)
+    ]
+    return backward(dy, d_end, d_running, *saved, *static)
+
+
 def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., list[Tensor]]) -> None:
     """Let autograd call `backward` for `op`: the arguments of `chunked_memory` and `chunked_memory_backward`."""
 
@@ -28,15 +50,8 @@ def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., lis
         else:
             initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         norm, kept = rest[:norms], rest[norms:]
-        dy = torch.zeros_like(q) if dy is None else dy
-        d_end = [torch.zeros_like(i) if d is None else d for d, i in zip(d_end, initial, strict=True)]
-        d_running = [
-            i.new_zeros(i.shape[0], i.shape[1] // 2, i.shape[2]) if d is None else d
-            for d, i in zip(d_running, initial, strict=False)
-        ]
-        grads = backward(
-            dy, d_end, d_running, q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept, *ctx.static
-        )
+        saved = (q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept)
+        grads = gradients(backward, (dy, d_end, d_running), saved, ctx.static)
         dq, dk, dv, d_gates, *grads = grads
         d_state, grads = grads[:depth], grads[depth:]
         d_anchor, grads = grads[:anchors], grads[anchors:]

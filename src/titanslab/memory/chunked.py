@@ -4,6 +4,7 @@ Forward keeps the state every few chunks, backward recomputes in between. One op
 a model neither breaks at it nor unrolls it.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -176,8 +177,12 @@ def chunked(
     chunk_size: int,
     mask: Tensor | None,
     reset: Tensor | None,
+    op: Callable[..., tuple] | None = None,
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Same arguments and results as `reference`; `state` None (start at `initial`) spares a look at its offsets."""
+    """Same arguments and results as `reference`; `state` None (start at `initial`) spares a look at its offsets.
+
+    `op`: what runs the loop, with the arguments and results of `chunked_memory`, the default.
+    """
     batch, heads = q.shape[0], q.shape[2]
     begin = _stack(initial.weights, initial.momentum, batch)
     if state is None:
@@ -189,7 +194,7 @@ def chunked(
     # layers that share their gates share the coefficients too
     shared = all(a is b for g in gates for a, b in zip(g, gates[0], strict=True))
     stacked = torch.stack([torch.stack([g[i][..., 0] for g in gates[: 1 if shared else None]]) for i in range(3)])
-    y, loss, end_offset, end, running, _ = chunked_memory(
+    y, loss, end_offset, end, running, _ = (op or chunked_memory)(
         q,
         k,
         v,

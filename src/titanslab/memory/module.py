@@ -3,18 +3,22 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titanslab.memory import chunk_loop
+from titanslab.memory.chunked import implementation
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.features import convolve, fits, norm_and_gate
 from titanslab.memory.frozen import check_writes, read_frozen
 from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
+from titanslab.memory.packed import emit, plain, project, remember
 from titanslab.memory.state import MemoryState, where_rows
 
 # heads forget half of what they hold after 2**6 .. 2**14 tokens at the start of training
@@ -243,20 +247,25 @@ class NeuralMemory(nn.Module):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-
-        projections = [p for p in (self.theta_proj, self.eta_proj, self.alpha_proj) if p is not None]
+        projections = self._gate_projections()
         with torch.autocast(x.device.type, enabled=False):
             weight = torch.cat([p.weight.to(x.dtype) for p in projections])
             bias = torch.cat([p.bias.to(x.dtype) for p in projections])
-            raw = torch.sigmoid(F.linear(x, weight, bias))
-            raw = raw.unflatten(-1, (len(projections), self.num_heads, self.gate_layers))
-            parts = iter(raw.unbind(-3))
-            theta = next(parts)
-            eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
-            alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
-            limits = self.step_limits() if self.gate_layers > 1 else [min(self.step_limits())]
-            # so that momentum changes the lag of a write and not its size
-            theta = theta * (1 - eta) * torch.tensor(limits, dtype=x.dtype, device=x.device)
+            return self._activate(F.linear(x, weight, bias))
+
+    def _gate_projections(self) -> list[nn.Linear]:
+        return [p for p in (self.theta_proj, self.eta_proj, self.alpha_proj) if p is not None]
+
+    def _activate(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """theta, eta, alpha from what their projections gave, side by side."""
+        raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
+        parts = iter(raw.unbind(-3))
+        theta = next(parts)
+        eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
+        alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
+        limits = self.step_limits() if self.gate_layers > 1 else [min(self.step_limits())]
+        # so that momentum changes the lag of a write and not its size
+        theta = theta * (1 - eta) * torch.tensor(limits, dtype=raw.dtype, device=raw.device)
         return theta, eta, alpha
 
     def _features(
@@ -311,6 +320,57 @@ class NeuralMemory(nn.Module):
         units, values = unit_norm(z[:, :, : unit * self.num_heads]), z[:, :, unit * self.num_heads :]
         parts = [*units.split(self.num_heads, 2), *(values.split(self.num_heads, 2) if "v" in names else ())]
         return *parts, *tail.split(self.num_heads * self.head_dim, -1)
+
+    def _packs(self, x: Tensor) -> bool:
+        """Whether `_packed_forward` can train on `x`: a CPU's float32 or float64, enough tokens, bare projections."""
+        if not torch.is_grad_enabled() or x.shape[1] < max(RECOMPUTE_TOKENS, self.conv_size) or self.conv_size == 1:
+            return False
+        if self.backend not in ("auto", "chunked") or torch.is_autocast_enabled(x.device.type):
+            return False
+        projections = [*(getattr(self, f"{n}_proj") for n in "qkvgo"), *self._gate_projections()]
+        if not plain(*projections) or not fits(x, *(p.weight for p in projections), *self.memory_weights):
+            return False
+        return implementation(x.device, x.dtype, self.network.depth)[0] is not chunk_loop
+
+    def _packed_forward(
+        self, x: Tensor, state: NeuralMemoryState | None, initial: NeuralMemoryState | None, write_scale: float
+    ) -> tuple[Tensor, NeuralMemoryState, dict[str, Tensor]]:
+        """`forward` without mask and reset by the nodes of `packed.py`."""
+        source = state or initial
+        convs = [getattr(self, f"{n}_conv1d").weight for n in "qkv"]
+        tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
+        weights = [getattr(self, f"{n}_proj").weight for n in "qkvg"]
+        gates = self._gate_projections()
+        packed = project(x, self.num_heads, weights, convs, tails, [p.weight for p in gates])
+        theta, eta, alpha = self._activate(packed.scalars + torch.cat([p.bias for p in gates]))
+        if write_scale != 1.0:
+            theta = theta * write_scale
+        y, memory, loss = neural_memory(
+            packed.q,
+            packed.k,
+            packed.v,
+            theta,
+            eta,
+            alpha,
+            self.network,
+            self.params,
+            None if state is None else state.memory,
+            self.chunk_size,
+            "chunked",
+            initial=None if initial is None else initial.memory,
+            return_loss=True,
+            op=partial(remember, packed, convs, tails),
+        )
+        y = emit(y, packed.gate, self.o_norm, self.o_proj.weight, 1e-5)
+        conv = dict(zip("qkv", packed.tails, strict=True))
+        stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss}
+        return y, NeuralMemoryState(memory, self._with_read(conv, source)), stats
+
+    @staticmethod
+    def _with_read(conv: dict[str, Tensor], source: NeuralMemoryState | None) -> dict[str, Tensor]:
+        """The convolutions' tails and that of reads, which a write leaves alone."""
+        read = conv["q"].new_zeros(conv["q"].shape) if source is None else source.conv["read"]
+        return {**conv, "read": read.expand_as(conv["q"])}
 
     def _output(self, y: Tensor, x: Tensor) -> Tensor:
         """Norm per head, linear gate, projection."""
@@ -405,6 +465,9 @@ class NeuralMemory(nn.Module):
             y `[B,T,hidden_size]` (0 at padding) and the new state, and the dict of stats on request.
         """
         check_writes(learn, write_scale)
+        if learn and mask is None and reset is None and self._packs(x):
+            y, new_state, stats = self._packed_forward(x, state, initial, write_scale)
+            return (y, new_state, {n: t.detach() for n, t in stats.items()}) if return_stats else (y, new_state)
         lengths = slot = None
         real = mask = _hiding(mask)
         if mask is not None:
@@ -444,10 +507,7 @@ class NeuralMemory(nn.Module):
             )
         y = self._output(y, x)
         tails = dict(zip("qkv", conv, strict=True))
-        start = state or initial
-        read = tails["q"].new_zeros(tails["q"].shape) if start is None else start.conv["read"]
-        tails["read"] = read.expand_as(tails["q"])
-        new_state = NeuralMemoryState(memory, tails)
+        new_state = NeuralMemoryState(memory, self._with_read(tails, state or initial))
         if slot is not None and mask is not None:
             y = _take(y, slot).masked_fill(~mask[..., None], 0)
         if not return_stats:

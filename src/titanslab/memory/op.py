@@ -1,5 +1,6 @@
 """`neural_memory`: validate, choose a backend, call it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -120,6 +121,7 @@ def neural_memory(
     reset: Tensor | None = None,
     initial: MemoryState | None = None,
     return_loss: bool = False,
+    op: Callable[..., tuple] | None = None,
 ) -> tuple:
     """Write every token into the memory and read it back right after: `y_t = f(q_t; M_t)` (paper eqs. 9-15).
 
@@ -137,6 +139,7 @@ def neural_memory(
         reset: bool `[B,T]`, True for the first token of a document: the row goes back to `initial`.
         initial: where documents start, one row or B; default M_0 without momentum.
         return_loss: also return the inner loss before each write.
+        op: for "chunked", what runs its loop; see `chunked`.
 
     Returns:
         y `[B,T,H,D]` (0 at padding) in q's dtype, the new state (float32 or float64), and on request the detached
@@ -203,7 +206,7 @@ def neural_memory(
         start = initial.at_boundary().expand(batch) if state is None else state
         y, state, loss = torch.zeros_like(q), start, q.new_zeros(batch, 0, heads)
     elif name == "chunked":
-        y, state, loss = chunked(q, k, v, gates, network, params, state, initial, chunk_size, mask, reset)
+        y, state, loss = chunked(q, k, v, gates, network, params, state, initial, chunk_size, mask, reset, op)
     elif name == "triton":
         y, state, loss = fused(*given, gates, network, params, state, initial, chunk_size, mask, reset)
     else:

@@ -147,6 +147,12 @@ def _prepare(
     return call, offset
 
 
+def _filled(like: Tensor, schedule: Schedule | None) -> Tensor:
+    """What the kernel writes for each token it is given: for all, or zeros where some are padding."""
+    new = torch.empty_like if schedule is None else torch.zeros_like
+    return new(like, memory_format=torch.contiguous_format)
+
+
 def forward(
     q: Tensor,
     k: Tensor,
@@ -164,7 +170,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """As `_forward` of `chunked.py`: y, loss, end state, end anchor, kept states, end offset."""
     call, offset = _prepare(q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip)
-    y, loss = torch.zeros_like(q, memory_format=torch.contiguous_format), q.new_zeros(q.shape[:3])
+    y, loss = _filled(q, schedule), _filled(q[..., 0], schedule)
     end = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
     running = []
     if schedule is not None or anchor:
@@ -196,8 +202,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Gradients of q, k, v, gates, state, anchor, initial and norm."""
     call, _ = _prepare(q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip)
-    dq, dk, dv = (torch.zeros_like(q, memory_format=torch.contiguous_format) for _ in range(3))
-    d_gates = torch.zeros_like(gates, memory_format=torch.contiguous_format)
+    dq, dk, dv, d_gates = (_filled(x, schedule) for x in (q, q, q, gates))
     d_state, d_initial = [torch.empty_like(i) for i in initial], [torch.zeros_like(i) for i in initial]
     d_anchor = [torch.zeros_like(a) for a in anchor]
     call.give(kept=kept, dy=dy, d_end=d_end, d_running=d_running, dq=dq, dk=dk, dv=dv, d_gates=d_gates)

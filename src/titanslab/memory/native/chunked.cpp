@@ -65,6 +65,31 @@ struct Taker {
   }
 };
 
+// am = a^T d, as = a^T d2 of a tile: a [rows, LC], d and d2 [C, ld].
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void outer_tile(long C, const T* a, long LC, const T* d, const T* d2, long ld,
+                                                          typename Lanes<T>::V (&am)[MR][NV],
+                                                          typename Lanes<T>::V (&as)[MR][NV]) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
+  for (long c = 0; c < C; c++) {
+    V x[NV], x2[NV];
+    for (int j = 0; j < NV; j++) {
+      x[j] = *(const V*)(d + c * ld + j * VL);
+      x2[j] = *(const V*)(d2 + c * ld + j * VL);
+    }
+    for (int i = 0; i < MR; i++) {
+      T v = a[i * LC + c];
+      for (int j = 0; j < NV; j++) {
+        am[i][j] += v * x[j];
+        as[i][j] += v * x2[j];
+      }
+    }
+  }
+}
+
 // c' = b c + f s - a^T(w d), s' = e s - a^T(w' d), one pass over the state.
 template <typename T, int MR, int NV>
 static inline __attribute__((always_inline)) void advance_tile(long C, const T* aT, long LC, const T* dw, const T* dw2,
@@ -73,22 +98,7 @@ static inline __attribute__((always_inline)) void advance_tile(long C, const T* 
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V am[MR][NV], as[MR][NV];
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
-  for (long c = 0; c < C; c++) {
-    V x[NV], x2[NV];
-    for (int j = 0; j < NV; j++) {
-      x[j] = *(const V*)(dw + c * ld + j * VL);
-      x2[j] = *(const V*)(dw2 + c * ld + j * VL);
-    }
-    for (int i = 0; i < MR; i++) {
-      T v = aT[i * LC + c];
-      for (int j = 0; j < NV; j++) {
-        am[i][j] += v * x[j];
-        as[i][j] += v * x2[j];
-      }
-    }
-  }
+  outer_tile<T, MR, NV>(C, aT, LC, dw, dw2, ld, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       long at = i * ld + j * VL;
@@ -98,27 +108,15 @@ static inline __attribute__((always_inline)) void advance_tile(long C, const T* 
     }
 }
 
-// dm1 = b dm + (bX)^T dz, ds1 = f dm + e ds + (fX)^T dz, and the dot products <m,dm>, <s,dm>, <s,ds>.
+// dm1 = b dm + X^T (b dz), ds1 = f dm + e ds + X^T (f dz), and the dot products <m,dm>, <s,dm>, <s,ds>.
 template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void retreat_tile(long C, const T* bX, const T* fX, long LC, const T* dz,
+static inline __attribute__((always_inline)) void retreat_tile(long C, const T* X, long LC, const T* dz, const T* dz2,
                                                                long ld, const T* m, const T* s, T* dm, T* ds, T b, T f,
                                                                T e, typename Lanes<T>::V* dots) {
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V am[MR][NV], as[MR][NV];
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
-  for (long c = 0; c < C; c++) {
-    V x[NV];
-    for (int j = 0; j < NV; j++) x[j] = *(const V*)(dz + c * ld + j * VL);
-    for (int i = 0; i < MR; i++) {
-      T vb = bX[i * LC + c], vf = fX[i * LC + c];
-      for (int j = 0; j < NV; j++) {
-        am[i][j] += vb * x[j];
-        as[i][j] += vf * x[j];
-      }
-    }
-  }
+  outer_tile<T, MR, NV>(C, X, LC, dz, dz2, ld, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       long at = i * ld + j * VL;
@@ -174,13 +172,13 @@ struct Row {
   std::vector<State<T>> states;
   std::vector<Activations<T>> acts;
   Decay<T> decays[MAX_LAYERS];
-  T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *bX, *fX, *scores, *weighted, *rowsA, *rowsB, *tmp, *tmp2;
+  T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *bX, *fX, *scores, *mixed, *asked[MAX_LAYERS], *rowsA, *rowsB, *tmp, *tmp2;
   T *unit, *rstd, *dZ, *dX, *dA[MAX_LAYERS], *dD[MAX_LAYERS], *extra[MAX_LAYERS], *dhT[MAX_LAYERS];
   T *dmix[MAX_LAYERS], *dstart[MAX_LAYERS], *dlag[MAX_LAYERS], *dw[MAX_LAYERS], *dw2[MAX_LAYERS];
   T *lamG, *lamE, *dnorm, *sums, *narrowA, *narrowB;
   T dends[MAX_LAYERS][3];
   Online<T> tokens;  // gradients of an online block
-  T* pieces;
+  T *pieces, *weighted, *mixedT, *weightedT, *pairP, *pairQ;
 
   Row(const Arguments& args, bool backward, Taker<T>& take) : A(args) {
     D = A.head_dim, L = A.depth, C = A.chunk, N = A.chunks, gates = A.gate_layers;
@@ -233,8 +231,10 @@ struct Row {
     for (long l = 0; l < L; l++) {
       X[l] = l ? take(in[l] * LC) : qT;
       Xs[l] = l < L - 1 ? take(out[l] * LC) : nullptr;
+      asked[l] = take(LC * LC);
     }
-    scores = take(LC * LC), weighted = take(LC * LC);
+    scores = take(LC * LC), mixed = take(LC * LC);
+    if (LC % VL) pairP = take(wide * LC), pairQ = take(wide * LC);
     rowsA = take(LC * wide), rowsB = take(LC * wide), tmp = take(wide * LC), tmp2 = take(wide * LC);
     narrowA = take(wide + C), narrowB = take(wide + C);
     unit = take(D * LC), rstd = take(LC), sums = take(8 * LC);
@@ -251,6 +251,7 @@ struct Row {
     }
     lamG = take(C + 1), lamE = take(C + 1), dnorm = take(2 * D);
     if (A.online) online(tokens);
+    weighted = take(LC * LC), mixedT = take(LC * LC), weightedT = take(LC * LC);
     pieces = take(D);
   }
 
@@ -482,15 +483,7 @@ struct Row {
     for (long l = 0; l < L; l++) {
       const Decay<T>& c = decay(l);
       long w = ld[l], n = in[l];
-      transpose(out[l], C, t.d[l], LC, rowsA, w);
-      for (long i = 0; i < C; i++) {
-        T p = c.w[i], p2 = c.w2[i];
-        for (long j = 0; j < w; j++) {
-          T x = j < out[l] ? rowsA[i * w + j] : T(0);
-          rowsA[i * w + j] = p * x;
-          rowsB[i * w + j] = p2 * x;
-        }
-      }
+      as_two_rows(t.d[l], l, c.w, c.w2);
       tiles(n, w, [&](long i, long j, auto rows, auto vectors) {
         long at = i * w + j;
         advance_tile<T, rows(), vectors()>(C, t.a[l] + i * LC, LC, rowsA + j, rowsB + j, w, from.m[l] + at,
@@ -499,26 +492,91 @@ struct Row {
     }
   }
 
-  // f(q_t; M_t) of a chunk; leaves layer inputs X, slopes Xs and the last product Z
+  // ---- products whose tiles are finished while they are in registers ----
+  // out[m, tokens] = finish(i, j, combine(i, j, P b, Q b) - a s) for the triangular s [C, LC] and a [m, LC]; `at` of
+  // combine and finish is i * LC + j, their values are vectors or, for a few tokens, numbers.
+  template <typename F, typename G>
+  void pair(long m, long k, const T* P, const T* Q, long am, long ak, const T* x, Triangle part, const T* a, const T* s,
+            T* to, F combine, G finish) {
+    if (LC % VL) {
+      apply(m, k, P, am, ak, x, pairP);
+      apply(m, k, Q, am, ak, x, pairQ);
+      for (long i = 0; i < m; i++)
+        for (long j = 0; j < LC; j++) pairP[i * LC + j] = combine(i * LC + j, j, pairP[i * LC + j], pairQ[i * LC + j]);
+      apply(m, C, a, LC, 1, s, pairP, SUB);
+      for (long i = 0; i < m; i++)
+        for (long j = 0; j < LC; j++) to[i * LC + j] = finish(i * LC + j, pairP[i * LC + j]);
+      return;
+    }
+    auto tile = [&](long i, long j, auto rows, auto vectors) {
+      constexpr int MR = rows(), NV = vectors();
+      Pair<T, MR, NV> acc;
+      if (am == 1)
+        pair_of<T, MR, NV, true>(k, P + i, Q + i, am, ak, x + j, LC, acc);
+      else
+        pair_of<T, MR, NV, false>(k, P + i * am, Q + i * am, am, ak, x + j, LC, acc);
+      for (int r = 0; r < MR; r++)
+        for (int v = 0; v < NV; v++)
+          acc.p[r][v] = combine((i + r) * LC + j + v * VL, j + v * VL, acc.p[r][v], acc.q[r][v]);
+      if (part == UPPER)
+        minus_triangle<T, MR, NV>(UPPER, C, a + i * LC, LC, s, LC, j, acc.p);
+      else
+        minus_triangle<T, MR, NV>(LOWER, C, a + i * LC, LC, s, LC, j, acc.p);
+      for (int r = 0; r < MR; r++)
+        for (int v = 0; v < NV; v++) {
+          long at = (i + r) * LC + j + v * VL;
+          *(V*)(to + at) = finish(at, acc.p[r][v]);
+        }
+    };
+    long j = 0;
+    auto down = [&](auto height, auto vectors) {
+      long i = 0;
+      for (; i + height() <= m; i += height()) tile(i, j, height, vectors);
+      for (; i + 2 <= m; i += 2) tile(i, j, Size<2>{}, vectors);
+      for (; i < m; i++) tile(i, j, Size<1>{}, vectors);
+      j += vectors() * VL;
+    };
+#if TITANS_VECTOR_BYTES == 64
+    while (j + 2 * VL <= LC) down(Size<6>{}, Size<2>{});
+    while (j < LC) down(Size<6>{}, Size<1>{});
+#else
+    while (j < LC) down(Size<4>{}, Size<1>{});
+#endif
+  }
+  // numbers or a vector of them at x, as `like`
+  static T at(const T* x, T) { return *x; }
+  static V at(const T* x, V) { return *(const V*)x; }
+  template <typename X>
+  static void add_to(T* to, X x) {
+    *(X*)to += x;
+  }
+
+  // into[i, token] = <a_i, x_token> for writes i up to the token: a, x [k, LC]
+  void scores_of(long k, const T* a, const T* x, T* into) {
+    if (LC % VL) return apply(C, k, a, 1, LC, x, into);
+    for (long j = 0; j < LC; j += 2 * VL) {
+      long both = std::min(j + VL, C), n = std::min(2 * VL, LC - j);
+      matmul(both, n, k, a, 1, LC, x + j, LC, into + j, LC);
+      if (j + VL < C) {
+        long row = j + VL, rest = std::min(C - row, VL);
+        matmul(rest, VL, k, a + row, 1, LC, x + row, LC, into + row * LC + row, LC);
+      }
+    }
+  }
+
+  // f(q_t; M_t) of a chunk; leaves layer inputs X, slopes Xs, the scores of queries and keys, and the last product Z
   void read(long n, const Activations<T>& t, const State<T>& from) {
     gather(A.q, n, qT);
     for (long l = 0; l < L; l++) {
       const Decay<T>& c = decay(l);
-      scaled(X[l], c, in[l]);
-      apply(out[l], in[l], from.m[l], 1, ld[l], bX, Z);
-      apply(out[l], in[l], from.s[l], 1, ld[l], fX, Z, ADD);
-      apply(C, in[l], t.a[l], 1, LC, X[l], scores);
-      for (long i = 0; i < C * LC; i++) scores[i] *= c.mixT[i];
-      apply(out[l], C, t.d[l], LC, 1, scores, Z, SUB);
+      scores_of(in[l], t.a[l], X[l], asked[l]);
+      mul_into(mixed, asked[l], c.mixT, C * LC);
+      pair(
+          out[l], in[l], from.m[l], from.s[l], 1, ld[l], X[l], UPPER, t.d[l], mixed, Z,
+          [&](long, long j, auto p, auto q) { return at(c.start + j, p) * p + at(c.lag + j, q) * q; },
+          [](long, auto x) { return x; });
       if (l < L - 1) gelu_and_slope(out[l] * LC, Z, X[l + 1], Xs[l]);
     }
-  }
-  void scaled(const T* x, const Decay<T>& c, long width) {
-    for (long i = 0; i < width; i++)
-      for (long j = 0; j < LC; j++) {
-        bX[i * LC + j] = c.start[j] * x[i * LC + j];
-        fX[i * LC + j] = c.lag[j] * x[i * LC + j];
-      }
   }
 
   void begin(long row) { r = row, b = row / A.heads, h = row % A.heads; }
@@ -634,6 +692,14 @@ struct Row {
   // rows [C, ld] of x [width, LC], zero beyond the width
   void as_rows(const T* xT, long l, T* rows) const {
     transpose(out[l], C, xT, LC, rows, ld[l]);
+    clear_end(l, rows);
+  }
+  // rowsA, rowsB = those rows times f, times g
+  void as_two_rows(const T* xT, long l, const T* f, const T* g) {
+    transpose_scaled(out[l], C, xT, LC, f, rowsA, g, rowsB, ld[l]);
+    clear_end(l, rowsA), clear_end(l, rowsB);
+  }
+  void clear_end(long l, T* rows) const {
     if (ld[l] > out[l])
       for (long c = 0; c < C; c++) std::fill(rows + c * ld[l] + out[l], rows + (c + 1) * ld[l], T(0));
   }
@@ -659,75 +725,60 @@ struct Row {
       const Decay<T>& c = decay(l);
       long wi = in[l], wo = out[l];
       // through the writes of this chunk
-      apply(C, wo, t.d[l], 1, LC, dZ, scores);   // [write, token]
-      apply(C, wi, t.a[l], 1, LC, X[l], weighted);
+      scores_of(wo, t.d[l], dZ, scores);  // [write, token]
       for (long i = 0; i < C * LC; i++) {
-        T s = scores[i], q = weighted[i], p = c.mixT[i];
+        T s = scores[i], q = asked[l][i], p = c.mixT[i];
         dmix[l][i] = -s * q;
-        scores[i] = s * p;
+        mixed[i] = s * p;
         weighted[i] = q * p;
       }
-      apply(wi, C, t.a[l], LC, 1, scores, dX);
-      for (long i = 0; i < wi * LC; i++) dX[i] = -dX[i];
-      transpose_square(scores);
-      transpose_square(weighted);
-      apply(wi, C, X[l], LC, 1, scores, dA[l]);
-      apply(wo, C, dZ, LC, 1, weighted, dD[l]);
-      for (long i = 0; i < wi * LC; i++) dA[l][i] = -dA[l][i];
-      for (long i = 0; i < wo * LC; i++) dD[l][i] = -dD[l][i];
-      // through the state at the chunk's start
-      std::fill_n(dstart[l], LC, T(0));
-      std::fill_n(dlag[l], LC, T(0));
-      for (int part = 0; part < 2; part++) {
-        const T *weight = part ? state.s[l] : state.m[l], *factor = part ? c.lag : c.start;
-        T* into = part ? dlag[l] : dstart[l];
-        apply(wi, wo, weight, ld[l], 1, dZ, Z);
-        for (long i = 0; i < wi; i++)
-          for (long j = 0; j < LC; j++) {
-            long at = i * LC + j;
-            into[j] += X[l][at] * Z[at];
-            dX[at] += factor[j] * Z[at];
-          }
-      }
+      transpose(C, C, mixed, LC, mixedT, LC);
+      transpose(C, C, weighted, LC, weightedT, LC);
       // the gradient at the chunk's end, through this chunk's writes
-      T *dm = grad.m[l], *ds = grad.s[l], *aw = bX, *aw2 = fX;
-      for (long i = 0; i < wi; i++)
-        for (long j = 0; j < LC; j++) {
-          T x = t.a[l][i * LC + j];
-          aw[i * LC + j] = j < C ? c.w[j] * x : T(0);
-          aw2[i * LC + j] = j < C ? c.w2[j] * x : T(0);
-        }
-      std::fill_n(dw[l], LC, T(0));
-      std::fill_n(dw2[l], LC, T(0));
-      for (int part = 0; part < 2; part++) {
-        const T *dp = part ? ds : dm, *weight = part ? c.w2 : c.w;
-        T* into = part ? dw2[l] : dw[l];
-        apply(wi, wo, dp, ld[l], 1, t.d[l], Z);
-        for (long i = 0; i < wi; i++)
-          for (long j = 0; j < C; j++) {
-            long at = i * LC + j;
-            into[j] -= t.a[l][at] * Z[at];
-            dA[l][at] -= weight[j] * Z[at];
-          }
-        apply(wo, wi, dp, 1, ld[l], part ? aw2 : aw, dD[l], SUB);
-      }
+      T *dm = grad.m[l], *ds = grad.s[l];
+      for (T* sums : {dstart[l], dlag[l], dw[l], dw2[l]}) std::fill_n(sums, LC, T(0));
+      auto minus_ends = [&](long j, auto p, auto q) { return -at(c.w + j, p) * p - at(c.w2 + j, q) * q; };
+      pair(
+          wi, wo, dm, ds, ld[l], 1, t.d[l], LOWER, X[l], mixedT, dA[l],
+          [&](long i, long j, auto p, auto q) {
+            auto a = at(t.a[l] + i, p);
+            add_to(dw[l] + j, -a * p), add_to(dw2[l] + j, -a * q);
+            return minus_ends(j, p, q);
+          },
+          [](long, auto x) { return x; });
+      pair(
+          wo, wi, dm, ds, 1, ld[l], t.a[l], LOWER, dZ, weightedT, dD[l],
+          [&](long, long j, auto p, auto q) { return minus_ends(j, p, q); }, [](long, auto x) { return x; });
+      // through the state at the chunk's start
+      auto through = [&](auto finish) {
+        pair(
+            wi, wo, state.m[l], state.s[l], ld[l], 1, dZ, UPPER, t.a[l], mixed, dX,
+            [&](long i, long j, auto p, auto q) {
+              auto x = at(X[l] + i, p);
+              add_to(dstart[l] + j, x * p), add_to(dlag[l] + j, x * q);
+              return at(c.start + j, p) * p + at(c.lag + j, q) * q;
+            },
+            finish);
+      };
+      if (l > 0)
+        through([&](long i, auto x) { return x * at(Xs[l - 1] + i, x); });
+      else if (A.residual)
+        through([&](long i, auto x) { return x + at(dy + i, x); });
+      else
+        through([](long, auto x) { return x; });
       // the gradient at the chunk's start
-      scaled(X[l], c, wi);
-      as_rows(dZ, l, rowsA);
+      as_two_rows(dZ, l, c.start, c.lag);
       V dots[3] = {V{}, V{}, V{}};
       tiles(wi, ld[l], [&](long i, long j, auto rows, auto vectors) {
         long at = i * ld[l] + j;
-        retreat_tile<T, rows(), vectors()>(C, bX + i * LC, fX + i * LC, LC, rowsA + j, ld[l], state.m[l] + at,
+        retreat_tile<T, rows(), vectors()>(C, X[l] + i * LC, LC, rowsA + j, rowsB + j, ld[l], state.m[l] + at,
                                            state.s[l] + at, dm + at, ds + at, c.b, c.f, c.e, dots);
       });
       for (int k = 0; k < 3; k++) {
         dends[l][k] = 0;
         for (long j = 0; j < VL; j++) dends[l][k] += dots[k][j];
       }
-      if (l > 0)
-        mul_into(dZ, dX, Xs[l - 1], wi * LC);
-      else if (A.residual)
-        for (long i = 0; i < D * LC; i++) dX[i] += dy[i];
+      if (l > 0) std::swap(dX, dZ);
     }
     scatter(dX, n, A.dq);
     if (A.online) {
@@ -811,12 +862,6 @@ struct Row {
   void earlier_online(long i, const Decay<T>& c, const T* u, long nu, const T* w, long nw, const T* x, const T* dz,
                       T* du, T* dw, T* dx, T* into) const;
   void backward_online(long n, Activations<T>& t, const State<T>& state);
-
-  void transpose_square(T* x) const {
-    for (long i = 0; i < C; i++)
-      for (long j = 0; j < i; j++) std::swap(x[i * LC + j], x[j * LC + i]);
-    for (long i = 0; i < C; i++) std::fill(x + i * LC + C, x + (i + 1) * LC, T(0));
-  }
 
   // adjoint of `coefficients`; layers that share their gates add up
   void gate_gradients(long n) {

@@ -13,6 +13,7 @@ constexpr int MAX_PARTS = 3;
 // Mirrors `FeatureArguments` in features.py.
 struct FeatureArguments {
   int64_t batch, tokens, heads, head_dim, taps, parts, unit, threads;  // the first `unit` parts get unit norm
+  int64_t stride;                                                      // of a token in x and dx
   void *x[MAX_PARTS], *weight[MAX_PARTS], *tail[MAX_PARTS];            // tail: null = zeros
   void *y[MAX_PARTS];                                                  // forward
   void *dy[MAX_PARTS], *dx[MAX_PARTS], *d_weight[MAX_PARTS], *d_tail[MAX_PARTS];  // d_weight: [B, taps, width]
@@ -20,7 +21,7 @@ struct FeatureArguments {
 
 // Mirrors `GateArguments` in features.py.
 struct GateArguments {
-  int64_t batch, tokens, heads, head_dim, threads;
+  int64_t batch, tokens, heads, head_dim, threads, stride;  // stride: of a token in the gate
   double eps;
   void *y, *weight, *gate, *out;
   void *d_out, *dy, *d_weight, *d_gate;  // d_weight: [B, heads, head_dim]
@@ -32,99 +33,113 @@ static inline T sigmoid(T z) {
   return z < 0 ? e * s : s;
 }
 
-template <typename T>
+// WIDTH: the head's width where it is known to the compiler, else 0.
+template <typename T, int WIDTH>
 struct Features {
   const FeatureArguments& A;
   int part;
-  long b, h, D, W, back;
-  std::vector<T> zero, z, dz, slope;
+  long b, h, width, W, back;
+  std::vector<T> zero, space;
 
-  Features(const FeatureArguments& args) : A(args), D(A.head_dim), W(A.heads * A.head_dim), back(A.taps - 1) {
-    zero.assign(D, T(0)), z.resize(D), dz.resize(D), slope.resize(D);
+  Features(const FeatureArguments& args) : A(args), width(A.head_dim), W(A.heads * A.head_dim), back(A.taps - 1) {
+    zero.assign(width, T(0)), space.resize(4 * width);
   }
-  T* row(void* const* inside, void* const* before, long t) {
-    if (t >= 0) return (T*)inside[part] + (b * A.tokens + t) * W + h * D;
-    return before[part] ? (T*)before[part] + (b * back + back + t) * W + h * D : zero.data();
+  long D() const { return WIDTH ? WIDTH : width; }
+  T* row(void* const* inside, void* const* before, long stride, long t) {
+    if (t >= 0) return (T*)inside[part] + (b * A.tokens + t) * stride + h * D();
+    return before[part] ? (T*)before[part] + (b * back + back + t) * W + h * D() : zero.data();
   }
-  const T* tap(long j) const { return (const T*)A.weight[part] + j * W + h * D; }
-  // SiLU of the convolution at token t into `into`, and 1 / its norm
-  T value(long t, T* __restrict into) {
-    const T *x0 = row(A.x, A.tail, t), *w0 = tap(0);
-    T* c = z.data();
-    for (long i = 0; i < D; i++) c[i] = w0[i] * x0[i];
-    for (long j = 1; j <= back; j++) {
-      const T *xj = row(A.x, A.tail, t - j), *wj = tap(j);
-      for (long i = 0; i < D; i++) c[i] += wj[i] * xj[i];
-    }
-    T sum = 0, *s = slope.data();
+  const T* tap(long j) const { return (const T*)A.weight[part] + j * W + h * D(); }
+  // SiLU of the convolution at token t into `into`, its slope, and 1 / its norm
+  T value(long t, T* __restrict into, T* __restrict slope) {
+    T sum = 0;
+    if (WIDTH && back == 3 && t >= 3) {
+      const T *x0 = row(A.x, A.tail, A.stride, t), *x1 = x0 - A.stride, *x2 = x1 - A.stride, *x3 = x2 - A.stride;
+      const T *w0 = tap(0), *w1 = tap(1), *w2 = tap(2), *w3 = tap(3);
 #pragma omp simd reduction(+ : sum)
-    for (long i = 0; i < D; i++) {
-      T g = sigmoid(c[i]), v = c[i] * g;
-      into[i] = v;
-      s[i] = g + v * (1 - g);
-      sum += v * v;
+      for (long i = 0; i < D(); i++) {
+        T c = w0[i] * x0[i] + w1[i] * x1[i] + w2[i] * x2[i] + w3[i] * x3[i];
+        T g = sigmoid(c), v = c * g;
+        into[i] = v;
+        slope[i] = g + v * (1 - g);
+        sum += v * v;
+      }
+    } else {
+      const T *x0 = row(A.x, A.tail, A.stride, t), *w0 = tap(0);
+      for (long i = 0; i < D(); i++) into[i] = w0[i] * x0[i];
+      for (long j = 1; j <= back; j++) {
+        const T *xj = row(A.x, A.tail, A.stride, t - j), *wj = tap(j);
+        for (long i = 0; i < D(); i++) into[i] += wj[i] * xj[i];
+      }
+#pragma omp simd reduction(+ : sum)
+      for (long i = 0; i < D(); i++) {
+        T g = sigmoid(into[i]), v = into[i] * g;
+        into[i] = v;
+        slope[i] = g + v * (1 - g);
+        sum += v * v;
+      }
     }
     return part < A.unit ? 1 / std::sqrt(std::max(sum, T(1e-24))) : T(1);
   }
   void forward() {
+    T* slope = space.data();
     for (long t = 0; t < A.tokens; t++) {
-      T* y = row(A.y, A.y, t);
-      T inverse = value(t, y);
+      T* __restrict y = row(A.y, A.y, W, t);
+      T inverse = value(t, y, slope);
       if (part < A.unit)
-        for (long i = 0; i < D; i++) y[i] *= inverse;
+        for (long i = 0; i < D(); i++) y[i] *= inverse;
     }
   }
   void backward() {
-    T* dw = (T*)A.d_weight[part] + b * A.taps * W + h * D;
-    std::vector<T> y(D);
+    T* dw = (T*)A.d_weight[part] + b * A.taps * W + h * D();
+    T *__restrict u = space.data(), *__restrict s = u + D(), *__restrict d = s + D();
     for (long t = 0; t < A.tokens; t++) {
-      T inverse = value(t, y.data()), along = 0, *d = dz.data();
-      const T *g = row(A.dy, A.dy, t), *s = slope.data();
+      T inverse = value(t, u, s), along = 0;
+      const T* __restrict g = row(A.dy, A.dy, W, t);
       if (part < A.unit) {
-        T* u = y.data();
 #pragma omp simd reduction(+ : along)
-        for (long i = 0; i < D; i++) {
+        for (long i = 0; i < D(); i++) {
           u[i] *= inverse;
           along += g[i] * u[i];
         }
-        for (long i = 0; i < D; i++) d[i] = inverse * (g[i] - u[i] * along) * s[i];
+        for (long i = 0; i < D(); i++) d[i] = inverse * (g[i] - u[i] * along) * s[i];
       } else {
-        for (long i = 0; i < D; i++) d[i] = g[i] * s[i];
+        for (long i = 0; i < D(); i++) d[i] = g[i] * s[i];
       }
       for (long j = 0; j <= back; j++) {
-        const T *x = row(A.x, A.tail, t - j), *w = tap(j);
-        T* dwj = dw + j * W;
-        for (long i = 0; i < D; i++) dwj[i] += d[i] * x[i];
+        const T *__restrict x = row(A.x, A.tail, A.stride, t - j), *__restrict w = tap(j);
+        T* __restrict dwj = dw + j * W;
+        for (long i = 0; i < D(); i++) dwj[i] += d[i] * x[i];
         if (t < j && !A.d_tail[part]) continue;
-        T* dx = row(A.dx, A.d_tail, t - j);
+        T* __restrict dx = row(A.dx, A.d_tail, A.stride, t - j);
         if (j == 0)
-          for (long i = 0; i < D; i++) dx[i] = w[i] * d[i];
+          for (long i = 0; i < D(); i++) dx[i] = w[i] * d[i];
         else
-          for (long i = 0; i < D; i++) dx[i] += w[i] * d[i];
+          for (long i = 0; i < D(); i++) dx[i] += w[i] * d[i];
       }
     }
   }
 };
 
-template <typename T>
+template <typename T, int WIDTH>
 static void gated_norm(const GateArguments& A, long b, long h, bool backward) {
-  long D = A.head_dim, W = A.heads * D;
-  const T* w = (const T*)A.weight + h * D;
-  T* dw = backward ? (T*)A.d_weight + b * W + h * D : nullptr;
+  const long D = WIDTH ? WIDTH : A.head_dim, W = A.heads * D;
+  const T* __restrict w = (const T*)A.weight + h * D;
+  T* __restrict dw = backward ? (T*)A.d_weight + b * W + h * D : nullptr;
   for (long t = 0; t < A.tokens; t++) {
     long at = (b * A.tokens + t) * W + h * D;
-    const T *y = (const T*)A.y + at, *g = (const T*)A.gate + at;
+    const T *__restrict y = (const T*)A.y + at, *__restrict g = (const T*)A.gate + (b * A.tokens + t) * A.stride + h * D;
     T sum = 0, along = 0;
 #pragma omp simd reduction(+ : sum)
     for (long i = 0; i < D; i++) sum += y[i] * y[i];
     T inverse = 1 / std::sqrt(sum / D + (T)A.eps);
     if (!backward) {
-      T* out = (T*)A.out + at;
+      T* __restrict out = (T*)A.out + at;
       for (long i = 0; i < D; i++) out[i] = y[i] * inverse * w[i] * g[i];
       continue;
     }
-    const T* d = (const T*)A.d_out + at;
-    T *dy = (T*)A.dy + at, *dg = (T*)A.d_gate + at;
+    const T* __restrict d = (const T*)A.d_out + at;
+    T *__restrict dy = (T*)A.dy + at, *__restrict dg = (T*)A.d_gate + at;
 #pragma omp simd reduction(+ : along)
     for (long i = 0; i < D; i++) {
       T unit = y[i] * inverse, u = d[i] * g[i];
@@ -144,12 +159,17 @@ static void run_features(const FeatureArguments& A, bool backward) {
 #pragma omp parallel num_threads(threads)
   {
     FlushDenormals flush;
-    Features<T> part(A);
+    auto all = [&](auto part) {
 #pragma omp for schedule(static)
-    for (long i = 0; i < work; i++) {
-      part.part = i / columns, part.b = i % columns / A.heads, part.h = i % A.heads;
-      backward ? part.backward() : part.forward();
-    }
+      for (long i = 0; i < work; i++) {
+        part.part = i / columns, part.b = i % columns / A.heads, part.h = i % A.heads;
+        backward ? part.backward() : part.forward();
+      }
+    };
+    if (A.head_dim == 64)
+      all(Features<T, 64>(A));
+    else
+      all(Features<T, 0>(A));
   }
 }
 
@@ -161,7 +181,8 @@ static void run_gate(const GateArguments& A, bool backward) {
   {
     FlushDenormals flush;
 #pragma omp for schedule(static)
-    for (long i = 0; i < work; i++) gated_norm<T>(A, i / A.heads, i % A.heads, backward);
+    for (long i = 0; i < work; i++)
+      (A.head_dim == 64 ? gated_norm<T, 64> : gated_norm<T, 0>)(A, i / A.heads, i % A.heads, backward);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #if defined(__AVX512F__)
 #define TITANS_VECTOR_BYTES 64
@@ -123,22 +124,115 @@ static void matmul_narrow(long m, long n, long k, const T* __restrict a, long am
   }
 }
 
-// dst[j, i] = src[i, j]; rows x columns of src.
-template <typename T>
-static void transpose(long rows, long columns, const T* __restrict src, long lds, T* __restrict dst, long ldd) {
-  constexpr long B = 8;
-  for (long i0 = 0; i0 < rows; i0 += B)
-    for (long j0 = 0; j0 < columns; j0 += B) {
-      long i1 = i0 + B < rows ? i0 + B : rows, j1 = j0 + B < columns ? j0 + B : columns;
-      if (i1 - i0 == B && j1 - j0 == B) {
-        T block[B][B];
-        for (long i = 0; i < B; i++)
-          for (long j = 0; j < B; j++) block[j][i] = src[(i0 + i) * lds + j0 + j];
-        for (long j = 0; j < B; j++)
-          for (long i = 0; i < B; i++) dst[(j0 + j) * ldd + i0 + i] = block[j][i];
-      } else {
-        for (long i = i0; i < i1; i++)
-          for (long j = j0; j < j1; j++) dst[j * ldd + i] = src[i * lds + j];
+// A tile's accumulators p = P b, q = Q b with P, Q of one layout, MR rows and NV vectors.
+template <typename T, int MR, int NV>
+struct Pair {
+  typename Lanes<T>::V p[MR][NV], q[MR][NV];
+};
+
+template <typename T, int MR, int NV, bool UNIT>
+static inline __attribute__((always_inline)) void pair_of(long k, const T* P, const T* Q, long am, long ak, const T* b,
+                                                       long ldb, Pair<T, MR, NV>& acc) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) acc.p[i][j] = acc.q[i][j] = V{};
+  for (long x = 0; x < k; x++, P += UNIT ? ak : 1, Q += UNIT ? ak : 1, b += ldb) {
+    V row[NV];
+    for (int j = 0; j < NV; j++) row[j] = *(const V*)(b + j * VL);
+    for (int i = 0; i < MR; i++) {
+      T u = P[UNIT ? i : i * am], w = Q[UNIT ? i : i * am];
+      for (int j = 0; j < NV; j++) {
+        acc.p[i][j] += u * row[j];
+        acc.q[i][j] += w * row[j];
       }
     }
+  }
+}
+
+// Which part of a square matrix s[p, lane] is not zero.
+enum Triangle { UPPER, LOWER };
+
+// acc[i, :] -= sum_p a[i*am + p] s[p, :] for the lanes from j on of a triangular s of `size` rows.
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void minus_triangle(Triangle part, long size, const T* a, long am,
+                                                              const T* s, long lds, long j,
+                                                              typename Lanes<T>::V (&acc)[MR][NV]) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  long from = part == UPPER ? 0 : j < size ? j : size;
+  for (int step = 0; step < NV; step++) {
+    // of UPPER the vectors from `step` on, of LOWER those up to it
+    long to = part == LOWER && step == NV - 1 ? size : j + (step + 1) * VL < size ? j + (step + 1) * VL : size;
+    for (long p = from; p < to; p++)
+      for (int v = 0; v < NV; v++) {
+        if (part == UPPER ? v < step : v > step) continue;
+        V row = *(const V*)(s + p * lds + j + v * VL);
+        for (int i = 0; i < MR; i++) acc[i][v] -= a[i * am + p] * row;
+      }
+    from = to;
+  }
+}
+
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
+// Stage of a square transpose: rows i and i + S exchange their off-diagonal blocks of S lanes.
+template <int S, typename V, int... I>
+static inline __attribute__((always_inline)) void exchange(V& a, V& b, std::integer_sequence<int, I...>) {
+  constexpr int N = sizeof...(I);
+  V low = __builtin_shufflevector(a, b, ((I & S) ? N + I - S : I)...);
+  b = __builtin_shufflevector(a, b, ((I & S) ? N + I : I + S)...);
+  a = low;
+}
+template <typename T, int S>
+static inline __attribute__((always_inline)) void exchange_all(typename Lanes<T>::V* rows) {
+  constexpr int N = Lanes<T>::VL;
+  if constexpr (S < N) {
+    for (int i = 0; i < N; i++)
+      if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, N>{});
+    exchange_all<T, 2 * S>(rows);
+  }
+}
+#define TITANS_SHUFFLES 1
+#endif
+
+// put(j, i, n, x): n numbers x of src's column j from row i on, as one vector where n is VL, else one by one.
+template <typename T, typename F>
+static inline void transpose_with(long rows, long columns, const T* src, long lds, F put) {
+  constexpr long VL = Lanes<T>::VL;
+  long whole = 0, wide = 0;
+#ifdef TITANS_SHUFFLES
+  typedef T Loose __attribute__((vector_size(TITANS_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  whole = rows / VL * VL, wide = columns / VL * VL;
+  for (long i0 = 0; i0 < whole; i0 += VL)
+    for (long j0 = 0; j0 < wide; j0 += VL) {
+      typename Lanes<T>::V block[VL];
+#pragma GCC unroll 16
+      for (long i = 0; i < VL; i++) block[i] = *(const Loose*)(src + (i0 + i) * lds + j0);
+      exchange_all<T, 1>(block);
+#pragma GCC unroll 16
+      for (long j = 0; j < VL; j++) put(j0 + j, i0, block[j]);
+    }
+#endif
+  for (long i = 0; i < rows; i++)
+    for (long j = i < whole ? wide : 0; j < columns; j++) put(j, i, src[i * lds + j]);
+}
+
+// dst[j, i] = src[i, j]; rows x columns of src.
+template <typename T>
+static void transpose(long rows, long columns, const T* src, long lds, T* dst, long ldd) {
+  transpose_with(rows, columns, src, lds, [=](long j, long i, auto x) {
+    typedef decltype(x) X __attribute__((aligned(sizeof(T)), may_alias));
+    *(X*)(dst + j * ldd + i) = x;
+  });
+}
+
+// The same twice, row j of one times f[j], of the other times g[j].
+template <typename T>
+static void transpose_scaled(long rows, long columns, const T* src, long lds, const T* f, T* one, const T* g, T* other,
+                             long ldd) {
+  transpose_with(rows, columns, src, lds, [=](long j, long i, auto x) {
+    typedef decltype(x) X __attribute__((aligned(sizeof(T)), may_alias));
+    *(X*)(one + j * ldd + i) = f[j] * x;
+    *(X*)(other + j * ldd + i) = g[j] * x;
+  });
 }
