@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from titanslab import TitansConfig
+from titanslab import TitansConfig, TitansForCausalLM
 
 PAPER_SHAPES = {"170m": (12, 768, 16), "340m": (24, 1024, 16), "760m": (24, 1536, 16), "1.3b": (18, 2048, 8)}
 
@@ -41,6 +41,7 @@ def test_preset_overrides_and_defaults():
         (lambda: TitansConfig(gate_type="product"), "gate_type must be one of mix, sigmoid, silu; got 'product'"),
         (lambda: TitansConfig(memory_backend="cuda"), "memory_backend must be one of auto, reference"),
         (lambda: TitansConfig(rope_parameters={"rope_type": "yarn", "factor": 2.0}), "rope_type must be 'default'"),
+        (lambda: TitansConfig(memory_theta_bias="open"), "memory_theta_bias must be a number"),
         (lambda: TitansConfig(memory_half_lives=[64.0]), "memory_half_lives must be"),
         (lambda: TitansConfig(memory_half_lives=[64.0, 2.0]), "memory_half_lives must be"),
         (lambda: TitansConfig(memory_grad_clip=-1.0), "memory_grad_clip must be a positive number"),
@@ -75,3 +76,9 @@ def test_round_trip_through_json(tmp_path):
     for name in ("variant", "memory_half_lives", "eos_token_id", "rope_parameters", "intermediate_size"):
         assert getattr(loaded, name) == getattr(config, name)
     assert loaded.to_json_string() == config.to_json_string()
+
+
+def test_the_write_gate_starts_where_the_config_says() -> None:
+    config = TitansConfig.preset("tiny", variant="mac", memory_theta_bias=-3.0)
+    bias = TitansForCausalLM(config).model.layers[1].mixer.memory.theta_proj.bias
+    assert bool((bias == -3.0).all())

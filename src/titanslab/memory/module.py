@@ -113,6 +113,8 @@ class NeuralMemory(nn.Module):
         gates_per_layer: separate theta, eta, alpha for each layer of the memory.
         momentum, forgetting: False fixes eta, alpha at 0 (the paper's ablations).
         half_lives: shortest and longest initial half-life of the heads, in tokens.
+        theta_bias: bias of theta's gate at the start; where little is worth keeping, a gate that starts closed
+            (-3) learns sooner to stay so.
         backend: see `neural_memory`.
     """
 
@@ -133,6 +135,7 @@ class NeuralMemory(nn.Module):
         momentum: bool = True,
         forgetting: bool = True,
         half_lives: tuple[float, float] = HALF_LIVES,
+        theta_bias: float = THETA_BIAS,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -148,6 +151,7 @@ class NeuralMemory(nn.Module):
         self.chunk_size, self.conv_size, self.backend = chunk_size, conv_size, backend
         self.gate_layers = depth if gates_per_layer else 1
         self.momentum, self.forgetting, self.half_lives = momentum, forgetting, half_lives
+        self.theta_bias = theta_bias
         inner = num_heads * head_dim
         for name in ("q", "k", "v"):
             self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
@@ -220,7 +224,7 @@ class NeuralMemory(nn.Module):
         for gate in gates:
             nn.init.normal_(gate.weight, std=0.02)
             nn.init.zeros_(gate.bias)
-        nn.init.constant_(self.theta_proj.bias, THETA_BIAS)
+        nn.init.constant_(self.theta_proj.bias, self.theta_bias)
         if self.alpha_proj is not None:
             low, high = (math.log2(h) for h in self.half_lives)
             steps = (

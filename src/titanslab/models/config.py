@@ -58,6 +58,7 @@ class TitansConfig(PreTrainedConfig):
         memory_gates_per_layer: separate theta, eta, alpha for each layer of a memory.
         memory_momentum, memory_forgetting: False = the paper's ablations without eta, without alpha.
         memory_half_lives: shortest and longest initial half-life of the heads, in tokens.
+        memory_theta_bias: bias of the write gate at the start: sigmoid of it, in units of the stability limit.
         conv_size: taps of the short convolution after the memory's q, k, v; 1 = none.
         chunk_size: tokens whose inner gradients are taken at the same weights.
         segment_len: tokens of a MAC segment. Not read by the other variants.
@@ -90,6 +91,7 @@ class TitansConfig(PreTrainedConfig):
     memory_momentum: bool = True
     memory_forgetting: bool = True
     memory_half_lives: list[float] | tuple[float, ...] | None = None
+    memory_theta_bias: float = 2.0
     conv_size: int = 4
     chunk_size: int = 16
     segment_len: int = 512
@@ -201,6 +203,9 @@ class TitansConfig(PreTrainedConfig):
         if self.memory_grad_clip is not None:
             self._check_positive("memory_grad_clip", self.memory_grad_clip)
         self._check_half_lives()
+        bias = self.memory_theta_bias
+        if not isinstance(bias, int | float) or isinstance(bias, bool) or not abs(bias) < 100:
+            raise ValueError(f"memory_theta_bias must be a number between -100 and 100, got {bias!r}")
         self._check_positive("rope_parameters: rope_theta", (self.rope_parameters or {}).get("rope_theta"))
         for name in ("pad_token_id", "bos_token_id"):
             value = getattr(self, name)

@@ -29,6 +29,7 @@ def make_memory(config: TitansConfig) -> NeuralMemory:
         forgetting=config.memory_forgetting,
         backend=config.memory_backend,
         half_lives=(shortest, longest),
+        theta_bias=config.memory_theta_bias,
     )
 
 
