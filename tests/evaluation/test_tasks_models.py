@@ -153,7 +153,6 @@ def test_a_wrong_command_is_one_line_and_leaves_nothing(arguments, message, mode
 
 
 def test_tasks_run_in_lm_eval(model_folder, tmp_path):
-    pytest.importorskip("lm_eval")
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
