@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.long_context import changes, main, make_jobs, read_arguments, run_jobs
+from benchmarks.long_context import RECIPES, changes, main, make_jobs, read_arguments, run_jobs
 from benchmarks.long_context_row import Job, alone
 from benchmarks.long_context_table import figures, markdown
 from benchmarks.long_context_tokenizer import make_tokenizer
+
+from titanslab.training.recipe import load_recipe
 
 LINE = "the river ran under an old bridge where nobody had crossed since winter came to town"
 
@@ -51,7 +53,10 @@ def test_changes_to_recipes(text, tmp_path):
     options = read_arguments(arguments(text, tmp_path, *words))
     made = changes(options, "mac", 3, tmp_path / "tokenizer")
     assert {"training.seed=3", "training.steps=500", "training.batch_size=8", "training.cpu=true"} <= set(made)
-    assert {"data.task_options.same_length_rows=8", "data.task_options.curriculum_rows=2400"} <= set(made)
+    recipe = load_recipe(RECIPES / "niah" / "mac.toml")
+    share = recipe.data.task_options["curriculum_rows"] / (recipe.training.steps * recipe.training.batch_size)
+    assert "data.task_options.same_length_rows=8" in made
+    assert f"data.task_options.curriculum_rows={round(share * 500 * 8)}" in made
     assert made[-2:] == ["training.warmup_steps=5", "model.chunk_size=32"]
     assert changes(options, "lmm", 3, tmp_path)[-1] == "training.warmup_steps=5"
 
