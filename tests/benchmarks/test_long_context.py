@@ -104,6 +104,7 @@ SMALL = []
 for change in (
     "model.hidden_size=16", "model.intermediate_size=16", "model.num_hidden_layers=1", "data.sequence_length=256",
     "training.save_every=1", "training.log_every=1", "data.task_options.min_length=256",
+    "data.task_options.later_min_length=256",
 ):  # fmt: skip
     SMALL += ["--set", change]
 
