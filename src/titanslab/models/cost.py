@@ -142,7 +142,7 @@ def _scores(config: TitansConfig, tokens: int) -> int:
     rest = tokens - first
     if rest and window is not None:
         size = min(window, rest)
-        pairs += math.ceil(rest / size) * size * (persistent + size + window - 1)
+        pairs += math.ceil(rest / size) * size * (persistent + size + window)
     return pairs
 
 
