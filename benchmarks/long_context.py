@@ -249,7 +249,8 @@ def write_results(options: argparse.Namespace) -> None:
     """JSON, table and picture of all that the work folder holds."""
     import torch
 
-    from benchmarks.long_context_table import collect, draw, markdown, write_markdown
+    from benchmarks.long_context_table import collect, draw, markdown
+    from titanslab.evaluation.results import write_whole
 
     results, missing = collect(options.work)
     if not results:
@@ -264,7 +265,9 @@ def write_results(options: argparse.Namespace) -> None:
     report.content["results"] = results
     path = report.finish()
     text = markdown(options.task, results)
-    write_markdown(path.with_suffix(".md"), f"`{command()}`\n\n{text}")
+    table = path.with_suffix(".md")
+    write_whole(table, f"`{command()}`\n\n{text}")
+    say(f"wrote {table}")
     draw(path, options.task, results, f"{options.task}, commit {str(report.content['commit'])[:9]}")
     print(text)
 

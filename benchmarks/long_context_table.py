@@ -1,13 +1,12 @@
 """From a work folder of long-context runs to figures, a markdown table and a picture."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.long_context_row import EVALUATION, KILO, OFF, RUN
-from benchmarks.report import picture, say
+from benchmarks.report import picture
 from titanslab.evaluation.task_summary import summarise
 from titanslab.tasks.sample import length_label
 
@@ -178,11 +177,3 @@ def draw(path: Path, task: str, results: Sequence[dict[str, Any]], title: str) -
                 {"title": name, "x": "context, tokens", "y": "% right", "y_range": (-3, 103), "curves": curves}
             )
     return picture(path, panels, title) if panels else None
-
-
-def write_markdown(path: Path, text: str) -> Path:
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
-    say(f"wrote {path}")
-    return path

@@ -57,6 +57,7 @@ def run_task_verb(
     quiet_libraries()
     from rich.console import Console
 
+    from titanslab.data import padding_id
     from titanslab.evaluation.decode import GreedyAnswerer
     from titanslab.evaluation.results import write_whole
     from titanslab.evaluation.run_task import run_cells
@@ -75,7 +76,7 @@ def run_task_verb(
     cells = make_cells(counter, name)
     network: Any = load_model(run.model).to(place)
     ends = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    pad = padding_id(tokenizer)
     answer = GreedyAnswerer(
         network,
         max_new_tokens=run.max_new_tokens,

@@ -41,7 +41,7 @@ def generate(
     quiet_libraries()
     from accelerate.utils import set_seed
 
-    from titanslab.data import TextEncoder
+    from titanslab.data import TextEncoder, padding_id
     from titanslab.training.loading import load_model, load_model_tokenizer
 
     network: Any = load_model(model).to(place)
@@ -63,7 +63,7 @@ def generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
-            pad_token_id=next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0),
+            pad_token_id=padding_id(tokenizer),
             eos_token_id=tokenizer.eos_token_id,
             streamer=writer,
             **options,

@@ -3,7 +3,7 @@
 from titanslab.data.corpus import Corpus, open_corpus
 from titanslab.data.order import MixedRows, RowStream, RunRows, ShuffledRows, collate
 from titanslab.data.packing import DocumentRows, PackedRows, Row, Rows, make_row
-from titanslab.data.tokenizer import TextEncoder, byte_tokenizer, is_byte_tokenizer, load_tokenizer
+from titanslab.data.tokenizer import TextEncoder, byte_tokenizer, is_byte_tokenizer, load_tokenizer, padding_id
 from titanslab.data.tokens import Tokens, tokenize
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "load_tokenizer",
     "make_row",
     "open_corpus",
+    "padding_id",
     "tokenize",
 ]

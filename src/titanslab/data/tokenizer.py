@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,6 +68,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             f"tokenizer {name!r} is neither 'byte', nor a file or folder here, nor a tokenizer that the "
             f"hub gives: {error}"
         ) from error
+
+
+def padding_id(tokenizer: Any) -> int:
+    """What fills up rows: the padding token, else the one that ends a text, else 0."""
+    ids = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+    return next((i for i in ids if i is not None), 0)
 
 
 def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -1,6 +1,7 @@
 """The neural long-term memory, torch alone (paper §3)."""
 
-from titanslab.memory.module import NeuralMemory, NeuralMemoryState
+from titanslab.memory.layer_state import NeuralMemoryState
+from titanslab.memory.module import NeuralMemory
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.op import choose_backend, neural_memory
 from titanslab.memory.state import MemoryState

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,11 +14,12 @@ from titanslab.memory.chunked import implementation
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.features import convolve, fits, norm_and_gate
 from titanslab.memory.frozen import check_writes, read_frozen
+from titanslab.memory.layer_state import NeuralMemoryState
 from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
 from titanslab.memory.packed import emit, plain, project, remember
-from titanslab.memory.state import MemoryState, where_rows
+from titanslab.memory.state import MemoryState
 
 # heads forget half of what they hold after 2**6 .. 2**14 tokens at the start of training
 HALF_LIVES = (2.0**6, 2.0**14)
@@ -32,71 +32,6 @@ THETA_BIAS = 2.0  # a write starts near the stability limit
 GRAD_CLIP = 1.0
 # calls of so many tokens compute projections and gates again in backward, a third of what they would hold
 RECOMPUTE_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class NeuralMemoryState:
-    """What a `NeuralMemory` layer carries over between calls: the memory and the convolutions' last inputs.
-
-    Args:
-        memory: the fast weights. conv: `[B, conv_size-1, H*D]` for "q", "k", "v" and, for `retrieve`, "read".
-    """
-
-    memory: MemoryState
-    conv: dict[str, Tensor]
-
-    @property
-    def batch_size(self) -> int:
-        return self.memory.batch_size
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> "NeuralMemoryState":
-        """`fn` applied to every tensor."""
-        return NeuralMemoryState(self.memory.map(fn), {k: fn(t) for k, t in self.conv.items()})
-
-    def detach(self) -> "NeuralMemoryState":
-        return self.map(Tensor.detach)
-
-    def clone(self) -> "NeuralMemoryState":
-        return self.map(Tensor.clone)
-
-    def expand(self, batch_size: int) -> "NeuralMemoryState":
-        """A state of one row, seen as `batch_size` equal rows (no copy)."""
-        return self.map(lambda t: t.expand(batch_size, *t.shape[1:]))
-
-    def index_select(self, rows: Tensor) -> "NeuralMemoryState":
-        """The given rows of the batch, in that order."""
-        return self.map(lambda t: t.index_select(0, rows.to(t.device)))
-
-    def where(self, rows: Tensor, other: "NeuralMemoryState") -> "NeuralMemoryState":
-        """Rows of this state where `rows [B]` is true, else of `other`; either may have one row for all."""
-        pick = lambda a, b: tuple(where_rows(rows, x, y) for x, y in zip(a, b, strict=True))  # noqa: E731
-        mine, others = self.memory, other.memory
-        memory = MemoryState(
-            pick(mine.weights, others.weights),
-            pick(mine.momentum, others.momentum),
-            pick(mine.chunk_weights, others.chunk_weights),
-            where_rows(rows, mine.offset, others.offset),
-        )
-        return NeuralMemoryState(memory, {k: where_rows(rows, t, other.conv[k]) for k, t in self.conv.items()})
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Flat names to tensors, for saving."""
-        return {f"memory.{k}": t for k, t in self.memory.tensors().items()} | {
-            f"conv.{k}": t for k, t in self.conv.items()
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "NeuralMemoryState":
-        """Inverse of `tensors()`."""
-        parts: dict[str, dict[str, Tensor]] = {"memory": {}, "conv": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        return cls(MemoryState.from_tensors(parts["memory"]), parts["conv"])
-
-    def nbytes(self) -> int:
-        """Bytes this state takes when stored."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
 
 class NeuralMemory(nn.Module):

@@ -114,8 +114,8 @@ class _Run:
             return
         self.mask, self.filled = steps.mask[:, part], steps.filled[:, n]
         self.reset = None if steps.reset is None else steps.reset[:, part]
-        seen = steps.size == 1 and steps.fresh.device.type == "cpu" and not torch.compiler.is_compiling()
-        if seen and not bool(steps.fresh[:, n].any()):
+        look = steps.size == 1 and steps.fresh.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look and not bool(steps.fresh[:, n].any()):
             return  # most decode steps: the segment goes on in every row
         self.read_weights = tuple(
             where_rows(steps.fresh[:, n], new, old)

@@ -37,6 +37,7 @@ def answer(
     Raises:
         ValueError: no token to start from.
     """
+    from titanslab.data import padding_id
     from titanslab.tasks.tokens import chunk_encoder
 
     cache = TitansCache(model.config) if cache is None else cache
@@ -47,7 +48,7 @@ def answer(
         raise ValueError("the text is empty; give some text to go on from")
     before = model.read(ids[:, :-1], cache)
     view, last = before.continued(), ids[:, -1:].to(model.device)
-    padding = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    padding = padding_id(tokenizer)
     out = model.generate(
         last,
         attention_mask=torch.ones_like(last),

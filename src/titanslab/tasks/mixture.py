@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from titanslab.data import padding_id
 from titanslab.tasks.mixture_rows import MakeRow, babilong_rows, kv_rows, niah_rows, recall_rows
 from titanslab.tasks.sample import derive_seed
 from titanslab.tasks.tokens import encoder_of
@@ -73,9 +74,7 @@ class Mixture(Dataset[dict[str, Tensor]]):
                 f"{self.min_length} to {sequence_length}"
             )
         self.same_length_rows = same_length_rows
-        pad = getattr(tokenizer, "pad_token_id", None)
-        end = getattr(tokenizer, "eos_token_id", None)
-        self.pad = next((token for token in (pad, end) if token is not None), 0)
+        self.pad = padding_id(tokenizer)
         self._make = makers[name](tokenizer, **options)
 
     def __len__(self) -> int:

@@ -127,7 +127,7 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     """Everything that training needs, made without touching the run folder."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from titanslab.data import RunRows, collate, load_tokenizer
+    from titanslab.data import RunRows, collate, load_tokenizer, padding_id
     from titanslab.training.progress import reading_progress
     from titanslab.training.reporting import METRICS, MetricsWriter, ProgressLine, SaveAtLogs
     from titanslab.training.sources import training_stream, validation_rows
@@ -146,7 +146,7 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
             validation = validation_rows(data, tokenizer, progress)
     model = build_model(recipe, tokenizer)
     check_one_document_a_row(model.config.model_type, data)
-    batch = partial(collate, pad_id=_pad_id(tokenizer))
+    batch = partial(collate, pad_id=padding_id(tokenizer))
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
     if settings.compile:
         compile_blocks(model)
@@ -168,10 +168,6 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     for callback in (SaveAtLogs(), metrics, line, CheckpointCallback(settings.keep_checkpoints)):
         trainer.add_callback(callback)
     return trainer, metrics, line
-
-
-def _pad_id(tokenizer: Any) -> int:
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
 def build_model(recipe: Recipe, tokenizer: Any) -> Any:

@@ -19,6 +19,7 @@ from titanslab.data import (
     ShuffledRows,
     Tokens,
     open_corpus,
+    padding_id,
     tokenize,
 )
 from titanslab.data.tokens import Progress
@@ -138,7 +139,7 @@ def cache_folder() -> Path:
 
 
 def _rows(tokens: Tokens, data: DataRecipe, tokenizer: Any, keep_tail: bool = False) -> Rows:
-    pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    pad_id = padding_id(tokenizer)
     if data.pack_documents:
         return PackedRows(tokens, data.sequence_length, keep_tail=keep_tail, pad_id=pad_id)
     return DocumentRows(tokens, data.sequence_length, pad_id=pad_id)

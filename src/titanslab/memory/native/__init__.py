@@ -9,12 +9,10 @@ import ctypes
 import torch
 from torch import Tensor
 
-from titanslab.memory.native.build import Library, load
+from titanslab.memory.native.build import LAYERS, MAX_LAYERS, Library, load
 from titanslab.memory.schedule import Schedule
 
-MAX_LAYERS = 8
 ONLINE_BLOCK = 16  # tokens of the online rule (chunk 1) that the kernel takes at once
-_LAYERS = ctypes.c_void_p * MAX_LAYERS
 _INTS = [
     "batch",
     "tokens",
@@ -40,13 +38,13 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int64) for name in _INTS),
         ("grad_clip", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in _POINTERS),
-        *((name, _LAYERS) for name in ("state", "anchor", "initial", "kept")),
+        *((name, LAYERS) for name in ("state", "anchor", "initial", "kept")),
         *((name, ctypes.c_void_p) for name in ("y", "loss")),
-        *((name, _LAYERS) for name in ("end", "running")),
+        *((name, LAYERS) for name in ("end", "running")),
         ("dy", ctypes.c_void_p),
-        *((name, _LAYERS) for name in ("d_end", "d_running")),
+        *((name, LAYERS) for name in ("d_end", "d_running")),
         *((name, ctypes.c_void_p) for name in ("dq", "dk", "dv", "d_gates")),
-        *((name, _LAYERS) for name in ("d_state", "d_anchor", "d_initial")),
+        *((name, LAYERS) for name in ("d_state", "d_anchor", "d_initial")),
         ("d_norm", ctypes.c_void_p),
     )
 
@@ -93,7 +91,7 @@ class _Call:
             if isinstance(value, list):
                 value = [v.contiguous() for v in value]
                 self.alive += value
-                setattr(self.arguments, name, _LAYERS(*(v.data_ptr() for v in value)))
+                setattr(self.arguments, name, LAYERS(*(v.data_ptr() for v in value)))
             elif value is not None:
                 value = value.contiguous()
                 self.alive.append(value)

@@ -30,6 +30,8 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
+MAX_LAYERS = 8  # of a memory; the arrays of the kernels' arguments are so long
+LAYERS = ctypes.c_void_p * MAX_LAYERS
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 

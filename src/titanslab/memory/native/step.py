@@ -5,13 +5,11 @@ import ctypes
 import torch
 from torch import Tensor
 
-from titanslab.memory.native.build import load
+from titanslab.memory.native.build import LAYERS, MAX_LAYERS, load
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Gates
 from titanslab.memory.state import MemoryState, where_rows
 
-MAX_LAYERS = 8
-_LAYERS = ctypes.c_void_p * MAX_LAYERS
 _INTS = ("rows", "heads", "head_dim", "hidden", "depth", "residual", "threads")
 
 
@@ -22,9 +20,9 @@ class StepArguments(ctypes.Structure):
         *((name, ctypes.c_int64) for name in _INTS),
         ("grad_clip", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", "gates", "scale", "shift", "offset")),
-        *((name, _LAYERS) for name in ("weights", "momentum", "anchor")),
+        *((name, LAYERS) for name in ("weights", "momentum", "anchor")),
         *((name, ctypes.c_void_p) for name in ("y", "loss")),
-        *((name, _LAYERS) for name in ("new_weights", "new_momentum")),
+        *((name, LAYERS) for name in ("new_weights", "new_momentum")),
     )
 
 
@@ -61,7 +59,7 @@ def step(
         return alive[-1].data_ptr()
 
     def layers(tensors: tuple[Tensor, ...]) -> ctypes.Array:
-        return _LAYERS(*(give(t) for t in tensors))
+        return LAYERS(*(give(t) for t in tensors))
 
     starts = [o == 0 for o in state.offset.tolist()]
     anchor = state.chunk_weights
