@@ -13,7 +13,11 @@ from tolerances import EXACT
 @pytest.fixture
 def layer(request) -> NeuralMemory:
     torch.manual_seed(0)
-    return NeuralMemory(24, 3, **{"depth": 2, "expansion": 2, "chunk_size": 4} | getattr(request, "param", {})).double()
+    options = {"depth": 2, "expansion": 2, "chunk_size": 4} | getattr(request, "param", {})
+    made = NeuralMemory(24, 3, **options).double()
+    if made.theta_key_proj is not None:  # it starts at nothing
+        torch.nn.init.normal_(made.theta_key_proj.weight, std=0.2)
+    return made
 
 
 @pytest.fixture
@@ -36,6 +40,8 @@ OPTIONS = [
     {"depth": 1},
     {"depth": 3, "gates_per_layer": False},
     {"conv_size": 1},
+    {"gate_keys": True},
+    {"gate_keys": True, "gates_per_layer": False, "momentum": False},
     {"momentum": False, "forgetting": False},
 ]
 

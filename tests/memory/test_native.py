@@ -139,11 +139,14 @@ def test_layer_is_the_same_with_and_without_recomputation_and_kernel(monkeypatch
         ({"norm": False, "residual": False, "momentum": False}, True, False, 1.0),
         ({"forgetting": False, "conv_size": 3}, False, True, 1.0),
         ({"depth": 3, "grad_clip": None}, True, True, 1.0),
+        ({"gate_keys": True, "conv_size": 3}, True, True, 1.0),
     ],
 )
 def test_packed_layer_is_the_layer(monkeypatch, options, carried, persistent, write_scale) -> None:
     torch.manual_seed(0)
     layer = module.NeuralMemory(24, 3, chunk_size=8, head_dim=9, **options).double()
+    if layer.theta_key_proj is not None:
+        torch.nn.init.normal_(layer.theta_key_proj.weight)
     x, before = (torch.randn(2, n, 24, dtype=torch.float64, requires_grad=True) for n in (41, 11))
     vectors = torch.randn(3, 24, dtype=torch.float64)
 

@@ -20,6 +20,7 @@ OPTIONS = [
         "tie_word_embeddings": False,
     },
     {"memory_momentum": False, "memory_forgetting": False, "num_memory_heads": 4, "window_size": 40},
+    {"memory_gate_keys": True, "memory_depth": 1},
 ]
 
 

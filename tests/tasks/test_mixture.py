@@ -143,3 +143,26 @@ def test_wrong_arguments_say_what_to_do(options, byte):
         Mixture("niah", byte, 1024, 0, variant="single_2")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Mixture("niah", byte, 1024, 0, variant="single_2", haystack="/nowhere.txt")
+
+
+@pytest.mark.parametrize("variant", ["single_1", "single_2", "single_3"])
+def test_decoys_are_strewn_around_the_needle(variant, options, byte):
+    plain, strewn = (
+        Mixture("niah", byte, 1536, 5, **(options["niah"] | {"variant": variant, "decoys": decoys}))
+        for decoys in (0, 15)
+    )
+    extra = 0
+    for index in range(12):
+        row = strewn[index]
+        text = byte.decode(row["input_ids"], skip_special_tokens=True)
+        answer = byte.decode(row["labels"][row["labels"] != -100], skip_special_tokens=True).strip()
+        assert f"s for {text.split('magic')[-1].split(' for ')[1].split(' mentioned')[0]} is: {answer}." in text
+        assert len(text) > 1300, "the haystack gives way to no more than the decoys' length"
+        bare = byte.decode(plain[index]["input_ids"], skip_special_tokens=True)
+        extra += sum(c.isdigit() for c in text) - sum(c.isdigit() for c in bare)
+    assert (extra > 300) == (variant != "single_1")
+
+
+def test_decoys_out_of_range_are_refused(options, byte):
+    with pytest.raises(ValueError, match="decoys is -1"):
+        Mixture("niah", byte, 1024, 5, **options["niah"], decoys=-1)

@@ -5,6 +5,7 @@ from titanslab.memory.module import NeuralMemory
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.op import choose_backend, neural_memory
 from titanslab.memory.state import MemoryState
+from titanslab.memory.writes import counting_writes, mean_write
 
 __all__ = [
     "MemoryNetwork",
@@ -13,5 +14,7 @@ __all__ = [
     "NeuralMemory",
     "NeuralMemoryState",
     "choose_backend",
+    "counting_writes",
+    "mean_write",
     "neural_memory",
 ]

@@ -50,6 +50,8 @@ class NeuralMemory(nn.Module):
         half_lives: shortest and longest initial half-life of the heads, in tokens.
         theta_bias: bias of theta's gate at the start; where little is worth keeping, a gate that starts closed
             (-3) learns sooner to stay so.
+        gate_keys: theta's gate sees the token's key too, and with it the tokens before, as far as the convolution
+            reaches. OURS.
         backend: see `neural_memory`.
     """
 
@@ -71,6 +73,7 @@ class NeuralMemory(nn.Module):
         forgetting: bool = True,
         half_lives: tuple[float, float] = HALF_LIVES,
         theta_bias: float = THETA_BIAS,
+        gate_keys: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -87,12 +90,14 @@ class NeuralMemory(nn.Module):
         self.gate_layers = depth if gates_per_layer else 1
         self.momentum, self.forgetting, self.half_lives = momentum, forgetting, half_lives
         self.theta_bias = theta_bias
+        self.writes: list[Tensor] | None = None  # filled where someone counts, see `counting_writes`
         inner = num_heads * head_dim
         for name in ("q", "k", "v"):
             self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
             if conv_size > 1:
                 self.add_module(f"{name}_conv1d", ShortConv(inner, conv_size))
         self.theta_proj = nn.Linear(hidden_size, num_heads * self.gate_layers)
+        self.theta_key_proj = nn.Linear(inner, num_heads * self.gate_layers, bias=False) if gate_keys else None
         self.eta_proj = nn.Linear(hidden_size, num_heads * self.gate_layers) if momentum else None
         self.alpha_proj = nn.Linear(hidden_size, num_heads * self.gate_layers) if forgetting else None
         self.g_proj = nn.Linear(hidden_size, inner, bias=False)
@@ -160,6 +165,8 @@ class NeuralMemory(nn.Module):
             nn.init.normal_(gate.weight, std=0.02)
             nn.init.zeros_(gate.bias)
         nn.init.constant_(self.theta_proj.bias, self.theta_bias)
+        if self.theta_key_proj is not None:
+            nn.init.zeros_(self.theta_key_proj.weight)
         if self.alpha_proj is not None:
             low, high = (math.log2(h) for h in self.half_lives)
             steps = (
@@ -179,23 +186,34 @@ class NeuralMemory(nn.Module):
         """The slow parameters of the memory networks."""
         return MemoryParams(tuple(self.memory_weights), self.memory_norm_weight, self.memory_norm_bias)
 
-    def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit."""
+    def gates(self, x: Tensor, k: Tensor | None = None, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit.
+
+        `k [B,T,H,D]` are the keys, for `gate_keys`; `real` bool `[B,T]` the tokens that count as written, None = all.
+        """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         projections = self._gate_projections()
         with torch.autocast(x.device.type, enabled=False):
             weight = torch.cat([p.weight.to(x.dtype) for p in projections])
             bias = torch.cat([p.bias.to(x.dtype) for p in projections])
-            return self._activate(F.linear(x, weight, bias))
+            return self._activate(F.linear(x, weight, bias), k, real)
 
     def _gate_projections(self) -> list[nn.Linear]:
         return [p for p in (self.theta_proj, self.eta_proj, self.alpha_proj) if p is not None]
 
-    def _activate(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """theta, eta, alpha from what their projections gave, side by side."""
+    def _activate(self, raw: Tensor, k: Tensor | None, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """theta, eta, alpha from what their projections of the input gave, side by side."""
+        if self.theta_key_proj is not None:
+            if k is None:
+                raise ValueError("k is None, but the gates of a memory with gate_keys are made of the keys too")
+            # a key has norm 1: scaled so that its entries are of the input's size
+            seen = F.linear(k.flatten(-2).to(raw.dtype), self.theta_key_proj.weight.to(raw.dtype)) * self.head_dim**0.5
+            raw = raw + F.pad(seen, (0, raw.shape[-1] - seen.shape[-1]))
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
         theta = next(parts)
+        if self.writes is not None:
+            self.writes.append(theta if real is None else theta[real])
         eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
         alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
         limits = self.step_limits() if self.gate_layers > 1 else [min(self.step_limits())]
@@ -277,7 +295,7 @@ class NeuralMemory(nn.Module):
         weights = [getattr(self, f"{n}_proj").weight for n in "qkvg"]
         gates = self._gate_projections()
         packed = project(x, self.num_heads, weights, convs, tails, [p.weight for p in gates])
-        theta, eta, alpha = self._activate(packed.scalars + torch.cat([p.bias for p in gates]))
+        theta, eta, alpha = self._activate(packed.scalars + torch.cat([p.bias for p in gates]), packed.k)
         if write_scale != 1.0:
             theta = theta * write_scale
         y, memory, loss = neural_memory(
@@ -411,7 +429,7 @@ class NeuralMemory(nn.Module):
             real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
             reset = None if reset is None else reset.gather(1, order) & real
         (q, k, v), conv = self._features("qkv", x, state, initial, lengths, reset)
-        theta, eta, alpha = self.gates(x)
+        theta, eta, alpha = self.gates(x, k, real)
         if write_scale != 1.0:
             theta = theta * write_scale
         if self.gate_layers == 1:

@@ -59,6 +59,9 @@ class TitansConfig(PreTrainedConfig):
         memory_momentum, memory_forgetting: False = the paper's ablations without eta, without alpha.
         memory_half_lives: shortest and longest initial half-life of the heads, in tokens.
         memory_theta_bias: bias of the write gate at the start: sigmoid of it, in units of the stability limit.
+        memory_gate_keys: the write gate sees the token's key too, so with it the tokens just before. OURS.
+        memory_write_cost: what training adds to the loss for a mean write gate of 1, so that a gate closes on what
+            need not be kept; 0 = nothing. OURS.
         conv_size: taps of the short convolution after the memory's q, k, v; 1 = none.
         chunk_size: tokens whose inner gradients are taken at the same weights.
         segment_len: tokens of a MAC segment. Not read by the other variants.
@@ -92,6 +95,8 @@ class TitansConfig(PreTrainedConfig):
     memory_forgetting: bool = True
     memory_half_lives: list[float] | tuple[float, ...] | None = None
     memory_theta_bias: float = 2.0
+    memory_gate_keys: bool = False
+    memory_write_cost: float = 0.0
     conv_size: int = 4
     chunk_size: int = 16
     segment_len: int = 512
@@ -192,7 +197,7 @@ class TitansConfig(PreTrainedConfig):
                 f"got {self.hidden_size} / {self.num_attention_heads} = {self.head_dim}"
             )
         flags = (
-            "memory_residual memory_norm memory_gates_per_layer memory_momentum memory_forgetting "
+            "memory_residual memory_norm memory_gates_per_layer memory_momentum memory_forgetting memory_gate_keys "
             "tie_word_embeddings fused_loss use_cache"
         )
         for name in flags.split():
@@ -206,6 +211,9 @@ class TitansConfig(PreTrainedConfig):
         bias = self.memory_theta_bias
         if not isinstance(bias, int | float) or isinstance(bias, bool) or not abs(bias) < 100:
             raise ValueError(f"memory_theta_bias must be a number between -100 and 100, got {bias!r}")
+        cost = self.memory_write_cost
+        if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < float("inf"):
+            raise ValueError(f"memory_write_cost must be a number of at least 0, got {cost!r}")
         self._check_positive("rope_parameters: rope_theta", (self.rope_parameters or {}).get("rope_theta"))
         for name in ("pad_token_id", "bos_token_id"):
             value = getattr(self, name)

@@ -99,7 +99,9 @@ def _mixer_parameters(config: TitansConfig) -> int:
     if config.variant != "attention":
         gates = 1 + config.memory_momentum + config.memory_forgetting
         outputs = (config.num_memory_heads or 1) * (config.memory_depth if config.memory_gates_per_layer else 1)
-        total += 5 * d * d + gates * outputs * (d + 1) + d + _fast_weights(config)
+        total += (
+            5 * d * d + gates * outputs * (d + 1) + config.memory_gate_keys * outputs * d + d + _fast_weights(config)
+        )
         total += 3 * config.conv_size * d if config.conv_size > 1 else 0
         total += 2 * d if config.memory_norm else 0
     if config.variant != "lmm":
@@ -113,7 +115,7 @@ def _mixer_parameters(config: TitansConfig) -> int:
 def _memory_flops(config: TitansConfig, batch: int, tokens: int) -> int:
     """Writing and reading `[batch, tokens]` in chunks; the last one may be short."""
     d = config.hidden_size
-    gates = 1 + config.memory_momentum + config.memory_forgetting
+    gates = 1 + config.memory_gate_keys + config.memory_momentum + config.memory_forgetting
     outputs = (config.num_memory_heads or 1) * (config.memory_depth if config.memory_gates_per_layer else 1)
     projections = 2 * batch * tokens * (5 * d * d + gates * outputs * d)
     whole, rest = divmod(tokens, config.chunk_size)

@@ -30,6 +30,7 @@ def make_memory(config: TitansConfig) -> NeuralMemory:
         backend=config.memory_backend,
         half_lives=(shortest, longest),
         theta_bias=config.memory_theta_bias,
+        gate_keys=config.memory_gate_keys,
     )
 
 

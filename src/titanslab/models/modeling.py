@@ -1,5 +1,6 @@
 """`TitansModel` and `TitansForCausalLM`: Llama-like blocks around a Titans mixer, as Hugging Face models."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from titanslab.layers import RMSNorm, SwiGLU, linear_cross_entropy
-from titanslab.memory import NeuralMemory
+from titanslab.memory import NeuralMemory, counting_writes, mean_write
 from titanslab.models.attention import AttentionMixer
 from titanslab.models.cache import TitansCache
 from titanslab.models.config import TitansConfig
@@ -32,7 +33,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "mac": MemoryAsContext,
     "attention": AttentionMixer,
 }
-GATES = ("theta_proj", "eta_proj", "alpha_proj")
+GATES = ("theta_proj", "theta_key_proj", "eta_proj", "alpha_proj")
 
 
 class TitansBlock(GradientCheckpointingLayer):
@@ -253,6 +254,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
     """A Titans model with a language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    write_cost_share: float = 1.0  # of `config.memory_write_cost`; training may raise it step by step
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config)
@@ -311,19 +313,22 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             logits_to_keep: logits of the last so many tokens, 0 = all, or a tensor of positions.
 
         With `config.fused_loss`, in training and with labels, the loss is computed in chunks of tokens and
-        `logits` is None.
+        `logits` is None. With `config.memory_write_cost`, in training and with labels, the loss holds that too.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            document_ids=document_ids,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            **kwargs,
-        )
+        priced = self.training and labels is not None and self.config.memory_write_cost > 0
+        nothing: AbstractContextManager[list[Tensor]] = nullcontext([])
+        with counting_writes(self.model) if priced else nothing as writes:
+            outputs = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                document_ids=document_ids,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+                **kwargs,
+            )
         hidden = outputs.last_hidden_state
         logits = loss = None
         if labels is not None and self.training and self.config.fused_loss:
@@ -339,6 +344,11 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             logits = self.lm_head(hidden[:, keep])
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        if loss is not None and labels is not None and writes:
+            cost = self.write_cost_share * self.config.memory_write_cost * mean_write(writes)
+            if (items := kwargs.get("num_items_in_batch")) is not None:  # this batch's share, as of the loss
+                cost = cost * (labels[:, 1:] != -100).sum() / items
+            loss = loss + cost.to(loss.dtype)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -23,6 +23,7 @@ def niah_rows(
     haystack: str | None = None,
     adjectives: str | None = None,
     nouns: str | None = None,
+    decoys: float = 0.0,
     max_haystack_chars: int = 50_000_000,
 ) -> MakeRow:
     """S-NIAH samples; haystacks begin at a random word, so that no single text is learned by heart.
@@ -32,12 +33,16 @@ def niah_rows(
         haystack: path of running text for single_2 and single_3.
         adjectives: path of a word list for the keys.
         nouns: path of the other.
+        decoys: stray numbers and hexadecimal words per 1,000 tokens of running text, at random places: what a long
+            haystack holds of them comes with a short row, and a memory learns not to keep them.
         max_haystack_chars: no more than this of the haystack is kept in memory.
     """
     from titanslab.tasks.niah import NIAH
 
     counter, prefix = TokenCounter(tokenizer), leading_special_tokens(tokenizer)
     variants = [variant] if isinstance(variant, str) else list(variant)
+    if not 0 <= decoys <= 100:
+        raise ValueError(f"decoys is {decoys!r}; it must be 0 to 100 per 1,000 tokens")
     lists: dict[str, Any] = {}
     if adjectives:
         lists["adjectives"] = read_words(adjectives)
@@ -55,10 +60,16 @@ def niah_rows(
         needle = task.draw(rng)
         answer = encode_answer(tokenizer, needle.question, needle.value) + _ending(tokenizer)
         room = length - len(prefix) - len(answer)
-        budget, state = room - counter.count(needle.prompt(needle.sentence)), rng.getstate()
+        budget = room - counter.count(needle.prompt(needle.sentence))
+        strays: list[str] = []
+        if decoys and task.variant != "single_1":
+            strays = [_decoy(rng) for _ in range(round(max(budget, 0) * decoys / 1000))]
+            budget -= sum(counter.count(" " + stray) for stray in strays)
+        state = rng.getstate()
         for _ in range(_ATTEMPTS):
             rng.setstate(state)
-            prompt = encode(needle.prompt(task.haystack.around(rng, budget, needle.sentence)))
+            context = task.haystack.around(rng, budget, needle.sentence)
+            prompt = encode(needle.prompt(_strew(rng, context, strays, needle.sentence)))
             if len(prompt) <= room:
                 return _scored(prefix + prompt, answer)
             if budget <= 0:
@@ -149,6 +160,27 @@ def kv_rows(tokenizer: Any, **options: Any) -> MakeRow:
         return row.input_ids[0].tolist(), row.labels[0].tolist()
 
     return make
+
+
+def _decoy(rng: random.Random) -> str:
+    """A number of up to seven digits, or a hexadecimal word or several, as running text may hold them."""
+    if rng.random() < 0.6:
+        number = str(rng.randrange(10 ** rng.randint(1, 7)))
+        return number + rng.choice(("", "", ",", ".", "s", "%", " of", " and"))
+    words = ("".join(rng.choices("0123456789abcdef", k=rng.choice((1, 2, 4, 4, 8)))) for _ in range(rng.randint(1, 4)))
+    return rng.choice(("-", " ", "")).join(words)
+
+
+def _strew(rng: random.Random, context: str, strays: list[str], sentence: str) -> str:
+    """`context` with `strays` between its words, none within `sentence`."""
+    if not strays:
+        return context
+    before, found, after = context.partition(sentence)
+    words = [before.split(" "), after.split(" ")]
+    for stray in strays:
+        part = words[rng.random() * len(context) > len(before)]
+        part.insert(rng.randint(0, len(part)), stray)
+    return " ".join(words[0]) + found + " ".join(words[1])
 
 
 def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:

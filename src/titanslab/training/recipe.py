@@ -111,7 +111,7 @@ class TrainingRecipe:
     """[training]: the optimiser, the schedule and what is logged and saved; counts are optimiser steps.
 
     `batch_size` counts rows per device and forward pass; one step sees batch_size * accumulation * devices
-    rows.
+    rows. Over `write_cost_warmup` steps model.memory_write_cost rises from nothing.
     """
 
     steps: int = 1000
@@ -124,6 +124,7 @@ class TrainingRecipe:
     beta1: float = 0.9
     beta2: float = 0.95
     gradient_clip: float = 1.0
+    write_cost_warmup: int = 0
     seed: int = 0
     log_every: int = 10
     eval_every: int | None = None
@@ -153,7 +154,7 @@ class TrainingRecipe:
                 _positive(self, "training", name)
         if not self.learning_rate > 0:
             raise ValueError(f"training.learning_rate must be above 0, got {self.learning_rate}")
-        for name in ("warmup_steps", "weight_decay", "gradient_clip", "seed"):
+        for name in ("warmup_steps", "weight_decay", "gradient_clip", "write_cost_warmup", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"training.{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("beta1", "beta2"):

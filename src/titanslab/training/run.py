@@ -132,6 +132,7 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     from titanslab.training.reporting import METRICS, MetricsWriter, ProgressLine, SaveAtLogs
     from titanslab.training.sources import training_stream, validation_rows
     from titanslab.training.trainer import CheckpointCallback, TitansTrainer
+    from titanslab.training.write_cost import WriteCostWarmup
 
     data, settings = recipe.data, recipe.training
     tokenizer = load_tokenizer(data.tokenizer)
@@ -167,6 +168,8 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     line = ProgressLine(metrics)
     for callback in (SaveAtLogs(), metrics, line, CheckpointCallback(settings.keep_checkpoints)):
         trainer.add_callback(callback)
+    if settings.write_cost_warmup and model.config.model_type == TITANS:
+        trainer.add_callback(WriteCostWarmup(settings.write_cost_warmup))
     return trainer, metrics, line
 
 

@@ -109,7 +109,9 @@ def decay_parameter_names(model: nn.Module) -> list[str]:
             continue
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{module_name}.{name}" if module_name else name
-            gate = any(part in full for part in ("theta_proj", "eta_proj", "alpha_proj", "persistent"))
+            gate = any(
+                part in full for part in ("theta_proj", "theta_key_proj", "eta_proj", "alpha_proj", "persistent")
+            )
             if parameter.ndim >= 2 and not gate:
                 names.append(full)
     return names

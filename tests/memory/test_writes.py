@@ -1,0 +1,77 @@
+"""How much a model writes, and the price training puts on it."""
+
+import pytest
+import torch
+
+from titanslab.memory import NeuralMemory, counting_writes, mean_write
+from titanslab.models.config import TitansConfig
+from titanslab.models.modeling import TitansForCausalLM
+
+
+def small(variant, **options):
+    torch.manual_seed(0)
+    return TitansForCausalLM(TitansConfig.preset("tiny", variant, num_hidden_layers=2, **options)).train()
+
+
+def test_counted_gate_is_the_sigmoid_of_its_projection_without_padding():
+    torch.manual_seed(0)
+    memory = NeuralMemory(32, 2, theta_bias=0.5)
+    x = torch.randn(2, 40, 32)
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    mask[0, :30] = False
+    with counting_writes(memory) as writes:
+        memory(x, mask=mask)
+    expected = torch.sigmoid(memory.theta_proj(x))[mask].mean()
+    torch.testing.assert_close(mean_write(writes), expected)
+    memory(x)
+    assert len(writes) == 1, "counted after the count was closed"
+
+
+@pytest.mark.parametrize("tokens", [40, 600])  # either side of where training packs its nodes
+def test_both_ways_of_training_count_the_same(tokens):
+    torch.manual_seed(0)
+    memory = NeuralMemory(32, 2, chunk_size=4)
+    x = torch.randn(1, tokens, 32)
+    with counting_writes(memory) as writes:
+        memory(x)
+        memory(x, mask=torch.ones(1, tokens, dtype=torch.bool))
+    torch.testing.assert_close(mean_write(writes[:1]), mean_write(writes[1:]))
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_loss_holds_the_cost_in_training_alone(variant, fused):
+    model = small(variant, memory_write_cost=2.0, fused_loss=fused)
+    ids = torch.randint(0, 260, (2, 150))
+    with counting_writes(model) as writes:
+        model.model(input_ids=ids)
+    priced = model(input_ids=ids, labels=ids).loss
+    model.config.memory_write_cost = 0.0
+    free = model(input_ids=ids, labels=ids).loss
+    torch.testing.assert_close(priced - free, 2 * mean_write(writes), atol=1e-4, rtol=1e-4)
+    model.config.memory_write_cost = 2.0
+    torch.testing.assert_close(model.eval()(input_ids=ids, labels=ids).loss, free, atol=1e-4, rtol=1e-4)
+
+
+def test_parts_of_a_batch_pay_as_the_whole():
+    model = small("lmm", memory_write_cost=2.0, num_persistent_tokens=0)
+    ids = torch.randint(0, 260, (4, 60))
+    whole = model(input_ids=ids, labels=ids).loss
+    parts = [model(input_ids=part, labels=part, num_items_in_batch=4 * 59).loss for part in ids.split(2)]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_the_cost_closes_the_gate(checkpointing):
+    model = small("mac", memory_write_cost=100.0, fused_loss=True)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    ids = torch.randint(0, 260, (1, 200))
+    model(input_ids=ids, labels=ids).loss.backward()
+    for block in model.model.layers:
+        assert (block.mixer.memory.theta_proj.bias.grad > 0.1).all()
+
+
+def test_nothing_counted_is_an_error():
+    with counting_writes(small("attention")) as writes, pytest.raises(ValueError, match="no neural memory"):
+        mean_write(writes)
