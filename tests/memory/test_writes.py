@@ -72,6 +72,18 @@ def test_the_cost_closes_the_gate(checkpointing):
         assert (block.mixer.memory.theta_proj.bias.grad > 0.1).all()
 
 
+def test_compiled_blocks_pay_too():
+    model = small("lmm", memory_write_cost=2.0, memory_gate_keys=True)
+    ids = torch.randint(0, 260, (2, 48))
+    plain = model(input_ids=ids, labels=ids).loss
+    for block in model.model.layers:
+        block.compile(backend="eager")
+    compiled = model(input_ids=ids, labels=ids).loss
+    torch.testing.assert_close(compiled, plain)
+    compiled.backward()
+    assert (model.model.layers[0].mixer.memory.theta_proj.bias.grad > 0).any()
+
+
 def test_nothing_counted_is_an_error():
     with counting_writes(small("attention")) as writes, pytest.raises(ValueError, match="no neural memory"):
         mean_write(writes)
