@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.report import Report
 from titanslab.evaluation.trace import memories_of
+from titanslab.memory import counting_writes
 from titanslab.tasks.niah import NIAH, VARIANTS
 from titanslab.tasks.sample import parse_length
 from titanslab.tasks.sources import iter_texts
@@ -22,16 +23,10 @@ from titanslab.tasks.sources import iter_texts
 
 def gates_of(model: Any, ids: list[int]) -> list[Tensor]:
     """Mean gate over heads and layers `[T]` of each memory, first block first."""
-    memories = memories_of(model)
-    counted: list[list[Tensor]] = [[] for _ in memories]
+    memories_of(model)  # an error where there is none
     cache = model.model(input_ids=torch.tensor([ids[:1]]), use_cache=True).past_key_values.reset()
-    for memory, writes in zip(memories, counted, strict=True):
-        memory.writes = writes
-    try:
+    with counting_writes(model) as counted:
         model.model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
-    finally:
-        for memory in memories:
-            memory.writes = None
     # persistent tokens come first, where a memory reads them before the text
     return [torch.cat([w.mean((0, 2, 3)) for w in writes])[-len(ids) :] for writes in counted]
 

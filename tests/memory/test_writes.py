@@ -24,7 +24,7 @@ def test_counted_gate_is_the_sigmoid_of_its_projection_without_padding():
     expected = torch.sigmoid(memory.theta_proj(x))[mask].mean()
     torch.testing.assert_close(mean_write(writes), expected)
     memory(x)
-    assert len(writes) == 1, "counted after the count was closed"
+    assert len(writes[0]) == 1, "counted after the count was closed"
 
 
 @pytest.mark.parametrize("tokens", [40, 600])  # either side of where training packs its nodes
@@ -35,7 +35,7 @@ def test_both_ways_of_training_count_the_same(tokens):
     with counting_writes(memory) as writes:
         memory(x)
         memory(x, mask=torch.ones(1, tokens, dtype=torch.bool))
-    torch.testing.assert_close(mean_write(writes[:1]), mean_write(writes[1:]))
+    torch.testing.assert_close(*(mean_write([[gate]]) for gate in writes[0]))
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac"])
@@ -72,6 +72,8 @@ def test_the_cost_closes_the_gate(checkpointing):
         assert (block.mixer.memory.theta_proj.bias.grad > 0.1).all()
 
 
+# dynamo looks at the .grad of a block's input, which is no leaf
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_blocks_pay_too():
     model = small("lmm", memory_write_cost=2.0, memory_gate_keys=True)
     ids = torch.randint(0, 260, (2, 48))

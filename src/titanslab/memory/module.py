@@ -90,7 +90,7 @@ class NeuralMemory(nn.Module):
         self.gate_layers = depth if gates_per_layer else 1
         self.momentum, self.forgetting, self.half_lives = momentum, forgetting, half_lives
         self.theta_bias = theta_bias
-        self.writes: list[Tensor] | None = None  # filled where someone counts, see `counting_writes`
+        self.on_write: Callable[[Tensor], None] | None = None  # told the gates where someone counts, `counting_writes`
         inner = num_heads * head_dim
         for name in ("q", "k", "v"):
             self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
@@ -212,8 +212,8 @@ class NeuralMemory(nn.Module):
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
         theta = next(parts)
-        if self.writes is not None:
-            self.writes.append(theta if real is None else theta[real])
+        if self.on_write is not None:
+            self.on_write(theta if real is None else theta[real])
         eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
         alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
         limits = self.step_limits() if self.gate_layers > 1 else [min(self.step_limits())]

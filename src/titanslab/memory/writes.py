@@ -10,24 +10,26 @@ from titanslab.memory.module import NeuralMemory
 
 
 @contextmanager
-def counting_writes(model: nn.Module) -> Iterator[list[Tensor]]:
-    """While open, every memory of `model` adds the write gates of what it reads to the list: sigmoids, 0 to 1.
+def counting_writes(model: nn.Module) -> Iterator[list[list[Tensor]]]:
+    """While open, every memory of `model` adds the write gates of what it reads to a list of its own.
 
-    1 is a write at the stability limit, whatever momentum does to its lag. Padding is left out.
+    Gates are sigmoids `[B,T,H,1 or L]`, with padding `[tokens,H,1 or L]`: 1 is a write at the stability limit,
+    whatever momentum does to its lag.
     """
     memories = [m for m in model.modules() if isinstance(m, NeuralMemory)]
-    writes: list[Tensor] = []
+    writes: list[list[Tensor]] = [[] for _ in memories]
     try:
-        for memory in memories:
-            memory.writes = writes
+        for memory, own in zip(memories, writes, strict=True):
+            memory.on_write = torch.compiler.disable(own.append)  # what was counted is no input of compiled code
         yield writes
     finally:
         for memory in memories:
-            memory.writes = None
+            memory.on_write = None
 
 
-def mean_write(writes: list[Tensor]) -> Tensor:
-    """The mean gate, a scalar; ValueError where nothing was written."""
-    if not any(w.numel() for w in writes):
+def mean_write(writes: list[list[Tensor]]) -> Tensor:
+    """The mean gate over all memories and tokens, a scalar; ValueError where nothing was written."""
+    gates = [gate.flatten() for own in writes for gate in own]
+    if not any(gate.numel() for gate in gates):
         raise ValueError("writes is empty: the model has no neural memory, or read nothing while it was counted")
-    return torch.cat([w.flatten() for w in writes]).mean()
+    return torch.cat(gates).mean()

@@ -316,7 +316,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         `logits` is None. With `config.memory_write_cost`, in training and with labels, the loss holds that too.
         """
         priced = self.training and labels is not None and self.config.memory_write_cost > 0
-        nothing: AbstractContextManager[list[Tensor]] = nullcontext([])
+        nothing: AbstractContextManager[list[list[Tensor]]] = nullcontext([])
         with counting_writes(self.model) if priced else nothing as writes:
             outputs = self.model(
                 input_ids=input_ids,
