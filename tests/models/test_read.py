@@ -168,7 +168,7 @@ def test_write_scale_is_a_factor_on_theta():
     memory = model.model.layers[0].mixer.memory
     x = model.model.layers[0].mixer.norm(model.model.embed_tokens(ids))
     gates = type(memory).gates
-    half = lambda self, x: tuple(g * f for g, f in zip(gates(self, x), (0.5, 1, 1), strict=True))  # noqa: E731
+    half = lambda self, *given: tuple(g * f for g, f in zip(gates(self, *given), (0.5, 1, 1), strict=True))  # noqa: E731
     start = memory.initial_state(1, persistent=model.model.layers[0].mixer.persistent)
     try:
         type(memory).gates = half
