@@ -4,9 +4,11 @@ import io
 import json
 import lzma
 import re
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -118,12 +120,17 @@ def test_a_real_signal(trained, book, tmp_path):
     text.write_bytes(book.read_bytes() * 4000)
     command = [sys.executable, "-m", "titanslab.cli", "read", text, "--model", trained, "--save", save]
     options = ["--save-every", "0", "--piece-size", "64"]
-    process = subprocess.Popen([*map(str, command), *options], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not save.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(2)
-    err = process.communicate(timeout=60)[1]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background inherits deaf ears
+    words = [*map(str, command), *options]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
+        deadline = time.monotonic() + 60
+        while not save.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        try:
+            err = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "go on with: titans read" in err
     assert err.count("\n") == 1
