@@ -15,6 +15,7 @@ class BabiQuestion:
     question: str
     answer: str
     supporting: tuple[int, ...]  # indices into facts
+    earlier: tuple["BabiQuestion", ...] = ()  # the story's questions before this one
 
 
 def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
@@ -25,6 +26,7 @@ def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
     """
     questions: list[BabiQuestion] = []
     facts: list[str] = []
+    earlier: tuple[BabiQuestion, ...] = ()
     place: dict[int, int] = {}
     for row, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -34,11 +36,12 @@ def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
             raise ValueError(f"path {path}, line {row} is not a line of bAbI; it must begin with a number")
         number, text = int(match[1]), match[2]
         if number == 1:
-            facts, place = [], {}
+            facts, earlier, place = [], (), {}
         if "\t" in text:
             question, answer, *support = text.split("\t")
             known = tuple(place[int(n)] for n in " ".join(support).split() if int(n) in place)
-            questions.append(BabiQuestion(tuple(facts), question.strip(), answer.strip(), known))
+            questions.append(BabiQuestion(tuple(facts), question.strip(), answer.strip(), known, earlier))
+            earlier = (*earlier, questions[-1])
         else:
             place[number] = len(facts)
             facts.append(text.strip())

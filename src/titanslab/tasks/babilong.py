@@ -103,8 +103,26 @@ class BABILong:
 
     def build(self, question: BabiQuestion, length: int, index: int, rng: random.Random) -> TaskSample:
         """The sample of a question: its facts and background drawn with `rng`, `length` tokens together."""
-        sizes = self.counter.count_following(question.facts)
-        budget = length - sum(sizes)
+        pieces, places = self.context(question, length, rng)
+        context = " ".join(pieces)
+        prompt = f"{context} {question.question}"
+        if self.form == "few_shot":
+            prompt = few_shot_prompt(self.task, context, question.question)
+        positions = [place - earlier for earlier, place in enumerate(places)]
+        total = max(1, len(pieces) - len(places))
+        info = {
+            "question": question.question,
+            "num_facts": len(question.facts),
+            "num_sentences": len(pieces) - len(places),
+            "fact_positions": positions,
+            "supporting": list(question.supporting),
+            "depth": 100 * positions[question.supporting[-1] if question.supporting else -1] / total,
+        }
+        return TaskSample(self.name, length, index, prompt, question.answer, info)
+
+    def context(self, question: BabiQuestion, length: int, rng: random.Random) -> tuple[list[str], list[int]]:
+        """Facts and background as sentences, `length` tokens together, and where in them the facts are."""
+        budget = length - sum(self.counter.count_following(question.facts))
         sentences: list[str] = []
         if length > 0 and budget > 0:
             if self.background is None:
@@ -112,26 +130,14 @@ class BABILong:
             sentences = self.background.draw(rng, budget)
         positions = sorted(rng.randrange(len(sentences) + 1) for _ in question.facts)
         pieces: list[str] = []
+        places: list[int] = []
         start = 0
         for fact, position in zip(question.facts, positions, strict=True):
             pieces += sentences[start:position]
+            places.append(len(pieces))
             pieces.append(fact)
             start = position
-        pieces += sentences[start:]
-        context = " ".join(pieces)
-        prompt = f"{context} {question.question}"
-        if self.form == "few_shot":
-            prompt = few_shot_prompt(self.task, context, question.question)
-        total = max(1, len(sentences))
-        info = {
-            "question": question.question,
-            "num_facts": len(question.facts),
-            "num_sentences": len(sentences),
-            "fact_positions": positions,
-            "supporting": list(question.supporting),
-            "depth": 100 * positions[question.supporting[-1] if question.supporting else -1] / total,
-        }
-        return TaskSample(self.name, length, index, prompt, question.answer, info)
+        return pieces + sentences[start:], places
 
     def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
         """The first `num_samples` samples of a length, one by one."""

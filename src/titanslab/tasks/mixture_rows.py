@@ -1,14 +1,20 @@
 """How a row of each task is made: `(length, seed) -> (ids, labels)`, at most `length` tokens."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from titanslab.tasks.sources import iter_texts, read_words
 from titanslab.tasks.tokens import TokenCounter, encode_answer, encoder_of, leading_special_tokens
+
+if TYPE_CHECKING:
+    from titanslab.tasks.babi import BabiQuestion
+    from titanslab.tasks.babilong import BABILong
 
 Row = tuple[list[int], list[int]]
 MakeRow = Callable[[int, int], Row]
@@ -88,6 +94,7 @@ def babilong_rows(
     tasks: str | list[str] = "qa1",
     split: str = "train",
     form: str = "base",
+    whole_stories: float = 0.0,
     max_background_chars: int = 50_000_000,
 ) -> MakeRow:
     """BABILong samples of one or several tasks, drawn evenly.
@@ -98,6 +105,8 @@ def babilong_rows(
         tasks: `qa1` or several.
         split: of bAbI.
         form: `base` or `few_shot`.
+        whole_stories: share of rows in which the story's earlier questions are asked and answered too, each
+            between the facts before and after it: up to five answers to learn from instead of one. Base form only.
         max_background_chars: no more than this of the books is kept in memory.
     """
     from titanslab.tasks.babilong import BABILong
@@ -106,30 +115,44 @@ def babilong_rows(
     counter, prefix = TokenCounter(tokenizer), leading_special_tokens(tokenizer)
     books = Background(_read_some(background, max_background_chars), counter) if background else None
     chosen = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not 0 <= whole_stories <= 1 or (whole_stories and form != "base"):
+        raise ValueError(f"whole_stories is {whole_stories!r}; it must be 0 to 1, and 0 in few_shot form")
     makers = [BABILong(t, facts, counter, background=books, split=split, form=form) for t in chosen]
     encode = _encoder(tokenizer)
+
+    def write(task: BABILong, question: BabiQuestion, size: int, asked: bool, rng: random.Random) -> Row:
+        if not asked:
+            return _scored(prefix + encode(task.build(question, size, 0, rng).prompt), answer(question))
+        pieces, places = task.context(question, size, rng)
+        ids, labels, done = list(prefix), [-100] * len(prefix), 0
+        ends = [_between(rng, pieces, places, len(earlier.facts)) for earlier in question.earlier]
+        for one, end in zip((*question.earlier, question), (*sorted(ends), len(pieces)), strict=True):
+            text = " ".join([*pieces[done:end], one.question])
+            more = _scored(encode(f" {text}" if labels[len(prefix) :] else text), answer(one))
+            ids, labels, done = ids + more[0], labels + more[1], end
+        return ids, labels
+
+    def answer(question: BabiQuestion) -> list[int]:
+        return encode_answer(tokenizer, question.question, question.answer) + _ending(tokenizer)
 
     def make(length: int, seed: int) -> Row:
         rng = random.Random(seed)
         task = makers[rng.randrange(len(makers))]
         for _ in range(_STORY_ATTEMPTS):
             question = task.questions[rng.randrange(len(task.questions))]
-            sample = task.build(question, 0, 0, rng)
-            answer = encode_answer(tokenizer, question.question, question.answer) + _ending(tokenizer)
-            room = length - len(prefix) - len(answer)
-            prompt = encode(sample.prompt)
-            if len(prompt) > room:
+            asked = whole_stories > 0 and rng.random() < whole_stories
+            row = write(task, question, 0, asked, rng)
+            if len(row[0]) > length:
                 continue  # a story longer than the row: draw another
-            size = sum(counter.count_following(question.facts)) + room - len(prompt)
+            size = sum(counter.count_following(question.facts)) + length - len(row[0])
             state = rng.getstate()
             for _ in range(_ATTEMPTS if books else 0):
                 rng.setstate(state)
-                longer = encode(task.build(question, size, 0, rng).prompt)
-                if len(longer) <= room:
-                    prompt = longer
-                    break
-                size -= len(longer) - room
-            return _scored(prefix + prompt, answer)
+                longer = write(task, question, size, asked, rng)
+                if len(longer[0]) <= length:
+                    return longer
+                size -= len(longer[0]) - length
+            return row
         raise _too_short(length, task.name)
 
     return make
@@ -181,6 +204,12 @@ def _strew(rng: random.Random, context: str, strays: list[str], sentence: str) -
         part = words[rng.random() * len(context) > len(before)]
         part.insert(rng.randint(0, len(part)), stray)
     return " ".join(words[0]) + found + " ".join(words[1])
+
+
+def _between(rng: random.Random, pieces: list[str], places: list[int], facts: int) -> int:
+    """A place in `pieces` to ask at after so many facts, and before the next."""
+    low = places[facts - 1] + 1 if facts else 0
+    return rng.randint(low, places[facts] if facts < len(places) else len(pieces))
 
 
 def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:

@@ -102,16 +102,12 @@ class CheckpointCallback(TrainerCallback):
 
 
 def decay_parameter_names(model: nn.Module) -> list[str]:
-    """Weights of linear layers: two or more dimensions, outside embeddings, norms and gates."""
+    """For models of transformers: what has two or more dimensions, outside embeddings and norms."""
     names = []
     for module_name, module in model.named_modules():
         if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            full = f"{module_name}.{name}" if module_name else name
-            gate = any(
-                part in full for part in ("theta_proj", "theta_key_proj", "eta_proj", "alpha_proj", "persistent")
-            )
-            if parameter.ndim >= 2 and not gate:
-                names.append(full)
+            if parameter.ndim >= 2:
+                names.append(f"{module_name}.{name}" if module_name else name)
     return names
