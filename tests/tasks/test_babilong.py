@@ -27,6 +27,7 @@ def test_a_question_has_all_earlier_statements_of_its_story(babi):
     assert questions[1].supporting == (2,)
     assert questions[2].facts == ("Mary went to the hallway.",)
     assert questions[2].question == "Where is Mary?"
+    assert [q.earlier for q in questions] == [(), (questions[0],), ()]
 
 
 def test_length_0_is_facts_alone(babi):

@@ -2,10 +2,12 @@
 
 import json
 import lzma
+import re
 
 import pytest
 import torch
 
+from titanslab.tasks.babi import load_babi
 from titanslab.tasks.mixture import Mixture, mixture
 
 
@@ -27,6 +29,7 @@ def options(tmp_path_factory, prose, books, babi):
     }
 
 
+FACTS = re.compile(r"(?:John|Mary) (?:went|moved|travelled) to the \w+\.")  # of qa1's stories
 NAMES = ["niah", "babilong", "recall", "kv_recall"]
 
 
@@ -88,6 +91,36 @@ def test_babilong_loss_is_the_answer_as_it_is_scored(options, byte):
         answers.add(byte.decode(labels[labels != -100][:-1].tolist()))
     assert answers <= {" office", " kitchen", " hallway", " one", " none"}
     assert len(answers) > 3
+
+
+def test_whole_stories_ask_every_question_after_its_facts(options, byte):
+    settings = options["babilong"] | {"tasks": "qa1"}
+    rows = Mixture("babilong", byte, 1500, 0, whole_stories=1.0, **settings)
+    stories = {question.facts: question for question in load_babi(settings["facts"], "qa1", "train")}
+    earlier = 0
+    for index in range(30):
+        ids, labels = rows[index]["input_ids"].tolist(), rows[index]["labels"].tolist()
+        text = byte.decode([i if label == -100 else 0 for i, label in zip(ids, labels, strict=True)])
+        question = stories[tuple(FACTS.findall(text))]
+        asked = [*question.earlier, question]
+        ends = [i for i, label in enumerate(labels) if label == byte.eos_token_id]
+        assert len(ends) == len(asked)
+        for one, end in zip(asked, ends, strict=True):
+            before = byte.decode(ids[1:end])
+            assert before.endswith(f"{one.question} {one.answer}")
+            assert tuple(FACTS.findall(before)) == one.facts
+        earlier += len(question.earlier)
+        assert 1300 < ends[-1] < 1500
+    assert earlier > 5
+    plain = Mixture("babilong", byte, 1500, 0, **settings)
+    half = Mixture("babilong", byte, 1500, 0, whole_stories=0.5, **settings)
+    counts = [[int((m[i]["labels"] == byte.eos_token_id).sum()) for i in range(30)] for m in (plain, half)]
+    assert set(counts[0]) == {1}
+    assert set(counts[1]) > {1}
+    with pytest.raises(ValueError, match="whole_stories is 2; it must be 0 to 1"):
+        Mixture("babilong", byte, 1500, 0, whole_stories=2, **settings)
+    with pytest.raises(ValueError, match="0 in few_shot form"):
+        Mixture("babilong", byte, 1500, 0, whole_stories=0.5, form="few_shot", **settings)
 
 
 def test_lengths_grow_over_the_curriculum(options, byte):
