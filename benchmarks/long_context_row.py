@@ -92,52 +92,30 @@ def work(job: Job) -> None:
 def evaluate(job: Job, run: Path, output: Path, lengths: str, samples: int, learn: bool) -> None:
     """Answer samples of every task and length with the model of `run`, as `titans evaluate` does."""
     from titanslab.cli.devices import pick_device
-    from titanslab.evaluation.decode import GreedyAnswerer
-    from titanslab.evaluation.run_task import run_cells
-    from titanslab.evaluation.sample_cache import file_identity, fingerprint
-    from titanslab.evaluation.task_progress import TaskProgress
-    from titanslab.tasks.tokens import TokenCounter, load_counter
-    from titanslab.training.loading import load_model, load_model_tokenizer
+    from titanslab.evaluation.run_model import TaskRun, run_model
+    from titanslab.evaluation.sample_cache import file_identity
 
-    tokenizer: Any = load_model_tokenizer(run)
-    if job.tokenizer_for_length is None:
-        # The same tokenizer in the folder of another run makes the same samples.
-        counter, name = TokenCounter(tokenizer), f"model {fingerprint({'vocabulary': tokenizer.get_vocab()})}"
-    else:
-        counter, name = load_counter(job.tokenizer_for_length), job.tokenizer_for_length
-    network: Any = load_model(run).to(pick_device(job.device))
-    answer = GreedyAnswerer(
-        network,
-        max_new_tokens=job.max_new_tokens,
-        piece=job.piece,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_ids=[tokenizer.eos_token_id],
-        learn=learn,
-    )
     settings = {
         "task": job.task,
-        "weights": fingerprint({"files": [file_identity(f) for f in sorted(run.glob("*.safetensors"))]}),
-        "seed": job.seed,
-        "max_new_tokens": job.max_new_tokens,
-        "tokenizer_for_length": name,
         "text": file_identity(job.text),
         "facts": file_identity(job.facts),
         "words": [file_identity(job.adjectives), file_identity(job.nouns)],
-        "learn": learn,
     }
-    with TaskProgress() as progress:
-        run_cells(
-            _cells(job, lengths, counter, name),
-            answer,
-            tokenizer,
-            output,
-            num_samples=samples,
-            settings=settings,
-            batch_size=job.batch_size,
-            batch_tokens=job.batch_tokens,
-            sample_folder=Path(job.samples_folder),
-            progress=progress,
-        )
+    asked = TaskRun(
+        model=str(run),
+        output=output,
+        samples=samples,
+        seed=job.seed,
+        max_new_tokens=job.max_new_tokens,
+        batch_size=job.batch_size,
+        batch_tokens=job.batch_tokens,
+        piece=job.piece,
+        device=pick_device(job.device),
+        tokenizer_for_length=job.tokenizer_for_length,
+        sample_cache=Path(job.samples_folder),
+        learn=learn,
+    )
+    run_model(asked, lambda counter, name: _cells(job, lengths, counter, name), settings)
 
 
 def _cells(job: Job, lengths: str, counter: Any, name: str) -> list[Any]:

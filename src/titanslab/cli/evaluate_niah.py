@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from titanslab.cli.evaluate_task import TaskRun, default_output, run_task_verb
+from titanslab.cli.evaluate_task import default_output, run_task_verb
 
 if TYPE_CHECKING:
     from titanslab.evaluation.run_task import Cell
@@ -66,6 +66,8 @@ def niah(
             seed=seed,
         )
 
+    from titanslab.cli.devices import pick_device
+    from titanslab.evaluation.run_model import TaskRun
     from titanslab.evaluation.sample_cache import file_identity
     from titanslab.evaluation.task_summary import niah_heat_map
 
@@ -78,7 +80,7 @@ def niah(
         batch_size,
         batch_tokens,
         piece,
-        device,
+        pick_device(device),
         tokenizer_for_length,
         sample_cache,
         learn,

@@ -1,0 +1,107 @@
+"""Asks a model, named by its folder, the samples of a task: loaded, identified, answered, resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from titanslab.evaluation.run_task import Cell
+    from titanslab.tasks.tokens import TokenCounter
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """What is asked of which model, and how.
+
+    Args:
+        model: folder of a run or of a Hugging Face model.
+        output: folder of `results.jsonl` and `settings.json`.
+        samples: per task and length.
+        seed: of the samples.
+        max_new_tokens: of an answer.
+        batch_size, batch_tokens: most prompts, and most prompt tokens, at once.
+        piece: tokens read at once.
+        device: where the model runs.
+        tokenizer_for_length: what counts lengths; None = the model's own.
+        sample_cache: folder that keeps samples for the next time; None = in `output`.
+        learn: False freezes the memories.
+    """
+
+    model: str
+    output: Path
+    samples: int
+    seed: int
+    max_new_tokens: int
+    batch_size: int
+    batch_tokens: int
+    piece: int
+    device: torch.device
+    tokenizer_for_length: str | None
+    sample_cache: Path | None
+    learn: bool = True
+
+
+def run_model(
+    run: TaskRun,
+    make_cells: Callable[[TokenCounter, str], Sequence[Cell]],
+    settings: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Answer what is left to answer, with a progress bar; the records of `run_cells`.
+
+    Args:
+        run: the model and how it is asked.
+        make_cells: from what counts tokens, and its name, to what is asked.
+        settings: what else decides an answer; a folder made under others is refused.
+    """
+    from titanslab.data import padding_id
+    from titanslab.evaluation.decode import GreedyAnswerer
+    from titanslab.evaluation.run_task import run_cells
+    from titanslab.evaluation.sample_cache import file_identity, fingerprint
+    from titanslab.evaluation.task_progress import TaskProgress
+    from titanslab.tasks.tokens import TokenCounter, load_counter
+    from titanslab.training.loading import find_model_folder, load_model, load_model_tokenizer
+
+    folder = find_model_folder(run.model)
+    tokenizer = load_model_tokenizer(run.model)
+    if run.tokenizer_for_length is None:
+        # The same tokenizer in another folder makes the same samples.
+        identity = {"vocabulary": tokenizer.get_vocab(), "kind": type(tokenizer).__name__}
+        counter, name = TokenCounter(tokenizer), f"model {fingerprint(identity)}"
+    else:
+        counter, name = load_counter(run.tokenizer_for_length), run.tokenizer_for_length
+    cells = make_cells(counter, name)
+    network: Any = load_model(run.model)
+    answer = GreedyAnswerer(
+        network.to(run.device),
+        max_new_tokens=run.max_new_tokens,
+        piece=run.piece,
+        pad_token_id=padding_id(tokenizer),
+        eos_token_ids=[tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [],
+        learn=run.learn,
+    )
+    identified = {
+        "weights": fingerprint({"files": [file_identity(f) for f in sorted(folder.glob("*.safetensors"))]}),
+        "seed": run.seed,
+        "max_new_tokens": run.max_new_tokens,
+        "tokenizer_for_length": name,
+        **({} if run.learn else {"learn": False}),
+        **settings,
+    }
+    with TaskProgress() as progress:
+        return run_cells(
+            cells,
+            answer,
+            tokenizer,
+            run.output,
+            num_samples=run.samples,
+            settings=identified,
+            batch_size=run.batch_size,
+            batch_tokens=run.batch_tokens,
+            sample_folder=run.sample_cache or run.output / "samples",
+            progress=progress,
+        )
