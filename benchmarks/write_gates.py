@@ -1,12 +1,16 @@
-"""Where a model writes: its mean write gate on the haystack, on the needle and on the needle's value.
+"""Where a model writes: its mean write gate on the text nobody asks for, and on what an answer needs.
 
-    python -m benchmarks.write_gates --haystack essays.txt --length 2k --samples 8 RUN [RUN ...]
+    python -m benchmarks.write_gates --text essays.txt --length 2k --samples 8 RUN [RUN ...]
+    python -m benchmarks.write_gates --text books.txt --facts babi/ --length 8k RUN [RUN ...]
 
-A gate is the sigmoid of theta's projection: 1 is a write at the stability limit. One row a model, variant and memory.
+A gate is the sigmoid of theta's projection: 1 is a write at the stability limit. One row a model, task and memory:
+S-NIAH's needle and its value, or with --facts BABILong's facts.
 """
 
 import argparse
+import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,13 @@ from torch import Tensor
 from benchmarks.report import Report
 from titanslab.evaluation.trace import memories_of
 from titanslab.memory import counting_writes
+from titanslab.tasks.babilong import BABILong
 from titanslab.tasks.niah import NIAH, VARIANTS
-from titanslab.tasks.sample import parse_length
+from titanslab.tasks.sample import derive_seed, parse_length
 from titanslab.tasks.sources import iter_texts
+
+TASKS = ("qa1", "qa2", "qa3", "qa4", "qa5")
+Places = dict[str, list[tuple[int, int]]]  # name -> characters, from and to
 
 
 def gates_of(model: Any, ids: list[int]) -> list[Tensor]:
@@ -31,30 +39,52 @@ def gates_of(model: Any, ids: list[int]) -> list[Tensor]:
     return [torch.cat([w.mean((0, 2, 3)) for w in writes])[-len(ids) :] for writes in counted]
 
 
-def measure(model: Any, tokenizer: Any, task: NIAH, length: int, samples: int, seed: int) -> list[dict[str, float]]:
-    """For each memory the mean gate on haystack, needle sentence and value over all samples."""
-    sums: list[dict[str, list[float]]] = []
+def niah_texts(task: NIAH, length: int, samples: int, seed: int) -> Iterator[tuple[str, Places]]:
+    """Prompts, and where in them the haystack, the needle and its value are."""
     for index in range(samples):
         sample = task.sample(length, index, seed=seed)
-        encoded = tokenizer(sample.prompt, return_offsets_mapping=True)
         value = sample.prompt.index(sample.target)
         start = sample.prompt.rindex("One of the special magic", 0, value)
         end = value + len(sample.target)
         question = sample.prompt.rindex("\nWhat is the special magic")
-        places: dict[str, list[int]] = {"haystack": [], "needle": [], "value": []}
-        for i, (low, high) in enumerate(encoded["offset_mapping"]):
-            if value <= low and high <= end:
-                places["value"].append(i)
-            elif start <= low and high <= end:
-                places["needle"].append(i)
-            elif 200 < low < question:  # past the instruction
-                places["haystack"].append(i)
+        # past the instruction
+        hay = [(200, start), (end, question)]
+        yield sample.prompt, {"background": hay, "needle": [(start, value)], "value": [(value, end)]}
+
+
+def babilong_texts(task: BABILong, length: int, samples: int, seed: int) -> Iterator[tuple[str, Places]]:
+    """Prompts, and where in them the facts and the background are."""
+    rng = random.Random(derive_seed("write gates", task.name, seed))
+    for _ in range(samples):
+        question = task.questions[rng.randrange(len(task.questions))]
+        pieces, places = task.context(question, length, rng)
+        found: Places = {"background": [], "facts": []}
+        at, facts = 0, set(places)
+        for i, piece in enumerate(pieces):
+            found["facts" if i in facts else "background"].append((at, at + len(piece)))
+            at += len(piece) + 1
+        yield " ".join([*pieces, question.question]), found
+
+
+def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> list[dict[str, float]]:
+    """For each memory the mean gate of each place over all texts, and `background_sum`, its sum a text."""
+    sums: list[dict[str, list[float]]] = []
+    count = 0
+    for text, places in texts:
+        count += 1
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        offsets = torch.tensor(encoded["offset_mapping"])
+        # a word's token may hold the space before it, which is of no place
+        offsets[:, 0] += torch.tensor([high - low > 1 and text[low] == " " for low, high in offsets.tolist()])
         for memory, gates in enumerate(gates_of(model, encoded["input_ids"])):
             if len(sums) <= memory:
                 sums.append({name: [] for name in places})
-            for name, tokens in places.items():
-                sums[memory][name] += gates[tokens].tolist()
-    return [{name: sum(v) / max(1, len(v)) for name, v in row.items()} for row in sums]
+            for name, spans in places.items():
+                for low, high in spans:
+                    inside = (offsets[:, 0] >= low) & (offsets[:, 1] <= high) & (offsets[:, 1] > offsets[:, 0])
+                    sums[memory][name] += gates[inside].tolist()
+    means = [{name: sum(v) / max(1, len(v)) for name, v in row.items()} for row in sums]
+    return [mean | {"background_sum": sum(row["background"]) / count} for mean, row in zip(means, sums, strict=True)]
 
 
 def main(words: list[str] | None = None) -> int:
@@ -64,14 +94,16 @@ def main(words: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("models", nargs="+", help="trained runs, or model folders, with a neural memory")
-    parser.add_argument("--haystack", required=True, help="running text for single_2 and single_3")
+    parser.add_argument("--text", required=True, help="running text: haystack of single_2 and single_3, or background")
+    parser.add_argument("--facts", help="bAbI's folder, for BABILong instead of S-NIAH")
     parser.add_argument("--length", default="2k", help="tokens of a sample; default: 2k")
     parser.add_argument("--samples", type=int, default=8, help="of each variant; default: 8")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output", type=Path, help="the JSON; default: one in benchmarks/results")
     options = parser.parse_args(words)
-    if not Path(options.haystack).exists():
-        parser.error(f"--haystack {options.haystack!r} does not exist; name a file or folder of text")
+    for name in ("text", "facts"):
+        if getattr(options, name) and not Path(getattr(options, name)).exists():
+            parser.error(f"--{name} {getattr(options, name)!r} does not exist; name a file or folder")
     try:
         length = parse_length(options.length)
     except ValueError as error:
@@ -79,25 +111,32 @@ def main(words: list[str] | None = None) -> int:
     from titanslab.cli.quiet import quiet_libraries
 
     quiet_libraries()
+    from titanslab.tasks.background import Background
     from titanslab.tasks.tokens import TokenCounter
     from titanslab.training.loading import load_model, load_model_tokenizer
 
     settings = {name: value for name, value in vars(options).items() if name != "output"}
     report = Report("write_gates", options.seed, torch.device("cpu"), settings, path=options.output)
-    texts = list(iter_texts(options.haystack))
-    print(f"{'model':40} {'variant':9} {'block':>5} {'haystack':>9} {'needle':>7} {'value':>6}")
+    texts = list(iter_texts(options.text))
     for path in options.models:
         model: Any = load_model(Path(path))
         tokenizer: Any = load_model_tokenizer(Path(path))
-        model = model.eval()
-        for variant in VARIANTS:
-            task = NIAH(variant, TokenCounter(tokenizer), haystack=None if variant == "single_1" else texts)
+        model, counter = model.eval(), TokenCounter(tokenizer)
+        books = Background(texts, counter) if options.facts else None
+        for name in TASKS if options.facts else VARIANTS:
+            task: Any
+            if options.facts:
+                task = BABILong(name, options.facts, counter, background=books)
+                made = babilong_texts(task, length, options.samples, options.seed)
+            else:
+                task = NIAH(name, counter, haystack=None if name == "single_1" else texts)
+                made = niah_texts(task, length, options.samples, options.seed)
             with torch.inference_mode():
-                rows = measure(model, tokenizer, task, length, options.samples, options.seed)
+                rows = measure(model, tokenizer, made)
             for block, row in enumerate(rows):
-                report.add({"model": path, "variant": variant, "block": block, **row})
-                numbers = f"{row['haystack']:9.4f} {row['needle']:7.3f} {row['value']:6.3f}"
-                print(f"{path[-40:]:40} {variant:9} {block:5} {numbers}")
+                report.add({"model": path, "task": name, "block": block, **row})
+                numbers = "  ".join(f"{place} {gate:.4f}" for place, gate in row.items())
+                print(f"{path[-40:]:40} {name:9} block {block}  {numbers}")
     report.finish()
     return 0
 

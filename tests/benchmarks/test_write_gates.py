@@ -1,0 +1,54 @@
+"""Gates are averaged over the tokens of the places they are said to be of."""
+
+import pytest
+import torch
+
+from benchmarks import write_gates
+from titanslab.data import byte_tokenizer
+from titanslab.tasks.babilong import BABILong
+from titanslab.tasks.niah import NIAH, VARIANTS
+from titanslab.tasks.tokens import TokenCounter
+
+LINE = "the river ran under an old bridge where nobody had crossed since winter came. "
+
+
+@pytest.mark.parametrize("task", ["qa1", *VARIANTS])
+def test_places_are_those_of_the_text(task, monkeypatch, tmp_path):
+    tokenizer = byte_tokenizer()
+    counter = TokenCounter(tokenizer)
+    if task == "qa1":
+        (tmp_path / "qa1_x_test.txt").write_text("1 Mary moved to the attic.\n2 Where is Mary? \tattic\t1\n")
+        made = BABILong(task, tmp_path, counter, background=[LINE * 50])
+        texts = list(write_gates.babilong_texts(made, 900, 2, 0))
+    else:
+        made = NIAH(task, counter, haystack=None if task == "single_1" else [LINE * 50])
+        texts = list(write_gates.niah_texts(made, 1600, 2, 0))
+    for text, places in texts:
+        told = {name: [text[low:high] for low, high in spans] for name, spans in places.items()}
+        if task == "qa1":
+            assert told["facts"] == ["Mary moved to the attic."]
+            assert not any("Mary" in part for part in told["background"])
+        else:
+            assert told["needle"][0].startswith("One of the special magic")
+            assert set(told["value"][0]) <= set("0123456789abcdef-")
+            assert f"is: {told['value'][0]}." in text
+            assert not any("magic" in part for part in told["background"])
+
+    def by_letter(model, ids):  # a gate of 1 on every e, of 0 elsewhere; a second memory the other way round
+        gates = torch.tensor([float(i == ord("e")) for i in ids])
+        return [gates, 1 - gates]
+
+    monkeypatch.setattr(write_gates, "gates_of", by_letter)
+    rows = write_gates.measure(None, tokenizer, iter(texts))
+    for name in texts[0][1]:
+        letters = "".join(text[low:high] for text, places in texts for low, high in places[name])
+        assert rows[0][name] == pytest.approx(letters.count("e") / len(letters))
+        assert rows[1][name] == pytest.approx(1 - letters.count("e") / len(letters))
+    written = sum(text[low:high].count("e") for text, places in texts for low, high in places["background"])
+    assert rows[0]["background_sum"] == pytest.approx(written / len(texts))
+
+
+def test_a_missing_text_is_named(capsys):
+    with pytest.raises(SystemExit):
+        write_gates.main(["--text", "/nowhere.txt", "run"])
+    assert "--text '/nowhere.txt' does not exist" in capsys.readouterr().err
