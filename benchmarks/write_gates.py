@@ -56,7 +56,7 @@ def babilong_texts(task: BABILong, length: int, samples: int, seed: int) -> Iter
     """Prompts, and where in them the facts and the background are."""
     rng = random.Random(derive_seed("write gates", task.name, seed))
     for _ in range(samples):
-        question = task.questions[rng.randrange(len(task.questions))]
+        question = task.draw(rng)
         pieces, places = task.context(question, length, rng)
         found: Places = {"background": [], "facts": []}
         at, facts = 0, set(places)

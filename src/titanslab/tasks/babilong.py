@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from titanslab.tasks.babi import BabiQuestion, load_babi
+from titanslab.tasks.babi_world import STORY_FACTS, story
 from titanslab.tasks.babilong_prompts import few_shot_prompt
 from titanslab.tasks.background import Background
 from titanslab.tasks.sample import TaskSample, derive_seed
@@ -62,7 +63,7 @@ class BABILong:
 
     Args:
         task: `qa1` to `qa10`.
-        facts: folder of bAbI's files.
+        facts: folder of bAbI's files; None = stories of our own (`babi_world`), without end, qa1 to qa5 only.
         tokenizer: what measures the length of facts and background together; GPT-2's in the benchmark.
         background: books; may be missing where only the length 0 is asked for.
         split: `test` or `train` of bAbI.
@@ -73,7 +74,7 @@ class BABILong:
     def __init__(
         self,
         task: str,
-        facts: str | os.PathLike[str],
+        facts: str | os.PathLike[str] | None,
         tokenizer: Any,
         *,
         background: Sequence[str] | Background | None = None,
@@ -89,7 +90,10 @@ class BABILong:
             raise ValueError(f"form is {form!r}; it must be base or few_shot")
         self.task, self.name, self.split, self.form = task, f"babilong_{task}", split, form
         self.counter = tokenizer if isinstance(tokenizer, TokenCounter) else TokenCounter(tokenizer)
-        self.questions = load_babi(os.fspath(facts), task, split)
+        if facts is None and task not in STORY_FACTS:
+            made = ", ".join(STORY_FACTS)
+            raise ValueError(f"facts is None; stories are made for {made}, {task} needs bAbI's folder")
+        self.questions = [] if facts is None else load_babi(os.fspath(facts), task, split)
         if background is not None and not isinstance(background, Background):
             background = Background(background, self.counter, min_sentence_tokens)
         self.background = background
@@ -97,9 +101,19 @@ class BABILong:
 
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
         """Sample `index` of a length in tokens; `info` has the question, and where the facts stand."""
-        question = self.questions[self._order(seed)[index % len(self.questions)]]
+        if self.questions:
+            question = self.questions[self._order(seed)[index % len(self.questions)]]
+        else:
+            question = self.draw(random.Random(derive_seed(self.name, self.split, "story", seed, index)))
         rng = random.Random(derive_seed(self.name, self.split, length, seed, index))
         return self.build(question, length, index, rng)
+
+    def draw(self, rng: random.Random) -> BabiQuestion:
+        """Any question of the task; with `earlier`, those its story asked before."""
+        if self.questions:
+            return self.questions[rng.randrange(len(self.questions))]
+        longest = STORY_FACTS[self.task]
+        return story(self.task, round(2 * (longest / 2) ** rng.random()), rng)[-1]
 
     def build(self, question: BabiQuestion, length: int, index: int, rng: random.Random) -> TaskSample:
         """The sample of a question: its facts and background drawn with `rng`, `length` tokens together."""

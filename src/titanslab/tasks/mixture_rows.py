@@ -89,7 +89,7 @@ def niah_rows(
 def babilong_rows(
     tokenizer: Any,
     *,
-    facts: str,
+    facts: str | None = None,
     background: str | None = None,
     tasks: str | list[str] = "qa1",
     split: str = "train",
@@ -100,13 +100,14 @@ def babilong_rows(
     """BABILong samples of one or several tasks, drawn evenly.
 
     Args:
-        facts: folder of bAbI's files.
+        facts: folder of bAbI's files; without it stories of our own, qa1 to qa5, none of them twice.
         background: path of books; without it every sample is facts alone.
         tasks: `qa1` or several.
         split: of bAbI.
         form: `base` or `few_shot`.
         whole_stories: share of rows in which the story's earlier questions are asked and answered too, each
-            between the facts before and after it: up to five answers to learn from instead of one. Base form only.
+            between the facts before and after it: more answers to learn from, up to five a row from bAbI's files
+            and one for every two facts of our own stories. Base form only.
         max_background_chars: no more than this of the books is kept in memory.
     """
     from titanslab.tasks.babilong import BABILong
@@ -139,7 +140,7 @@ def babilong_rows(
         rng = random.Random(seed)
         task = makers[rng.randrange(len(makers))]
         for _ in range(_STORY_ATTEMPTS):
-            question = task.questions[rng.randrange(len(task.questions))]
+            question = task.draw(rng)
             asked = whole_stories > 0 and rng.random() < whole_stories
             row = write(task, question, 0, asked, rng)
             if len(row[0]) > length:

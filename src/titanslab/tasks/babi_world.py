@@ -1,0 +1,180 @@
+"""Stories of bAbI's qa1 to qa5 without end, from a world of our own: people who walk, carry, drop and give.
+
+The published training files end after 2,000 stories a task; a small model needs more to learn two steps of reasoning.
+Sentences, what is asked and what counts as the answer follow the published files. Source: Weston et al., 2015 (bAbI).
+"""
+
+import random
+from collections.abc import Callable
+
+from titanslab.tasks.babi import BabiQuestion
+
+PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
+THINGS = ("apple", "football", "milk")
+PEOPLE = ("Daniel", "John", "Mary", "Sandra")
+GIVERS = ("Bill", "Fred", "Jeff", "Mary")
+_OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
+_MOVE = ("moved to", "went to", "went back to", "journeyed to", "travelled to")
+_TAKE = ("picked up", "got", "grabbed", "took")
+_DROP = ("dropped", "left", "discarded", "put down")
+_GIVE = ("gave", "passed", "handed")
+# the longest stories of the published files, in facts
+STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
+
+Answer = tuple[str, str, tuple[int, ...]]  # question, answer, supporting facts
+
+
+class World:
+    """Who is where with what, as a reader of the facts so far can know it."""
+
+    def __init__(self, rng: random.Random, people: tuple[str, ...]):
+        self.rng, self.people = rng, people
+        self.facts: list[str] = []
+        self.place = {p: rng.choice(PLACES) for p in people}
+        self.told: dict[str, int] = {}  # person -> the fact that says where they are
+        self.lies = {t: rng.choice(PLACES) for t in THINGS}
+        self.holder: dict[str, str] = {}
+        self.path: dict[str, list[tuple[str, tuple[int, ...]]]] = {t: [] for t in THINGS}
+        self.gifts: list[tuple[str, str, str, int]] = []  # giver, thing, receiver, fact
+
+    def say(self, fact: str) -> int:
+        self.facts.append(fact)
+        return len(self.facts) - 1
+
+    def there(self, share: float) -> str:
+        return " there." if self.rng.random() < share else "."
+
+    def move(self, person: str) -> None:
+        self.place[person] = place = self.rng.choice([p for p in PLACES if p != self.place[person]])
+        self.told[person] = fact = self.say(f"{person} {self.rng.choice(_MOVE)} the {place}.")
+        for thing, holder in self.holder.items():
+            if holder == person:
+                self._now(thing, place, (fact,))
+
+    def take(self, person: str, thing: str, there: float) -> None:
+        fact = self.say(f"{person} {self.rng.choice(_TAKE)} the {thing}{self.there(there)}")
+        self.holder[thing] = person
+        if person in self.told:
+            self._now(thing, self.place[person], (fact, self.told[person]))
+
+    def drop(self, person: str, thing: str) -> None:
+        self.say(f"{person} {self.rng.choice(_DROP)} the {thing}{self.there(0.2)}")
+        del self.holder[thing]
+        self.lies[thing] = self.place[person]
+
+    def give(self, person: str, thing: str, other: str) -> None:
+        fact = self.say(f"{person} {self.rng.choice(_GIVE)} the {thing} to {other}.")
+        self.holder[thing] = other
+        self.gifts.append((person, thing, other, fact))
+
+    def act(self, carry: bool, give: bool, there: float) -> None:
+        """One more fact."""
+        rng, person = self.rng, self.rng.choice(self.people)
+        if carry and rng.random() < 0.8:
+            here = [t for t in THINGS if t not in self.holder and self.lies[t] == self.place[person]]
+            held = [t for t, holder in self.holder.items() if holder == person]
+            near = [p for p in self.people if p != person and self.place[p] == self.place[person]]
+            if give and held and near and rng.random() < 0.9:
+                return self.give(person, rng.choice(held), rng.choice(near))
+            if here and (not held or rng.random() < 0.6):
+                return self.take(person, rng.choice(here), there)
+            if held and rng.random() < 0.6:
+                return self.drop(person, rng.choice(held))
+        return self.move(person)
+
+    def _now(self, thing: str, place: str, why: tuple[int, ...]) -> None:
+        if not self.path[thing] or self.path[thing][-1][0] != place:
+            self.path[thing].append((place, why))
+
+
+def story(task: str, facts: int, rng: random.Random, asking: float = 0.5) -> list[BabiQuestion]:
+    """The questions of a new story, in its order; the last is asked after all facts.
+
+    Args:
+        task: `qa1` to `qa5`.
+        facts: statements of the story at least, more where nothing can be asked before; qa4 has two, always.
+        rng: what draws it.
+        asking: share of facts after which there is a question, 0 to 1; published stories have about one in four.
+    """
+    if task not in STORY_FACTS:
+        raise ValueError(f"task is {task!r}; stories are made for {', '.join(STORY_FACTS)}; others need bAbI's files")
+    if facts < 1:
+        raise ValueError(f"facts is {facts}; it must be at least 1")
+    if task == "qa4":
+        return [_directions(rng)]
+    world = World(rng, GIVERS if task == "qa5" else PEOPLE)
+    ask: Callable[[World], Answer | None] = {
+        "qa1": _ask_person, "qa2": _ask_thing, "qa3": _ask_before, "qa5": _ask_gift,
+    }[task]  # fmt: skip
+    questions: list[BabiQuestion] = []
+    while True:
+        world.act(task != "qa1", task == "qa5", 0.2 if task == "qa3" else 1.0)
+        last = len(world.facts) >= facts
+        if last or rng.random() < asking:
+            asked = ask(world)
+            if asked is not None:
+                questions.append(BabiQuestion(tuple(world.facts), *asked, tuple(questions)))
+                if last:
+                    return questions
+
+
+def _ask_person(world: World) -> Answer | None:
+    if not world.told:
+        return None
+    person = world.rng.choice(sorted(world.told))
+    return f"Where is {person}?", world.place[person], (world.told[person],)
+
+
+def _ask_thing(world: World) -> Answer | None:
+    known = [t for t in THINGS if world.path[t]]
+    if not known:
+        return None
+    thing = world.rng.choice(known)
+    place, why = world.path[thing][-1]
+    return f"Where is the {thing}?", place, why
+
+
+def _ask_before(world: World) -> Answer | None:
+    known = [t for t in THINGS if len(world.path[t]) > 1]
+    if not known:
+        return None
+    thing = world.rng.choice(known)
+    path = world.path[thing]
+    # of a place where the thing was twice, the last time counts
+    last = {place: i for i, (place, _) in enumerate(path) if i}
+    place = path[-1][0] if world.rng.random() < 0.75 else world.rng.choice(sorted(last))
+    (answer, before), (_, why) = path[last[place] - 1], path[last[place]]
+    return f"Where was the {thing} before the {place}?", answer, (*why, *before)
+
+
+def _ask_gift(world: World) -> Answer | None:
+    if not world.gifts:
+        return None
+    giver, thing, other, fact = world.gifts[-1]
+    if world.rng.random() < 0.5:  # an earlier one, where it is the last of its kind
+        giver, thing, other, fact = world.rng.choice(world.gifts)
+    forms = [
+        (f"What did {giver} give to {other}?", thing, (giver, None, other)),
+        (f"Who gave the {thing}?", giver, (None, thing, None)),
+        (f"Who gave the {thing} to {other}?", giver, (None, thing, other)),
+        (f"Who received the {thing}?", other, (None, thing, None)),
+        (f"Who did {giver} give the {thing} to?", other, (giver, thing, None)),
+    ]
+    weights = (2, 1, 1, 1, 1)
+    question, answer, like = world.rng.choices(forms, weights)[0]
+    later = [g for g in world.gifts if g[3] > fact and all(k is None or k == g[i] for i, k in enumerate(like))]
+    return None if later else (question, answer, (fact,))
+
+
+def _directions(rng: random.Random) -> BabiQuestion:
+    """qa4: three places in a line, told by their neighbours; one neighbour is asked for."""
+    one, middle, other = rng.sample(PLACES, 3)
+    way = rng.choice(sorted(_OPPOSITE))
+    told: list[tuple[str, str, str]] = []
+    for end, side in ((one, way), (other, _OPPOSITE[way])):
+        told.append((end, side, middle) if rng.random() < 2 / 3 else (middle, _OPPOSITE[side], end))
+    answer, side, known = told[fact := rng.randrange(2)]
+    question = f"What is {side} of the {known}?"
+    if rng.random() < 0.5:
+        question = f"What is the {known} {_OPPOSITE[side]} of?"
+    return BabiQuestion(tuple(f"The {a} is {d} of the {b}." for a, d, b in told), question, answer, (fact,))
