@@ -10,8 +10,9 @@ at all lengths, those with a memory also with writes frozen, and writes a JSON, 
 that lies in the work folder to benchmarks/results. Interrupted, the same command goes on. With more rows, seeds,
 samples or lengths it does what is missing. `--table-only` writes the results of what is there.
 
-bAbI's facts are a folder with qa1..qa5, training and test files. Rows are models of one size on the same data; what
-their recipes say can be changed by --set, for one row by --set ROW:section.key=value.
+BABILong is trained on stories of our own, or with --train-facts on bAbI's training files, and tested on those of
+--facts. Rows are models of one size on the same data; what their recipes say can be changed by --set, for one row by
+--set ROW:section.key=value.
 """
 
 import argparse
@@ -47,7 +48,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, required=True, help="folder of tokenizer, runs, samples and answers; can be gone on with")
     add("--train-text", help="haystack or background to train on: a file or folder of text, json or jsonl")
     add("--test-text", help="other text, to test on")
-    add("--facts", help="babilong: folder of bAbI's files")
+    add("--facts", help="babilong: folder of bAbI's files, to test on")
+    add("--train-facts", help="babilong: folder of bAbI's files to train on; default: stories of our own, without end")
     add("--tokenizer", help="a tokenizer to take instead of making one")
     add("--rows", help="recipes of the task, with commas; default: all")
     add("--seeds", default="0", help="with commas; default: 0")
@@ -93,13 +95,14 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     options.max_new_tokens = options.max_new_tokens or NEW_TOKENS[options.task]
     if not options.table_only:
         wanted = ["train_text", "test_text"] + (["facts"] if options.task == "babilong" else [])
+        wanted += ["train_facts"] if options.train_facts else []
         for name in wanted:
             value = getattr(options, name)
             if value is None or not Path(value).exists():
                 shown = "is missing" if value is None else f"{value!r} does not exist"
                 parser.error(f"--{name.replace('_', '-')} {shown}; name a file or folder")
     check_lengths(parser, options)
-    for name in ("train_text", "test_text", "facts", "tokenizer", "nouns", "adjectives"):
+    for name in ("train_text", "test_text", "facts", "train_facts", "tokenizer", "nouns", "adjectives"):
         if getattr(options, name):  # the jobs run in the repository's root
             setattr(options, name, str(Path(getattr(options, name)).absolute()))
     options.work = options.work.absolute()
@@ -130,7 +133,9 @@ def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -
             if getattr(options, name):
                 made.append(f"data.task_options.{name}={getattr(options, name)}")
     else:
-        made += [f"data.task_options.background={options.train_text}", f"data.task_options.facts={options.facts}"]
+        made.append(f"data.task_options.background={options.train_text}")
+        if options.train_facts:
+            made.append(f"data.task_options.facts={options.train_facts}")
     if options.device == "cpu":
         made.append("training.cpu=true")
     if options.steps or options.batch:
@@ -284,7 +289,8 @@ def main(words: list[str] | None = None) -> int:
         options.work.mkdir(parents=True, exist_ok=True)
         tokenizer = Path(options.tokenizer) if options.tokenizer else options.work / "tokenizer"
         if not options.tokenizer:
-            make_tokenizer(options.train_text, options.facts, tokenizer)
+            stories = options.task == "babilong" and not options.train_facts
+            make_tokenizer(options.train_text, options.train_facts, tokenizer, stories)
         try:
             jobs = make_jobs(options, tokenizer)
             failed = run_jobs(jobs, options.jobs, options.threads)

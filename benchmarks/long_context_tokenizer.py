@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ CHARS = {"text": 5_000_000, "facts": 600_000}
 REPEATS = 200  # so that the benchmark's own phrases get pieces of their own
 
 
-def make_tokenizer(text: str, facts: str | None, folder: Path) -> Path:
+def make_tokenizer(text: str, facts: str | None, folder: Path, stories: bool = False) -> Path:
     """Train on the first 5 MB of `text` (a file or folder), bAbI's training files in `facts` and fixed phrases.
+
+    `stories` takes stories of our own instead of bAbI's files.
 
     Digits stay single. Written as a Hugging Face tokenizer into `folder`, which is left alone where it exists.
     """
@@ -32,7 +35,8 @@ def make_tokenizer(text: str, facts: str | None, folder: Path) -> Path:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    parts = [_text(text), _facts(facts) if facts else (), _phrases()]
+    told = _stories() if stories else _facts(facts) if facts else ()
+    parts = [_text(text), told, _phrases()]
     tokenizer.train_from_iterator(itertools.chain(*parts), trainer)
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
     draft = folder.with_name(folder.name + f".{os.getpid()}.part")
@@ -63,6 +67,17 @@ def _facts(folder: str) -> Iterator[str]:
         raise ValueError(f"facts folder {folder!r} holds no training file of qa1 to qa5, such as qa1_..._train.txt")
     for file in files:
         yield from _pieces(file.read_text(encoding="utf-8")[: CHARS["facts"] // len(files)])
+
+
+def _stories() -> Iterator[str]:
+    from titanslab.tasks.babi_world import STORY_FACTS, story
+
+    rng, left = random.Random(0), CHARS["facts"]
+    while left > 0:
+        for task in STORY_FACTS:
+            question = story(task, 20, rng)[-1]
+            yield " ".join((*question.facts, question.question, question.answer))
+            left -= sum(map(len, question.facts))
 
 
 def _phrases() -> Iterator[str]:

@@ -48,6 +48,24 @@ def test_tokenizer_keeps_digits_single_and_knows_the_phrases(text, tmp_path):
     assert (folder / "tokenizer.json").stat().st_mtime_ns == before
 
 
+def test_tokenizer_from_stories_has_their_words(text, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(make_tokenizer(str(text), None, tmp_path / "tokenizer", stories=True))
+    assert len(tokenizer.encode(" Sandra travelled to the bathroom.")) == 6
+
+
+def test_babilong_trains_on_stories_unless_told_otherwise(text, tmp_path):
+    (tmp_path / "babi").mkdir()
+    words = ["babilong", "--train-text", str(text), "--test-text", str(text), "--facts", str(tmp_path / "babi")]
+    words += ["--work", str(tmp_path / "work")]
+    made = changes(read_arguments(words), "mac", 0, tmp_path / "tokenizer")
+    assert f"data.task_options.background={text}" in made
+    assert "facts" not in " ".join(made)
+    made = changes(read_arguments([*words, "--train-facts", str(tmp_path / "babi")]), "mac", 0, tmp_path / "tokenizer")
+    assert f"data.task_options.facts={tmp_path / 'babi'}" in made
+
+
 def test_changes_to_recipes(text, tmp_path):
     words = ["--steps", "500", "--batch", "8", "--set", "training.warmup_steps=5", "--set", "mac:model.chunk_size=32"]
     options = read_arguments(arguments(text, tmp_path, *words))
