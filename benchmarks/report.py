@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import math
 import os
 import shlex
 import sys
@@ -152,12 +153,18 @@ def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | 
 
 
 def _lines(axis: Any, panel: dict[str, Any]) -> None:
-    for name, points in panel["curves"].items():
+    thin = 1.2  # the last line; those before are thicker, so that lines on one another can be told apart
+    for order, (name, points) in enumerate(panel["curves"].items()):
         points = sorted(points)
         xs = [p[0] for p in points]
-        (line,) = axis.plot(xs, [p[1] for p in points], marker="o", markersize=3, label=name)
+        width = thin + 0.5 * (len(panel["curves"]) - 1 - order)
+        style = {"marker": "os^Dv*PX"[order % 8], "markersize": 4 + width, "linewidth": width, "alpha": 0.75}
+        (line,) = axis.plot(xs, [p[1] for p in points], label=name, **style)
         axis.fill_between(xs, [p[2] for p in points], [p[3] for p in points], alpha=0.2, color=line.get_color())
     axis.set_xscale("log", base=2)
+    places = sorted({p[0] for points in panel["curves"].values() for p in points})
+    if len(places) <= 10:
+        axis.set_xticks(places, [_short(x) for x in places], fontsize=8)
     if "y_range" in panel:
         axis.set_ylim(*panel["y_range"])
     else:
@@ -165,6 +172,15 @@ def _lines(axis: Any, panel: dict[str, Any]) -> None:
     axis.set_xlabel(panel["x"])
     axis.set_ylabel(panel["y"])
     axis.legend(fontsize=7)
+
+
+def _short(x: float) -> str:
+    """A count of tokens as people write it: 512, 2K, 128K, 1M."""
+    kilo = 1024 if x >= 1 and math.log2(x).is_integer() else 1000
+    for unit, sign in ((kilo**2, "M"), (kilo, "K")):
+        if x >= unit:
+            return f"{x / unit:.3g}{sign}"
+    return f"{x:g}"
 
 
 def _bars(axis: Any, panel: dict[str, Any]) -> None:
