@@ -17,15 +17,18 @@ from titanslab.memory.reference import Gates
 from titanslab.memory.schedule import Schedule, is_aligned, make_schedule
 from titanslab.memory.state import MemoryState
 
-# tokens and chunks between kept states, and the bytes that recomputing one group may hold
-GROUP_TOKENS = 1024
+# tokens between kept states times the chunk's, and the fewest; most chunks, and bytes that recomputing them may hold:
+# a state a chunk leaves the processor's cache after a few, and long chunks have few states to keep
+GROUP_AREA = 1024 * 16
+GROUP_TOKENS = 256
 GROUP_CHUNKS = 64
 GROUP_BYTES = 192 << 20
 
 
 def group_size(chunks: int, chunk_size: int, state_bytes: int) -> int:
     """Chunks between two kept states."""
-    return max(1, min(chunks, GROUP_CHUNKS, max(1, GROUP_TOKENS // chunk_size), max(2, GROUP_BYTES // state_bytes)))
+    tokens = max(GROUP_TOKENS, GROUP_AREA // chunk_size)
+    return max(1, min(chunks, GROUP_CHUNKS, tokens // chunk_size, max(2, GROUP_BYTES // state_bytes)))
 
 
 def implementation(device: torch.device, dtype: torch.dtype, depth: int) -> tuple[ModuleType, str]:

@@ -29,7 +29,11 @@ struct Arguments {
   void *dq, *dk, *dv, *d_gates, *d_state[MAX_LAYERS], *d_anchor[MAX_LAYERS], *d_initial[MAX_LAYERS], *d_norm;
 };
 
-// A thread's workspace, kept between calls: fresh pages cost more than a small call's arithmetic.
+// What the workspaces of all threads may hold between calls.
+constexpr size_t KEPT_BYTES = size_t(256) << 20;
+
+// A thread's workspace, kept between calls: fresh pages cost more than a small call's arithmetic, and a quarter of a
+// large one's.
 template <typename T>
 struct Arena {
   T* base = nullptr;
@@ -43,8 +47,8 @@ struct Arena {
     if (base) std::fill(base, base + count, T(0));
     return base != nullptr;
   }
-  void release_if_large() {
-    if (size * sizeof(T) <= (size_t(8) << 20)) return;
+  void release_if_large(int threads) {
+    if (size * sizeof(T) <= KEPT_BYTES / threads) return;
     std::free(base);
     base = nullptr;
     size = 0;
@@ -65,9 +69,14 @@ struct Taker {
   }
 };
 
-// am = a^T d, as = a^T d2 of a tile: a [rows, LC], d and d2 [C, ld].
+// Rows of tokens that outer products read lie in panels of a few vectors, [panel, C, PANEL]: rows of a power of two
+// would fall on the same few lines of the first cache.
+template <typename T>
+constexpr long PANEL = 4 * Lanes<T>::VL;
+
+// am = a^T d, as = a^T d2 of a tile: a [rows, LC], d and d2 [C, PANEL].
 template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void outer_tile(long C, const T* a, long LC, const T* d, const T* d2, long ld,
+static inline __attribute__((always_inline)) void outer_tile(long C, const T* a, long LC, const T* d, const T* d2,
                                                           typename Lanes<T>::V (&am)[MR][NV],
                                                           typename Lanes<T>::V (&as)[MR][NV]) {
   typedef typename Lanes<T>::V V;
@@ -82,10 +91,10 @@ static inline __attribute__((always_inline)) void outer_tile(long C, const T* a,
       asm("" : "+v"(v[i]));  // read once: as an operand from memory each product would read it again
 #endif
     }
-    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d + c * ld + j * VL);
+    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d + c * PANEL<T> + j * VL);
     for (int i = 0; i < MR; i++)
       for (int j = 0; j < NV; j++) am[i][j] += v[i] * x[j];
-    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d2 + c * ld + j * VL);
+    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d2 + c * PANEL<T> + j * VL);
     for (int i = 0; i < MR; i++)
       for (int j = 0; j < NV; j++) as[i][j] += v[i] * x[j];
   }
@@ -104,7 +113,7 @@ static inline __attribute__((always_inline)) void advance_tile(long C, const T* 
       __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
       __builtin_prefetch(m1 + i * ld + j * VL, 1), __builtin_prefetch(s1 + i * ld + j * VL, 1);
     }
-  outer_tile<T, MR, NV>(C, aT, LC, dw, dw2, ld, am, as);
+  outer_tile<T, MR, NV>(C, aT, LC, dw, dw2, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       long at = i * ld + j * VL;
@@ -127,7 +136,7 @@ static inline __attribute__((always_inline)) void retreat_tile(long C, const T* 
       __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
       __builtin_prefetch(dm + i * ld + j * VL, 1), __builtin_prefetch(ds + i * ld + j * VL, 1);
     }
-  outer_tile<T, MR, NV>(C, X, LC, dz, dz2, ld, am, as);
+  outer_tile<T, MR, NV>(C, X, LC, dz, dz2, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       long at = i * ld + j * VL;
@@ -246,7 +255,8 @@ struct Row {
     }
     scores = take(LC * LC), mixed = take(LC * LC), mixRows = take(C * LC);
     if (LC % VL) pairP = take(wide * LC), pairQ = take(wide * LC);
-    rowsA = take(LC * wide), rowsB = take(LC * wide), tmp = take(wide * LC), tmp2 = take(wide * LC);
+    long panels = (wide + PANEL<T> - 1) / PANEL<T> * PANEL<T>;
+    rowsA = take(LC * panels), rowsB = take(LC * panels), tmp = take(wide * LC), tmp2 = take(wide * LC);
     narrowA = take(wide + C), narrowB = take(wide + C);
     unit = take(D * LC), rstd = take(LC), sums = take(8 * LC);
     if (!backward) return;
@@ -539,7 +549,7 @@ struct Row {
       as_two_rows(t.d[l], l, c.w, c.w2);
       tiles(n, w, [&](long i, long j, auto rows, auto vectors) {
         long at = i * w + j;
-        advance_tile<T, rows(), vectors()>(C, t.a[l] + i * LC, LC, rowsA + j, rowsB + j, w, from.m[l] + at,
+        advance_tile<T, rows(), vectors()>(C, t.a[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), w, from.m[l] + at,
                                            from.s[l] + at, to.m[l] + at, to.s[l] + at, c.b, c.f, c.e);
       });
     }
@@ -750,19 +760,29 @@ struct Row {
     for (long i = 0; i < n; i++) to[i] = a[i] * b[i];
   }
 
-  // rows [C, ld] of x [width, LC], zero beyond the width
+  // column j of rows in panels, at the first of them
+  long panel(long j) const { return j / PANEL<T> * PANEL<T> * C + j % PANEL<T>; }
+  // rows [C, ld] of x [width, LC] in panels, zero beyond the width
   void as_rows(const T* xT, long l, T* rows) const {
-    transpose(out[l], C, xT, LC, rows, ld[l]);
+    for (long j = 0; j < out[l]; j += PANEL<T>)
+      transpose(std::min(out[l] - j, PANEL<T>), C, xT + j * LC, LC, rows + panel(j), PANEL<T>);
     clear_end(l, rows);
   }
   // rowsA, rowsB = those rows times f, times g
   void as_two_rows(const T* xT, long l, const T* f, const T* g) {
-    transpose_scaled(out[l], C, xT, LC, f, rowsA, g, rowsB, ld[l]);
+    for (long j = 0; j < out[l]; j += PANEL<T>)
+      transpose_scaled(std::min(out[l] - j, PANEL<T>), C, xT + j * LC, LC, f, rowsA + panel(j), g, rowsB + panel(j),
+                       PANEL<T>);
     clear_end(l, rowsA), clear_end(l, rowsB);
   }
   void clear_end(long l, T* rows) const {
-    if (ld[l] > out[l])
-      for (long c = 0; c < C; c++) std::fill(rows + c * ld[l] + out[l], rows + (c + 1) * ld[l], T(0));
+    for (long j = out[l]; j < ld[l]; j++)
+      for (long c = 0; c < C; c++) rows[panel(j) + c * PANEL<T>] = 0;
+  }
+  // to += a x^T for a [in, LC] and x in panels of rowsA
+  void add_outer(const T* a, long l, T* to) const {
+    for (long j = 0; j < ld[l]; j += PANEL<T>)
+      matmul(in[l], std::min(ld[l] - j, PANEL<T>), C, a, LC, 1, rowsA + panel(j), PANEL<T>, to + j, ld[l], ADD);
   }
 
   void backward_chunk(long n, Activations<T>& t, const State<T>& state, T* const* W, bool own, bool carry) {
@@ -829,7 +849,7 @@ struct Row {
       V dots[3] = {V{}, V{}, V{}};
       tiles(wi, ld[l], [&](long i, long j, auto rows, auto vectors) {
         long at = i * ld[l] + j;
-        retreat_tile<T, rows(), vectors()>(C, X[l] + i * LC, LC, rowsA + j, rowsB + j, ld[l], state.m[l] + at,
+        retreat_tile<T, rows(), vectors()>(C, X[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), ld[l], state.m[l] + at,
                                            state.s[l] + at, dm + at, ds + at, c.b, c.f, c.e, dots);
       });
       for (int k = 0; k < 3; k++) {
@@ -860,7 +880,7 @@ struct Row {
       }
       apply(out[l + 1], in[l + 1], W[l + 1], 1, ld[l + 1], dhT[l], dD[l + 1], ADD);
       as_rows(t.d[l + 1], l + 1, rowsA);
-      matmul(in[l + 1], ld[l + 1], C, dhT[l], LC, 1, rowsA, ld[l + 1], dW[l + 1], ld[l + 1], ADD);
+      add_outer(dhT[l], l + 1, dW[l + 1]);
     }
     T *last = dD[L - 1], *dz = dZ, *derror = tmp;
     if (A.grad_clip > 0) {
@@ -895,7 +915,7 @@ struct Row {
     }
     for (long l = L - 1; l >= 0; l--) {
       as_rows(dz, l, rowsA);
-      matmul(in[l], ld[l], C, t.a[l], LC, 1, rowsA, ld[l], dW[l], ld[l], ADD);
+      add_outer(t.a[l], l, dW[l]);
       apply(in[l], out[l], W[l], ld[l], 1, dz, dA[l], ADD);
       if (l > 0)
         for (long i = 0; i < in[l] * LC; i++) dz[i] = dA[l][i] * t.slope[l - 1][i] + extra[l - 1][i];
@@ -1005,7 +1025,7 @@ static int run(const Arguments& A, bool backward) {
       row.begin(i);
       backward ? row.backward() : row.forward();
     }
-    arena.release_if_large();
+    arena.release_if_large(threads);
   }
   return failed;
 }
