@@ -10,9 +10,12 @@ at all lengths, those with a memory also with writes frozen, and writes a JSON, 
 that lies in the work folder to benchmarks/results. Interrupted, the same command goes on. With more rows, seeds,
 samples or lengths it does what is missing. `--table-only` writes the results of what is there.
 
+With --late every row that has a memory is trained in a second stage too, recipes/late/TASK.toml, and what that gives
+is tested instead; without it the first stage is. One work folder holds both.
+
 BABILong is trained on stories of our own, or with --train-facts on bAbI's training files, and tested on those of
 --facts. Rows are models of one size on the same data; what their recipes say can be changed by --set, for one row by
---set ROW:section.key=value.
+--set ROW:section.key=value, for the second stage by --set late:section.key=value.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from benchmarks.machine import ROOT
 from benchmarks.report import Report, command, say
 
 RECIPES = ROOT / "recipes"
+LATE_ROW, SECOND_SEED = "late", 1000  # the second stage has its own samples: its seed is the row's and so much more
 # Attention over all tokens takes quadratic time: it is left out at the far lengths unless asked for.
 NOT_FAR = {"attention"}
 NAMES = {"niah": "single_1,single_2,single_3", "babilong": "qa1,qa2,qa3,qa4,qa5"}
@@ -55,7 +59,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", default="0", help="with commas; default: 0")
     add("--steps", type=int, help="training steps instead of the recipe's; the curriculum keeps its share")
     add("--batch", type=int, help="rows of a batch instead of the recipe's")
-    add("--set", action="append", default=[], metavar="[ROW:]SECTION.KEY=VALUE", help="change the recipes")
+    add("--late", action="store_true", help="train the second stage too, recipes/late, and test what it gives")
+    add("--set", action="append", default=[], metavar="[ROW:]SECTION.KEY=VALUE", help="change recipes")
     add("--names", help="variants or tasks to test; default: all of the recipes")
     add("--lengths", help=f"default: {LENGTHS['niah']}, or {LENGTHS['babilong']}")
     add("--samples", type=int, default=100, help="per task and length; default: 100")
@@ -125,7 +130,7 @@ def check_lengths(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 
 def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -> list[str]:
-    """What a row's recipe is changed by, as `section.key=value`."""
+    """What a row's recipe is changed by, as `section.key=value`; the row `late` is the second stage's recipe."""
     made = [f"data.tokenizer={tokenizer}", f"training.seed={seed}"]
     if options.task == "niah":
         made.append(f"data.task_options.haystack={options.train_text}")
@@ -138,7 +143,7 @@ def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -
             made.append(f"data.task_options.facts={options.train_facts}")
     if options.device == "cpu":
         made.append("training.cpu=true")
-    if options.steps or options.batch:
+    if row != LATE_ROW and (options.steps or options.batch):
         from titanslab.training.recipe import load_recipe
 
         recipe = load_recipe(RECIPES / options.task / f"{row}.toml")
@@ -149,7 +154,7 @@ def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -
         made += [f"data.task_options.same_length_rows={batch}", f"data.task_options.curriculum_rows={curriculum}"]
     for change in options.set:
         name, colon, rest = change.partition("=")[0].partition(":")
-        if not colon:
+        if not colon and row != LATE_ROW:
             made.append(change)
         elif name == row:
             made.append(rest + change[len(name) + 1 + len(rest) :])
@@ -165,12 +170,19 @@ def make_jobs(options: argparse.Namespace, tokenizer: Path) -> list[Job]:
         for row in options.rows:
             recipe = RECIPES / options.task / f"{row}.toml"
             assignments = tuple(changes(options, row, seed, tokenizer))
-            load_recipe(recipe, assignments)  # a wrong --set shows before the first run
+            loaded = load_recipe(recipe, assignments)  # a wrong --set shows before the first run
+            late, late_assignments = "", tuple[str, ...]()
+            if options.late and loaded.model.variant not in ("", "attention"):
+                late = str(RECIPES / "late" / f"{options.task}.toml")
+                late_assignments = tuple(changes(options, LATE_ROW, SECOND_SEED + seed, tokenizer))
+                load_recipe(late, late_assignments)
             jobs.append(
                 Job(
                     task=options.task,
                     recipe=str(recipe),
                     assignments=assignments,
+                    late_recipe=late,
+                    late_assignments=late_assignments,
                     folder=str(options.work / f"{row}-seed{seed}"),
                     samples_folder=str(options.work / "samples"),
                     names=options.names,

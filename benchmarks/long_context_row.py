@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RUN, EVALUATION, OFF = "run", "evaluation", "evaluation-off"
+LATE = "-late"  # ends the names of the second stage's folders
 KILO = {"niah": 1024, "babilong": 1000}
 
 
@@ -26,7 +27,10 @@ class Job:
         task: `niah` or `babilong`.
         recipe: path of the recipe.
         assignments: `section.key=value` changes to it.
-        folder: of this row and seed; it will hold `run`, `evaluation` and `evaluation-off`.
+        late_recipe: path of the second stage's recipe, empty = none; with one, what that stage gives is tested.
+        late_assignments: changes to it.
+        folder: of this row and seed; it will hold `run`, `evaluation` and `evaluation-off`, and with a second stage
+            `run-late`, `evaluation-late` and `evaluation-off-late`.
         samples_folder: test samples shared by all rows.
         names: variants or tasks, with commas.
         near, far, off: lengths such as `2k,4k`, empty = none; `off` is asked with frozen memories too.
@@ -42,6 +46,8 @@ class Job:
     task: str
     recipe: str
     assignments: tuple[str, ...]
+    late_recipe: str
+    late_assignments: tuple[str, ...]
     folder: str
     samples_folder: str
     names: str
@@ -75,10 +81,16 @@ def work(job: Job) -> None:
     from titanslab.training.recipe import load_recipe
     from titanslab.training.run import RECIPE, train
 
-    run = Path(job.folder) / RUN
+    run, stage = Path(job.folder) / RUN, ""
     recipe = load_recipe(job.recipe, job.assignments)
     say("training")
     train(recipe, run, resume=(run / RECIPE).exists())
+    if job.late_recipe:
+        first, stage = run, LATE
+        run = Path(job.folder) / (RUN + stage)
+        late = load_recipe(job.late_recipe, (*job.late_assignments, f"model.pretrained={first}"))
+        say("training, second stage")
+        train(late, run, resume=(run / RECIPE).exists())
     variant = recipe.model.variant or "attention"
     rounds = [(EVALUATION, job.near, job.samples, True), (EVALUATION, job.far, job.far_samples, True)]
     if variant != "attention":
@@ -86,7 +98,7 @@ def work(job: Job) -> None:
     for name, lengths, samples, learn in rounds:
         if lengths:
             say(f"{name} at {lengths}")
-            evaluate(job, run, Path(job.folder) / name, lengths, samples, learn)
+            evaluate(job, run, Path(job.folder) / (name + stage), lengths, samples, learn)
 
 
 def evaluate(job: Job, run: Path, output: Path, lengths: str, samples: int, learn: bool) -> None:
@@ -158,4 +170,5 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     content = json.loads(sys.argv[1])
     with alone(Path(content["folder"])):
-        work(Job(**{**content, "assignments": tuple(content["assignments"])}))
+        lists = {name: tuple(content[name]) for name in ("assignments", "late_assignments")}
+        work(Job(**{**content, **lists}))

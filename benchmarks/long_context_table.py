@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.long_context_row import EVALUATION, KILO, OFF, RUN
+from benchmarks.long_context_row import EVALUATION, KILO, LATE, OFF, RUN
 from benchmarks.report import picture
 from titanslab.evaluation.task_summary import summarise
 from titanslab.tasks.sample import length_label
 
 MEMORY_OFF = ", memory off"
+SECOND_STAGE = ", second stage"
 ORDER = ("lmm", "mal", "mag", "mac", "window", "attention", "gated_deltanet")
 
 
@@ -23,20 +24,23 @@ def collect(work: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     results, missing = [], []
     for folder in sorted(work.glob("*-seed*")):
         row, _, seed = folder.name.rpartition("-seed")
-        run = folder / RUN
-        if not (run / "result.json").exists():
-            missing.append((folder.name, f"training is not finished; see {folder / 'log.txt'}"))
-            continue
-        results.append(
-            {
-                "row": row,
-                "seed": int(seed),
-                "parameters": count_parameters(run),
-                "training": training(run),
-                "cells": _cells(folder / EVALUATION),
-                "cells_memory_off": _cells(folder / OFF),
-            }
-        )
+        for stage, suffix in (("", ""), (LATE, SECOND_STAGE)):
+            run = folder / (RUN + stage)
+            if stage and not run.exists():
+                continue
+            if not (run / "result.json").exists():
+                missing.append((folder.name + suffix, f"training is not finished; see {folder / 'log.txt'}"))
+                continue
+            results.append(
+                {
+                    "row": row + suffix,
+                    "seed": int(seed),
+                    "parameters": count_parameters(run),
+                    "training": training(run),
+                    "cells": _cells(folder / (EVALUATION + stage)),
+                    "cells_memory_off": _cells(folder / (OFF + stage)),
+                }
+            )
     return sorted(results, key=lambda r: (_place(r["row"]), r["seed"])), missing
 
 
@@ -92,7 +96,8 @@ def _cells(folder: Path) -> list[dict[str, Any]]:
 
 
 def _place(row: str) -> tuple[int, str]:
-    return (ORDER.index(row) if row in ORDER else len(ORDER), row)
+    model = row.removesuffix(SECOND_STAGE)
+    return (ORDER.index(model) if model in ORDER else len(ORDER), row)
 
 
 Figures = dict[str, dict[int, list[tuple[float, int]]]]

@@ -79,6 +79,19 @@ def test_changes_to_recipes(text, tmp_path):
     assert changes(options, "lmm", 3, tmp_path)[-1] == "training.warmup_steps=5"
 
 
+def test_the_second_stage_has_changes_and_samples_of_its_own(text, tmp_path):
+    words = ["--late", "--rows", "mac,window,gated_deltanet", "--steps", "9", "--set", "late:training.steps=7"]
+    options = read_arguments(arguments(text, tmp_path, *words))
+    mac, window, delta = make_jobs(options, tmp_path / "tokenizer")
+    assert mac.late_recipe == str(RECIPES / "late" / "niah.toml")
+    assert not window.late_recipe
+    assert not delta.late_recipe
+    late = load_recipe(mac.late_recipe, mac.late_assignments)
+    assert (late.training.steps, late.training.seed) == (7, 1000)
+    assert late.data.task_options["haystack"] == str(text)
+    assert load_recipe(mac.recipe, mac.assignments).training.steps == 9
+
+
 def test_jobs_of_a_seed_come_together_and_attention_is_not_asked_far_away(text, tmp_path):
     words = ["--seeds", "0,1", "--rows", "mac,attention", "--far", "1M"]
     jobs = make_jobs(read_arguments(arguments(text, tmp_path, *words)), tmp_path / "tokenizer")
@@ -155,6 +168,25 @@ def test_table_from_end_to_end_and_again(text, tmp_path, capsys):
     assert answers.read_text().startswith(before)
     assert len(answers.read_text().splitlines()) == len(before.splitlines()) + 3
     assert "nothing to resume" in (tmp_path / "work" / "lmm-seed0" / "log.txt").read_text()
+
+
+def test_a_second_stage_from_end_to_end(text, tmp_path):
+    words = ["--rows", "lmm", "--steps", "1", "--batch", "2", "--lengths", "512", "--samples", "1", "--names"]
+    words += ["single_2", "--off", "512", "--max-new-tokens", "2", "--output", str(tmp_path / "out.json"), *SMALL]
+    for change in ("training.steps=2", "training.batch_size=2", "data.sequence_length=256"):
+        words += ["--set", f"late:{change}"]
+    assert main(arguments(text, tmp_path / "work", "--late", *words)) == 0
+    first, late = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert (first["row"], first["training"]["steps"], first["cells"]) == ("lmm", 1, [])
+    assert (late["row"], late["training"]["steps"]) == ("lmm, second stage", 2)
+    assert [c["samples"] for c in late["cells"] + late["cells_memory_off"]] == [1, 1]
+    run = tmp_path / "work" / "lmm-seed0" / "run-late"
+    config = json.loads((run / "config.json").read_text())
+    assert (config["hidden_size"], config["memory_write_cost"]) == (16, 1.0)  # the first stage's model
+    assert "| lmm, second stage, memory off | 0.0 |" in (tmp_path / "out.md").read_text()
+    assert main(arguments(text, tmp_path / "work", *words)) == 0  # the first stage is tested without --late
+    first, late = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [c["samples"] for c in first["cells"] + late["cells"]] == [1, 1]
 
 
 def test_a_folder_that_is_worked_on_is_left_alone(tmp_path):
