@@ -35,6 +35,7 @@ from benchmarks.models import (
 )
 from benchmarks.peers import Missing
 from benchmarks.report import Report, human, picture, quiet_progress, say, table
+from titanslab.models.cache_name import CACHE, cache_of
 
 POSITIONS = (1 << 10, 1 << 16, 1 << 20, 10 << 20)
 CANDIDATES = (*TRUNK, "llama")
@@ -100,8 +101,8 @@ class Decoder:
         while done < tokens:
             block = self.tokens[:, : min(READ_BLOCK, tokens - done)]
             with torch.no_grad():
-                out = self.model(block, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, done = out.past_key_values, done + block.shape[1]
+                out = self.model(block, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+            cache, done = cache_of(out), done + block.shape[1]
             if progress is not None:
                 progress(f"{self.name}: read {done:,} of {tokens:,} tokens")
         return cache
@@ -179,15 +180,15 @@ class Decoder:
         cache = past.fork(past.cache)
         token = self.tokens[:, :1]
         for _ in range(count):
-            out = self.model(token, past_key_values=cache, use_cache=True)
-            cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
+            out = self.model(token, **{CACHE: cache}, use_cache=True)
+            cache, token = cache_of(out), out.logits[:, -1:].argmax(-1)
         return token
 
     @torch.no_grad()
     def prefill(self, past: Past, count: int) -> Tensor:
         """`count` tokens at once from the cache; the cache itself is as before afterwards."""
         cache = past.fork(past.cache)
-        return self.model(self.tokens[:, :count], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return self.model(self.tokens[:, :count], **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits
 
 
 def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Namespace) -> dict[str, Any] | None:

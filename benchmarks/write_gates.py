@@ -20,6 +20,7 @@ from torch import Tensor
 from benchmarks.report import Report
 from titanslab.evaluation.trace import memories_of
 from titanslab.memory import counting_writes
+from titanslab.models.cache_name import cache_of
 from titanslab.tasks.babilong import BABILong
 from titanslab.tasks.niah import NIAH, VARIANTS
 from titanslab.tasks.sample import derive_seed, parse_length
@@ -32,9 +33,9 @@ Places = dict[str, list[tuple[int, int]]]  # name -> characters, from and to
 def gates_of(model: Any, ids: list[int]) -> list[Tensor]:
     """Mean gate over heads and layers `[T]` of each memory, first block first."""
     memories_of(model)  # an error where there is none
-    cache = model.model(input_ids=torch.tensor([ids[:1]]), use_cache=True).past_key_values.reset()
+    cache = cache_of(model.model(input_ids=torch.tensor([ids[:1]]), use_cache=True)).reset()
     with counting_writes(model) as counted:
-        model.model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
+        model.model(input_ids=torch.tensor([ids]), cache=cache, use_cache=True)
     # persistent tokens come first, where a memory reads them before the text
     return [torch.cat([w.mean((0, 2, 3)) for w in writes])[-len(ids) :] for writes in counted]
 

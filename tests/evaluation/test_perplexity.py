@@ -12,6 +12,7 @@ from titanslab.evaluation import perplexity as perplexity_module
 from titanslab.evaluation.perplexity import evaluate_perplexity
 from titanslab.evaluation.perplexity_plot import plot_positions
 from titanslab.models import TitansConfig, TitansForCausalLM
+from titanslab.models.cache_name import CACHE
 
 TEXTS = ["A first text of some length.", "Second: é.", ""]
 
@@ -25,15 +26,15 @@ class Counting(nn.Module):
         self.device = torch.device("cpu")
         self.lengths = []
 
-    def forward(self, input_ids, past_key_values=None, use_cache=False):
-        before = past_key_values or 0
+    def forward(self, input_ids, use_cache=False, **cache):
+        before = cache[CACHE] or 0
         count = torch.arange(1, input_ids.shape[1] + 1) + before
         chance = 1 / (2.0 + count)
         logits = torch.log((1 - chance) / 258)[:, None].repeat(1, 259)
         logits[:, ord("x")] = torch.log(chance)
         self.lengths.append(input_ids.shape[1])
-        cache = before + input_ids.shape[1] if use_cache else None
-        return SimpleNamespace(logits=logits.expand(len(input_ids), -1, -1), past_key_values=cache)
+        after = before + input_ids.shape[1] if use_cache else None
+        return SimpleNamespace(logits=logits.expand(len(input_ids), -1, -1), **{CACHE: after})
 
 
 def expected(count, length):

@@ -166,3 +166,23 @@ def test_a_cache_does_not_keep_a_long_prompt_alive(variant):
     cache = model(torch.zeros(1, 2000, dtype=torch.int64)).past_key_values
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in cache.tensors().values()}
     assert sum(held.values()) < 3 * cache.nbytes()
+
+
+@torch.no_grad()
+def test_both_names_of_the_cache(model, ids):
+    """transformers 5.24 renamed `past_key_values` to `cache`: either works with any release."""
+    options = dict(max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)
+    before, later = TitansCache(model.config), ids.flip(1)
+    model(ids, cache=before)
+    longer = torch.cat((ids, later), dim=1)
+    answers, logits = [], []
+    for name in ("past_key_values", "cache"):
+        answers.append(model.generate(longer, **{name: before.fork()}, **options))
+        logits.append(model(later, **{name: before.fork()}).logits)
+    assert torch.equal(*answers)
+    assert torch.equal(answers[0], model.generate(longer, **options))
+    assert torch.equal(*logits)
+    with pytest.raises(ValueError, match="two different caches"):
+        model(later, past_key_values=before.fork(), cache=before.fork())
+    with pytest.raises(ValueError, match="two different caches"):
+        model.generate(longer, past_key_values=before.fork(), cache=before.fork())

@@ -36,10 +36,13 @@ def test_save_and_load_with_auto_classes(variant, ids, tmp_path):
     assert type(loaded) is TitansForCausalLM
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert torch.equal(loaded.eval()(ids).logits, model(ids).logits)
+    assert all(torch.equal(loaded.state_dict()[name], t) for name, t in model.state_dict().items())
+    # A loaded tensor begins where the file has it; the kernel for that address may round differently.
+    close = dict(atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loaded.eval()(ids).logits, model(ids).logits, **close)
     trunk = AutoModel.from_pretrained(tmp_path).eval()
     assert type(trunk) is TitansModel
-    assert torch.equal(trunk(ids).last_hidden_state, model.model(ids).last_hidden_state)
+    torch.testing.assert_close(trunk(ids).last_hidden_state, model.model(ids).last_hidden_state, **close)
 
 
 def test_auto_classes_know_titans_on_import(tmp_path):

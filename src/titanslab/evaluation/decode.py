@@ -118,7 +118,7 @@ class GreedyAnswerer:
         return self.model(
             input_ids=ids.to(device),
             attention_mask=None if mask is None else mask.to(device),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             logits_to_keep=1,
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from titanslab.data.tokenizer import TextEncoder
+from titanslab.models.cache_name import CACHE, cache_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -165,8 +166,8 @@ def _batch_losses(model: PreTrainedModel, batch: list[_Window]) -> tuple[np.ndar
     losses: list[Tensor] = []
     cache = None
     for start in range(0, length, piece):
-        outputs = model(input_ids=inputs[:, start : start + piece], past_key_values=cache, use_cache=length > piece)
-        cache = outputs.past_key_values if length > piece else None
+        outputs = model(input_ids=inputs[:, start : start + piece], **{CACHE: cache}, use_cache=length > piece)
+        cache = cache_of(outputs) if length > piece else None
         wanted = targets[:, start : start + piece]
         loss = functional.cross_entropy(outputs.logits.float().flatten(0, 1), wanted.flatten(), reduction="none")
         losses.append(loss.view_as(wanted).double().cpu())

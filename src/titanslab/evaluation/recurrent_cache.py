@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 from transformers import DynamicCache
 
+from titanslab.models.cache_name import CACHE
+
 LINEAR = "linear_attention"
 
 
@@ -61,9 +63,9 @@ def read(
         output = model(
             input_ids=part,
             attention_mask=None if mask is None else mask[:, : start + step].to(model.device),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE: cache},
         )
         cache.tokens += part.shape[1]
         if advance is not None:

@@ -76,7 +76,7 @@ class TitansConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "titans"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
 
     variant: str = "mac"
     vocab_size: int = 32000

@@ -15,6 +15,7 @@ from titanslab.layers import RMSNorm, SwiGLU, linear_cross_entropy
 from titanslab.memory import NeuralMemory, counting_writes, mean_write
 from titanslab.models.attention import AttentionMixer
 from titanslab.models.cache import TitansCache
+from titanslab.models.cache_name import CACHE, NEW, OLD, cache_of, either, renamed
 from titanslab.models.config import TitansConfig
 from titanslab.models.layout import Layout, make_layout
 from titanslab.models.lmm import MemoryMixer
@@ -62,7 +63,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
     supports_gradient_checkpointing = True
     _is_stateful = True  # tokens cannot be taken back: no assisted decoding
     _no_split_modules = ["TitansBlock"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [OLD, NEW]  # noqa: RUF012
     _supports_sdpa = True
     # gates act over thousands of tokens; their rounding would too
     _keep_in_fp32_modules_strict = [*GATES, "memory_weights", "memory_norm_weight", "memory_norm_bias"]  # noqa: RUF012
@@ -150,6 +151,7 @@ class TitansModel(TitansPreTrainedModel):
         use_cache: bool | None = None,
         document_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        cache: TitansCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Read tokens, after those of `past_key_values` where given.
@@ -159,6 +161,7 @@ class TitansModel(TitansPreTrainedModel):
             attention_mask: `[B, T]`, or `[B, past + T]` of which the last T count; 0 = padding, anywhere in a
                 row. It is as if padded tokens were not there; their outputs are 0.
             past_key_values: a `TitansCache`; it is brought up to date in place.
+            cache: the same, under the name it has from transformers 5.24 on.
             use_cache: return a cache; default `config.use_cache`, in training False.
             document_ids: int64 `[B, T]`; where the id changes along a row, a document starts: memory,
                 convolutions, segments, attention and positions begin anew.
@@ -173,7 +176,7 @@ class TitansModel(TitansPreTrainedModel):
                 f"input_ids must hold at least one token per row, got shape {list(x.shape[:2])}; generate() takes a "
                 "prompt given with a cache for the whole text, so give it new tokens with cache.continued()"
             )
-        cache = past_key_values
+        cache = either(past_key_values, cache)
         if cache is not None:
             self._check_cache(cache, batch)
         if use_cache is None:
@@ -217,8 +220,8 @@ class TitansModel(TitansPreTrainedModel):
             hidden = (*hidden[:-1], x)
         return BaseModelOutputWithPast(
             last_hidden_state=x,
-            past_key_values=cache if use_cache else None,
             hidden_states=hidden if output_hidden_states else None,
+            **{CACHE: cache if use_cache else None},  # type: ignore[arg-type]
         )
 
     def _check_cache(self, cache: object, batch: int) -> None:
@@ -278,12 +281,16 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.lm_head = new_embeddings  # type: ignore[assignment]
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As of every model of transformers; goes on from `past_key_values=`, or `cache=`, a `TitansCache`."""
+        return super().generate(*args, **renamed(kwargs))  # type: ignore[misc]
+
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As usual; new tokens belong to the document the prompt ended in."""
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc,arg-type]
         ids = inputs.get("document_ids")
         if ids is not None:
-            cache = inputs.get("past_key_values")
+            cache = inputs.get(CACHE)
             if cache is not None and cache.get_seq_length() >= ids.shape[1]:
                 del inputs["document_ids"]
             else:
@@ -304,6 +311,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         document_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        cache: TitansCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Next-token logits, and the loss where labels are given; the rest as in `TitansModel.forward`.
@@ -321,7 +329,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             outputs = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
+                cache=either(past_key_values, cache),
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
                 document_ids=document_ids,
@@ -352,8 +360,8 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
+            **{CACHE: cache_of(outputs)},
         )
 
 

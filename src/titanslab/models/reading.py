@@ -107,7 +107,7 @@ class Reads:
                 model.base_model(
                     input_ids=ids.to(model.device),
                     attention_mask=None if mask is None else mask.to(model.device),
-                    past_key_values=work,
+                    cache=work,
                     use_cache=True,
                 )
             work.learn, work.write_scale = learns, scale

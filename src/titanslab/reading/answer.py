@@ -52,7 +52,7 @@ def answer(
     out = model.generate(
         last,
         attention_mask=torch.ones_like(last),
-        past_key_values=view,
+        cache=view,
         pad_token_id=padding,
         eos_token_id=tokenizer.eos_token_id,
         streamer=streamer,
