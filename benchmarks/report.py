@@ -27,6 +27,8 @@ class Report:
     ) -> None:
         self.started = time.perf_counter()
         date = datetime.datetime.now(datetime.UTC)
+        if path is not None and path.is_dir():
+            raise SystemExit(f"--out must name a JSON file, got the folder {path}; give e.g. --out {path / topic}.json")
         self.path = path or free_path(RESULTS / f"{date:%Y-%m-%d}_{device_slug(device)}_{topic}.json")
         self.content: dict[str, Any] = {
             "topic": topic,
