@@ -97,16 +97,20 @@ def test_directions_hold_on_a_map():
     rng = random.Random(0)
     asked = set()
     for _ in range(300):
-        (one,) = story("qa4", 2, rng)
-        told = [IS.fullmatch(fact).groups() for fact in one.facts]
-        known = {(side, b): a for a, side, b in told} | {(OPPOSITE[side], a): b for a, side, b in told}
-        if found := re.fullmatch(r"What is (\w+) of the (\w+)\?", one.question):
-            assert known[found[1], found[2]] == one.answer
-        else:
-            found = re.fullmatch(r"What is the (\w+) (\w+) of\?", one.question)
-            assert known[OPPOSITE[found[2]], found[1]] == one.answer
-        asked.add(one.question.split()[2] == "the")
-        assert len({name for a, _, b in told for name in (a, b)}) == 3
+        questions = story("qa4", 2, rng)
+        assert len({one.question for one in questions}) == 4
+        for i, one in enumerate(questions):
+            told = [IS.fullmatch(fact).groups() for fact in one.facts]
+            known = {(side, b): a for a, side, b in told} | {(OPPOSITE[side], a): b for a, side, b in told}
+            if found := re.fullmatch(r"What is (\w+) of the (\w+)\?", one.question):
+                assert known[found[1], found[2]] == one.answer
+            else:
+                found = re.fullmatch(r"What is the (\w+) (\w+) of\?", one.question)
+                assert known[OPPOSITE[found[2]], found[1]] == one.answer
+            assert one.answer == told[one.supporting[0]][0]
+            assert one.earlier == tuple(questions[:i])
+            assert len({name for a, _, b in told for name in (a, b)}) == 3
+        asked.add(questions[-1].question.split()[2] == "the")
     assert asked == {True, False}
 
 
@@ -165,3 +169,35 @@ def test_rows_without_files_hold_many_answers(byte, tmp_path, books):
         text = bytes(b for b in row["input_ids"].tolist() if b < 256).decode()
         assert text.count("?") >= int(starts.sum()) > 0
     assert scored == 8
+
+
+@pytest.mark.parametrize("task", ["qa1", "qa2", "qa3", "qa5"])
+def test_rows_of_facts_alone_are_full_of_answers(byte, task):
+    rows = Mixture("babilong", byte, 1500, 0, tasks=task, facts_only=1.0)
+    for index in range(6):
+        row = rows[index]
+        end = int((row["labels"] != -100).nonzero()[-1])
+        assert 1200 < end < 1500
+        text = byte.decode(row["input_ids"][1 : end + 1])
+        told: list[str] = []
+        asked = 0
+        for sentence in re.findall(r"[A-Z][^.?]*[.?](?: \w+<eos>)?", text):
+            if sentence.endswith("<eos>"):
+                question, answer = sentence.removesuffix("<eos>").split("? ")
+                assert answers(f"{question}?", told) == [answer]
+                asked += 1
+            else:
+                told.append(sentence)
+        assert len(told) > 10
+        assert asked > len(told) // 8
+    again = Mixture("babilong", byte, 1500, 0, tasks=task, facts_only=1.0)[5]
+    assert all(again[name].equal(row[name]) for name in row)
+
+
+def test_rows_of_facts_alone_need_stories_of_our_own(byte, babi):
+    with pytest.raises(ValueError, match="facts_only is 2; it must be 0 to 1"):
+        Mixture("babilong", byte, 600, 0, facts_only=2)
+    with pytest.raises(ValueError, match="0 in few_shot form or with bAbI's files"):
+        Mixture("babilong", byte, 600, 0, facts_only=0.5, facts=str(babi))
+    with pytest.raises(ValueError, match="does not fit 10 tokens; raise min_length"):
+        _ = Mixture("babilong", byte, 10, 0, facts_only=1.0)[0]

@@ -92,7 +92,8 @@ def story(task: str, facts: int, rng: random.Random, asking: float = 0.5) -> lis
 
     Args:
         task: `qa1` to `qa5`.
-        facts: statements of the story at least, more where nothing can be asked before; qa4 has two, always.
+        facts: statements of the story at least, more where nothing can be asked before; qa4 has two, always, and all
+            four questions on them.
         rng: what draws it.
         asking: share of facts after which there is a question, 0 to 1; published stories have about one in four.
     """
@@ -101,7 +102,7 @@ def story(task: str, facts: int, rng: random.Random, asking: float = 0.5) -> lis
     if facts < 1:
         raise ValueError(f"facts is {facts}; it must be at least 1")
     if task == "qa4":
-        return [_directions(rng)]
+        return _directions(rng)
     world = World(rng, GIVERS if task == "qa5" else PEOPLE)
     ask: Callable[[World], Answer | None] = {
         "qa1": _ask_person, "qa2": _ask_thing, "qa3": _ask_before, "qa5": _ask_gift,
@@ -166,15 +167,17 @@ def _ask_gift(world: World) -> Answer | None:
     return None if later else (question, answer, (fact,))
 
 
-def _directions(rng: random.Random) -> BabiQuestion:
-    """qa4: three places in a line, told by their neighbours; one neighbour is asked for."""
+def _directions(rng: random.Random) -> list[BabiQuestion]:
+    """qa4: three places in a line, told by their neighbours; every neighbour is asked for, either way round."""
     one, middle, other = rng.sample(PLACES, 3)
     way = rng.choice(sorted(_OPPOSITE))
     told: list[tuple[str, str, str]] = []
     for end, side in ((one, way), (other, _OPPOSITE[way])):
         told.append((end, side, middle) if rng.random() < 2 / 3 else (middle, _OPPOSITE[side], end))
-    answer, side, known = told[fact := rng.randrange(2)]
-    question = f"What is {side} of the {known}?"
-    if rng.random() < 0.5:
-        question = f"What is the {known} {_OPPOSITE[side]} of?"
-    return BabiQuestion(tuple(f"The {a} is {d} of the {b}." for a, d, b in told), question, answer, (fact,))
+    facts = tuple(f"The {a} is {d} of the {b}." for a, d, b in told)
+    questions: list[BabiQuestion] = []
+    for fact, turned in rng.sample([(0, False), (0, True), (1, False), (1, True)], 4):
+        answer, side, known = told[fact]
+        question = f"What is the {known} {_OPPOSITE[side]} of?" if turned else f"What is {side} of the {known}?"
+        questions.append(BabiQuestion(facts, question, answer, (fact,), tuple(questions)))
+    return questions

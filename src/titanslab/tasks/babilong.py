@@ -108,11 +108,14 @@ class BABILong:
         rng = random.Random(derive_seed(self.name, self.split, length, seed, index))
         return self.build(question, length, index, rng)
 
-    def draw(self, rng: random.Random) -> BabiQuestion:
-        """Any question of the task; with `earlier`, those its story asked before."""
+    def draw(self, rng: random.Random, facts: int | None = None) -> BabiQuestion:
+        """Any question of the task; with `earlier`, those its story asked before.
+
+        A story of our own is told in at most `facts` statements, or as many as it takes until something can be asked.
+        """
         if self.questions:
             return self.questions[rng.randrange(len(self.questions))]
-        longest = STORY_FACTS[self.task]
+        longest = STORY_FACTS[self.task] if facts is None else max(2, min(facts, STORY_FACTS[self.task]))
         return story(self.task, round(2 * (longest / 2) ** rng.random()), rng)[-1]
 
     def build(self, question: BabiQuestion, length: int, index: int, rng: random.Random) -> TaskSample:

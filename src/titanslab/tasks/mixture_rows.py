@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ Row = tuple[list[int], list[int]]
 MakeRow = Callable[[int, int], Row]
 _ATTEMPTS = 64
 _STORY_ATTEMPTS = 1024  # of qa3's stories few fit a short row
+_FACT_TOKENS = 5  # a fact has at least so many words
 
 
 def niah_rows(
@@ -95,6 +97,7 @@ def babilong_rows(
     split: str = "train",
     form: str = "base",
     whole_stories: float = 0.0,
+    facts_only: float = 0.0,
     max_background_chars: int = 50_000_000,
 ) -> MakeRow:
     """BABILong samples of one or several tasks, drawn evenly.
@@ -108,8 +111,11 @@ def babilong_rows(
         whole_stories: share of rows in which the story's earlier questions are asked and answered too, each
             between the facts before and after it: more answers to learn from, up to five a row from bAbI's files
             and one for every two facts of our own stories. Base form only.
+        facts_only: share of rows without background: a story of our own as long as the row, asked after every other
+            fact, several times the answers of a row with background. qa4 has two facts and takes no part.
         max_background_chars: no more than this of the books is kept in memory.
     """
+    from titanslab.tasks.babi_world import story
     from titanslab.tasks.babilong import BABILong
     from titanslab.tasks.background import Background
 
@@ -118,6 +124,10 @@ def babilong_rows(
     chosen = [tasks] if isinstance(tasks, str) else list(tasks)
     if not 0 <= whole_stories <= 1 or (whole_stories and form != "base"):
         raise ValueError(f"whole_stories is {whole_stories!r}; it must be 0 to 1, and 0 in few_shot form")
+    if not 0 <= facts_only <= 1 or (facts_only and (facts or form != "base")):
+        raise ValueError(
+            f"facts_only is {facts_only!r}; it must be 0 to 1, and 0 in few_shot form or with bAbI's files (facts)"
+        )
     makers = [BABILong(t, facts, counter, background=books, split=split, form=form) for t in chosen]
     encode = _encoder(tokenizer)
 
@@ -133,19 +143,49 @@ def babilong_rows(
             ids, labels, done = ids + more[0], labels + more[1], end
         return ids, labels
 
+    @lru_cache(maxsize=1 << 14)
+    def reply(question: str, answer: str) -> list[int]:
+        return encode_answer(tokenizer, question, answer) + _ending(tokenizer)
+
     def answer(question: BabiQuestion) -> list[int]:
-        return encode_answer(tokenizer, question.question, question.answer) + _ending(tokenizer)
+        return reply(question.question, question.answer)
+
+    @lru_cache(maxsize=1 << 14)
+    def tokens(fact: str) -> int:
+        return counter.count_following([fact])[0]
+
+    def story_alone(task: BABILong, length: int, rng: random.Random) -> Row:
+        room = length - len(prefix)
+        for _ in range(_STORY_ATTEMPTS):
+            told = size = 0
+            fitting: list[BabiQuestion] = []
+            for one in story(task.task, max(2, length // _FACT_TOKENS), rng):
+                size += sum(map(tokens, one.facts[told:])) + tokens(one.question) + len(answer(one))
+                if size > room:
+                    break
+                fitting.append(one)
+                told = len(one.facts)
+            for one in reversed(fitting):
+                row = write(task, one, 0, True, rng)
+                if len(row[0]) <= length:
+                    return row
+        raise _too_short(length, task.name)
 
     def make(length: int, seed: int) -> Row:
         rng = random.Random(seed)
         task = makers[rng.randrange(len(makers))]
+        if facts_only and task.task != "qa4" and rng.random() < facts_only:
+            return story_alone(task, length, rng)
         for _ in range(_STORY_ATTEMPTS):
-            question = task.draw(rng)
+            question = task.draw(rng, length // _FACT_TOKENS)
+            told = sum(map(tokens, question.facts))
+            if told > length:
+                continue  # a story longer than the row: draw another
             asked = whole_stories > 0 and rng.random() < whole_stories
             row = write(task, question, 0, asked, rng)
             if len(row[0]) > length:
-                continue  # a story longer than the row: draw another
-            size = sum(counter.count_following(question.facts)) + length - len(row[0])
+                continue  # with what it asks it is longer
+            size = told + length - len(row[0])
             state = rng.getstate()
             for _ in range(_ATTEMPTS if books else 0):
                 rng.setstate(state)
