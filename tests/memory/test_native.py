@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from memory_cases import Case, distance, make
+from memory_cases import Case, distance, make, outputs_and_gradients
 
 import titanslab.memory.chunked as chunked_module
 from titanslab.memory import chunk_loop, module, native
@@ -55,6 +55,30 @@ def test_structures_agree_in_size() -> None:
     handle = build.load(torch.float32, "features").handle
     assert handle.titans_arguments_size() == ctypes.sizeof(features.FeatureArguments)
     assert handle.titans_gate_arguments_size() == ctypes.sizeof(features.GateArguments)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_kept_activations_are_what_backward_would_compute(monkeypatch, clip) -> None:
+    """Bit for bit; nothing is kept without a backward, in short chunks, or beyond the bytes allowed."""
+    case = Case(chunk_size=40, tokens=120, depth=3, grad_clip=clip, per_layer=True, theta=0.002)
+    kept = []
+    forward = native.forward
+
+    def spy(*arguments):
+        results = forward(*arguments)
+        kept.append(len(results[4]) - case.depth)
+        return results
+
+    monkeypatch.setattr(native, "forward", spy)
+    outputs, gradients = outputs_and_gradients(make(case), "chunked")
+    with torch.no_grad():
+        make(case).run("chunked")
+    make(case.with_(chunk_size=20)).run("chunked")
+    monkeypatch.setattr(native, "KEEP_BYTES", 0)
+    again, others = outputs_and_gradients(make(case), "chunked")
+    assert kept == [1, 0, 0, 0]
+    assert all(torch.equal(outputs[name], again[name]) for name in outputs)
+    assert all(torch.equal(gradients[name], others[name]) for name in gradients)
 
 
 def test_denormals_stay_the_callers_business() -> None:

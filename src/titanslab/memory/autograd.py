@@ -1,14 +1,17 @@
-"""How the chunk-loop ops, PyTorch's and the fused one, are tied to their backward ops: both have the same signature."""
+"""How the chunk-loop ops, PyTorch's and the fused one, are tied to their backward ops: their arguments begin alike."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+STATIC = 3  # chunk_size, residual, grad_clip: what backward takes of the arguments that are no tensors
+
 
 def _save(ctx, inputs, output):
     q, k, v, gates, _, anchor, initial, norm, offset, mask, reset, *static = inputs
-    ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), static
+    ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), static[:STATIC]
+    ctx.others = 3 + len(static)  # arguments from offset on, which have no gradient
     ctx.set_materialize_grads(False)
     # only rows that reset look at it again
     ctx.shapes = [(i.shape, i.dtype) for i in initial] if reset is None else None
@@ -56,7 +59,6 @@ def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., lis
         d_state, grads = grads[:depth], grads[depth:]
         d_anchor, grads = grads[:anchors], grads[anchors:]
         d_initial, d_norm = grads[:depth], grads[depth:]
-        nothing = [None] * 6
-        return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm, *nothing
+        return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm, *[None] * ctx.others
 
     op.register_autograd(differentiate, setup_context=_save)

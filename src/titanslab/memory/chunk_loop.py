@@ -4,7 +4,7 @@ Chunks are sequential, everything else is batched. `chunked.py` makes one op of 
 `native/` does the same in one kernel.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -233,6 +233,11 @@ def block_size(chunk_size: int) -> int:
     return chunk_size
 
 
+def kept_activations(*_: Any) -> None:
+    """Nothing: backward computes a chunk's activations again."""
+    return None
+
+
 def forward(
     q: Tensor,
     k: Tensor,
@@ -247,8 +252,12 @@ def forward(
     group: int,
     residual: bool,
     grad_clip: float | None,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
-    """y, loss, end state, end anchor (none where aligned and no state came), kept states, end offset."""
+    """y, loss, end state, end anchor (none where aligned and no state came), kept states, end offset.
+
+    States are kept with or without `keep` (a backward will follow): here they are there anyway.
+    """
     form = Form(len(state), residual, bool(norm), grad_clip)
     layout = _layout(q, k, v, gates, schedule, chunk_size, group)
     loop = _Loop(layout, anchor, initial, norm, form, q.shape[2])

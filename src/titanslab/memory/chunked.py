@@ -74,6 +74,7 @@ def chunked_memory(
     chunk_size: int,
     residual: bool,
     grad_clip: float | None,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """The chunk loop as one op.
 
@@ -81,6 +82,7 @@ def chunked_memory(
         q, k, v: `[B,T,H,D]`; gates: theta, eta, alpha `[3, 1 or L, B, T, H]`.
         state, initial: per layer `[B*H, 2 d_in, d_out]`, weights above momentum.
         anchor: per layer `[B*H, d_in, d_out]`, or nothing where every row starts at a chunk boundary.
+        keep: whether a backward will follow.
         norm: weight and bias `[H, D]`, or nothing.
 
     Returns:
@@ -90,16 +92,17 @@ def chunked_memory(
     schedule, group = _plan(q, state, offset, mask, reset, loop.block_size(chunk_size))
     with torch.autocast(q.device.type, enabled=False):
         y, loss, end, running, kept, offset = loop.forward(
-            q, k, v, gates, state, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip
+            q, k, v, gates, state, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip, keep
         )
     return y, loss, offset, end, running, kept
 
 
 @chunked_memory.register_fake
-def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, residual, grad_clip):
+def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, residual, grad_clip, keep):
     loss = q.new_empty(q.shape[:3])
     end_offset = q.new_empty(q.shape[0], dtype=torch.int64)
-    block = implementation(q.device, q.dtype, len(state))[0].block_size(chunk_size)
+    loop = implementation(q.device, q.dtype, len(state))[0]
+    block = loop.block_size(chunk_size)
     aligned = mask is None and reset is None and offset is None and q.shape[1] % block == 0
     if aligned:
         blocks = q.shape[1] // block
@@ -109,6 +112,9 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
         groups = torch.library.get_ctx().new_dynamic_size()
     running = [] if aligned else [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
     kept = [s.new_empty(groups, *s.shape) for s in state]
+    shape = loop.kept_activations(q, initial, block, blocks, grad_clip) if keep and aligned else None
+    if shape is not None:
+        kept.append(q.new_empty(shape))
     return torch.empty_like(q), loss, end_offset, [torch.empty_like(s) for s in state], running, kept
 
 
@@ -212,6 +218,7 @@ def chunked(
         chunk_size,
         network.residual,
         network.grad_clip,
+        torch.is_grad_enabled(),
     )
     ends = [e.unflatten(0, (batch, heads)).chunk(2, 2) for e in end]
     weights, momentum = tuple(e[0] for e in ends), tuple(e[1] for e in ends)

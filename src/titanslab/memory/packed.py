@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from titanslab.memory.autograd import gradients
+from titanslab.memory.autograd import STATIC, gradients
 from titanslab.memory.chunked import chunked_memory, chunked_memory_backward
 
 WHOLE = 16  # columns of the product are padded to whole cache lines
@@ -124,7 +124,7 @@ class _Memory(torch.autograd.Function):
         y, loss, end_offset, end, running, kept = chunked_memory(
             q, k, v, gates, state, anchor, initial, norm, offset, None, None, *static
         )
-        ctx.static, ctx.counts, ctx.inputs = static, counts, (len(convs), len(tails))
+        ctx.static, ctx.counts, ctx.inputs = static[:STATIC], counts, (len(convs), len(tails))
         ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
         ctx.save_for_backward(raw, gates, offset, *convs, *tails, *anchor, *norm, *kept)
         ctx.mark_non_differentiable(loss, end_offset)

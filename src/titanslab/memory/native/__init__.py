@@ -5,6 +5,7 @@ cache. Imported only on a first CPU call.
 """
 
 import ctypes
+import math
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from titanslab.memory.native.build import LAYERS, MAX_LAYERS, Library, load
 from titanslab.memory.schedule import Schedule
 
 ONLINE_BLOCK = 16  # tokens of the online rule (chunk 1) that the kernel takes at once
+LANES = 16  # numbers of the widest vector
+# a fifth of a step is spent on what backward computes again: chunks so long keep it, where all of it is no more
+KEEP_CHUNK = 32
+KEEP_BYTES = 128 << 20
 _INTS = [
     "batch",
     "tokens",
@@ -27,8 +32,9 @@ _INTS = [
     "residual",
     "online",
     "threads",
+    "activation_reals",
 ]
-_POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset"]
+_POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset", "activations"]
 
 
 class Arguments(ctypes.Structure):
@@ -64,6 +70,23 @@ def available(device: torch.device, dtype: torch.dtype, depth: int) -> tuple[boo
 def block_size(chunk_size: int) -> int:
     """Tokens that the loop takes at once: a chunk, or many chunks of one token."""
     return ONLINE_BLOCK if chunk_size == 1 else chunk_size
+
+
+def kept_activations(
+    q: Tensor, initial: list[Tensor], chunk_size: int, chunks: int, grad_clip: float | None
+) -> tuple[int, int, int] | None:
+    """Shape of what forward keeps of each chunk for backward; None = backward computes it again.
+
+    Kept where chunks are long, so that it is a few times what a state a chunk would be, and little in all.
+    """
+    if chunk_size < KEEP_CHUNK:
+        return None
+    head_dim, layers = q.shape[3], len(initial)
+    hidden = initial[0].shape[2] if layers > 1 else 0
+    slots = -(-chunk_size // LANES) * LANES
+    width = layers * slots + 3 * (layers - 1) * hidden + (5 if grad_clip else 4) * head_dim + 1
+    shape = (chunks, q.shape[0] * q.shape[2], width * slots)
+    return shape if math.prod(shape) * q.element_size() <= KEEP_BYTES else None
 
 
 class _Call:
@@ -103,6 +126,10 @@ class _Call:
             return
         index = schedule.tokens.masked_fill(~schedule.real, -1)
         self.give(index=index, resets=schedule.resets.to(torch.uint8), continues=schedule.continues.to(torch.uint8))
+
+    def give_activations(self, activations: Tensor) -> None:
+        self.give(activations=activations)
+        self.arguments.activation_reals = activations.shape[2]
 
     def run(self, backward: bool) -> None:
         handle = load(self.dtype).handle
@@ -165,8 +192,12 @@ def forward(
     group: int,
     residual: bool,
     grad_clip: float | None,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
-    """As `_forward` of `chunked.py`: y, loss, end state, end anchor, kept states, end offset."""
+    """y, loss, end state, end anchor, kept states, end offset.
+
+    With `keep` (a backward will follow) there may be a last tensor among the kept, see `kept_activations`.
+    """
     call, offset = _prepare(q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip)
     y, loss = _filled(q, schedule), _filled(q[..., 0], schedule)
     end = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
@@ -176,6 +207,12 @@ def forward(
     groups = -(-call.arguments.chunks // group)
     kept = [s.new_empty(groups, *s.shape) for s in state]
     call.give(state=state, y=y, loss=loss, end=end, running=running, kept=kept)
+    shape = None
+    if keep and schedule is None:
+        shape = kept_activations(q, initial, chunk_size, call.arguments.chunks, grad_clip)
+    if shape is not None:
+        kept = [*kept, q.new_empty(shape)]
+        call.give_activations(kept[-1])
     call.run(backward=False)
     return y, loss, end, running, kept, offset.clone()
 
@@ -203,7 +240,9 @@ def backward(
     dq, dk, dv, d_gates = (_filled(x, schedule) for x in (q, q, q, gates))
     d_state, d_initial = [torch.empty_like(i) for i in initial], [torch.zeros_like(i) for i in initial]
     d_anchor = [torch.zeros_like(a) for a in anchor]
-    call.give(kept=kept, dy=dy, d_end=d_end, d_running=d_running, dq=dq, dk=dk, dv=dv, d_gates=d_gates)
+    if len(kept) > len(initial):
+        call.give_activations(kept[-1])
+    call.give(kept=kept[: len(initial)], dy=dy, d_end=d_end, d_running=d_running, dq=dq, dk=dk, dv=dv, d_gates=d_gates)
     call.give(d_state=d_state, d_anchor=d_anchor, d_initial=d_initial)
     d_norm: list[Tensor] = []
     if norm:

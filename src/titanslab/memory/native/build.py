@@ -15,7 +15,7 @@ import torch
 
 # of each kernel: what is compiled, and what that includes
 SOURCES = {
-    "chunked": ("chunked.cpp", "flush.hpp", "gelu.hpp", "matmul.hpp", "online.hpp"),
+    "chunked": ("chunked.cpp", "flush.hpp", "gelu.hpp", "matmul.hpp", "online.hpp", "pages.hpp"),
     "features": ("features.cpp", "flush.hpp", "gelu.hpp"),
     "step": ("step.cpp", "flush.hpp", "gelu.hpp"),
 }

@@ -9,18 +9,20 @@
 #include "flush.hpp"
 #include "gelu.hpp"
 #include "matmul.hpp"
+#include "pages.hpp"
 
 constexpr int MAX_LAYERS = 8;
 constexpr double NORM_EPS = 1e-5;
 
 // Mirrors `Arguments` in __init__.py. Tensors are contiguous; null where absent.
 struct Arguments {
-  int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, online, threads;
+  int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, online, threads, activation_reals;
   double grad_clip;  // 0: off
   void *q, *k, *v, *gates, *scale, *shift;
   int64_t* index;               // [B, chunks * C], -1: empty slot
   uint8_t *resets, *continues;  // [chunks, B], [B]
   int64_t *last, *offset;       // [B]
+  void* activations;            // [chunks, B * H, activation_reals], null: backward computes them again
   void *state[MAX_LAYERS], *anchor[MAX_LAYERS], *initial[MAX_LAYERS], *kept[MAX_LAYERS];
   // forward
   void *y, *loss, *end[MAX_LAYERS], *running[MAX_LAYERS];
@@ -68,6 +70,9 @@ struct Taker {
     return at;
   }
 };
+
+template <typename T>
+constexpr long LINE = 64 / sizeof(T);  // of the first cache
 
 // Rows of tokens that outer products read lie in panels of a few vectors, [panel, C, PANEL]: rows of a power of two
 // would fall on the same few lines of the first cache.
@@ -186,13 +191,13 @@ struct Row {
   const Arguments& A;
   typedef typename Lanes<T>::V V;
   static constexpr long VL = Lanes<T>::VL;
-  long D, L, C, LC, N, in[MAX_LAYERS], out[MAX_LAYERS], ld[MAX_LAYERS], width[MAX_LAYERS], wide, group, gates;
+  long D, L, C, LC, N, in[MAX_LAYERS], out[MAX_LAYERS], columns[MAX_LAYERS], ld[MAX_LAYERS], width[MAX_LAYERS], wide, group, gates;
   long b = 0, h = 0, r = 0;
   State<T> now, anchor, grad, grad_anchor;
   std::vector<State<T>> states;
   std::vector<Activations<T>> acts;
   Decay<T> decays[MAX_LAYERS];
-  T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *bX, *fX, *scores, *mixed, *mixRows, *asked[MAX_LAYERS], *rowsA, *rowsB, *tmp, *tmp2;
+  T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *Zs[MAX_LAYERS], *bX, *fX, *scores, *mixed, *mixRows, *asked[MAX_LAYERS], *rowsA, *rowsB, *tmp, *tmp2;
   T *unit, *rstd, *dZ, *dX, *dA[MAX_LAYERS], *dD[MAX_LAYERS], *extra[MAX_LAYERS], *dhT[MAX_LAYERS];
   T *dmix[MAX_LAYERS], *dstart[MAX_LAYERS], *dlag[MAX_LAYERS], *dw[MAX_LAYERS], *dw2[MAX_LAYERS];
   T *lamG, *lamE, *dtheta, *dnorm, *sums, *narrowA, *narrowB;
@@ -208,7 +213,9 @@ struct Row {
     for (long l = 0; l < L; l++) {
       in[l] = l == 0 ? D : A.hidden;
       out[l] = l == L - 1 ? D : A.hidden;
-      ld[l] = (out[l] + VL - 1) / VL * VL;
+      columns[l] = ld[l] = (out[l] + VL - 1) / VL * VL;
+      // rows of a state a power of two apart would share a few lines of the first cache
+      if (!A.online && ld[l] * sizeof(T) % 128 == 0) ld[l] += LINE<T>;
       width[l] = (in[l] + VL - 1) / VL * VL;
       wide = std::max(wide, std::max(width[l], ld[l]));
     }
@@ -252,6 +259,7 @@ struct Row {
       X[l] = l ? take(in[l] * LC) : qT;
       Xs[l] = l < L - 1 ? take(out[l] * LC) : nullptr;
       asked[l] = take(LC * LC);
+      Zs[l] = Z;
     }
     scores = take(LC * LC), mixed = take(LC * LC), mixRows = take(C * LC);
     if (LC % VL) pairP = take(wide * LC), pairQ = take(wide * LC);
@@ -298,7 +306,7 @@ struct Row {
     while (j + 4 * VL <= columns) down(Size<3>{}, Size<4>{});
     while (j + 2 * VL <= columns) down(Size<4>{}, Size<2>{});
 #else
-    while (j + 2 * VL <= columns) down(Size<2>{}, Size<2>{});
+    while (j + 2 * VL <= columns) down(Size<3>{}, Size<2>{});
 #endif
     while (j < columns) down(Size<4>{}, Size<1>{});
   }
@@ -493,6 +501,33 @@ struct Row {
   const T* scale() const { return A.scale ? (const T*)A.scale + h * D : nullptr; }
   const T* shift() const { return A.shift ? (const T*)A.shift + h * D : nullptr; }
 
+  // what is dear to compute of chunk n goes where backward finds it
+  void keep(long n, Activations<T>& t) {
+    T* next = (T*)A.activations + (n * A.batch * A.heads + r) * A.activation_reals;
+    auto place = [&](T*& at, long rows) { at = next, next += rows * LC; };
+    for (long l = 0; l < L; l++) {
+      place(asked[l], LC), place(Zs[l], out[l]);
+      if (l < L - 1) place(t.z[l], out[l]), place(t.back[l], out[l]);
+    }
+    place(t.d[L - 1], D), place(t.unit, D), place(t.error, D), place(t.rstd, 1);
+    if (A.grad_clip > 0) place(t.raw, D);
+  }
+  // the rest of a chunk's activations, from those kept
+  void recall(long n, Activations<T>& t) {
+    keep(n, t);
+    gather(A.k, n, t.a[0]);
+    for (long l = 0; l < L - 1; l++) {
+      gelu_and_slope(out[l] * LC, t.z[l], t.a[l + 1], t.slope[l]);
+      mul_into(t.d[l], t.back[l], t.slope[l], out[l] * LC);
+    }
+  }
+  // layer inputs X and slopes Xs of a chunk's read, the scores and the last product Z, from those kept
+  void recall_read(long n) {
+    gather(A.q, n, qT);
+    for (long l = 0; l < L - 1; l++) gelu_and_slope(out[l] * LC, Zs[l], X[l + 1], Xs[l]);
+    std::copy_n(Zs[L - 1], D * LC, Z);
+  }
+
   // ---- inner gradient of a chunk at weights W, in factors ----
   void slopes(long n, T* const* W, Activations<T>& t) {
     gather(A.k, n, t.a[0]);
@@ -545,9 +580,9 @@ struct Row {
   void advance(const Activations<T>& t, const State<T>& from, State<T>& to) {
     for (long l = 0; l < L; l++) {
       const Decay<T>& c = decay(l);
-      long w = ld[l], n = in[l];
+      long w = ld[l];
       as_two_rows(t.d[l], l, c.w, c.w2);
-      tiles(n, w, [&](long i, long j, auto rows, auto vectors) {
+      tiles(in[l], columns[l], [&](long i, long j, auto rows, auto vectors) {
         long at = i * w + j;
         advance_tile<T, rows(), vectors()>(C, t.a[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), w, from.m[l] + at,
                                            from.s[l] + at, to.m[l] + at, to.s[l] + at, c.b, c.f, c.e);
@@ -603,6 +638,7 @@ struct Row {
     while (j + 2 * VL <= LC) down(Size<6>{}, Size<2>{});
     while (j < LC) down(Size<6>{}, Size<1>{});
 #else
+    while (j + 2 * VL <= LC) down(Size<3>{}, Size<2>{});
     while (j < LC) down(Size<4>{}, Size<1>{});
 #endif
   }
@@ -635,11 +671,12 @@ struct Row {
       scores_of(in[l], t.a[l], X[l], asked[l]);
       mul_into(mixed, asked[l], c.mixT, C * LC);
       pair(
-          out[l], in[l], from.m[l], from.s[l], 1, ld[l], X[l], UPPER, t.d[l], mixed, Z,
+          out[l], in[l], from.m[l], from.s[l], 1, ld[l], X[l], UPPER, t.d[l], mixed, Zs[l],
           [&](long, long j, auto p, auto q) { return at(c.start + j, p) * p + at(c.lag + j, q) * q; },
           [](long, auto x) { return x; });
-      if (l < L - 1) gelu_and_slope(out[l] * LC, Z, X[l + 1], Xs[l]);
+      if (l < L - 1) gelu_and_slope(out[l] * LC, Zs[l], X[l + 1], Xs[l]);
     }
+    if (Zs[L - 1] != Z) std::copy_n(Zs[L - 1], D * LC, Z);
   }
 
   void begin(long row) { r = row, b = row / A.heads, h = row % A.heads; }
@@ -667,6 +704,7 @@ struct Row {
       if (A.running[0] && n == A.last[b])
         for (long l = 0; l < L; l++) store(A.running[l], 0, l, W[l], nullptr);
       Activations<T>& t = acts[0];
+      if (A.activations) keep(n, t);
       coefficients(n);
       A.online ? slopes_online(n, now, t) : slopes(n, W, t);
       column_mean(t.error, t.error, sums);
@@ -716,7 +754,10 @@ struct Row {
         State<T>& state = states[n - first];
         T* const* W = enter(n, state);
         A.online ? coefficients(n) : end_coefficients(n);
-        A.online ? slopes_online(n, state, acts[n - first]) : slopes(n, W, acts[n - first]);
+        if (A.activations)
+          recall(n, acts[n - first]);
+        else
+          A.online ? slopes_online(n, state, acts[n - first]) : slopes(n, W, acts[n - first]);
         if (n + 1 == last) break;
         advance(acts[n - first], state, states[n - first + 1]);
       }
@@ -776,18 +817,21 @@ struct Row {
     clear_end(l, rowsA), clear_end(l, rowsB);
   }
   void clear_end(long l, T* rows) const {
-    for (long j = out[l]; j < ld[l]; j++)
+    for (long j = out[l]; j < columns[l]; j++)
       for (long c = 0; c < C; c++) rows[panel(j) + c * PANEL<T>] = 0;
   }
   // to += a x^T for a [in, LC] and x in panels of rowsA
   void add_outer(const T* a, long l, T* to) const {
-    for (long j = 0; j < ld[l]; j += PANEL<T>)
-      matmul(in[l], std::min(ld[l] - j, PANEL<T>), C, a, LC, 1, rowsA + panel(j), PANEL<T>, to + j, ld[l], ADD);
+    for (long j = 0; j < columns[l]; j += PANEL<T>)
+      matmul(in[l], std::min(columns[l] - j, PANEL<T>), C, a, LC, 1, rowsA + panel(j), PANEL<T>, to + j, ld[l], ADD);
   }
 
   void backward_chunk(long n, Activations<T>& t, const State<T>& state, T* const* W, bool own, bool carry) {
     // the read
-    read(n, t, state);
+    if (A.activations)
+      keep(n, t), recall_read(n);
+    else
+      read(n, t, state);
     gather(A.dy, n, dZ);
     const T* w = scale();
     std::copy_n(dZ, D * LC, tmp2);  // dy, for the residual
@@ -847,7 +891,7 @@ struct Row {
       // the gradient at the chunk's start
       as_two_rows(dZ, l, c.start, c.lag);
       V dots[3] = {V{}, V{}, V{}};
-      tiles(wi, ld[l], [&](long i, long j, auto rows, auto vectors) {
+      tiles(wi, columns[l], [&](long i, long j, auto rows, auto vectors) {
         long at = i * ld[l] + j;
         retreat_tile<T, rows(), vectors()>(C, X[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), ld[l], state.m[l] + at,
                                            state.s[l] + at, dm + at, ds + at, c.b, c.f, c.e, dots);
@@ -1008,6 +1052,7 @@ static int run(const Arguments& A, bool backward) {
   Row<T> plan(A, backward, counter);
   long rows = A.batch * A.heads;
   int threads = (int)std::max<int64_t>(1, std::min<int64_t>(A.threads, rows)), failed = 0;
+  if (A.activations && !backward) prefer_large_pages(A.activations, A.chunks * rows * A.activation_reals * sizeof(T));
 #pragma omp parallel num_threads(threads)
   {
     FlushDenormals flush;
