@@ -51,6 +51,7 @@ class Past:
     how: str
     fork: Callable[[Any], Any]
     nbytes: int
+    graph: Any = None
 
 
 class Decoder:
@@ -184,6 +185,17 @@ class Decoder:
             cache, token = cache_of(out), out.logits[:, -1:].argmax(-1)
         return token
 
+    def graph(self, past: Past, count: int) -> Tensor:
+        """The same as a CUDA graph, recorded on the first call; it goes on from where the last call ended."""
+        from titanslab.models.decode_graph import DecodeGraph
+
+        if past.graph is None:
+            past.graph = DecodeGraph(self.model, past.cache)
+        token = self.tokens[:, 0]
+        for _ in range(count):
+            token = past.graph(token).argmax(-1)
+        return token
+
     @torch.no_grad()
     def prefill(self, past: Past, count: int) -> Tensor:
         """`count` tokens at once from the cache; the cache itself is as before afterwards."""
@@ -210,7 +222,10 @@ def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Name
     pasts: dict[str, Past] = {}
     # a cache that grows makes every step slow; a few show it
     steps = min(arguments.decode_tokens, 16) if decoder.grows else arguments.decode_tokens
-    counts = {"decode": steps, "prefill": arguments.prefill_tokens}
+    counts = {"decode": steps, "graph": steps, "prefill": arguments.prefill_tokens}
+    what_here = [w for w in arguments.what if w != "graph" or not decoder.grows]
+    if what_here != arguments.what:
+        report.missing(f"{name}, graph", "a cache that grows cannot be part of a recorded step")
     result["tokens_per_turn"] = counts
     with quiet_progress() as show_progress:
         for tokens in arguments.positions:
@@ -223,8 +238,8 @@ def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Name
                 continue
             pasts[str(tokens)] = past
             result["positions"][str(tokens)] = {"how": past.how, "cache_bytes": past.nbytes}
-            for what in arguments.what:
-                call = decoder.decode if what == "decode" else decoder.prefill
+            for what in what_here:
+                call = getattr(decoder, what)
                 calls[f"{what} {tokens}"] = lambda c=call, p=past, n=counts[what]: c(p, n)  # type: ignore[misc]
         probes = rate_probes(device, torch.float32, [])
         seconds, failed = in_turns(
@@ -238,7 +253,7 @@ def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Name
     for key, reason in failed.items():
         say(f"FAILED {name} {key}: {reason}")
     for key, entry in result["positions"].items():
-        for what in arguments.what:
+        for what in what_here:
             label = f"{what} {key}"
             if label in failed:
                 entry[what] = {"error": failed[label]}
@@ -250,7 +265,7 @@ def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Name
     first = next(iter(result["positions"]), None)
     result["ratios"] = {
         f"{what} {key} / {first}": ratio(seconds[f"{what} {first}"], seconds[f"{what} {key}"])
-        for what in arguments.what
+        for what in what_here
         for key in result["positions"]
         if key != first and f"{what} {key}" in seconds and f"{what} {first}" in seconds
     }
@@ -265,7 +280,7 @@ def show(result: dict[str, Any], what: list[str]) -> str:
     for key, entry in result["positions"].items():
         row = [f"{int(key):,}"]
         for part in what:
-            timing = entry[part]
+            timing = entry.get(part, {"error": "-"})
             row.append(f"{1e3 * timing['median']:.3f} ms" if "median" in timing else timing["error"][:24])
         lines.append([*row, human(entry["cache_bytes"]), entry["how"]])
     text = [f"\n{result['name']}, {result['parameters'] / 1e6:.2f}M parameters, {result['setting']['dtype']}"]
@@ -284,7 +299,7 @@ def curves(results: list[dict[str, Any]], what: list[str]) -> list[dict[str, Any
             r["name"]: [
                 (int(k), *(1e3 * v for v in (e[part]["median"], *e[part]["quartiles"])))
                 for k, e in r["positions"].items()
-                if "median" in e[part]
+                if "median" in e.get(part, {})
             ]
             for r in results
         }
@@ -297,7 +312,12 @@ def curves(results: list[dict[str, Any]], what: list[str]) -> list[dict[str, Any
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--what", nargs="+", choices=["decode", "prefill"], default=["decode", "prefill"])
+    p.add_argument(
+        "--what",
+        nargs="+",
+        choices=["decode", "graph", "prefill"],
+        help="graph: decode as a CUDA graph; default: all, on a CPU all but graph",
+    )
     p.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     p.add_argument("--size", choices=sorted(SIZES), help="default: tiny (GPU: 170m)")
     p.add_argument("--positions", nargs="+", type=int, default=list(POSITIONS), help="tokens already read")
@@ -326,6 +346,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     gpu = arguments.device == "cuda"
+    if not gpu and "graph" in (arguments.what or ()):
+        p.error(f"--what graph needs a GPU, got --device {arguments.device}")
+    arguments.what = arguments.what or (["decode", "graph", "prefill"] if gpu else ["decode", "prefill"])
     arguments.positions = sorted(set(arguments.positions))
     setting = ModelSetting(
         arguments.size or ("170m" if gpu else "tiny"),

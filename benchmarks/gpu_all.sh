@@ -27,6 +27,7 @@ if [ ${#tests[@]} -gt 0 ]; then
 else
     echo "== no tests/memory/test_triton*: kernels not checked"
 fi
+"$python" -m pytest tests/models/test_decode_graph.py || { echo "== decoding as a CUDA graph is wrong here"; exit 1; }
 
 part "$python" -m benchmarks.memory_op --row gpu16 "${flags[@]}"
 part "$python" -m benchmarks.train_step --row gpu --size 340m "${flags[@]}"

@@ -96,6 +96,31 @@ def test_json_says_how_each_cache_was_made_and_who_is_missing(tmp_path, monkeypa
     assert len(decode.curves(content["results"], ["decode", "prefill"])) == 3
 
 
+def test_a_graph_is_refused_without_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        decode.main(["--what", "graph", "--device", "cpu"])
+    assert "--what graph needs a GPU, got --device cpu" in capsys.readouterr().err
+
+
+def test_a_graph_is_recorded_once_and_goes_on(monkeypatch, lmm):
+    from titanslab.models import decode_graph
+
+    recorded = []
+
+    class Step(decode_graph.StaticStep):
+        def __init__(self, *arguments):
+            recorded.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(decode_graph, "DecodeGraph", Step)
+    past = lmm.past(32, 32, GIB)
+    assert lmm.graph(past, 3).shape == (1,)
+    lmm.graph(past, 2)
+    assert len(recorded) == 1
+    assert past.graph.cache().position.tolist() == [37]
+    assert past.cache.position.tolist() == [32]
+
+
 class _Probe:
     work = 8
 

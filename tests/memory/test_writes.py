@@ -86,6 +86,29 @@ def test_compiled_blocks_pay_too():
     assert (model.model.layers[0].mixer.memory.theta_proj.bias.grad > 0).any()
 
 
+def test_a_floor_closes_small_gates_as_well_as_large_ones():
+    logits = torch.tensor([-9.0, -7.0, -3.0, 0.0, 3.0], requires_grad=True)
+    gates = torch.sigmoid(logits)
+    price = 5 * mean_write([[gates[:2]], [gates[2:]]], 1e-4)
+    torch.testing.assert_close(price, (torch.log(1 + gates / 1e-4) / torch.log(torch.tensor(10_001.0))).sum())
+    (slope,) = torch.autograd.grad(price, logits)
+    (plain,) = torch.autograd.grad(5 * mean_write([[torch.sigmoid(logits)]]), logits)
+    assert slope[1] > 50 * plain[1]  # a gate of 0.0009
+    assert slope[4] < 0.1 * slope[1]  # one that is open
+    assert mean_write([[torch.ones(3)]], 1e-4) == 1
+
+
+def test_the_loss_takes_the_floor():
+    model = small("mac", memory_write_cost=2.0, memory_write_floor=1e-3)
+    ids = torch.randint(0, 260, (2, 150))
+    with counting_writes(model) as writes:
+        model.model(input_ids=ids)
+    priced = model(input_ids=ids, labels=ids).loss
+    model.config.memory_write_cost = 0.0
+    free = model(input_ids=ids, labels=ids).loss
+    torch.testing.assert_close(priced - free, 2 * mean_write(writes, 1e-3), atol=1e-4, rtol=1e-4)
+
+
 def test_nothing_counted_is_an_error():
     with counting_writes(small("attention")) as writes, pytest.raises(ValueError, match="no neural memory"):
         mean_write(writes)

@@ -43,6 +43,7 @@ def test_preset_overrides_and_defaults():
         (lambda: TitansConfig(rope_parameters={"rope_type": "yarn", "factor": 2.0}), "rope_type must be 'default'"),
         (lambda: TitansConfig(memory_theta_bias="open"), "memory_theta_bias must be a number"),
         (lambda: TitansConfig(memory_write_cost=-0.1), "memory_write_cost must be a number of at least 0"),
+        (lambda: TitansConfig(memory_write_floor=0), "memory_write_floor must be None or a number between 0 and 1"),
         (lambda: TitansConfig(memory_half_lives=[64.0]), "memory_half_lives must be"),
         (lambda: TitansConfig(memory_half_lives=[64.0, 2.0]), "memory_half_lives must be"),
         (lambda: TitansConfig(memory_grad_clip=-1.0), "memory_grad_clip must be a positive number"),

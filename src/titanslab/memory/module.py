@@ -90,6 +90,7 @@ class NeuralMemory(nn.Module):
         self.gate_layers = depth if gates_per_layer else 1
         self.momentum, self.forgetting, self.half_lives = momentum, forgetting, half_lives
         self.theta_bias = theta_bias
+        self._made_limits: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self.on_write: Callable[[Tensor], None] | None = None  # told the gates where someone counts, `counting_writes`
         inner = num_heads * head_dim
         for name in ("q", "k", "v"):
@@ -216,10 +217,21 @@ class NeuralMemory(nn.Module):
             self.on_write(theta if real is None else theta[real])
         eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
         alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
-        limits = self.step_limits() if self.gate_layers > 1 else [min(self.step_limits())]
         # so that momentum changes the lag of a write and not its size
-        theta = theta * (1 - eta) * torch.tensor(limits, dtype=raw.dtype, device=raw.device)
-        return theta, eta, alpha
+        return theta * (1 - eta) * self._limits(raw), eta, alpha
+
+    def _limits(self, like: Tensor) -> Tensor:
+        """`step_limits` of the gates' layers; kept for each device and dtype: a recorded step cannot make it."""
+        keeps = type(like) is Tensor and not torch.compiler.is_compiling()
+        key = (like.device, like.dtype)
+        if keeps and key in self._made_limits:
+            return self._made_limits[key]
+        limits = self.step_limits() if self.gate_layers > 1 else [min(self.step_limits())]
+        with torch.inference_mode(False):  # training may need it later
+            made = torch.tensor(limits, dtype=like.dtype, device=like.device)
+        if keeps:
+            self._made_limits[key] = made
+        return made
 
     def _features(
         self,

@@ -62,6 +62,8 @@ class TitansConfig(PreTrainedConfig):
         memory_gate_keys: the write gate sees the token's key too, so with it the tokens just before. OURS.
         memory_write_cost: what training adds to the loss for a mean write gate of 1, so that a gate closes on what
             need not be kept; 0 = nothing. OURS.
+        memory_write_floor: None = each write costs its gate; a small number = it costs the gate's logarithm from there
+            on, so that gates of a thousandth close too (`mean_write`). OURS.
         conv_size: taps of the short convolution after the memory's q, k, v; 1 = none.
         chunk_size: tokens whose inner gradients are taken at the same weights.
         segment_len: tokens of a MAC segment. Not read by the other variants.
@@ -97,6 +99,7 @@ class TitansConfig(PreTrainedConfig):
     memory_theta_bias: float = 2.0
     memory_gate_keys: bool = False
     memory_write_cost: float = 0.0
+    memory_write_floor: float | None = None
     conv_size: int = 4
     chunk_size: int = 16
     segment_len: int = 512
@@ -214,6 +217,11 @@ class TitansConfig(PreTrainedConfig):
         cost = self.memory_write_cost
         if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < float("inf"):
             raise ValueError(f"memory_write_cost must be a number of at least 0, got {cost!r}")
+        floor = self.memory_write_floor
+        if floor is not None and not (isinstance(floor, int | float) and not isinstance(floor, bool) and 0 < floor < 1):
+            raise ValueError(
+                f"memory_write_floor must be None or a number between 0 and 1, such as 1e-4, got {floor!r}"
+            )
         self._check_positive("rope_parameters: rope_theta", (self.rope_parameters or {}).get("rope_theta"))
         for name in ("pad_token_id", "bos_token_id"):
             value = getattr(self, name)

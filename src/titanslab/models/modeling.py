@@ -353,7 +353,8 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         if loss is not None and labels is not None and writes:
-            cost = self.write_cost_share * self.config.memory_write_cost * mean_write(writes)
+            mean = mean_write(writes, self.config.memory_write_floor)
+            cost = self.write_cost_share * self.config.memory_write_cost * mean
             if (items := kwargs.get("num_items_in_batch")) is not None:  # this batch's share, as of the loss
                 cost = cost * (labels[:, 1:] != -100).sum() / items
             loss = loss + cost.to(loss.dtype)
