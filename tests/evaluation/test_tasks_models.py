@@ -127,6 +127,17 @@ def test_evaluate_babilong_on_the_command_line(model_folder, tmp_path, capsys):
     assert set(json.loads((out / "results.jsonl").read_text())["scores"]) == {"official", "corrected"}
 
 
+def test_babilong_without_files_asks_stories_of_our_own(model_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["evaluate", "babilong", "--model", str(model_folder), "--lengths", "0k", "--samples", "1"]
+    code, _, error = _titans_command(
+        [*command, "--output", str(out), "--max-new-tokens", "2", "--device", "cpu"], capsys
+    )
+    assert code == 0, error
+    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert sorted(record["task"] for record in records) == [f"babilong_qa{i}" for i in range(1, 6)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -138,7 +149,7 @@ def test_evaluate_babilong_on_the_command_line(model_folder, tmp_path, capsys):
         (["niah", "--model", "MODEL", "--nouns", "/nowhere"], "does not exist"),
         (["babilong", "--model", "MODEL", "--facts", "/nowhere", "--lengths", "0k"], "does not exist"),
         (["babilong", "--model", "MODEL", "--facts", "OUT", "--tasks", "qa11"], "qa10"),
-        (["babilong", "--model", "MODEL"], "--facts"),
+        (["babilong", "--model", "MODEL", "--tasks", "qa6", "--lengths", "0k"], "qa6 needs bAbI's folder"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_leaves_nothing(arguments, message, model_folder, tmp_path, capsys):

@@ -19,7 +19,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 @app.command()
 def babilong(
     model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
-    facts: Annotated[str, typer.Option(help="Folder of bAbI's files, qa1_..._test.txt and so on.", show_default=False)],
+    facts: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of bAbI's files, qa1_..._test.txt and so on; default: stories of our own, qa1 to qa5."
+        ),
+    ] = None,
     tasks: Annotated[str, typer.Option(help="qa1 to qa10: a range, or several with commas.")] = "qa1-qa5",
     lengths: Annotated[
         str, typer.Option(help="Lengths in tokens, such as 0k,1k,10M; k is 1000; 0k is facts alone.")

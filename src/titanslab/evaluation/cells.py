@@ -89,7 +89,7 @@ def babilong_cells(
     counter: TokenCounter,
     counter_name: str,
     *,
-    facts: str,
+    facts: str | None,
     background: str | None = None,
     split: str = "test",
     form: str = "base",
@@ -102,7 +102,7 @@ def babilong_cells(
         lengths: such as `0k,1k`; k is 1000.
         counter: measures the length.
         counter_name: tells one counter from another.
-        facts: folder of bAbI's files.
+        facts: folder of bAbI's files; None = stories of our own, qa1 to qa5.
         background: path of books; needed above length 0.
         split: of bAbI.
         form: `base` or `few_shot`.
