@@ -53,15 +53,15 @@ class MemoryAsContext(Mixer):
         run = _Run(self, x, layout, state, return_state)
         queries = self.attention.queries(x, rotary)
         keys, values = self.attention.keys_values(x, rotary)
+        # cut once: the gradient of a slice is as long as all tokens, that of a cut is not
+        cuts = (t.split(size, dim) for t, dim in ((x, 1), (queries, 2), (keys, 2), (values, 2)))
         ys, reads = [], []
-        for n, start in enumerate(range(0, x.shape[1], size)):
-            part = slice(start, start + size)
+        for n, (s, q, *own) in enumerate(zip(*cuts, strict=True)):
+            part = slice(n * size, n * size + s.shape[1])
             run.begin(n, part)
-            h = self.h_norm(run.retrieve(x[:, part]))  # Eq. 21
+            h = self.h_norm(run.retrieve(s))  # Eq. 21
             tables = (rotary[0][:, part], rotary[1][:, part])
-            own = (keys[:, :, part], values[:, :, part])
-            added = run.attend(queries[:, :, part], self.attention.keys_values(h, tables), own)
-            y = x[:, part] + added  # Eqs. 22, 23
+            y = s + run.attend(q, self.attention.keys_values(h, tables), tuple(own))  # Eqs. 22, 23
             ys.append(y)
             reads.append(run.write(self.y_norm(y)))  # Eq. 24, and the read of Eq. 25
         o = self.o_proj(self.gate(torch.cat(ys, dim=1), torch.cat(reads, dim=1)))  # Eq. 25

@@ -704,7 +704,10 @@ struct Row {
       if (A.running[0] && n == A.last[b])
         for (long l = 0; l < L; l++) store(A.running[l], 0, l, W[l], nullptr);
       Activations<T>& t = acts[0];
-      if (A.activations) keep(n, t);
+      if (A.activations) {
+        keep(n, t);
+        for (long l = 0; l < L; l++) std::fill_n(asked[l], LC * LC, T(0));  // of later writes no score is computed
+      }
       coefficients(n);
       A.online ? slopes_online(n, now, t) : slopes(n, W, t);
       column_mean(t.error, t.error, sums);
