@@ -88,6 +88,19 @@ def test_kept_activations_are_what_backward_would_compute(monkeypatch, clip) -> 
     assert all(torch.equal(gradients[name], others[name]) for name in gradients)
 
 
+@pytest.mark.parametrize(("chunk", "keep", "kept"), [(16, True, 2), (32, True, 3), (32, False, 2)])
+def test_the_op_is_registered_as_it_behaves(chunk, keep, kept) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 96, 2, 8, requires_grad=True) for _ in range(3))
+    gates = 0.1 * torch.rand(3, 2, 1, 96, 2)
+    state = [0.1 * torch.randn(2, 2 * rows, columns) for rows, columns in ((8, 16), (16, 8))]
+    norm = [torch.ones(2, 8), torch.zeros(2, 8)]
+    arguments = (q, k, v, gates, state, [], state, norm, None, None, None, chunk, True, 2.0, keep)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=checks)
+    assert len(chunked_module.chunked_memory(*arguments)[5]) == kept
+
+
 def test_denormals_stay_the_callers_business() -> None:
     code = (
         "import torch; from titanslab.memory import NeuralMemory; m = NeuralMemory(16, 2); "
