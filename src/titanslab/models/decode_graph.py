@@ -41,11 +41,10 @@ class StaticStep:
         self._cache = cache.map(lambda t: t.detach().clone())
         self._cache.bind(model)
         self.token = torch.zeros(cache.batch_size, 1, dtype=torch.int64, device=cache.position.device)
-        self.logits = self._run().clone()
-        self._cache = cache.map(lambda t: t.detach().clone())
+        self.logits = model.lm_head.weight.detach().new_zeros(cache.batch_size, model.config.vocab_size)
 
-    def _run(self) -> Tensor:
-        """Read `self.token`; the cache's buffers then hold what follows. Logits `[B, vocabulary]`."""
+    def _step(self) -> None:
+        """Read `self.token`; the cache's buffers and `self.logits` then hold what follows."""
         after = self._cache.fork()
         with torch.no_grad():
             logits = self.model(self.token, past_key_values=after, use_cache=True).logits[:, -1]
@@ -55,10 +54,7 @@ class StaticStep:
         new = {n: t.clone() if t.untyped_storage().data_ptr() in taken else t for n, t in new.items()}
         for name, buffer in buffers.items():
             buffer.copy_(new[name])
-        return logits
-
-    def _step(self) -> None:
-        self.logits.copy_(self._run())
+        self.logits.copy_(logits)
 
     def __call__(self, token: Tensor) -> Tensor:
         """Logits `[B, vocabulary]` after `token [B]` or `[B, 1]`; the next call overwrites them."""
@@ -93,7 +89,7 @@ class DecodeGraph(StaticStep):
                 f"model is on {device}; a CUDA graph needs a GPU: use model.to('cuda'), or generate() here"
             )
         super().__init__(model, cache)
-        before = self._cache.map(torch.clone)
+        before = self.cache().tensors()
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
@@ -104,7 +100,7 @@ class DecodeGraph(StaticStep):
         with torch.cuda.graph(self._graph):
             super()._step()
         for name, buffer in self._cache.tensors().items():
-            buffer.copy_(before.tensors()[name])
+            buffer.copy_(before[name])
 
     def _step(self) -> None:
         self._graph.replay()
