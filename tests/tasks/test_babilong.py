@@ -85,6 +85,34 @@ def test_background_leaves_out_short_sentences(books):
     assert 3990 <= sum(len(sentence.split()) for sentence in drawn) <= 4000
 
 
+def test_decoys_are_sentences_with_each_word_alike(books):
+    import random
+
+    rare = "Maryland is no word of theirs, yet here it stands. A letter for Mary lay in the drawer for years on end. "
+    also = "They had walked to the garden in the rain, three times that day. Mary slept. "
+    counter = TokenCounter(lambda t: len(t.split()))
+    options = {"decoys": 0.25, "decoy_words": ("Mary", "garden", "nowhere at all")}
+    background = Background([rare + books[0], also + books[0]], counter, **options)
+    counts = {"Maryland": 0, "Mary lay": 0, "garden": 0}
+    for seed in range(20):
+        drawn = background.draw(random.Random(seed), 1000)
+        assert drawn == background.draw(random.Random(seed), 1000)
+        assert "Mary slept." not in drawn, "decoys are as long as other sentences"
+        assert 980 <= sum(len(sentence.split()) for sentence in drawn) <= 1000
+        for word in counts:
+            counts[word] += sum(word in sentence for sentence in drawn)
+    assert counts["Maryland"] <= 4, "part of another word is none"
+    assert 250 < counts["Mary lay"] + counts["garden"] < 450, "a quarter of 20,000 tokens in sentences of 11 and 13"
+    assert 0.7 < counts["Mary lay"] / counts["garden"] < 1.4
+    # one sentence each: between the others, not beside its like
+    assert max(drawn.index(s) for s in drawn if "Mary" in s or "garden" in s) > 5
+
+    with pytest.raises(ValueError, match=r"decoys is 1\.5; it must be 0 to 1"):
+        Background(books, counter, decoys=1.5, decoy_words=("Mary",))
+    with pytest.raises(ValueError, match=r"decoys is 0\.5; .* without decoy_words"):
+        Background(books, counter, decoys=0.5)
+
+
 def test_the_same_seed_gives_the_same_bytes(babi, books):
     task = BABILong("qa1", babi, _bytes, background=books)
     text = "\n".join(sample.to_json() for sample in task.samples(1500, 5, seed=42))

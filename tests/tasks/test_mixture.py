@@ -199,3 +199,20 @@ def test_decoys_are_strewn_around_the_needle(variant, options, byte):
 def test_decoys_out_of_range_are_refused(options, byte):
     with pytest.raises(ValueError, match="decoys is -1"):
         Mixture("niah", byte, 1024, 5, **options["niah"], decoys=-1)
+
+
+def test_babilong_decoys_are_sentences_of_the_books(tmp_path, byte, prose, options):
+    book = "He had left the apple on the table and went home without it. " + prose
+    (tmp_path / "book.txt").write_text(book)
+    options = {"tasks": "qa1", "background": str(tmp_path / "book.txt")}
+    plain, strewn = (Mixture("babilong", byte, 1536, 5, **options, decoys=decoys) for decoys in (0, 0.5))
+    found = [
+        sum(byte.decode(row["input_ids"]).count("He had left the apple") for row in map(rows.__getitem__, range(12)))
+        for rows in (plain, strewn)
+    ]
+    assert found[0] <= 2
+    assert found[1] > 60, "half of 12 x 1,536 bytes in sentences of 61"
+    for row in map(strewn.__getitem__, range(12)):
+        assert bool((row["labels"] != -100).any())
+    with pytest.raises(ValueError, match=r"decoys is 0\.5; it must be 0 to 1, and 0 without background"):
+        Mixture("babilong", byte, 1024, 5, tasks="qa1", decoys=0.5)

@@ -18,6 +18,10 @@ _MOVE = ("moved to", "went to", "went back to", "journeyed to", "travelled to")
 _TAKE = ("picked up", "got", "grabbed", "took")
 _DROP = ("dropped", "left", "discarded", "put down")
 _GIVE = ("gave", "passed", "handed")
+# what the facts are made of, each of which a book may hold too
+MENTIONS = tuple(
+    sorted({*PLACES, *THINGS, *PEOPLE, *GIVERS, *_MOVE, *_TAKE, *_DROP, *_GIVE, *(f"{way} of" for way in _OPPOSITE)})
+)
 # the longest stories of the published files, in facts
 STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
 

@@ -98,6 +98,7 @@ def babilong_rows(
     form: str = "base",
     whole_stories: float = 0.0,
     facts_only: float = 0.0,
+    decoys: float = 0.0,
     max_background_chars: int = 50_000_000,
 ) -> MakeRow:
     """BABILong samples of one or several tasks, drawn evenly.
@@ -113,14 +114,21 @@ def babilong_rows(
             and one for every two facts of our own stories. Base form only.
         facts_only: share of rows without background: a story of our own as long as the row, asked after every other
             fact, several times the answers of a row with background. qa4 has two facts and takes no part.
+        decoys: share of the background that is sentences in which the books use a word of the stories ("Mary", "went
+            to", "garden"): a memory learns not to keep them, though a short row would hold few.
         max_background_chars: no more than this of the books is kept in memory.
     """
-    from titanslab.tasks.babi_world import story
+    from titanslab.tasks.babi_world import MENTIONS, story
     from titanslab.tasks.babilong import BABILong
     from titanslab.tasks.background import Background
 
     counter, prefix = TokenCounter(tokenizer), leading_special_tokens(tokenizer)
-    books = Background(_read_some(background, max_background_chars), counter) if background else None
+    if not 0 <= decoys <= 1 or (decoys and not background):
+        raise ValueError(f"decoys is {decoys!r}; it must be 0 to 1, and 0 without background")
+    books = None
+    if background:
+        texts = _read_some(background, max_background_chars)
+        books = Background(texts, counter, decoys=decoys, decoy_words=MENTIONS)
     chosen = [tasks] if isinstance(tasks, str) else list(tasks)
     if not 0 <= whole_stories <= 1 or (whole_stories and form != "base"):
         raise ValueError(f"whole_stories is {whole_stories!r}; it must be 0 to 1, and 0 in few_shot form")
