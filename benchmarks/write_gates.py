@@ -1,16 +1,20 @@
-"""Where a model writes: its mean write gate on the text nobody asks for, and on what an answer needs.
+"""Where a model writes, and how long it keeps: its mean write gate on the text nobody asks for and on what an answer
+needs, and the half-life of what its memory holds.
 
     python -m benchmarks.write_gates --text essays.txt --length 2k --samples 8 RUN [RUN ...]
     python -m benchmarks.write_gates --text books.txt --facts babi/ --length 8k RUN [RUN ...]
 
-A gate is the sigmoid of theta's projection: 1 is a write at the stability limit. One row a model, task and memory:
+A gate is the sigmoid of theta's projection: 1 is a write at the stability limit. A half-life in tokens follows from
+alpha over the whole text, the shortest of a memory's heads and layers is printed. One row a model, task and memory:
 S-NIAH's needle and its value, or with --facts BABILong's facts.
 """
 
 import argparse
+import math
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,31 @@ def gates_of(model: Any, ids: list[int]) -> list[Tensor]:
     return [torch.cat([w.mean((0, 2, 3)) for w in writes])[-len(ids) :] for writes in counted]
 
 
+def decay_of(model: Any, ids: list[int]) -> list[Tensor]:
+    """Mean of -log(1 - alpha) over tokens `[H, 1 or L]` of each memory, first block first."""
+    kept: list[list[Tensor]] = []
+
+    def keeper(own: list[Tensor]) -> Callable[..., tuple]:
+        def keep(memory: Any, args: tuple, kwargs: dict[str, Any], output: tuple) -> tuple:
+            y, state, stats = output
+            alpha, mask = stats["alpha"][0], kwargs.get("mask")
+            own.append(-torch.log1p(-(alpha if mask is None else alpha[mask[0]]).double()))
+            return y, state
+
+        return keep
+
+    with ExitStack() as hooks:
+        for memory in memories_of(model):
+            kept.append([])
+            ask = memory.register_forward_pre_hook(
+                lambda _, args, kwargs: (args, kwargs | {"return_stats": True}), with_kwargs=True
+            )
+            hooks.callback(ask.remove)
+            hooks.callback(memory.register_forward_hook(keeper(kept[-1]), with_kwargs=True).remove)
+        model.model(input_ids=torch.tensor([ids]))
+    return [torch.cat(own).mean(0) for own in kept]
+
+
 def niah_texts(task: NIAH, length: int, samples: int, seed: int) -> Iterator[tuple[str, Places]]:
     """Prompts, and where in them the haystack, the needle and its value are."""
     for index in range(samples):
@@ -67,9 +96,13 @@ def babilong_texts(task: BABILong, length: int, samples: int, seed: int) -> Iter
         yield " ".join([*pieces, question.question]), found
 
 
-def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> list[dict[str, float]]:
-    """For each memory the mean gate of each place over all texts, and `background_sum`, its sum a text."""
+def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> list[dict[str, Any]]:
+    """For each memory the mean gate of each place over all texts, and `background_sum`, its sum a text.
+
+    And `half_lives` in tokens, a list of layers a head, and `half_life`, the shortest; None = nothing is forgotten.
+    """
     sums: list[dict[str, list[float]]] = []
+    decays: list[list[Tensor]] = []
     count = 0
     for text, places in texts:
         count += 1
@@ -77,6 +110,7 @@ def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> 
         offsets = torch.tensor(encoded["offset_mapping"])
         # a word's token may hold the space before it, which is of no place
         offsets[:, 0] += torch.tensor([high - low > 1 and text[low] == " " for low, high in offsets.tolist()])
+        decays.append(decay_of(model, encoded["input_ids"]))
         for memory, gates in enumerate(gates_of(model, encoded["input_ids"])):
             if len(sums) <= memory:
                 sums.append({name: [] for name in places})
@@ -85,7 +119,14 @@ def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> 
                     inside = (offsets[:, 0] >= low) & (offsets[:, 1] <= high) & (offsets[:, 1] > offsets[:, 0])
                     sums[memory][name] += gates[inside].tolist()
     means = [{name: sum(v) / max(1, len(v)) for name, v in row.items()} for row in sums]
-    return [mean | {"background_sum": sum(row["background"]) / count} for mean, row in zip(means, sums, strict=True)]
+    rows: list[dict[str, Any]] = []
+    for mean, row, own in zip(means, sums, zip(*decays, strict=True), strict=True):
+        lives = [[math.log(2) / d if d > 0 else None for d in head] for head in (sum(own) / count).tolist()]
+        shortest = min((life for head in lives for life in head if life is not None), default=None)
+        rows.append(
+            {**mean, "background_sum": sum(row["background"]) / count, "half_life": shortest, "half_lives": lives}
+        )
+    return rows
 
 
 def main(words: list[str] | None = None) -> int:
@@ -136,7 +177,9 @@ def main(words: list[str] | None = None) -> int:
                 rows = measure(model, tokenizer, made)
             for block, row in enumerate(rows):
                 report.add({"model": path, "task": name, "block": block, **row})
-                numbers = "  ".join(f"{place} {gate:.4f}" for place, gate in row.items())
+                life = row["half_life"]
+                numbers = "  ".join(f"{place} {row[place]:.4f}" for place in row if not place.startswith("half"))
+                numbers += "  no forgetting" if life is None else f"  half-life {life:,.0f}"
                 print(f"{path[-40:]:40} {name:9} block {block}  {numbers}")
     report.finish()
     return 0

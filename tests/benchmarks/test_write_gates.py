@@ -1,10 +1,14 @@
 """Gates are averaged over the tokens of the places they are said to be of."""
 
+import math
+
 import pytest
 import torch
 
 from benchmarks import write_gates
 from titanslab.data import byte_tokenizer
+from titanslab.evaluation.trace import memories_of
+from titanslab.models import TitansConfig, TitansForCausalLM
 from titanslab.tasks.babilong import BABILong
 from titanslab.tasks.niah import NIAH, VARIANTS
 from titanslab.tasks.tokens import TokenCounter
@@ -39,6 +43,7 @@ def test_places_are_those_of_the_text(task, monkeypatch, tmp_path):
         return [gates, 1 - gates]
 
     monkeypatch.setattr(write_gates, "gates_of", by_letter)
+    monkeypatch.setattr(write_gates, "decay_of", lambda model, ids: [torch.tensor([[0.25, 0.5]]), torch.zeros(1, 2)])
     rows = write_gates.measure(None, tokenizer, iter(texts))
     for name in texts[0][1]:
         letters = "".join(text[low:high] for text, places in texts for low, high in places[name])
@@ -46,6 +51,29 @@ def test_places_are_those_of_the_text(task, monkeypatch, tmp_path):
         assert rows[1][name] == pytest.approx(1 - letters.count("e") / len(letters))
     written = sum(text[low:high].count("e") for text, places in texts for low, high in places["background"])
     assert rows[0]["background_sum"] == pytest.approx(written / len(texts))
+
+    assert rows[0]["half_lives"] == [[pytest.approx(4 * math.log(2)), pytest.approx(2 * math.log(2))]]
+    assert rows[0]["half_life"] == pytest.approx(2 * math.log(2))
+    assert rows[1]["half_life"] is None
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac"])
+def test_half_lives_are_those_of_the_gates(variant):
+    options = {"vocab_size": 32, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "segment_len": 16}
+    half_lives = {"num_memory_heads": 2, "memory_half_lives": [100, 10_000]}
+    model = TitansForCausalLM(TitansConfig(variant=variant, **options, **half_lives)).eval()
+    for memory in memories_of(model):  # the gate's bias alone
+        torch.nn.init.zeros_(memory.alpha_proj.weight)
+    ids = torch.randint(3, 32, (70,)).tolist()
+    decays = write_gates.decay_of(model, ids)
+    assert len(decays) == 2
+    for memory, decay in zip(memories_of(model), decays, strict=True):
+        wanted = -torch.log1p(-torch.sigmoid(memory.alpha_proj.bias.double())).view(decay.shape)
+        torch.testing.assert_close(decay, wanted, rtol=1e-4, atol=0)
+        assert 60 < math.log(2) / float(decay.max()) < 200
+
+    forever = TitansForCausalLM(TitansConfig(variant=variant, memory_forgetting=False, **options)).eval()
+    assert all(float(decay.max()) == 0 for decay in write_gates.decay_of(forever, ids))
 
 
 def test_a_missing_text_is_named(capsys):
