@@ -124,12 +124,9 @@ class _Memory(torch.autograd.Function):
         y, loss, end_offset, end, running, kept = chunked_memory(
             q, k, v, gates, state, anchor, initial, norm, offset, None, None, *static
         )
-        ctx.static, ctx.counts = static[:STATIC], counts
+        ctx.static, ctx.counts, ctx.inputs = static[:STATIC], counts, (len(convs), len(tails))
         ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
-        # where activations are kept, q, k, v are few beside them
-        ctx.holds = len(kept) > states
-        held = (q, k, v) if ctx.holds else (raw, *convs, *tails)
-        ctx.save_for_backward(gates, offset, *anchor, *norm, *kept, *held)
+        ctx.save_for_backward(raw, gates, offset, *convs, *tails, *anchor, *norm, *kept)
         ctx.mark_non_differentiable(loss, end_offset)
         ctx.set_materialize_grads(False)
         return y, loss, end_offset, *end, *running
@@ -139,16 +136,12 @@ class _Memory(torch.autograd.Function):
     def backward(ctx: Any, dy: Any, d_loss: Any, d_offset: Any, *d_states: Any) -> tuple[Any, ...]:
         from titanslab.memory.native.features import features
 
-        gates, offset, *rest = ctx.saved_tensors
-        states, anchors, norms = ctx.counts
-        anchor, norm, rest = rest[:anchors], rest[anchors : anchors + norms], rest[anchors + norms :]
-        if ctx.holds:
-            *kept, q, k, v = rest
-        else:
-            kept, (raw, *rest) = rest[:states], rest[states:]
-            columns = _columns(raw, rest[0].shape[1], 3)
-            parts = features(columns, rest[:3], rest[3:], ctx.heads, UNIT)
-            q, k, v = (p.unflatten(-1, (ctx.heads, -1)) for p in parts)
+        raw, gates, offset, *rest = ctx.saved_tensors
+        (n, m), (states, anchors, norms) = ctx.inputs, ctx.counts
+        convs, tails, rest = rest[:n], rest[n : n + m], rest[n + m :]
+        anchor, norm, kept = rest[:anchors], rest[anchors : anchors + norms], rest[anchors + norms :]
+        columns = _columns(raw, convs[0].shape[1], 3)
+        q, k, v = (p.unflatten(-1, (ctx.heads, -1)) for p in features(columns, convs, tails, ctx.heads, UNIT))
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         grads = gradients(
             chunked_memory_backward,

@@ -42,10 +42,9 @@ struct Features {
   int part;
   long b, h, width, W, back;
   std::vector<T> zero, space;
-  T* recent;  // [taps, D] of the column, backward only
 
   Features(const FeatureArguments& args) : A(args), width(A.head_dim), W(A.heads * A.head_dim), back(A.taps - 1) {
-    zero.assign(width, T(0)), space.resize(2 * width);
+    zero.assign(width, T(0)), space.resize(4 * width);
   }
   long D() const { return WIDTH ? WIDTH : width; }
   T* row(void* const* inside, void* const* before, long stride, long t) {
@@ -93,32 +92,12 @@ struct Features {
         for (long i = 0; i < D(); i++) y[i] *= inverse;
     }
   }
-  // the convolution's gradient at token t, the latest `taps` of them kept for each column
-  T* gradient(long t) { return recent + t % A.taps * D(); }
-  // dx at token t: what its `taps` tokens from t on send back, as far as `newest`
-  void send(long t, long newest) {
-    if (t < 0 && !A.d_tail[part]) return;
-    T* __restrict dx = row(A.dx, A.d_tail, A.stride, t);
-    if (WIDTH && back == 3 && t >= 0 && newest == t + 3) {
-      const T *__restrict d0 = gradient(t), *__restrict d1 = gradient(t + 1), *__restrict d2 = gradient(t + 2);
-      const T *__restrict d3 = gradient(t + 3), *__restrict w0 = tap(0), *__restrict w1 = tap(1);
-      const T *__restrict w2 = tap(2), *__restrict w3 = tap(3);
-      for (long i = 0; i < D(); i++) dx[i] = w0[i] * d0[i] + w1[i] * d1[i] + w2[i] * d2[i] + w3[i] * d3[i];
-      return;
-    }
-    for (long i = 0; i < D(); i++) dx[i] = 0;
-    for (long j = std::max(0L, -t); j <= std::min(back, newest - t); j++) {
-      const T *__restrict w = tap(j), *__restrict d = gradient(t + j);
-      for (long i = 0; i < D(); i++) dx[i] += w[i] * d[i];
-    }
-  }
   void backward(long first, long end) {
     T* dw = (T*)A.d_weight[part] + b * A.taps * W + h * D();
-    T *__restrict u = space.data(), *__restrict s = u + D();
+    T *__restrict u = space.data(), *__restrict s = u + D(), *__restrict d = s + D();
     for (long t = first; t < end; t++) {
       T inverse = value(t, u, s), along = 0;
       const T* __restrict g = row(A.dy, A.dy, W, t);
-      T* __restrict d = gradient(t);
       if (part < A.unit) {
 #pragma omp simd reduction(+ : along)
         for (long i = 0; i < D(); i++) {
@@ -130,14 +109,17 @@ struct Features {
         for (long i = 0; i < D(); i++) d[i] = g[i] * s[i];
       }
       for (long j = 0; j <= back; j++) {
-        const T* __restrict x = row(A.x, A.tail, A.stride, t - j);
+        const T *__restrict x = row(A.x, A.tail, A.stride, t - j), *__restrict w = tap(j);
         T* __restrict dwj = dw + j * W;
         for (long i = 0; i < D(); i++) dwj[i] += d[i] * x[i];
+        if (t < j && !A.d_tail[part]) continue;
+        T* __restrict dx = row(A.dx, A.d_tail, A.stride, t - j);
+        if (j == 0)
+          for (long i = 0; i < D(); i++) dx[i] = w[i] * d[i];
+        else
+          for (long i = 0; i < D(); i++) dx[i] += w[i] * d[i];
       }
-      send(t - back, t);
     }
-    if (end == A.tokens)
-      for (long t = A.tokens - back; t < A.tokens; t++) send(t, A.tokens - 1);
   }
 };
 
@@ -191,13 +173,10 @@ static void in_blocks(long work, long tokens, long wanted, F start) {
 
 template <typename T, int WIDTH>
 static void run_features(const FeatureArguments& A, bool backward) {
-  long columns = A.batch * A.heads, each = A.taps * A.head_dim;
-  std::vector<T> recent(backward ? A.parts * columns * each : 0);
+  long columns = A.batch * A.heads;
   in_blocks(A.parts * columns, A.tokens, A.threads, [&] {
-    return [part = Features<T, WIDTH>(A), backward, columns, each, kept = recent.data()](
-               long i, long first, long end) mutable {
+    return [part = Features<T, WIDTH>(A), backward, columns](long i, long first, long end) mutable {
       part.part = i / columns, part.b = i % columns / part.A.heads, part.h = i % part.A.heads;
-      part.recent = kept + i * each;
       backward ? part.backward(first, end) : part.forward(first, end);
     };
   });
