@@ -13,8 +13,7 @@ import argparse
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,39 +33,17 @@ TASKS = ("qa1", "qa2", "qa3", "qa4", "qa5")
 Places = dict[str, list[tuple[int, int]]]  # name -> characters, from and to
 
 
-def gates_of(model: Any, ids: list[int]) -> list[Tensor]:
-    """Mean gate over heads and layers `[T]` of each memory, first block first."""
+def gates_of(model: Any, ids: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Mean gate over heads and layers `[T]`, and mean of -log(1 - alpha) over tokens `[H, 1 or L]`, of each memory."""
     memories_of(model)  # an error where there is none
     cache = cache_of(model.model(input_ids=torch.tensor([ids[:1]]), use_cache=True)).reset()
-    with counting_writes(model) as counted:
+    alphas: list[list[Tensor]] = []
+    with counting_writes(model, alphas) as counted:
         model.model(input_ids=torch.tensor([ids]), cache=cache, use_cache=True)
     # persistent tokens come first, where a memory reads them before the text
-    return [torch.cat([w.mean((0, 2, 3)) for w in writes])[-len(ids) :] for writes in counted]
-
-
-def decay_of(model: Any, ids: list[int]) -> list[Tensor]:
-    """Mean of -log(1 - alpha) over tokens `[H, 1 or L]` of each memory, first block first."""
-    kept: list[list[Tensor]] = []
-
-    def keeper(own: list[Tensor]) -> Callable[..., tuple]:
-        def keep(memory: Any, args: tuple, kwargs: dict[str, Any], output: tuple) -> tuple:
-            y, state, stats = output
-            alpha, mask = stats["alpha"][0], kwargs.get("mask")
-            own.append(-torch.log1p(-(alpha if mask is None else alpha[mask[0]]).double()))
-            return y, state
-
-        return keep
-
-    with ExitStack() as hooks:
-        for memory in memories_of(model):
-            kept.append([])
-            ask = memory.register_forward_pre_hook(
-                lambda _, args, kwargs: (args, kwargs | {"return_stats": True}), with_kwargs=True
-            )
-            hooks.callback(ask.remove)
-            hooks.callback(memory.register_forward_hook(keeper(kept[-1]), with_kwargs=True).remove)
-        model.model(input_ids=torch.tensor([ids]))
-    return [torch.cat(own).mean(0) for own in kept]
+    gates = [torch.cat([w.mean((0, 2, 3)) for w in writes])[-len(ids) :] for writes in counted]
+    decays = [-torch.log1p(-torch.cat([a[0] for a in own])[-len(ids) :].double()).mean(0) for own in alphas]
+    return gates, decays
 
 
 def niah_texts(task: NIAH, length: int, samples: int, seed: int) -> Iterator[tuple[str, Places]]:
@@ -110,8 +87,9 @@ def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> 
         offsets = torch.tensor(encoded["offset_mapping"])
         # a word's token may hold the space before it, which is of no place
         offsets[:, 0] += torch.tensor([high - low > 1 and text[low] == " " for low, high in offsets.tolist()])
-        decays.append(decay_of(model, encoded["input_ids"]))
-        for memory, gates in enumerate(gates_of(model, encoded["input_ids"])):
+        each, decay = gates_of(model, encoded["input_ids"])
+        decays.append(decay)
+        for memory, gates in enumerate(each):
             if len(sums) <= memory:
                 sums.append({name: [] for name in places})
             for name, spans in places.items():

@@ -40,10 +40,9 @@ def test_places_are_those_of_the_text(task, monkeypatch, tmp_path):
 
     def by_letter(model, ids):  # a gate of 1 on every e, of 0 elsewhere; a second memory the other way round
         gates = torch.tensor([float(i == ord("e")) for i in ids])
-        return [gates, 1 - gates]
+        return [gates, 1 - gates], [torch.tensor([[0.25, 0.5]]), torch.zeros(1, 2)]
 
     monkeypatch.setattr(write_gates, "gates_of", by_letter)
-    monkeypatch.setattr(write_gates, "decay_of", lambda model, ids: [torch.tensor([[0.25, 0.5]]), torch.zeros(1, 2)])
     rows = write_gates.measure(None, tokenizer, iter(texts))
     for name in texts[0][1]:
         letters = "".join(text[low:high] for text, places in texts for low, high in places[name])
@@ -65,7 +64,9 @@ def test_half_lives_are_those_of_the_gates(variant):
     for memory in memories_of(model):  # the gate's bias alone
         torch.nn.init.zeros_(memory.alpha_proj.weight)
     ids = torch.randint(3, 32, (70,)).tolist()
-    decays = write_gates.decay_of(model, ids)
+    with torch.no_grad():
+        gates, decays = write_gates.gates_of(model, ids)
+    assert [g.shape for g in gates] == [(70,), (70,)]
     assert len(decays) == 2
     for memory, decay in zip(memories_of(model), decays, strict=True):
         wanted = -torch.log1p(-torch.sigmoid(memory.alpha_proj.bias.double())).view(decay.shape)
@@ -73,7 +74,7 @@ def test_half_lives_are_those_of_the_gates(variant):
         assert 60 < math.log(2) / float(decay.max()) < 200
 
     forever = TitansForCausalLM(TitansConfig(variant=variant, memory_forgetting=False, **options)).eval()
-    assert all(float(decay.max()) == 0 for decay in write_gates.decay_of(forever, ids))
+    assert all(float(decay.max()) == 0 for decay in write_gates.gates_of(forever, ids)[1])
 
 
 def test_a_missing_text_is_named(capsys):

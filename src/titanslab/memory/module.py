@@ -91,7 +91,7 @@ class NeuralMemory(nn.Module):
         self.momentum, self.forgetting, self.half_lives = momentum, forgetting, half_lives
         self.theta_bias = theta_bias
         self._made_limits: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        self.on_write: Callable[[Tensor], None] | None = None  # told the gates where someone counts, `counting_writes`
+        self.on_write: Callable[[Tensor, Tensor], None] | None = None  # told theta's gate and alpha, `counting_writes`
         inner = num_heads * head_dim
         for name in ("q", "k", "v"):
             self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
@@ -213,10 +213,10 @@ class NeuralMemory(nn.Module):
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
         theta = next(parts)
-        if self.on_write is not None:
-            self.on_write(theta if real is None else theta[real])
         eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
         alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
+        if self.on_write is not None:
+            self.on_write(*(g if real is None else g[real] for g in (theta, alpha)))
         # so that momentum changes the lag of a write and not its size
         return theta * (1 - eta) * self._limits(raw), eta, alpha
 

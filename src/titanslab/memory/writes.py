@@ -1,7 +1,7 @@
 """How much a model writes: its mean write gate, with gradient, so that training can put a price on it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,17 +11,29 @@ from titanslab.memory.module import NeuralMemory
 
 
 @contextmanager
-def counting_writes(model: nn.Module) -> Iterator[list[list[Tensor]]]:
+def counting_writes(model: nn.Module, alphas: list[list[Tensor]] | None = None) -> Iterator[list[list[Tensor]]]:
     """While open, every memory of `model` adds the write gates of what it reads to a list of its own.
 
     Gates are sigmoids `[B,T,H,1 or L]`, with padding `[tokens,H,1 or L]`: 1 is a write at the stability limit,
-    whatever momentum does to its lag.
+    whatever momentum does to its lag. `alphas`, an empty list, gets such lists of what each memory forgets.
     """
     memories = [m for m in model.modules() if isinstance(m, NeuralMemory)]
     writes: list[list[Tensor]] = [[] for _ in memories]
+    forgets: list[list[Tensor]] = [] if alphas is None else alphas
+    forgets += [[] for _ in memories]
+
+    def keeper(own: list[Tensor], forgotten: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
+        def keep(theta: Tensor, alpha: Tensor) -> None:
+            own.append(theta)
+            if alphas is not None:
+                forgotten.append(alpha)
+
+        return keep
+
     try:
-        for memory, own in zip(memories, writes, strict=True):
-            memory.on_write = torch.compiler.disable(own.append)  # what was counted is no input of compiled code
+        for memory, own, forgotten in zip(memories, writes, forgets, strict=True):
+            # what was counted is no input of compiled code
+            memory.on_write = torch.compiler.disable(keeper(own, forgotten))
         yield writes
     finally:
         for memory in memories:
