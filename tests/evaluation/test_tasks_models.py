@@ -1,6 +1,7 @@
 """Tasks on real, if tiny and untrained, models: reading in pieces, batches, lm-eval, the command line."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -136,6 +137,37 @@ def test_babilong_without_files_asks_stories_of_our_own(model_folder, tmp_path, 
     assert code == 0, error
     records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sorted(record["task"] for record in records) == [f"babilong_qa{i}" for i in range(1, 6)]
+
+
+def test_no_forget_is_the_model_without_alpha(tmp_path, capsys):
+    forgets = _titans("lmm")
+    memory = forgets.model.layers[0].mixer.memory
+    with torch.no_grad():
+        memory.alpha_proj.bias.fill_(0.0)  # half of everything at every token
+        memory.o_proj.weight.normal_()  # answers that hang on what is read
+        forgets.model.embed_tokens.weight.normal_()
+    keeps = TitansForCausalLM(TitansConfig(**(forgets.config.to_dict() | {"memory_forgetting": False})))
+    keeps.load_state_dict({k: v for k, v in forgets.state_dict().items() if "alpha_proj" not in k})
+
+    def answers(folder, *options):
+        shape = ("--lengths", "640", "--samples", "3", "--max-new-tokens", "8", "--device", "cpu")
+        command = ["evaluate", "niah", "--model", str(folder), "--output", str(tmp_path / "out"), *shape, *options]
+        code, _, error = _titans_command(command, capsys)
+        assert code == 0, error
+        read = [json.loads(line)["output"] for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+        shutil.rmtree(tmp_path / "out")
+        return read
+
+    for name, model in (("forgets", forgets), ("keeps", keeps)):
+        model.save_pretrained(tmp_path / name)
+        byte_tokenizer().save_pretrained(tmp_path / name)
+    assert answers(tmp_path / "forgets", "--no-forget") == answers(tmp_path / "keeps") != answers(tmp_path / "forgets")
+
+    _llama().save_pretrained(tmp_path / "llama")
+    byte_tokenizer().save_pretrained(tmp_path / "llama")
+    code, _, error = _titans_command(["evaluate", "niah", "--model", str(tmp_path / "llama"), "--no-forget"], capsys)
+    assert code == 2
+    assert "forget=False keeps a memory from fading, and this model has none" in error
 
 
 @pytest.mark.parametrize(

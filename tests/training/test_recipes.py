@@ -38,6 +38,7 @@ def test_rows_of_a_table_differ_in_the_model_alone_and_are_of_one_size(task):
 def test_the_second_stage_is_of_the_same_task_at_a_higher_price(task):
     late, first = load_recipe(FOLDER / "late" / f"{task}.toml"), load_recipe(FOLDER / task / "mac.toml")
     assert late.model.options["memory_write_cost"] > first.model.options["memory_write_cost"]
+    assert late.model.options.get("memory_forgetting", True) is (task == "niah")
     assert late.data.sequence_length == first.data.sequence_length
     assert late.data.task_options["min_length"] > first.data.task_options["min_length"]
     assert late.data.task_options["same_length_rows"] == late.training.batch_size

@@ -61,6 +61,10 @@ def babilong(
     learn: Annotated[
         bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows what they are for.")
     ] = True,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget/--no-forget", help="Whether memories fade; off for texts far beyond the training rows."),
+    ] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
     """Scatter facts over books and ask about them (BABILong); official and corrected scores.
@@ -101,6 +105,7 @@ def babilong(
         tokenizer_for_length,
         sample_cache,
         learn,
+        forget,
     )
     settings = {"task": "babilong", "split": split, "form": form, "facts": file_identity(facts)}
     settings["background"] = file_identity(background)

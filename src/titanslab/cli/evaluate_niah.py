@@ -45,6 +45,10 @@ def niah(
     learn: Annotated[
         bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows what they are for.")
     ] = True,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget/--no-forget", help="Whether memories fade; off for texts far beyond the training rows."),
+    ] = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
     """Hide a needle in texts of several lengths and ask for it (RULER's S-NIAH).
@@ -84,6 +88,7 @@ def niah(
         tokenizer_for_length,
         sample_cache,
         learn,
+        forget,
     )
     words = {"adjectives": adjectives, "nouns": nouns}
     settings = {"task": "niah", "haystack": file_identity(haystack)}

@@ -30,6 +30,7 @@ class TaskRun:
         tokenizer_for_length: what counts lengths; None = the model's own.
         sample_cache: folder that keeps samples for the next time; None = in `output`.
         learn: False freezes the memories.
+        forget: False sets their alpha to 0, `memory_forgetting = False` in the config.
     """
 
     model: str
@@ -44,6 +45,7 @@ class TaskRun:
     tokenizer_for_length: str | None
     sample_cache: Path | None
     learn: bool = True
+    forget: bool = True
 
 
 def run_model(
@@ -76,6 +78,10 @@ def run_model(
         counter, name = load_counter(run.tokenizer_for_length), run.tokenizer_for_length
     cells = make_cells(counter, name)
     network: Any = load_model(run.model)
+    if not run.forget:
+        if getattr(network.config, "variant", "attention") == "attention":
+            raise ValueError("forget=False keeps a memory from fading, and this model has none")
+        network = load_model(run.model, memory_forgetting=False)
     answer = GreedyAnswerer(
         network.to(run.device),
         max_new_tokens=run.max_new_tokens,
@@ -90,6 +96,7 @@ def run_model(
         "max_new_tokens": run.max_new_tokens,
         "tokenizer_for_length": name,
         **({} if run.learn else {"learn": False}),
+        **({} if run.forget else {"forget": False}),
         **settings,
     }
     with TaskProgress() as progress:
