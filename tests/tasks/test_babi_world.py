@@ -1,5 +1,6 @@
 """Stories of our own, answered by a reader that sees their sentences alone."""
 
+import hashlib
 import random
 import re
 
@@ -43,6 +44,8 @@ def answers(question, facts):
             gifts.append(found.groups())
         else:
             raise AssertionError(f"no sentence of bAbI: {fact}")
+    if found := re.fullmatch(r"Who has the (\w+)\?", question):
+        return [carries[found[1]]]
     if found := re.fullmatch(r"Where is the (\w+)\?", question):
         return went[found[1]][-1:]
     if found := re.fullmatch(r"Where is (\w+)\?", question):
@@ -80,6 +83,45 @@ def test_every_answer_follows_from_the_sentences(task):
                 "official": 1.0,
                 "corrected": 1.0,
             }
+
+
+@pytest.mark.parametrize(
+    ("task", "steps", "kinds"),
+    [
+        ("qa2", (), {"Who has the", "Where is X", "Where is the"}),
+        ("qa2", ("holder",), {"Who has the", "Where is the"}),
+        ("qa3", (), {"Who has the", "Where is X", "Where is the", "Where was the"}),
+        ("qa5", ("holder", "person"), {"Who has the", "gift"}),
+        ("qa1", (), {"Where is X"}),
+        ("qa3", ("thing",), {"Where is the", "Where was the"}),
+    ],
+)
+def test_questions_on_a_step_have_its_answer_too(task, steps, kinds):
+    rng = random.Random(task)
+    seen = set()
+    for facts in [5, 20, 60] * 10:
+        questions = story(task, facts, rng, step_questions=0.7, steps=steps)
+        for one in questions:
+            assert answers(one.question, one.facts) == [one.answer]
+            kind = re.sub(r"Where is [A-Z]\w+", "Where is X", one.question)
+            known = ("Who has the", "Where is the", "Where is X", "Where was the")
+            kind = next((k for k in known if k in kind), "gift")
+            seen.add(kind)
+            if kind == "Who has the":
+                assert one.answer in one.facts[one.supporting[0]]
+        own = {"qa1": "Where is", "qa2": "Where is the", "qa3": "Where was the", "qa5": "W"}[task]
+        assert questions[-1].question.startswith(own), "the last question is the task's own"
+        assert "Who has" not in questions[-1].question
+    assert seen == kinds
+
+
+def test_stories_stay_what_they_were():
+    made = [
+        (one.facts, one.question, one.answer, one.supporting)
+        for task in sorted(STORY_FACTS)
+        for one in story(task, 30, random.Random(7))
+    ]
+    assert hashlib.sha256(repr(made).encode()).hexdigest().startswith("c3fe8c35001eff2e")
 
 
 def test_supporting_facts_alone_give_the_answer():
@@ -142,6 +184,10 @@ def test_wrong_arguments_are_named():
         story("qa7", 3, random.Random(0))
     with pytest.raises(ValueError, match="facts is 0; it must be at least 1"):
         story("qa1", 0, random.Random(0))
+    with pytest.raises(ValueError, match=r"step_questions is 1\.5; it must be 0 to 1"):
+        story("qa2", 3, random.Random(0), step_questions=1.5)
+    with pytest.raises(ValueError, match=r"steps holds 'hold'; it may hold holder, person, thing"):
+        story("qa2", 3, random.Random(0), step_questions=0.5, steps=("hold",))
     with pytest.raises(ValueError, match=r"facts is None; stories are made for .* qa7 needs bAbI's folder"):
         BABILong("qa7", None, len)
 
@@ -192,6 +238,14 @@ def test_rows_of_facts_alone_are_full_of_answers(byte, task):
         assert asked > len(told) // 8
     again = Mixture("babilong", byte, 1500, 0, tasks=task, facts_only=1.0)[5]
     assert all(again[name].equal(row[name]) for name in row)
+
+
+def test_step_questions_need_stories_of_our_own(byte, babi):
+    with pytest.raises(ValueError, match=r"step_questions is 0\.5; bAbI's files \(facts\) ask none"):
+        Mixture("babilong", byte, 3000, 0, facts=str(babi), step_questions=0.5)
+    rows = Mixture("babilong", byte, 3000, 0, tasks="qa2", whole_stories=1.0, step_questions=1.0, steps=["holder"])
+    text = "".join(bytes(b for b in rows[i]["input_ids"].tolist() if b < 256).decode() for i in range(8))
+    assert text.count("Who has the") > text.count("Where is the") > 0
 
 
 def test_rows_of_facts_alone_need_stories_of_our_own(byte, babi):

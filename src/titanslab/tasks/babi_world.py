@@ -5,7 +5,7 @@ Sentences, what is asked and what counts as the answer follow the published file
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from titanslab.tasks.babi import BabiQuestion
 
@@ -24,6 +24,9 @@ MENTIONS = tuple(
 )
 # the longest stories of the published files, in facts
 STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
+
+# questions on one step of a task's answer, which the published files do not ask in its stories
+STEPS = {"qa2": ("holder", "person"), "qa3": ("holder", "person", "thing"), "qa5": ("holder",)}
 
 Answer = tuple[str, str, tuple[int, ...]]  # question, answer, supporting facts
 
@@ -91,7 +94,14 @@ class World:
             self.path[thing].append((place, why))
 
 
-def story(task: str, facts: int, rng: random.Random, asking: float = 0.5) -> list[BabiQuestion]:
+def story(
+    task: str,
+    facts: int,
+    rng: random.Random,
+    asking: float = 0.5,
+    step_questions: float = 0.0,
+    steps: Sequence[str] = (),
+) -> list[BabiQuestion]:
     """The questions of a new story, in its order; the last is asked after all facts.
 
     Args:
@@ -100,27 +110,40 @@ def story(task: str, facts: int, rng: random.Random, asking: float = 0.5) -> lis
             four questions on them.
         rng: what draws it.
         asking: share of facts after which there is a question, 0 to 1; published stories have about one in four.
+        step_questions: share of the earlier questions that ask for a step of the task's answer, 0 to 1: where a
+            person or a thing is, who has a thing. OURS, as lessons: a model that knows the steps learns the task.
+        steps: which of `STEPS`, as far as the task has them; empty = all.
     """
     if task not in STORY_FACTS:
         raise ValueError(f"task is {task!r}; stories are made for {', '.join(STORY_FACTS)}; others need bAbI's files")
     if facts < 1:
         raise ValueError(f"facts is {facts}; it must be at least 1")
+    check_steps(step_questions, steps)
     if task == "qa4":
         return _directions(rng)
     world = World(rng, GIVERS if task == "qa5" else PEOPLE)
-    ask: Callable[[World], Answer | None] = {
-        "qa1": _ask_person, "qa2": _ask_thing, "qa3": _ask_before, "qa5": _ask_gift,
-    }[task]  # fmt: skip
+    own = {"qa1": _ask_person, "qa2": _ask_thing, "qa3": _ask_before, "qa5": _ask_gift}[task]
+    lessons = [_ASK[step] for step in STEPS.get(task, ()) if not steps or step in steps]
     questions: list[BabiQuestion] = []
     while True:
         world.act(task != "qa1", task == "qa5", 0.2 if task == "qa3" else 1.0)
         last = len(world.facts) >= facts
         if last or rng.random() < asking:
-            asked = ask(world)
+            lesson = bool(step_questions and lessons and not last) and rng.random() < step_questions
+            asked = (rng.choice(lessons) if lesson else own)(world)
             if asked is not None:
                 questions.append(BabiQuestion(tuple(world.facts), *asked, tuple(questions)))
                 if last:
                     return questions
+
+
+def check_steps(step_questions: float, steps: Sequence[str]) -> None:
+    """Raise ValueError unless `story` takes the two."""
+    if not 0 <= step_questions <= 1:
+        raise ValueError(f"step_questions is {step_questions!r}; it must be 0 to 1")
+    for step in steps:
+        if step not in _ASK:
+            raise ValueError(f"steps holds {step!r}; it may hold {', '.join(sorted(_ASK))}")
 
 
 def _ask_person(world: World) -> Answer | None:
@@ -139,6 +162,14 @@ def _ask_thing(world: World) -> Answer | None:
     return f"Where is the {thing}?", place, why
 
 
+def _ask_holder(world: World) -> Answer | None:
+    if not world.holder:
+        return None
+    thing = world.rng.choice(sorted(world.holder))
+    fact = max(i for i, told in enumerate(world.facts) if f" the {thing}" in told)
+    return f"Who has the {thing}?", world.holder[thing], (fact,)
+
+
 def _ask_before(world: World) -> Answer | None:
     known = [t for t in THINGS if len(world.path[t]) > 1]
     if not known:
@@ -150,6 +181,13 @@ def _ask_before(world: World) -> Answer | None:
     place = path[-1][0] if world.rng.random() < 0.75 else world.rng.choice(sorted(last))
     (answer, before), (_, why) = path[last[place] - 1], path[last[place]]
     return f"Where was the {thing} before the {place}?", answer, (*why, *before)
+
+
+_ASK: dict[str, Callable[[World], Answer | None]] = {
+    "holder": _ask_holder,
+    "person": _ask_person,
+    "thing": _ask_thing,
+}
 
 
 def _ask_gift(world: World) -> Answer | None:

@@ -98,6 +98,8 @@ def babilong_rows(
     form: str = "base",
     whole_stories: float = 0.0,
     facts_only: float = 0.0,
+    step_questions: float = 0.0,
+    steps: Sequence[str] = (),
     decoys: float = 0.0,
     max_background_chars: int = 50_000_000,
 ) -> MakeRow:
@@ -114,11 +116,14 @@ def babilong_rows(
             and one for every two facts of our own stories. Base form only.
         facts_only: share of rows without background: a story of our own as long as the row, asked after every other
             fact, several times the answers of a row with background. qa4 has two facts and takes no part.
+        step_questions: share of a story's earlier questions that ask for one step of its task's answer ("Who has the
+            milk?" in qa2), with `whole_stories`; stories of our own only.
+        steps: which of `holder`, `person`, `thing` these ask for; empty = all.
         decoys: share of the background that is sentences in which the books use a word of the stories ("Mary", "went
             to", "garden"): a memory learns not to keep them, though a short row would hold few.
         max_background_chars: no more than this of the books is kept in memory.
     """
-    from titanslab.tasks.babi_world import MENTIONS, story
+    from titanslab.tasks.babi_world import MENTIONS
     from titanslab.tasks.babilong import BABILong
     from titanslab.tasks.background import Background
 
@@ -136,7 +141,12 @@ def babilong_rows(
         raise ValueError(
             f"facts_only is {facts_only!r}; it must be 0 to 1, and 0 in few_shot form or with bAbI's files (facts)"
         )
-    makers = [BABILong(t, facts, counter, background=books, split=split, form=form) for t in chosen]
+    makers = [
+        BABILong(
+            t, facts, counter, background=books, split=split, form=form, step_questions=step_questions, steps=steps
+        )
+        for t in chosen
+    ]
     encode = _encoder(tokenizer)
 
     def write(task: BABILong, question: BabiQuestion, size: int, asked: bool, rng: random.Random) -> Row:
@@ -167,7 +177,7 @@ def babilong_rows(
         for _ in range(_STORY_ATTEMPTS):
             told = size = 0
             fitting: list[BabiQuestion] = []
-            for one in story(task.task, max(2, length // _FACT_TOKENS), rng):
+            for one in task.story(task.task, max(2, length // _FACT_TOKENS), rng):
                 size += sum(map(tokens, one.facts[told:])) + tokens(one.question) + len(answer(one))
                 if size > room:
                     break

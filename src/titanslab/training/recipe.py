@@ -14,6 +14,7 @@ from titanslab.training.settings import build_settings, nearest_hint, read_assig
 
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
+OPTIMIZERS = ("adamw", "muon")
 TEXT_DOCUMENTS = ("file", "line", "paragraph")
 DEFAULT_PRESET, DEFAULT_VARIANT = "tiny", "mac"
 
@@ -111,7 +112,8 @@ class TrainingRecipe:
     """[training]: the optimiser, the schedule and what is logged and saved; counts are optimiser steps.
 
     `batch_size` counts rows per device and forward pass; one step sees batch_size * accumulation * devices
-    rows. Over `write_cost_warmup` steps model.memory_write_cost rises from nothing.
+    rows. Over `write_cost_warmup` steps model.memory_write_cost rises from nothing. `optimizer` "muon" gives the
+    matrices orthogonalised steps at the same learning rate and all else AdamW's (`MuonWithAdamW`).
     """
 
     steps: int = 1000
@@ -120,6 +122,7 @@ class TrainingRecipe:
     learning_rate: float = 1e-3
     warmup_steps: int = 50
     schedule: str = "cosine"
+    optimizer: str = "adamw"
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -162,6 +165,7 @@ class TrainingRecipe:
                 raise ValueError(f"training.{name} must be at least 0 and below 1, got {getattr(self, name)}")
         _one_of("training.schedule", self.schedule, SCHEDULES)
         _one_of("training.precision", self.precision, PRECISIONS)
+        _one_of("training.optimizer", self.optimizer, OPTIMIZERS)
 
 
 @dataclass

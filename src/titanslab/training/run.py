@@ -161,6 +161,7 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
         data_collator=batch if model.config.model_type == TITANS else lambda rows: without_documents(batch(rows)),
         processing_class=tokenizer,
     )
+    trainer.muon = settings.optimizer == "muon"
     for default in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(default)
     bytes_per_token = None if validation is None else validation.bytes_per_token

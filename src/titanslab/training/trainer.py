@@ -11,6 +11,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from titanslab.training import checkpoints, state_files
+from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.watchdog import check_step
 
 
@@ -18,8 +19,11 @@ class TitansTrainer(Trainer):
     """A Trainer whose runs can be stopped at any moment and resumed loss for loss, and that stops on a NaN.
 
     The dataset decides the order of the rows, so the sampler is sequential. Optimiser, schedule and random
-    state are kept as safetensors and JSON; under FSDP or DeepSpeed those libraries keep their own.
+    state are kept as safetensors and JSON; under FSDP or DeepSpeed those libraries keep their own. With `muon`, set
+    before training, the optimiser is `MuonWithAdamW`.
     """
+
+    muon = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -29,6 +33,34 @@ class TitansTrainer(Trainer):
         """Names of the parameters that decay: matrices, never norms, biases, gates or embeddings."""
         own = getattr(model, "decay_parameter_names", None)
         return list(own()) if own is not None else decay_parameter_names(model)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """AdamW as the Trainer makes it, or `MuonWithAdamW`; ValueError for the latter on sharded parameters."""
+        if not self.muon or self.optimizer is not None:
+            return super().create_optimizer(*args, **kwargs)
+        if not self._own_state:
+            raise ValueError(
+                'training.optimizer is "muon", which needs whole matrices on each device; use "adamw" under FSDP or '
+                "DeepSpeed"
+            )
+        assert self.model is not None
+        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        matrices = matrix_names(self.model) & named.keys()
+        decayed = set(self.get_decay_parameter_names(self.model)) - matrices
+        rest = named.keys() - matrices - decayed
+        groups = [
+            {"params": [p for n, p in named.items() if n in decayed], "weight_decay": self.args.weight_decay},
+            {"params": [p for n, p in named.items() if n in rest], "weight_decay": 0.0},
+        ]
+        self.optimizer = MuonWithAdamW(
+            groups,
+            [p for n, p in named.items() if n in matrices],
+            lr=self.args.learning_rate,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+            weight_decay=self.args.weight_decay,
+        )
+        return self.optimizer
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         inputs = self._prepare_inputs(inputs)

@@ -1,0 +1,88 @@
+"""Muon for the matrices of the trunk, AdamW for the rest, as one optimiser.
+
+`torch.optim.Muon` iterates in bfloat16, which takes seconds a step on a CPU without units for it, and a Trainer wants
+one optimiser. Source: Jordan et al., 2024 (Muon); Liu et al., 2025 (steps of AdamW's size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# of the quintic that pulls singular values to about 1 (Jordan et al.)
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+_LIKE_ADAMW = 0.2  # root mean square of AdamW's steps, about
+MIN_SIDE = 32  # a projection to fewer features (a gate) is no matrix to orthogonalise
+
+
+class MuonWithAdamW(torch.optim.AdamW):
+    """Steps of AdamW; for `matrices`, of orthogonalised momentum, scaled to AdamW's size, so that one rate serves both.
+
+    Args:
+        params: parameters or groups of AdamW.
+        matrices: 2-D parameters; decayed by `weight_decay`.
+        momentum: of the matrices, with Nesterov's look ahead.
+        others: `lr`, `betas`, `eps`, `weight_decay`, as `torch.optim.AdamW` takes them.
+    """
+
+    def __init__(self, params: Any, matrices: Iterable[Tensor], *, momentum: float = 0.95, **others: Any) -> None:
+        super().__init__(params, **others)
+        for group in self.param_groups:
+            group["matrices"] = False
+        self.add_param_group({"params": list(matrices), "matrices": True, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step of both; `closure` as in `torch.optim.AdamW`."""
+        every = self.param_groups
+        try:
+            self.param_groups = [group for group in every if not group["matrices"]]
+            loss = super().step(closure)
+        finally:
+            self.param_groups = every
+        for group in every:
+            if group["matrices"]:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._step_matrix(parameter, group)
+        return loss
+
+    def _step_matrix(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        grad, state = parameter.grad, self.state[parameter]
+        assert grad is not None
+        if "mean" not in state:
+            state["mean"] = torch.zeros_like(parameter)
+            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+        state["step"] += 1
+        state["mean"].lerp_(grad, 1 - group["momentum"])
+        ahead = grad.lerp(state["mean"], group["momentum"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        size = group["lr"] * _LIKE_ADAMW * max(parameter.shape) ** 0.5
+        parameter.add_(orthogonalised(ahead).to(parameter.dtype), alpha=-size)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """`matrix` with singular values of about 1 in place of its own, in float32 (Newton-Schulz)."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = (matrix if wide else matrix.T).float()
+    x = x / (x.norm() + 1e-7)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_STEPS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide else x.T
+
+
+def matrix_names(model: nn.Module) -> set[str]:
+    """Names of the weights that Muon takes: linear maps between features, not the output head."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    tied = None if head is None else head.weight
+    return {
+        f"{name}.weight" if name else "weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.weight is not tied and min(module.weight.shape) >= MIN_SIDE
+    }
