@@ -1,5 +1,6 @@
 """The recipes that come with the repository: whole, and each table's rows of one size on the same data."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,23 @@ def test_the_second_stage_is_of_the_same_task_at_a_higher_price(task):
     assert late.data.task_options["min_length"] > first.data.task_options["min_length"]
     assert late.data.task_options["same_length_rows"] == late.training.batch_size
     assert late.training.learning_rate < first.training.learning_rate
+
+
+def test_each_lesson_begins_where_the_one_before_ended():
+    lessons = [(path.stem, load_recipe(path)) for path in sorted((FOLDER / "lessons").glob("*.toml"))]
+    assert [name[0] for name, _ in lessons] == ["1", "2", "3", "4"]
+    assert size(lessons[0][1]) < 1_500_000
+    asked = set()
+    for (before, _), (_, lesson) in pairwise(lessons):
+        assert lesson.model.pretrained == f"runs/lessons/{before}"
+    for _, lesson in lessons:
+        options = lesson.data.task_options
+        assert options["same_length_rows"] == lesson.training.batch_size
+        assert asked <= set(options["tasks"])
+        asked |= set(options["tasks"])
+    assert asked == {"qa1", "qa2", "qa3", "qa4", "qa5"}
+    assert lessons[-1][1].model.options["memory_write_cost"] > 0
+    assert not any("memory_write_cost" in lesson.model.options for _, lesson in lessons[:-1])
 
 
 def test_first_line_is_the_command():
