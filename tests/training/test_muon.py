@@ -9,7 +9,7 @@ from titanslab.training.muon import MuonWithAdamW, matrix_names, orthogonalised
 from titanslab.training.recipe import parse_recipe
 from titanslab.training.run import train
 
-from .test_run import Stopped, metrics, same_weights, stop_at, weights
+from .test_run import metrics, resumes_loss_for_loss
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (24, 80), (80, 24)])
@@ -63,14 +63,7 @@ def muon(table):
 
 
 def test_a_run_resumes_loss_for_loss(muon, tmp_path, monkeypatch):
-    train(muon, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_at(patch, 8)
-        with pytest.raises(Stopped):
-            train(muon, tmp_path / "stopped")
-    assert train(muon, tmp_path / "stopped", resume=True)["resumed_from"] == 5
-    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
-    assert same_weights(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+    resumes_loss_for_loss(muon, tmp_path, monkeypatch, stop=8, resumed_from=5)
     train(parse_recipe(muon.sections(), ['training.optimizer="adamw"']), tmp_path / "adamw")
     assert metrics(tmp_path / "adamw")[-1]["loss"] != metrics(tmp_path / "whole")[-1]["loss"]
 

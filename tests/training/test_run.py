@@ -61,6 +61,18 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(trainer.TitansTrainer, "training_step", failing)
 
 
+def resumes_loss_for_loss(recipe, folder, monkeypatch, stop, resumed_from):
+    """A run stopped in step `stop` and resumed has the metrics and weights of one that was not."""
+    train(recipe, folder / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, stop)
+        with pytest.raises(Stopped):
+            train(recipe, folder / "stopped")
+    assert train(recipe, folder / "stopped", resume=True)["resumed_from"] == resumed_from
+    assert metrics(folder / "stopped") == metrics(folder / "whole")
+    assert same_weights(weights(folder / "stopped"), weights(folder / "whole"))
+
+
 @pytest.fixture
 def table(table, text_file):
     table["data"] |= {"validation": str(text_file), "validation_samples": 3}
@@ -209,13 +221,7 @@ def test_streamed_run_resumes_with_the_rows_it_would_have_seen(table, tmp_path, 
     del table["data"]["validation"], table["data"]["validation_samples"], table["training"]["eval_every"]
     table["training"] |= {"steps": 8, "save_every": 3}
     recipe = parse_recipe(table)
-    train(recipe, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(Stopped):
-            train(recipe, tmp_path / "stopped")
-    assert train(recipe, tmp_path / "stopped", resume=True)["resumed_from"] == 3
-    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
+    resumes_loss_for_loss(recipe, tmp_path, monkeypatch, stop=5, resumed_from=3)
 
 
 def test_other_number_of_processes_is_refused(recipe, tmp_path, monkeypatch):

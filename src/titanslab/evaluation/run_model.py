@@ -66,7 +66,7 @@ def run_model(
     from titanslab.evaluation.sample_cache import file_identity, fingerprint
     from titanslab.evaluation.task_progress import TaskProgress
     from titanslab.tasks.tokens import TokenCounter, load_counter
-    from titanslab.training.loading import find_model_folder, load_model, load_model_tokenizer
+    from titanslab.training.loading import find_model_folder, load_config, load_model, load_model_tokenizer
 
     folder = find_model_folder(run.model)
     tokenizer = load_model_tokenizer(run.model)
@@ -77,11 +77,9 @@ def run_model(
     else:
         counter, name = load_counter(run.tokenizer_for_length), run.tokenizer_for_length
     cells = make_cells(counter, name)
-    network: Any = load_model(run.model)
-    if not run.forget:
-        if getattr(network.config, "variant", "attention") == "attention":
-            raise ValueError("forget=False keeps a memory from fading, and this model has none")
-        network = load_model(run.model, memory_forgetting=False)
+    if not run.forget and getattr(load_config(run.model), "variant", "attention") == "attention":
+        raise ValueError("forget=False keeps a memory from fading, and this model has none")
+    network: Any = load_model(run.model, **({} if run.forget else {"memory_forgetting": False}))
     answer = GreedyAnswerer(
         network.to(run.device),
         max_new_tokens=run.max_new_tokens,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from titanslab.training.checkpoints import last_complete
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def find_model_folder(name: str | Path) -> Path:
@@ -65,6 +65,20 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
             "the checkpoint is incomplete or belongs to another config"
         )
     return model.eval()
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """The config of the model in a folder, no weight read; errors as `load_model`'s."""
+    from transformers import AutoConfig
+
+    import titanslab.models.modeling  # noqa: F401  registers the Titans configs with the Auto classes
+
+    folder = find_model_folder(name)
+    _check_config(folder)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ValueError(f"the config in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
 
 
 def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

@@ -6,7 +6,6 @@ one optimiser. Source: Jordan et al., 2024 (Muon); Liu et al., 2025 (steps of Ad
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,17 +22,18 @@ class MuonWithAdamW(torch.optim.AdamW):
     """Steps of AdamW; for `matrices`, of orthogonalised momentum, scaled to AdamW's size, so that one rate serves both.
 
     Args:
-        params: parameters or groups of AdamW.
+        groups: groups of parameters, as AdamW takes them; those of `matrices` are taken out.
         matrices: 2-D parameters; decayed by `weight_decay`.
         momentum: of the matrices, with Nesterov's look ahead.
         others: `lr`, `betas`, `eps`, `weight_decay`, as `torch.optim.AdamW` takes them.
     """
 
-    def __init__(self, params: Any, matrices: Iterable[Tensor], *, momentum: float = 0.95, **others: Any) -> None:
-        super().__init__(params, **others)
-        for group in self.param_groups:
-            group["matrices"] = False
-        self.add_param_group({"params": list(matrices), "matrices": True, "momentum": momentum})
+    def __init__(
+        self, groups: list[dict[str, Any]], matrices: list[nn.Parameter], *, momentum: float = 0.95, **others: Any
+    ) -> None:
+        taken = set(map(id, matrices))
+        rest = [g | {"params": [p for p in g["params"] if id(p) not in taken], "matrices": False} for g in groups]
+        super().__init__([*rest, {"params": matrices, "matrices": True, "momentum": momentum}], **others)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

@@ -43,22 +43,12 @@ class TitansTrainer(Trainer):
                 'training.optimizer is "muon", which needs whole matrices on each device; use "adamw" under FSDP or '
                 "DeepSpeed"
             )
+        adamw = super().create_optimizer(*args, **kwargs)
         assert self.model is not None
-        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        matrices = matrix_names(self.model) & named.keys()
-        decayed = set(self.get_decay_parameter_names(self.model)) - matrices
-        rest = named.keys() - matrices - decayed
-        groups = [
-            {"params": [p for n, p in named.items() if n in decayed], "weight_decay": self.args.weight_decay},
-            {"params": [p for n, p in named.items() if n in rest], "weight_decay": 0.0},
-        ]
+        names = matrix_names(self.model)
+        matrices = [p for n, p in self.model.named_parameters() if n in names and p.requires_grad]
         self.optimizer = MuonWithAdamW(
-            groups,
-            [p for n, p in named.items() if n in matrices],
-            lr=self.args.learning_rate,
-            betas=(self.args.adam_beta1, self.args.adam_beta2),
-            eps=self.args.adam_epsilon,
-            weight_decay=self.args.weight_decay,
+            adamw.param_groups, matrices, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
         )
         return self.optimizer
 
