@@ -140,6 +140,38 @@ def test_fused_loss_equals_the_plain_one(ids, num_items):
     assert fused.eval()(ids, labels=ids).logits is not None
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_labels_of_block_outputs_are_in_the_loss_of_training_alone(ids, fused, checkpointing):
+    model = make(num_hidden_layers=3, fused_loss=fused).double()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    labels = torch.full((*ids.shape, 2), -100)
+    labels[0, 4, 0], labels[1, 2, 0], labels[1, 7, 1] = 5, 6, 7
+    hidden = model(ids, output_hidden_states=True).hidden_states
+    outputs = torch.stack((hidden[1][0, 4], hidden[1][1, 2], hidden[2][1, 7]))
+    logits = model.lm_head(model.model.norm(outputs))
+    hints = torch.nn.functional.cross_entropy(logits, torch.tensor([5, 6, 7]))
+    plain = model(ids, labels=ids)
+    out = model(ids, labels=ids, block_labels=labels)
+    assert out.hidden_states is None
+    torch.testing.assert_close((out.loss - plain.loss).double(), hints, atol=1e-6, rtol=0)
+    half = model(ids, labels=ids, block_labels=labels, num_items_in_batch=2 * ids[:, 1:].numel())
+    torch.testing.assert_close((2 * half.loss).double(), out.loss.double(), atol=1e-6, rtol=0)
+    out.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    none = model(ids, labels=ids, block_labels=torch.full_like(labels, -100)).loss
+    torch.testing.assert_close(none, plain.loss)
+    model.eval()
+    torch.testing.assert_close(model(ids, labels=ids, block_labels=labels).loss, model(ids, labels=ids).loss)
+
+
+@pytest.mark.parametrize("shape", [(2, 19), (2, 18, 1), (2, 19, 2), (2, 19, 0)])
+def test_labels_of_block_outputs_of_another_shape_are_refused(ids, shape):
+    with pytest.raises(ValueError, match=r"block_labels must have shape \[2, 19, N\] with N from 1 to 1, .* got \["):
+        make()(ids, labels=ids, block_labels=torch.zeros(shape, dtype=torch.long))
+
+
 def test_logits_to_keep(ids):
     model = make().eval()
     logits = model(ids).logits

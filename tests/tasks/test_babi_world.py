@@ -50,6 +50,9 @@ def answers(question, facts):
         return went[found[1]][-1:]
     if found := re.fullmatch(r"Where is (\w+)\?", question):
         return [place[found[1]]]
+    if found := re.fullmatch(r"Where was ([A-Z]\w+) before the (\w+)\?", question):
+        path = [walk[2] for fact in facts if (walk := MOVED.fullmatch(fact)) and walk[1] == found[1]]
+        return [path[len(path) - 2 - path[::-1].index(found[2])]]
     if found := re.fullmatch(r"Where was the (\w+) before the (\w+)\?", question):
         path = went[found[1]]
         return [path[len(path) - 2 - path[::-1].index(found[2])]]
@@ -90,7 +93,8 @@ def test_every_answer_follows_from_the_sentences(task):
     [
         ("qa2", (), {"Who has the", "Where is X", "Where is the"}),
         ("qa2", ("holder",), {"Who has the", "Where is the"}),
-        ("qa3", (), {"Who has the", "Where is X", "Where is the", "Where was the"}),
+        ("qa3", (), {"Who has the", "Where is X", "Where is the", "Where was the", "Where was X"}),
+        ("qa3", ("before",), {"Where was the", "Where was X"}),
         ("qa5", ("holder", "person"), {"Who has the", "gift"}),
         ("qa1", (), {"Where is X"}),
         ("qa3", ("thing",), {"Where is the", "Where was the"}),
@@ -103,8 +107,8 @@ def test_questions_on_a_step_have_its_answer_too(task, steps, kinds):
         questions = story(task, facts, rng, step_questions=0.7, steps=steps)
         for one in questions:
             assert answers(one.question, one.facts) == [one.answer]
-            kind = re.sub(r"Where is [A-Z]\w+", "Where is X", one.question)
-            known = ("Who has the", "Where is the", "Where is X", "Where was the")
+            kind = re.sub(r"Where (is|was) [A-Z]\w+", r"Where \1 X", one.question)
+            known = ("Who has the", "Where is the", "Where is X", "Where was the", "Where was X")
             kind = next((k for k in known if k in kind), "gift")
             seen.add(kind)
             if kind == "Who has the":
@@ -113,6 +117,45 @@ def test_questions_on_a_step_have_its_answer_too(task, steps, kinds):
         assert questions[-1].question.startswith(own), "the last question is the task's own"
         assert "Who has" not in questions[-1].question
     assert seen == kinds
+
+
+@pytest.mark.parametrize("task", ["qa1", "qa2", "qa3", "qa5"])
+def test_hints_are_steps_that_the_sentences_allow(task):
+    rng = random.Random(task)
+    seen = set()
+    for facts in [5, 20, 60] * 10:
+        last = story(task, facts, rng, step_questions=0.5)[-1]
+        assert len(last.fact_hints) == len(last.facts)
+        place, carries, touched = {}, {}, {}
+        for number, (fact, hints) in enumerate(zip(last.facts, last.fact_hints, strict=True)):
+            person = fact.split()[0]
+            where = place.get(person)
+            told = {(1, where, 0)} if where else set()
+            if found := MOVED.fullmatch(fact):
+                place[person] = found[2]
+            elif found := LEFT.fullmatch(fact):
+                touched[found[2]] = person
+                carries[found[2]] = where
+                told |= {(2, where, -1)} if where else set()
+            elif found := TOOK.fullmatch(fact):
+                touched[found[2]] = carries[found[2]] = person
+            elif found := GAVE.fullmatch(fact):
+                touched[found[2]] = carries[found[2]] = found[3]
+            assert {(hint.block, hint.says, hint.word) for hint in hints} == told
+            seen |= {hint[::2] for hint in told}
+            for one in (*last.earlier, last):
+                thing = re.search(THING, one.question)
+                if len(one.facts) != number + 1 or (task == "qa5" and "Who has" not in one.question) or not thing:
+                    assert len(one.facts) != number + 1 or one.hints == ()
+                    continue
+                (hint,) = one.hints
+                seen.add("question")
+                assert (hint.block, hint.word) == (2, -1)
+                if "before" in one.question:
+                    assert hint.says == touched[thing[0]]
+                else:  # of a thing put down by somebody who was nowhere yet, the sentences know the place from before
+                    assert hint.says == (carries[thing[0]] or one.answer)
+    assert seen == {(1, 0)} if task == "qa1" else {(1, 0), (2, -1), "question"}
 
 
 def test_stories_stay_what_they_were():
@@ -186,7 +229,7 @@ def test_wrong_arguments_are_named():
         story("qa1", 0, random.Random(0))
     with pytest.raises(ValueError, match=r"step_questions is 1\.5; it must be 0 to 1"):
         story("qa2", 3, random.Random(0), step_questions=1.5)
-    with pytest.raises(ValueError, match=r"steps holds 'hold'; it may hold holder, person, thing"):
+    with pytest.raises(ValueError, match=r"steps holds 'hold'; it may hold before, holder, person, thing"):
         story("qa2", 3, random.Random(0), step_questions=0.5, steps=("hold",))
     with pytest.raises(ValueError, match=r"facts is None; stories are made for .* qa7 needs bAbI's folder"):
         BABILong("qa7", None, len)
@@ -238,6 +281,63 @@ def test_rows_of_facts_alone_are_full_of_answers(byte, task):
         assert asked > len(told) // 8
     again = Mixture("babilong", byte, 1500, 0, tasks=task, facts_only=1.0)[5]
     assert all(again[name].equal(row[name]) for name in row)
+
+
+@pytest.fixture(scope="module")
+def words():
+    """A byte-level BPE tokenizer for which every word of the stories is one token."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    rng = random.Random(0)
+    told = [" ".join((*one.facts, one.question)) for task in STORY_FACTS for one in story(task, 60, rng)]
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(told, vocab_size=500, show_progress=False)
+    return tokenizer
+
+
+@pytest.mark.parametrize("asked", [0.0, 1.0])
+def test_hints_stand_at_their_words(words, tmp_path, books, asked):
+    (tmp_path / "books.txt").write_text("\n\n".join(books), encoding="utf-8")
+    options = dict(tasks=["qa2", "qa3"], whole_stories=asked, background=str(tmp_path / "books.txt"))
+    rows, plain = (Mixture("babilong", words, 400, 0, hints=hints, **options) for hints in (True, False))
+    kinds = {"person": 0, "question": 0, "thing": 0}
+    for index in range(12):
+        row = rows[index]
+        assert row["block_labels"].shape == (400, 2)
+        assert "block_labels" not in plain[index]
+        text = [words.decode([i]) for i in row["input_ids"].tolist()]
+        labels = row["block_labels"]
+        for at, block in (labels != -100).nonzero().tolist():
+            says = words.decode([int(labels[at, block])]).strip()
+            said = text[at].strip()
+            if block == 0:
+                assert said in PEOPLE
+                assert says in PLACES
+                kinds["person"] += 1
+            elif said == "?":
+                assert says in PLACES + PEOPLE
+                kinds["question"] += 1
+            else:
+                assert said == "."
+                assert says in PLACES
+                assert re.search(LEFT.pattern + "$", "".join(text[: at + 1]))
+                kinds["thing"] += 1
+    assert min(kinds.values()) > 0
+
+
+def test_hints_in_packed_rows_move_with_their_sample(words):
+    options = dict(tasks="qa2", whole_stories=1.0, facts_only=1.0, hints=True)
+    row = Mixture("babilong", words, 600, 0, min_length=100, pack=True, **options)[0]
+    at = (row["block_labels"][:, 0] != -100).nonzero().flatten()
+    assert {words.decode([i]).strip() for i in row["input_ids"][at].tolist()} <= set(PEOPLE)
+    assert row["document_ids"][at].unique().numel() > 1
+
+
+def test_hints_need_stories_of_our_own_and_words(byte, babi):
+    with pytest.raises(ValueError, match=r"hints is true; it must be false in few_shot form or with bAbI's files"):
+        Mixture("babilong", byte, 3000, 0, facts=str(babi), hints=True)
+    with pytest.raises(ValueError, match=r"hints is true; it needs a tokenizer whose first token tells Bill, .* apart"):
+        Mixture("babilong", byte, 3000, 0, tasks="qa2", hints=True)
 
 
 def test_step_questions_need_stories_of_our_own(byte, babi):

@@ -65,18 +65,24 @@ def collate(rows: list[Row], pad_id: int = 0) -> dict[str, object]:
     """Stack rows into int64 tensors [B, T], T of the longest; shorter ones are filled up on the right.
 
     What is filled in is `pad_id`, without a label, a document of its own. Rows without `document_ids` are one
-    document each; where no row has them, neither has the batch.
+    document each, rows without `block_labels [T, N]` have none; where no row has them, neither has the batch.
     """
     import torch
 
     longest = max(len(row["input_ids"]) for row in rows)
-    names = sorted({name for row in rows for name in row})
-    return {name: torch.from_numpy(np.stack([_fill(row, name, longest, pad_id) for row in rows])) for name in names}
+    shapes = {name: row[name].shape[1:] for row in rows for name in row}
+    return {
+        name: torch.from_numpy(np.stack([_fill(row, name, longest, pad_id, shapes[name]) for row in rows]))
+        for name in sorted(shapes)
+    }
 
 
-def _fill(row: Row, name: str, longest: int, pad_id: int) -> np.ndarray:
-    values = row[name] if name in row else np.zeros_like(row["input_ids"])
+def _fill(row: Row, name: str, longest: int, pad_id: int, shape: tuple[int, ...]) -> np.ndarray:
+    if name not in row:
+        missing = IGNORED if name == "block_labels" else 0
+        row = {**row, name: np.full((len(row["input_ids"]), *shape), missing, dtype=np.int64)}
+    values = row[name]
     if len(values) == longest:
         return values
-    rest = {"input_ids": pad_id, "labels": IGNORED, "document_ids": values[-1] + 1}[name]
-    return np.concatenate([values, np.full(longest - len(values), rest, dtype=values.dtype)])
+    rest = {"input_ids": pad_id, "labels": IGNORED, "block_labels": IGNORED, "document_ids": values[-1] + 1}[name]
+    return np.concatenate([values, np.full((longest - len(values), *shape), rest, dtype=values.dtype)])

@@ -312,6 +312,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         document_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
         cache: TitansCache | None = None,
+        block_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Next-token logits, and the loss where labels are given; the rest as in `TitansModel.forward`.
@@ -319,11 +320,15 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         Args:
             labels: int64 `[B, T]`, the tokens themselves (shifted inside), -100 where none counts.
             logits_to_keep: logits of the last so many tokens, 0 = all, or a tensor of positions.
+            block_labels: int64 `[B, T, N]` with labels; what the outputs of the first N blocks should say at a token,
+                through the final norm and the head, -100 where nothing. Not shifted. In training the loss holds
+                their mean cross entropy too: a step of an answer is learned in the block meant for it. OURS.
 
         With `config.fused_loss`, in training and with labels, the loss is computed in chunks of tokens and
         `logits` is None. With `config.memory_write_cost`, in training and with labels, the loss holds that too.
         """
         priced = self.training and labels is not None and self.config.memory_write_cost > 0
+        hinted = self.training and labels is not None and block_labels is not None
         nothing: AbstractContextManager[list[list[Tensor]]] = nullcontext([])
         with counting_writes(self.model) if priced else nothing as writes:
             outputs = self.model(
@@ -333,7 +338,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
                 document_ids=document_ids,
-                output_hidden_states=output_hidden_states,
+                output_hidden_states=output_hidden_states or hinted,
                 return_dict=True,
                 **kwargs,
             )
@@ -358,11 +363,31 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             if (items := kwargs.get("num_items_in_batch")) is not None:  # this batch's share, as of the loss
                 cost = cost * (labels[:, 1:] != -100).sum() / items
             loss = loss + cost.to(loss.dtype)
+        if loss is not None and labels is not None and block_labels is not None and hinted:
+            hints = self._block_loss(outputs.hidden_states, block_labels)
+            if (items := kwargs.get("num_items_in_batch")) is not None:
+                hints = hints * (labels[:, 1:] != -100).sum() / items
+            loss = loss + hints.to(loss.dtype)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            hidden_states=outputs.hidden_states,
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
             **{CACHE: cache_of(outputs)},
+        )
+
+    def _block_loss(self, hidden: tuple[Tensor, ...], block_labels: Tensor) -> Tensor:
+        """Mean cross entropy of the outputs of the first blocks, embeddings first in `hidden`."""
+        blocks = block_labels.shape[-1]
+        if block_labels.dim() != 3 or block_labels.shape[:2] != hidden[0].shape[:2] or not 0 < blocks < len(hidden) - 1:
+            raise ValueError(
+                f"block_labels must have shape [{hidden[0].shape[0]}, {hidden[0].shape[1]}, N] with N from 1 to "
+                f"{len(hidden) - 2}, all blocks but the last, got {list(block_labels.shape)}"
+            )
+        scored = block_labels != -100
+        outputs = torch.stack(hidden[1 : blocks + 1], dim=2)[scored]
+        items = scored.sum().clamp(min=1)  # a batch may have none
+        return linear_cross_entropy(
+            self.model.norm(outputs), self.lm_head.weight, block_labels[scored], num_items=items
         )
 
 

@@ -8,6 +8,21 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Hint:
+    """What a block's output should say at a word of a sentence: one step of an answer, told to a model in training.
+
+    Args:
+        block: 1 for the output of the first block.
+        says: the word.
+        word: index of the word in its sentence at whose last token it should; -1 = the last.
+    """
+
+    block: int
+    says: str
+    word: int = -1
+
+
+@dataclass(frozen=True)
 class BabiQuestion:
     """All statements of a story before a question, the question, and its answer as the file has it."""
 
@@ -16,6 +31,8 @@ class BabiQuestion:
     answer: str
     supporting: tuple[int, ...]  # indices into facts
     earlier: tuple["BabiQuestion", ...] = ()  # the story's questions before this one
+    hints: tuple[Hint, ...] = ()  # for the question; stories of our own have them, published ones have not
+    fact_hints: tuple[tuple[Hint, ...], ...] = ()  # for each fact; empty = none
 
 
 def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:

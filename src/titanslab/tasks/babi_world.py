@@ -7,7 +7,7 @@ Sentences, what is asked and what counts as the answer follow the published file
 import random
 from collections.abc import Callable, Sequence
 
-from titanslab.tasks.babi import BabiQuestion
+from titanslab.tasks.babi import BabiQuestion, Hint
 
 PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 THINGS = ("apple", "football", "milk")
@@ -26,9 +26,11 @@ MENTIONS = tuple(
 STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
 
 # questions on one step of a task's answer, which the published files do not ask in its stories
-STEPS = {"qa2": ("holder", "person"), "qa3": ("holder", "person", "thing"), "qa5": ("holder",)}
+STEPS = {"qa2": ("holder", "person"), "qa3": ("holder", "person", "thing", "before"), "qa5": ("holder",)}
 
-Answer = tuple[str, str, tuple[int, ...]]  # question, answer, supporting facts
+HINTED_BLOCKS = 2  # blocks whose outputs the hints speak of
+
+Answer = tuple[str, str, tuple[int, ...], tuple[Hint, ...]]  # question, answer, supporting facts, hints
 
 
 class World:
@@ -37,41 +39,53 @@ class World:
     def __init__(self, rng: random.Random, people: tuple[str, ...]):
         self.rng, self.people = rng, people
         self.facts: list[str] = []
+        self.hints: list[tuple[Hint, ...]] = []  # for each fact
         self.place = {p: rng.choice(PLACES) for p in people}
         self.told: dict[str, int] = {}  # person -> the fact that says where they are
         self.lies = {t: rng.choice(PLACES) for t in THINGS}
         self.holder: dict[str, str] = {}
+        self.toucher: dict[str, str] = {}  # thing -> who took, dropped or was given it last
+        self.came: dict[tuple[str, str], tuple[str, tuple[int, int]]] = {}  # person, place -> from where, and the facts
         self.path: dict[str, list[tuple[str, tuple[int, ...]]]] = {t: [] for t in THINGS}
         self.gifts: list[tuple[str, str, str, int]] = []  # giver, thing, receiver, fact
 
-    def say(self, fact: str) -> int:
-        self.facts.append(fact)
+    def say(self, person: str, rest: str, *hints: Hint) -> int:
+        """Tell a fact; at its first word the first block should know where the person is."""
+        known = (Hint(1, self.place[person], 0),) if person in self.told else ()
+        self.facts.append(f"{person} {rest}")
+        self.hints.append((*known, *hints))
         return len(self.facts) - 1
 
     def there(self, share: float) -> str:
         return " there." if self.rng.random() < share else "."
 
     def move(self, person: str) -> None:
-        self.place[person] = place = self.rng.choice([p for p in PLACES if p != self.place[person]])
-        self.told[person] = fact = self.say(f"{person} {self.rng.choice(_MOVE)} the {place}.")
+        before = self.place[person]
+        place = self.rng.choice([p for p in PLACES if p != before])
+        fact = self.say(person, f"{self.rng.choice(_MOVE)} the {place}.")
+        if person in self.told:
+            self.came[person, place] = before, (self.told[person], fact)
+        self.place[person], self.told[person] = place, fact
         for thing, holder in self.holder.items():
             if holder == person:
                 self._now(thing, place, (fact,))
 
     def take(self, person: str, thing: str, there: float) -> None:
-        fact = self.say(f"{person} {self.rng.choice(_TAKE)} the {thing}{self.there(there)}")
-        self.holder[thing] = person
+        fact = self.say(person, f"{self.rng.choice(_TAKE)} the {thing}{self.there(there)}")
+        self.holder[thing] = self.toucher[thing] = person
         if person in self.told:
             self._now(thing, self.place[person], (fact, self.told[person]))
 
     def drop(self, person: str, thing: str) -> None:
-        self.say(f"{person} {self.rng.choice(_DROP)} the {thing}{self.there(0.2)}")
+        here = (Hint(2, self.place[person]),) if person in self.told else ()
+        self.say(person, f"{self.rng.choice(_DROP)} the {thing}{self.there(0.2)}", *here)
+        self.toucher[thing] = person
         del self.holder[thing]
         self.lies[thing] = self.place[person]
 
     def give(self, person: str, thing: str, other: str) -> None:
-        fact = self.say(f"{person} {self.rng.choice(_GIVE)} the {thing} to {other}.")
-        self.holder[thing] = other
+        fact = self.say(person, f"{self.rng.choice(_GIVE)} the {thing} to {other}.")
+        self.holder[thing] = self.toucher[thing] = other
         self.gifts.append((person, thing, other, fact))
 
     def act(self, carry: bool, give: bool, there: float) -> None:
@@ -132,7 +146,9 @@ def story(
             lesson = bool(step_questions and lessons and not last) and rng.random() < step_questions
             asked = (rng.choice(lessons) if lesson else own)(world)
             if asked is not None:
-                questions.append(BabiQuestion(tuple(world.facts), *asked, tuple(questions)))
+                text, reply, why, hints = asked
+                told, earlier = tuple(world.facts), tuple(questions)
+                questions.append(BabiQuestion(told, text, reply, why, earlier, hints, tuple(world.hints)))
                 if last:
                     return questions
 
@@ -150,7 +166,7 @@ def _ask_person(world: World) -> Answer | None:
     if not world.told:
         return None
     person = world.rng.choice(sorted(world.told))
-    return f"Where is {person}?", world.place[person], (world.told[person],)
+    return f"Where is {person}?", world.place[person], (world.told[person],), ()
 
 
 def _ask_thing(world: World) -> Answer | None:
@@ -159,7 +175,7 @@ def _ask_thing(world: World) -> Answer | None:
         return None
     thing = world.rng.choice(known)
     place, why = world.path[thing][-1]
-    return f"Where is the {thing}?", place, why
+    return f"Where is the {thing}?", place, why, (Hint(2, world.holder.get(thing, place)),)
 
 
 def _ask_holder(world: World) -> Answer | None:
@@ -167,7 +183,15 @@ def _ask_holder(world: World) -> Answer | None:
         return None
     thing = world.rng.choice(sorted(world.holder))
     fact = max(i for i, told in enumerate(world.facts) if f" the {thing}" in told)
-    return f"Who has the {thing}?", world.holder[thing], (fact,)
+    return f"Who has the {thing}?", world.holder[thing], (fact,), (Hint(2, world.holder[thing]),)
+
+
+def _ask_person_before(world: World) -> Answer | None:
+    if not world.came:
+        return None
+    person, place = world.rng.choice(sorted(world.came))
+    answer, why = world.came[person, place]
+    return f"Where was {person} before the {place}?", answer, why, ()
 
 
 def _ask_before(world: World) -> Answer | None:
@@ -180,10 +204,12 @@ def _ask_before(world: World) -> Answer | None:
     last = {place: i for i, (place, _) in enumerate(path) if i}
     place = path[-1][0] if world.rng.random() < 0.75 else world.rng.choice(sorted(last))
     (answer, before), (_, why) = path[last[place] - 1], path[last[place]]
-    return f"Where was the {thing} before the {place}?", answer, (*why, *before)
+    asked = f"Where was the {thing} before the {place}?"
+    return asked, answer, (*why, *before), (Hint(2, world.toucher[thing]),)
 
 
 _ASK: dict[str, Callable[[World], Answer | None]] = {
+    "before": _ask_person_before,
     "holder": _ask_holder,
     "person": _ask_person,
     "thing": _ask_thing,
@@ -206,7 +232,7 @@ def _ask_gift(world: World) -> Answer | None:
     weights = (2, 1, 1, 1, 1)
     question, answer, like = world.rng.choices(forms, weights)[0]
     later = [g for g in world.gifts if g[3] > fact and all(k is None or k == g[i] for i, k in enumerate(like))]
-    return None if later else (question, answer, (fact,))
+    return None if later else (question, answer, (fact,), ())
 
 
 def _directions(rng: random.Random) -> list[BabiQuestion]:

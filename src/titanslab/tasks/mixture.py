@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from titanslab.data import padding_id
+from titanslab.tasks.babi_world import HINTED_BLOCKS
 from titanslab.tasks.mixture_rows import MakeRow, babilong_rows, kv_rows, niah_rows, recall_rows
 from titanslab.tasks.sample import derive_seed
 from titanslab.tasks.tokens import encoder_of
@@ -76,30 +77,40 @@ class Mixture(Dataset[dict[str, Tensor]]):
         self.same_length_rows = same_length_rows
         self.pad = padding_id(tokenizer)
         self._make = makers[name](tokenizer, **options)
+        self._hints = bool(options.get("hints"))
 
     def __len__(self) -> int:
         return self.num_rows
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Row `index`: int64 `[sequence_length]` tensors, or `[length drawn]` with `same_length_rows`."""
+        """Row `index`: int64 `[sequence_length]` tensors, or `[length drawn]` with `same_length_rows`.
+
+        With hints also `block_labels [tokens, blocks]`, see `TitansForCausalLM.forward`.
+        """
         ids: list[int] = []
         labels: list[int] = []
         documents: list[int] = []
+        hints: list[tuple[int, int, int]] = []
         first = index - index % self.same_length_rows if self.same_length_rows else index
         rng = random.Random(derive_seed("mixture", self.name, self.seed, first))
         full = self.sequence_length
         while not ids or (self.pack and self.sequence_length - len(ids) >= self.min_length):
             length = self._length(rng, first, self.sequence_length - len(ids))
             full = length if self.same_length_rows else full
-            more_ids, more_labels = self._make(length, derive_seed(self.seed, index, len(ids)))
-            ids += more_ids
-            labels += more_labels
-            documents += [documents[-1] + 1 if documents else 0] * len(more_ids)
+            more = self._make(length, derive_seed(self.seed, index, len(ids)))
+            hints += [(len(ids) + at, block, says) for at, block, says in more.hints]
+            ids += more.ids
+            labels += more.labels
+            documents += [documents[-1] + 1 if documents else 0] * len(more.ids)
         short = full - len(ids)
         row = {
             "input_ids": torch.tensor(ids + [self.pad] * short),
             "labels": torch.tensor(labels + [-100] * short),
         }
+        if self._hints:
+            row["block_labels"] = torch.full((full, HINTED_BLOCKS), -100)
+            for at, block, says in hints:
+                row["block_labels"][at, block] = says
         if self.pack:
             row["document_ids"] = torch.tensor(documents + [documents[-1] + 1] * short)
         return row

@@ -1,4 +1,4 @@
-"""How a row of each task is made: `(length, seed) -> (ids, labels)`, at most `length` tokens."""
+"""How a row of each task is made: `(length, seed) -> Row`, at most `length` tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -14,10 +14,18 @@ from titanslab.tasks.sources import iter_texts, read_words
 from titanslab.tasks.tokens import TokenCounter, encode_answer, encoder_of, leading_special_tokens
 
 if TYPE_CHECKING:
-    from titanslab.tasks.babi import BabiQuestion
+    from titanslab.tasks.babi import BabiQuestion, Hint
     from titanslab.tasks.babilong import BABILong
 
-Row = tuple[list[int], list[int]]
+
+class Row(NamedTuple):
+    """Tokens, their labels, and what a block's output should say: `(token, block, id)`, both counted from 0."""
+
+    ids: list[int]
+    labels: list[int]
+    hints: list[tuple[int, int, int]] = []  # noqa: RUF012
+
+
 MakeRow = Callable[[int, int], Row]
 _ATTEMPTS = 64
 _STORY_ATTEMPTS = 1024  # of qa3's stories few fit a short row
@@ -100,6 +108,7 @@ def babilong_rows(
     facts_only: float = 0.0,
     step_questions: float = 0.0,
     steps: Sequence[str] = (),
+    hints: bool = False,
     decoys: float = 0.0,
     max_background_chars: int = 50_000_000,
 ) -> MakeRow:
@@ -118,7 +127,9 @@ def babilong_rows(
             fact, several times the answers of a row with background. qa4 has two facts and takes no part.
         step_questions: share of a story's earlier questions that ask for one step of its task's answer ("Who has the
             milk?" in qa2), with `whole_stories`; stories of our own only.
-        steps: which of `holder`, `person`, `thing` these ask for; empty = all.
+        steps: which of `before`, `holder`, `person`, `thing` these ask for; empty = all.
+        hints: rows say what the first two blocks should know inside a story of our own, as labels of their outputs: at
+            a person's name where they are, where a thing is put down the place, at a question who has the thing.
         decoys: share of the background that is sentences in which the books use a word of the stories ("Mary", "went
             to", "garden"): a memory learns not to keep them, though a short row would hold few.
         max_background_chars: no more than this of the books is kept in memory.
@@ -141,6 +152,8 @@ def babilong_rows(
         raise ValueError(
             f"facts_only is {facts_only!r}; it must be 0 to 1, and 0 in few_shot form or with bAbI's files (facts)"
         )
+    if hints and (facts or form != "base"):
+        raise ValueError("hints is true; it must be false in few_shot form or with bAbI's files (facts)")
     makers = [
         BABILong(
             t, facts, counter, background=books, split=split, form=form, step_questions=step_questions, steps=steps
@@ -148,18 +161,38 @@ def babilong_rows(
         for t in chosen
     ]
     encode = _encoder(tokenizer)
+    if hints:
+        _check_hints(encode)
 
     def write(task: BABILong, question: BabiQuestion, size: int, asked: bool, rng: random.Random) -> Row:
-        if not asked:
+        if not asked and not hints:
             return _scored(prefix + encode(task.build(question, size, 0, rng).prompt), answer(question))
         pieces, places = task.context(question, size, rng)
+        facts = dict(zip(places, question.fact_hints, strict=False))  # bAbI's files have none
         ids, labels, done = list(prefix), [-100] * len(prefix), 0
-        ends = [_between(rng, pieces, places, len(earlier.facts)) for earlier in question.earlier]
-        for one, end in zip((*question.earlier, question), (*sorted(ends), len(pieces)), strict=True):
-            text = " ".join([*pieces[done:end], one.question])
-            more = _scored(encode(f" {text}" if labels[len(prefix) :] else text), answer(one))
-            ids, labels, done = ids + more[0], labels + more[1], end
-        return ids, labels
+        marks: list[tuple[int, int, int]] = []
+        earlier = question.earlier if asked else ()
+        ends = [_between(rng, pieces, places, len(one.facts)) for one in earlier]
+        for one, end in zip((*earlier, question), (*sorted(ends), len(pieces)), strict=True):
+            said = [(piece, facts.get(at, ())) for at, piece in enumerate(pieces[done:end], done)]
+            said.append((one.question, one.hints))
+            if not hints:
+                said = [(" ".join(piece for piece, _ in said), ())]
+            for piece, told in said:
+                space = " " if labels[len(prefix) :] else ""
+                marks += [(len(ids) + at, block, says) for at, block, says in mark(space, piece, told)]
+                new = encode(space + piece)
+                ids, labels = ids + new, labels + [-100] * len(new)
+            ids, labels, done = ids + answer(one), labels + answer(one), end
+        return Row(ids, labels, marks)
+
+    def mark(space: str, piece: str, told: Sequence[Hint]) -> list[tuple[int, int, int]]:
+        """The hints of a sentence: last token of the word, block, and the id of what it says."""
+        marks = []
+        for hint in told:
+            words = piece if hint.word < 0 else " ".join(piece.split(" ")[: hint.word + 1])
+            marks.append((len(encode(space + words)) - 1, hint.block - 1, encode(f" {hint.says}")[0]))
+        return marks
 
     @lru_cache(maxsize=1 << 14)
     def reply(question: str, answer: str) -> list[int]:
@@ -185,7 +218,7 @@ def babilong_rows(
                 told = len(one.facts)
             for one in reversed(fitting):
                 row = write(task, one, 0, True, rng)
-                if len(row[0]) <= length:
+                if len(row.ids) <= length:
                     return row
         raise _too_short(length, task.name)
 
@@ -201,16 +234,16 @@ def babilong_rows(
                 continue  # a story longer than the row: draw another
             asked = whole_stories > 0 and rng.random() < whole_stories
             row = write(task, question, 0, asked, rng)
-            if len(row[0]) > length:
+            if len(row.ids) > length:
                 continue  # with what it asks it is longer
-            size = told + length - len(row[0])
+            size = told + length - len(row.ids)
             state = rng.getstate()
             for _ in range(_ATTEMPTS if books else 0):
                 rng.setstate(state)
                 longer = write(task, question, size, asked, rng)
-                if len(longer[0]) <= length:
+                if len(longer.ids) <= length:
                     return longer
-                size -= len(longer[0]) - length
+                size -= len(longer.ids) - length
             return row
         raise _too_short(length, task.name)
 
@@ -223,9 +256,9 @@ def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **opt
 
     task = RecallTask(tokenizer, "\n\n".join(_read_some(background, 5_000_000)), **options)
 
-    def make(length: int, seed: int) -> tuple[list[int], list[int]]:
+    def make(length: int, seed: int) -> Row:
         row = task.row(length, seed, 0, loss)
-        return row.input_ids[0].tolist(), row.labels[0].tolist()
+        return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
 
     return make
 
@@ -236,10 +269,10 @@ def kv_rows(tokenizer: Any, **options: Any) -> MakeRow:
 
     sizes = {k: options.pop(k) for k in ("num_keys", "num_values", "num_fillers") if k in options}
 
-    def make(length: int, seed: int) -> tuple[list[int], list[int]]:
+    def make(length: int, seed: int) -> Row:
         generator = torch.Generator().manual_seed(seed % (1 << 63))
         row = make_kv_recall(1, length, vocabulary=KVVocabulary(**sizes), generator=generator, **options)
-        return row.input_ids[0].tolist(), row.labels[0].tolist()
+        return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
 
     return make
 
@@ -283,8 +316,19 @@ def _ending(tokenizer: Any) -> list[int]:
     return [end] if end is not None else _encoder(tokenizer)(".")
 
 
+def _check_hints(encode: Callable[[str], list[int]]) -> None:
+    """Raise ValueError unless the first token of every word that a hint may say is its own."""
+    from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES
+
+    words = sorted({*PLACES, *PEOPLE, *GIVERS})
+    if len({encode(f" {word}")[0] for word in words}) < len(words):
+        raise ValueError(
+            f"hints is true; it needs a tokenizer whose first token tells {', '.join(words)} apart, so not bytes"
+        )
+
+
 def _scored(prompt: list[int], answer: list[int]) -> Row:
-    return prompt + answer, [-100] * len(prompt) + answer
+    return Row(prompt + answer, [-100] * len(prompt) + answer)
 
 
 def _too_short(length: int, name: str) -> ValueError:
