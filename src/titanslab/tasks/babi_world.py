@@ -28,7 +28,7 @@ STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
 # questions on one step of a task's answer, which the published files do not ask in its stories
 STEPS = {"qa2": ("holder", "person"), "qa3": ("holder", "person", "thing", "before"), "qa5": ("holder",)}
 
-HINTED_BLOCKS = 2  # blocks whose outputs the hints speak of
+HINTED_BLOCKS = 3  # blocks whose outputs the hints speak of
 
 Answer = tuple[str, str, tuple[int, ...], tuple[Hint, ...]]  # question, answer, supporting facts, hints
 
@@ -62,7 +62,11 @@ class World:
     def move(self, person: str) -> None:
         before = self.place[person]
         place = self.rng.choice([p for p in PLACES if p != before])
-        fact = self.say(person, f"{self.rng.choice(_MOVE)} the {place}.")
+        hints = [Hint(2, before)] if person in self.told else []
+        way = self.rng.choice(_MOVE)
+        if (person, place) in self.came:
+            hints.append(Hint(3, self.came[person, place][0], 2 + len(way.split())))
+        fact = self.say(person, f"{way} the {place}.", *hints)
         if person in self.told:
             self.came[person, place] = before, (self.told[person], fact)
         self.place[person], self.told[person] = place, fact
@@ -120,8 +124,8 @@ def story(
 
     Args:
         task: `qa1` to `qa5`.
-        facts: statements of the story at least, more where nothing can be asked before; qa4 has two, always, and all
-            four questions on them.
+        facts: statements of the story at least, more where nothing can be asked before; qa4 has two, in published
+            stories always, and all four questions on them; more tell one map after another, with a question each.
         rng: what draws it.
         asking: share of facts after which there is a question, 0 to 1; published stories have about one in four.
         step_questions: share of the earlier questions that ask for a step of the task's answer, 0 to 1: where a
@@ -134,7 +138,7 @@ def story(
         raise ValueError(f"facts is {facts}; it must be at least 1")
     check_steps(step_questions, steps)
     if task == "qa4":
-        return _directions(rng)
+        return _directions(rng, facts)
     world = World(rng, GIVERS if task == "qa5" else PEOPLE)
     own = {"qa1": _ask_person, "qa2": _ask_thing, "qa3": _ask_before, "qa5": _ask_gift}[task]
     lessons = [_ASK[step] for step in STEPS.get(task, ()) if not steps or step in steps]
@@ -235,17 +239,25 @@ def _ask_gift(world: World) -> Answer | None:
     return None if later else (question, answer, (fact,), ())
 
 
-def _directions(rng: random.Random) -> list[BabiQuestion]:
-    """qa4: three places in a line, told by their neighbours; every neighbour is asked for, either way round."""
-    one, middle, other = rng.sample(PLACES, 3)
-    way = rng.choice(sorted(_OPPOSITE))
-    told: list[tuple[str, str, str]] = []
-    for end, side in ((one, way), (other, _OPPOSITE[way])):
-        told.append((end, side, middle) if rng.random() < 2 / 3 else (middle, _OPPOSITE[side], end))
-    facts = tuple(f"The {a} is {d} of the {b}." for a, d, b in told)
+def _directions(rng: random.Random, facts: int) -> list[BabiQuestion]:
+    """qa4: three places in a line, told by their neighbours; every neighbour is asked for, either way round.
+
+    More than two facts tell one line after another, of which the last one told holds, each with one question: of
+    several, an answer that was given rules out others.
+    """
     questions: list[BabiQuestion] = []
-    for fact, turned in rng.sample([(0, False), (0, True), (1, False), (1, True)], 4):
-        answer, side, known = told[fact]
-        question = f"What is the {known} {_OPPOSITE[side]} of?" if turned else f"What is {side} of the {known}?"
-        questions.append(BabiQuestion(facts, question, answer, (fact,), tuple(questions)))
+    told: tuple[str, ...] = ()
+    while len(told) < facts:
+        one, middle, other = rng.sample(PLACES, 3)
+        way = rng.choice(sorted(_OPPOSITE))
+        line: list[tuple[str, str, str]] = []
+        for end, side in ((one, way), (other, _OPPOSITE[way])):
+            line.append((end, side, middle) if rng.random() < 2 / 3 else (middle, _OPPOSITE[side], end))
+        told += tuple(f"The {a} is {d} of the {b}." for a, d, b in line)
+        asked = rng.sample([(0, False), (0, True), (1, False), (1, True)], 4)
+        for fact, turned in asked[: 4 if facts <= 2 else 1]:
+            answer, side, known = line[fact]
+            question = f"What is the {known} {_OPPOSITE[side]} of?" if turned else f"What is {side} of the {known}?"
+            why = (len(told) - 2 + fact,)
+            questions.append(BabiQuestion(told, question, answer, why, tuple(questions)))
     return questions

@@ -124,12 +124,14 @@ def babilong_rows(
             between the facts before and after it: more answers to learn from, up to five a row from bAbI's files
             and one for every two facts of our own stories. Base form only.
         facts_only: share of rows without background: a story of our own as long as the row, asked after every other
-            fact, several times the answers of a row with background. qa4 has two facts and takes no part.
+            fact, several times the answers of a row with background; of qa4 one map after another.
         step_questions: share of a story's earlier questions that ask for one step of its task's answer ("Who has the
             milk?" in qa2), with `whole_stories`; stories of our own only.
         steps: which of `before`, `holder`, `person`, `thing` these ask for; empty = all.
-        hints: rows say what the first two blocks should know inside a story of our own, as labels of their outputs: at
-            a person's name where they are, where a thing is put down the place, at a question who has the thing.
+        hints: rows say what the first three blocks should know inside a story of our own, as labels of their outputs:
+            of the first, at a person's name, where they are; of the second, at the end of a walk, where it began, of a
+            drop, where it was, and of a question, who has the thing or where it lies (qa3: who had it last); of the
+            third, at the place somebody walks to, where they came from the last time they came there.
         decoys: share of the background that is sentences in which the books use a word of the stories ("Mary", "went
             to", "garden"): a memory learns not to keep them, though a short row would hold few.
         max_background_chars: no more than this of the books is kept in memory.
@@ -190,7 +192,7 @@ def babilong_rows(
         """The hints of a sentence: last token of the word, block, and the id of what it says."""
         marks = []
         for hint in told:
-            words = piece if hint.word < 0 else " ".join(piece.split(" ")[: hint.word + 1])
+            words = piece if hint.word < 0 else " ".join(piece.split(" ")[: hint.word + 1]).rstrip(".?")
             marks.append((len(encode(space + words)) - 1, hint.block - 1, encode(f" {hint.says}")[0]))
         return marks
 
@@ -225,7 +227,7 @@ def babilong_rows(
     def make(length: int, seed: int) -> Row:
         rng = random.Random(seed)
         task = makers[rng.randrange(len(makers))]
-        if facts_only and task.task != "qa4" and rng.random() < facts_only:
+        if facts_only and rng.random() < facts_only:
             return story_alone(task, length, rng)
         for _ in range(_STORY_ATTEMPTS):
             question = task.draw(rng, length // _FACT_TOKENS)
