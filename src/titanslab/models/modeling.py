@@ -357,17 +357,17 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             logits = self.lm_head(hidden[:, keep])
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        if loss is not None and labels is not None and writes:
+        extra: list[Tensor] = []
+        if writes:
             mean = mean_write(writes, self.config.memory_write_floor)
-            cost = self.write_cost_share * self.config.memory_write_cost * mean
-            if (items := kwargs.get("num_items_in_batch")) is not None:  # this batch's share, as of the loss
-                cost = cost * (labels[:, 1:] != -100).sum() / items
-            loss = loss + cost.to(loss.dtype)
-        if loss is not None and labels is not None and block_labels is not None and hinted:
-            hints = self._block_loss(outputs.hidden_states, block_labels)
-            if (items := kwargs.get("num_items_in_batch")) is not None:
-                hints = hints * (labels[:, 1:] != -100).sum() / items
-            loss = loss + hints.to(loss.dtype)
+            extra.append(self.write_cost_share * self.config.memory_write_cost * mean)
+        if hinted and block_labels is not None:
+            extra.append(self._block_loss(outputs.hidden_states, block_labels))
+        if loss is not None and labels is not None:
+            for part in extra:
+                if (items := kwargs.get("num_items_in_batch")) is not None:  # this batch's share, as of the loss
+                    part = part * (labels[:, 1:] != -100).sum() / items
+                loss = loss + part.to(loss.dtype)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
     ids: list[int]
     labels: list[int]
-    hints: list[tuple[int, int, int]] = []  # noqa: RUF012
+    hints: Sequence[tuple[int, int, int]] = ()
 
 
 MakeRow = Callable[[int, int], Row]
@@ -193,8 +193,12 @@ def babilong_rows(
         marks = []
         for hint in told:
             words = piece if hint.word < 0 else " ".join(piece.split(" ")[: hint.word + 1]).rstrip(".?")
-            marks.append((len(encode(space + words)) - 1, hint.block - 1, encode(f" {hint.says}")[0]))
+            marks.append((len(fixed(space + words)) - 1, hint.block - 1, fixed(f" {hint.says}")[0]))
         return marks
+
+    @lru_cache(maxsize=1 << 14)
+    def fixed(text: str) -> list[int]:
+        return encode(text)
 
     @lru_cache(maxsize=1 << 14)
     def reply(question: str, answer: str) -> list[int]:
