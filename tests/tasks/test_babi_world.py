@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES, STORY_FACTS, THINGS, story
+from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES, SIGNS, STORY_FACTS, THINGS, story
 from titanslab.tasks.babilong import BABILong, score_babilong
 from titanslab.tasks.mixture import Mixture
 
@@ -132,6 +132,8 @@ def test_hints_are_steps_that_the_sentences_allow(task):
             where = place.get(person)
             told = {(1, where, 0)} if where else set()
             if found := MOVED.fullmatch(fact):
+                if (person, found[2]) in SIGNS:  # of qa5's people only Mary
+                    told |= {(2, SIGNS[person, found[2]], len(fact.split()) - 1)}
                 if (person, found[2]) in came:
                     told |= {(3, came[person, found[2]], len(fact.split()) - 1)}
                 if where:
@@ -147,20 +149,26 @@ def test_hints_are_steps_that_the_sentences_allow(task):
             elif found := GAVE.fullmatch(fact):
                 touched[found[2]] = carries[found[2]] = found[3]
             assert {(hint.block, hint.says, hint.word) for hint in hints} == told
-            seen |= {(block, word if block < 3 else "place") for block, _, word in told}
+            seen |= {(block, "place" if word > 0 else word) for block, _, word in told}
             for one in (*last.earlier, last):
                 thing = re.search(THING, one.question)
+                said = [(hint.block, hint.says) for hint in one.hints]
+                assert {hint.word for hint in one.hints} <= {-1}
+                before = re.fullmatch(r"Where was ([A-Z]\w+) before the (\w+)\?", one.question)
+                if len(one.facts) == number + 1 and before:
+                    assert said == [(2, SIGNS[before.groups()]), (3, one.answer)]
+                    continue
                 if len(one.facts) != number + 1 or (task == "qa5" and "Who has" not in one.question) or not thing:
                     assert len(one.facts) != number + 1 or one.hints == ()
                     continue
-                (hint,) = one.hints
                 seen.add("question")
-                assert (hint.block, hint.word) == (2, -1)
+                assert said[0] == (1, touched[thing[0]])
                 if "before" in one.question:
-                    assert hint.says == touched[thing[0]]
+                    place_asked = re.search(r"(\w+)\?", one.question)[1]
+                    assert said[1:] == [(2, SIGNS[touched[thing[0]], place_asked]), (3, one.answer)]
                 else:  # of a thing put down by somebody who was nowhere yet, the sentences know the place from before
-                    assert hint.says == (carries[thing[0]] or one.answer)
-    assert seen == {(1, 0), (2, -1), (3, "place")} | ({"question"} if task != "qa1" else set())
+                    assert said[1:] == [(2, carries[thing[0]] or one.answer)]
+    assert seen == {(1, 0), (2, -1), (2, "place"), (3, "place")} | ({"question"} if task != "qa1" else set())
 
 
 def test_stories_stay_what_they_were():
@@ -224,6 +232,31 @@ def test_sentences_are_as_frequent_as_in_the_published_files(task, facts, shares
     assert {fact.split()[0] for fact in seen} == set(people)
 
 
+@pytest.mark.parametrize("contested", [0.0, 1.0])
+def test_contested_places_are_asked_for(contested):
+    """What a reader answers who keeps but the last one who came to a place: wrong wherever that can be asked."""
+    rng = random.Random(0)
+    simple, wrong = 0, {"thing": 0, "person": 0}
+    for _ in range(60):
+        for one in story("qa3", 60, rng, step_questions=0.5, steps=("before",), contested=contested)[-8:]:
+            assert answers(one.question, one.facts) == [one.answer]
+            place, latest = {}, {}
+            for fact in one.facts:
+                if found := MOVED.fullmatch(fact):
+                    if found[1] in place:
+                        latest[found[2]] = place[found[1]]
+                    place[found[1]] = found[2]
+            asked = re.fullmatch(r"Where was (the )?\w+ before the (\w+)\?", one.question)
+            kind = "thing" if asked[1] else "person"
+            wrong[kind] += latest.get(asked[2]) != one.answer
+            simple += latest.get(asked[2]) == one.answer
+    if contested:
+        assert simple < 0.15 * sum(wrong.values())
+    else:
+        assert simple > 0.3 * sum(wrong.values())
+    assert min(wrong.values()) > 20
+
+
 def test_a_seed_is_a_story():
     assert story("qa3", 30, random.Random(7)) == story("qa3", 30, random.Random(7))
     assert story("qa3", 30, random.Random(7)) != story("qa3", 30, random.Random(8))
@@ -236,6 +269,8 @@ def test_wrong_arguments_are_named():
         story("qa1", 0, random.Random(0))
     with pytest.raises(ValueError, match=r"step_questions is 1\.5; it must be 0 to 1"):
         story("qa2", 3, random.Random(0), step_questions=1.5)
+    with pytest.raises(ValueError, match=r"contested is -1; it must be 0 to 1"):
+        story("qa3", 3, random.Random(0), contested=-1)
     with pytest.raises(ValueError, match=r"steps holds 'hold'; it may hold before, holder, person, thing"):
         story("qa2", 3, random.Random(0), step_questions=0.5, steps=("hold",))
     with pytest.raises(ValueError, match=r"facts is None; stories are made for .* qa7 needs bAbI's folder"):
@@ -307,7 +342,7 @@ def test_hints_stand_at_their_words(words, tmp_path, books, asked):
     (tmp_path / "books.txt").write_text("\n\n".join(books), encoding="utf-8")
     options = dict(tasks=["qa2", "qa3"], whole_stories=asked, background=str(tmp_path / "books.txt"))
     rows, plain = (Mixture("babilong", words, 400, 0, hints=hints, **options) for hints in (True, False))
-    kinds = {"person": 0, "question": 0, "thing": 0, "place": 0}
+    kinds = {"person": 0, "question": 0, "thing": 0, "place": 0, "before": 0, "toucher": 0, "sign": 0}
     for index in range(12):
         row = rows[index]
         assert row["block_labels"].shape == (400, 3)
@@ -317,14 +352,27 @@ def test_hints_stand_at_their_words(words, tmp_path, books, asked):
         for at, block in (labels != -100).nonzero().tolist():
             says = words.decode([int(labels[at, block])]).strip()
             said = text[at].strip()
-            if block == 0:
+            if block == 0 and said != "?":
                 assert said in PEOPLE
                 assert says in PLACES
                 kinds["person"] += 1
-            elif block == 2:
+            elif block == 0:
+                assert says in PEOPLE
+                kinds["toucher"] += 1
+            elif len(says) == 1:
+                assert block == 1
+                assert said in (*PLACES, "?")
+                assert says in SIGNS.values()
+                kinds["sign"] += 1
+            elif block == 2 and said != "?":
                 assert said in PLACES
                 assert says in PLACES
                 kinds["place"] += 1
+            elif block == 2:
+                assert re.search(r"Where was the \w+ before the \w+\?$", "".join(text[: at + 1]))
+                assert says == text[at + 1].strip() or not asked  # the answer
+                assert says in PLACES
+                kinds["before"] += 1
             elif said == "?":
                 assert says in PLACES + PEOPLE
                 kinds["question"] += 1
@@ -340,14 +388,14 @@ def test_hints_in_packed_rows_move_with_their_sample(words):
     options = dict(tasks="qa2", whole_stories=1.0, facts_only=1.0, hints=True)
     row = Mixture("babilong", words, 600, 0, min_length=100, pack=True, **options)[0]
     at = (row["block_labels"][:, 0] != -100).nonzero().flatten()
-    assert {words.decode([i]).strip() for i in row["input_ids"][at].tolist()} <= set(PEOPLE)
+    assert {words.decode([i]).strip() for i in row["input_ids"][at].tolist()} <= {*PEOPLE, "?"}
     assert row["document_ids"][at].unique().numel() > 1
 
 
 def test_hints_need_stories_of_our_own_and_words(byte, babi):
     with pytest.raises(ValueError, match=r"hints is true; it must be false in few_shot form or with bAbI's files"):
         Mixture("babilong", byte, 3000, 0, facts=str(babi), hints=True)
-    with pytest.raises(ValueError, match=r"hints is true; it needs a tokenizer whose first token tells Bill, .* apart"):
+    with pytest.raises(ValueError, match=r"hints is true; it needs a tokenizer whose first token tells A, .* apart"):
         Mixture("babilong", byte, 3000, 0, tasks="qa2", hints=True)
 
 

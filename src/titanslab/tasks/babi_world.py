@@ -29,6 +29,8 @@ STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
 STEPS = {"qa2": ("holder", "person"), "qa3": ("holder", "person", "thing", "before"), "qa5": ("holder",)}
 
 HINTED_BLOCKS = 3  # blocks whose outputs the hints speak of
+# what hints call a person at a place: a letter each, for a key that is neither the person's nor the place's
+SIGNS = dict(zip(((person, place) for person in PEOPLE for place in PLACES), "ABCDEFGHIJKLMNOPQRSTUVWX", strict=True))
 
 Answer = tuple[str, str, tuple[int, ...], tuple[Hint, ...]]  # question, answer, supporting facts, hints
 
@@ -46,6 +48,8 @@ class World:
         self.holder: dict[str, str] = {}
         self.toucher: dict[str, str] = {}  # thing -> who took, dropped or was given it last
         self.came: dict[tuple[str, str], tuple[str, tuple[int, int]]] = {}  # person, place -> from where, and the facts
+        self.latest: dict[str, str] = {}  # place -> from where the last one came there
+        self.contested = 0.0  # see `story`
         self.path: dict[str, list[tuple[str, tuple[int, ...]]]] = {t: [] for t in THINGS}
         self.gifts: list[tuple[str, str, str, int]] = []  # giver, thing, receiver, fact
 
@@ -64,11 +68,15 @@ class World:
         place = self.rng.choice([p for p in PLACES if p != before])
         hints = [Hint(2, before)] if person in self.told else []
         way = self.rng.choice(_MOVE)
+        at = 2 + len(way.split())
+        if (person, place) in SIGNS:
+            hints.append(Hint(2, SIGNS[person, place], at))
         if (person, place) in self.came:
-            hints.append(Hint(3, self.came[person, place][0], 2 + len(way.split())))
+            hints.append(Hint(3, self.came[person, place][0], at))
         fact = self.say(person, f"{way} the {place}.", *hints)
         if person in self.told:
             self.came[person, place] = before, (self.told[person], fact)
+            self.latest[place] = before
         self.place[person], self.told[person] = place, fact
         for thing, holder in self.holder.items():
             if holder == person:
@@ -91,6 +99,10 @@ class World:
         fact = self.say(person, f"{self.rng.choice(_GIVE)} the {thing} to {other}.")
         self.holder[thing] = self.toucher[thing] = other
         self.gifts.append((person, thing, other, fact))
+
+    def is_contested(self, person: str, place: str) -> bool:
+        """Whether somebody came to the place after the person did, from elsewhere."""
+        return (person, place) in self.came and self.came[person, place][0] != self.latest[place]
 
     def act(self, carry: bool, give: bool, there: float) -> None:
         """One more fact."""
@@ -119,6 +131,7 @@ def story(
     asking: float = 0.5,
     step_questions: float = 0.0,
     steps: Sequence[str] = (),
+    contested: float = 0.0,
 ) -> list[BabiQuestion]:
     """The questions of a new story, in its order; the last is asked after all facts.
 
@@ -131,15 +144,19 @@ def story(
         step_questions: share of the earlier questions that ask for a step of the task's answer, 0 to 1: where a
             person or a thing is, who has a thing. OURS, as lessons: a model that knows the steps learns the task.
         steps: which of `STEPS`, as far as the task has them; empty = all.
+        contested: share of the questions about where somebody or a thing was before that are about a place to which
+            somebody else came later from elsewhere, where the story has one, 0 to 1: a reader that keeps but the last
+            one who came to a place is wrong there. OURS.
     """
     if task not in STORY_FACTS:
         raise ValueError(f"task is {task!r}; stories are made for {', '.join(STORY_FACTS)}; others need bAbI's files")
     if facts < 1:
         raise ValueError(f"facts is {facts}; it must be at least 1")
-    check_steps(step_questions, steps)
+    check_story(step_questions, steps, contested)
     if task == "qa4":
         return _directions(rng, facts)
     world = World(rng, GIVERS if task == "qa5" else PEOPLE)
+    world.contested = contested
     own = {"qa1": _ask_person, "qa2": _ask_thing, "qa3": _ask_before, "qa5": _ask_gift}[task]
     lessons = [_ASK[step] for step in STEPS.get(task, ()) if not steps or step in steps]
     questions: list[BabiQuestion] = []
@@ -157,10 +174,11 @@ def story(
                     return questions
 
 
-def check_steps(step_questions: float, steps: Sequence[str]) -> None:
-    """Raise ValueError unless `story` takes the two."""
-    if not 0 <= step_questions <= 1:
-        raise ValueError(f"step_questions is {step_questions!r}; it must be 0 to 1")
+def check_story(step_questions: float, steps: Sequence[str], contested: float) -> None:
+    """Raise ValueError unless `story` takes the three."""
+    for name, share in (("step_questions", step_questions), ("contested", contested)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share!r}; it must be 0 to 1")
     for step in steps:
         if step not in _ASK:
             raise ValueError(f"steps holds {step!r}; it may hold {', '.join(sorted(_ASK))}")
@@ -179,7 +197,12 @@ def _ask_thing(world: World) -> Answer | None:
         return None
     thing = world.rng.choice(known)
     place, why = world.path[thing][-1]
-    return f"Where is the {thing}?", place, why, (Hint(2, world.holder.get(thing, place)),)
+    return (
+        f"Where is the {thing}?",
+        place,
+        why,
+        (Hint(1, world.toucher[thing]), Hint(2, world.holder.get(thing, place))),
+    )
 
 
 def _ask_holder(world: World) -> Answer | None:
@@ -187,29 +210,49 @@ def _ask_holder(world: World) -> Answer | None:
         return None
     thing = world.rng.choice(sorted(world.holder))
     fact = max(i for i, told in enumerate(world.facts) if f" the {thing}" in told)
-    return f"Who has the {thing}?", world.holder[thing], (fact,), (Hint(2, world.holder[thing]),)
+    return (
+        f"Who has the {thing}?",
+        world.holder[thing],
+        (fact,),
+        (Hint(1, world.holder[thing]), Hint(2, world.holder[thing])),
+    )
 
 
 def _ask_person_before(world: World) -> Answer | None:
     if not world.came:
         return None
-    person, place = world.rng.choice(sorted(world.came))
+    visits = sorted(world.came)
+    if world.contested and world.rng.random() < world.contested:
+        visits = [visit for visit in visits if world.is_contested(*visit)] or visits
+    person, place = world.rng.choice(visits)
     answer, why = world.came[person, place]
-    return f"Where was {person} before the {place}?", answer, why, ()
+    return f"Where was {person} before the {place}?", answer, why, (Hint(2, SIGNS[person, place]), Hint(3, answer))
 
 
 def _ask_before(world: World) -> Answer | None:
     known = [t for t in THINGS if len(world.path[t]) > 1]
     if not known:
         return None
-    thing = world.rng.choice(known)
+    visits = [(thing, place) for thing in known for place in _visited(world.path[thing])]
+    visits = [(thing, place) for thing, place in visits if world.is_contested(world.toucher[thing], place)]
+    if visits and world.contested and world.rng.random() < world.contested:
+        thing, place = world.rng.choice(visits)
+    else:
+        thing = world.rng.choice(known)
+        path = world.path[thing]
+        place = path[-1][0] if world.rng.random() < 0.75 else world.rng.choice(sorted(_visited(path)))
     path = world.path[thing]
-    # of a place where the thing was twice, the last time counts
-    last = {place: i for i, (place, _) in enumerate(path) if i}
-    place = path[-1][0] if world.rng.random() < 0.75 else world.rng.choice(sorted(last))
-    (answer, before), (_, why) = path[last[place] - 1], path[last[place]]
+    last = _visited(path)[place]
+    (answer, before), (_, why) = path[last - 1], path[last]
     asked = f"Where was the {thing} before the {place}?"
-    return asked, answer, (*why, *before), (Hint(2, world.toucher[thing]),)
+    toucher = world.toucher[thing]
+    hints = (Hint(1, toucher), Hint(2, SIGNS[toucher, place]), Hint(3, answer))
+    return asked, answer, (*why, *before), hints
+
+
+def _visited(path: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, int]:
+    """Place -> its index in a thing's path, but for the first; of a place where it was twice, the last counts."""
+    return {place: i for i, (place, _) in enumerate(path) if i}
 
 
 _ASK: dict[str, Callable[[World], Answer | None]] = {

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from titanslab.tasks.babi import BabiQuestion, load_babi
-from titanslab.tasks.babi_world import STORY_FACTS, check_steps, story
+from titanslab.tasks.babi_world import STORY_FACTS, check_story, story
 from titanslab.tasks.babilong_prompts import few_shot_prompt
 from titanslab.tasks.background import Background
 from titanslab.tasks.sample import TaskSample, derive_seed
@@ -70,7 +70,7 @@ class BABILong:
         split: `test` or `train` of bAbI.
         form: `base` is "{context} {question}"; `few_shot` adds an instruction, examples and a closing prompt.
         min_sentence_tokens: shorter background sentences are left out.
-        step_questions, steps: of stories of our own, see `babi_world.story`.
+        step_questions, steps, contested: of stories of our own, see `babi_world.story`.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class BABILong:
         min_sentence_tokens: int = 10,
         step_questions: float = 0.0,
         steps: Sequence[str] = (),
+        contested: float = 0.0,
     ):
         if task not in LABELS:
             raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
@@ -97,10 +98,11 @@ class BABILong:
         if facts is None and task not in STORY_FACTS:
             made = ", ".join(STORY_FACTS)
             raise ValueError(f"facts is None; stories are made for {made}, {task} needs bAbI's folder")
-        check_steps(step_questions, steps)
-        if step_questions and facts is not None:
-            raise ValueError(f"step_questions is {step_questions!r}; bAbI's files (facts) ask none, so it must be 0")
-        self.story = partial(story, step_questions=step_questions, steps=tuple(steps))
+        check_story(step_questions, steps, contested)
+        for name, share in (("step_questions", step_questions), ("contested", contested)):
+            if share and facts is not None:
+                raise ValueError(f"{name} is {share!r}; bAbI's files (facts) ask none, so it must be 0")
+        self.story = partial(story, step_questions=step_questions, steps=tuple(steps), contested=contested)
         self.questions = [] if facts is None else load_babi(os.fspath(facts), task, split)
         if background is not None and not isinstance(background, Background):
             background = Background(background, self.counter, min_sentence_tokens)

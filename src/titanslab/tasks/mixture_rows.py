@@ -108,6 +108,7 @@ def babilong_rows(
     facts_only: float = 0.0,
     step_questions: float = 0.0,
     steps: Sequence[str] = (),
+    contested: float = 0.0,
     hints: bool = False,
     decoys: float = 0.0,
     max_background_chars: int = 50_000_000,
@@ -128,10 +129,14 @@ def babilong_rows(
         step_questions: share of a story's earlier questions that ask for one step of its task's answer ("Who has the
             milk?" in qa2), with `whole_stories`; stories of our own only.
         steps: which of `before`, `holder`, `person`, `thing` these ask for; empty = all.
-        hints: rows say what the first three blocks should know inside a story of our own, as labels of their outputs:
-            of the first, at a person's name, where they are; of the second, at the end of a walk, where it began, of a
-            drop, where it was, and of a question, who has the thing or where it lies (qa3: who had it last); of the
-            third, at the place somebody walks to, where they came from the last time they came there.
+        contested: share of qa3's questions, and of `before`'s, about a place to which somebody else came later from
+            elsewhere, so that it takes the person and the place to answer; stories of our own only.
+        hints: rows say what the first three blocks should know inside a story of our own, as labels of their outputs.
+            Of the first, at a person's name, where they are, and at a question about a thing, who had it last. Of the
+            second, at the place somebody walks to, a letter for that person at that place (`SIGNS`), at the end of a
+            walk, where it began, of a drop, where it was, and of a question, who has the thing or where it lies, or
+            for "before" the letter to look up. Of the third, at the place somebody walks to, where they came from the
+            last time they came there, and at the end of a question about "before", its answer.
         decoys: share of the background that is sentences in which the books use a word of the stories ("Mary", "went
             to", "garden"): a memory learns not to keep them, though a short row would hold few.
         max_background_chars: no more than this of the books is kept in memory.
@@ -158,7 +163,15 @@ def babilong_rows(
         raise ValueError("hints is true; it must be false in few_shot form or with bAbI's files (facts)")
     makers = [
         BABILong(
-            t, facts, counter, background=books, split=split, form=form, step_questions=step_questions, steps=steps
+            t,
+            facts,
+            counter,
+            background=books,
+            split=split,
+            form=form,
+            step_questions=step_questions,
+            steps=steps,
+            contested=contested,
         )
         for t in chosen
     ]
@@ -193,7 +206,7 @@ def babilong_rows(
         marks = []
         for hint in told:
             words = piece if hint.word < 0 else " ".join(piece.split(" ")[: hint.word + 1]).rstrip(".?")
-            marks.append((len(fixed(space + words)) - 1, hint.block - 1, fixed(f" {hint.says}")[0]))
+            marks.append((len(fixed(space + words)) - 1, hint.block - 1, _hint_id(fixed, hint.says)))
         return marks
 
     @lru_cache(maxsize=1 << 14)
@@ -322,12 +335,17 @@ def _ending(tokenizer: Any) -> list[int]:
     return [end] if end is not None else _encoder(tokenizer)(".")
 
 
-def _check_hints(encode: Callable[[str], list[int]]) -> None:
-    """Raise ValueError unless the first token of every word that a hint may say is its own."""
-    from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES
+def _hint_id(encode: Callable[[str], list[int]], word: str) -> int:
+    """The token that stands for what a hint says: a word's first, a letter's last (the first may be the space)."""
+    return encode(f" {word}")[-1 if len(word) == 1 else 0]
 
-    words = sorted({*PLACES, *PEOPLE, *GIVERS})
-    if len({encode(f" {word}")[0] for word in words}) < len(words):
+
+def _check_hints(encode: Callable[[str], list[int]]) -> None:
+    """Raise ValueError unless every word that a hint may say has a token of its own."""
+    from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES, SIGNS
+
+    words = sorted({*PLACES, *PEOPLE, *GIVERS, *SIGNS.values()})
+    if len({_hint_id(encode, word) for word in words}) < len(words):
         raise ValueError(
             f"hints is true; it needs a tokenizer whose first token tells {', '.join(words)} apart, so not bytes"
         )
