@@ -2,6 +2,8 @@
 
 import torch
 
+from titanslab.models import layout
+from titanslab.models.cache import TitansCache
 from titanslab.models.config import TitansConfig
 from titanslab.models.modeling import TitansForCausalLM
 
@@ -31,3 +33,43 @@ def test_a_mac_whose_attention_is_silent_writes_its_tokens() -> None:
     for got, wanted in zip(state.weights + state.momentum, expected.weights + expected.momentum, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
         assert wanted.abs().max() > 1e-3
+
+
+def test_pieces_of_whole_segments_take_the_short_way(monkeypatch) -> None:
+    """A call that begins with a segment in every row is laid out as one without a cache, and gives the same."""
+    torch.manual_seed(0)
+    config = TitansConfig(
+        variant="mac",
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        chunk_size=4,
+        segment_len=8,
+        num_persistent_tokens=2,
+    )
+    model = TitansForCausalLM(config).double().eval()
+    ids = torch.randint(0, 40, (2, 41))
+    laid: list[bool] = []
+    make = layout._make_steps
+    monkeypatch.setattr(layout, "_make_steps", lambda *a: (laid.append(True), make(*a))[1])
+
+    def read() -> tuple[list[torch.Tensor], list[bool]]:
+        laid.clear()
+        cache, logits, walked = TitansCache(config), [], []
+        for start, stop in ((0, 16), (16, 35), (35, 37), (37, 40), (40, 41)):
+            before = len(laid)
+            with torch.no_grad():
+                logits.append(model(ids[:, start:stop], past_key_values=cache).logits)
+            walked.append(len(laid) > before)
+        tensors = [t for state in cache.states for t in state.tensors().values()]
+        return [torch.cat(logits, 1), *tensors], walked
+
+    short, walked = read()
+    assert walked == [False, False, True, True, True]  # 35 is within a segment, and a decode step does not look
+    monkeypatch.setattr(layout, "_aligned", lambda start, *_: start is None)
+    long, walked = read()
+    assert walked == [False, True, True, True, True]
+    for a, b in zip(short, long, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

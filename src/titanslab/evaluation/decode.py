@@ -30,7 +30,7 @@ class GreedyAnswerer:
         model: the model, on its device, in eval mode.
         max_new_tokens: longest answer.
         piece: tokens read at once.
-        pad_token_id: fills short prompts on the left.
+        pad_token_id: fills short prompts up.
         eos_token_ids: tokens that end an answer.
         learn: False freezes the memories of a Titans model, so that answers show what it knows without them.
     """
@@ -59,42 +59,44 @@ class GreedyAnswerer:
     def __call__(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None) -> list[list[int]]:
         """The new tokens of each prompt, without the token that ended it."""
         self._check_length(max(len(prompt) for prompt in prompts))
-        ids, mask = self._pad(prompts)
         if self.in_pieces:
-            new = self._decode(ids, mask, advance)
+            new = self._decode(prompts, advance)
         elif recurrent_cache.is_recurrent(self.model.config):
-            new = self._recur(ids, mask, advance)
+            new = self._recur(*self._pad(prompts), advance)
         else:
+            ids, mask = self._pad(prompts)
             new = self._generate(ids, mask)
             if advance is not None:
                 advance(ids.numel())
         return [self._cut(row) for row in new.tolist()]
 
-    def _pad(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor | None]:
+    def _pad(self, prompts: Sequence[Prompt], left: bool = True) -> tuple[Tensor, Tensor | None]:
         width = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.int64)
         mask = torch.zeros(ids.shape, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
-            mask[row, width - len(prompt) :] = 1
+            start = width - len(prompt) if left else 0
+            ids[row, start : start + len(prompt)] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
+            mask[row, start : start + len(prompt)] = 1
         return ids, None if bool(mask.all()) else mask
 
-    def _decode(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], None] | None) -> Tensor:
+    def _decode(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None) -> Tensor:
+        """Padded on the right, before each last token: pieces of rows that begin together take the short way."""
         read = 0
 
         def tell(done: int, total: int | None) -> None:
             nonlocal read
             if advance is not None:
-                advance((done - read) * len(ids))
+                advance((done - read) * len(prompts))
             read = done
 
         cache = TitansCache(self.model.config)
         cache.learn = self.learn
-        if ids.shape[1] > 1:
-            before = None if mask is None else mask[:, :-1]
-            cache = self.model.read(ids[:, :-1], cache, attention_mask=before, piece_size=self.piece, progress=tell)
-        output = self._step(ids[:, -1:], None if mask is None else mask[:, -1:], cache)
-        tell(ids.shape[1], None)
+        ids, mask = self._pad([prompt[:-1] for prompt in prompts], left=False)
+        if ids.shape[1]:
+            cache = self.model.read(ids, cache, attention_mask=mask, piece_size=self.piece, progress=tell)
+        output = self._step(torch.tensor([[int(prompt[-1])] for prompt in prompts]), None, cache)
+        tell(ids.shape[1] + 1, None)
         return self._continue(output, lambda last: self._step(last, None, cache))
 
     def _recur(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], None] | None) -> Tensor:

@@ -46,7 +46,7 @@ class Layout:
         documents: int64 `[B, T]`, index of the document in this call, 0 for the one that was running.
         start: int64 `[B]`, tokens of the running document before this call; None without a cache.
         rotary: cosines and sines `[B or 1, T, D/2]` of the positions (in MAC: within segments); None in LMM.
-        steps: MAC's walk where rows do not simply split every `segment_len` columns.
+        steps: MAC's walk where rows do not simply split every `segment_len` columns; None where they do.
         end: int64 `[B]`, tokens of the then running document after this call.
         learn, write_scale: whether and how strongly the memories write.
     """
@@ -94,13 +94,22 @@ def make_layout(
         end = torch.where(lengths > 0, last + 1, before)
     steps = None
     if config.variant == "mac":
-        if mask is not None or reset is not None or start is not None:
+        if mask is not None or reset is not None or not _aligned(start, tokens, config.segment_len):
             steps = _make_steps(config.segment_len, position.expand(batch, -1), mask, reset)
         position = position % config.segment_len
     rotary = None
     if config.variant != "lmm":
         rotary = rotary_tables(position, config.head_dim, config.rotary_base, dtype)
     return Layout(lengths, mask, reset, documents, start, rotary, steps, end, learn, write_scale)
+
+
+def _aligned(start: Tensor | None, tokens: int, segment_len: int) -> bool:
+    """Whether every row's call begins with a segment, as reading in pieces of whole segments does."""
+    if start is None:
+        return True
+    if tokens == 1 or torch.compiler.is_compiling():
+        return False  # a decode step does not wait for the device
+    return not bool((start % segment_len).any())
 
 
 def _make_steps(segment_len: int, position: Tensor, mask: Tensor | None, reset: Tensor | None) -> Steps:
