@@ -1,4 +1,4 @@
-"""Every Python block of README and docs runs, in order; every `titans` line names verbs and flags that exist."""
+"""Every Python block of README, docs and model cards runs, in order; every `titans` line names verbs and flags that exist."""
 
 import re
 from pathlib import Path
@@ -7,12 +7,14 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in p.read_text()]
+CARDS = sorted((ROOT / "checkpoints").glob("*/README.md"))
+PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS) if "```python" in p.read_text()]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: f"{p.parent.name}-{p.name}")
 def test_python_blocks_run(page: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     torch.manual_seed(0)
     scope: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
@@ -25,7 +27,8 @@ def test_commands_exist() -> None:
 
     from titanslab.cli.root import app
 
-    lines = re.findall(r"^titans .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    text = "\n".join(page.read_text() for page in (ROOT / "README.md", *CARDS))
+    lines = re.findall(r"^titans .*$", text, re.MULTILINE)
     assert lines
     for line in lines:
         words, command = line.split()[1:], get_command(app)
