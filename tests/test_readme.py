@@ -1,4 +1,4 @@
-"""Every Python block of README, docs and model cards runs, in order; every `titans` line names verbs and flags that exist."""
+"""Every Python block of README, docs and model cards runs; every `titans` line names verbs and flags that exist."""
 
 import re
 from pathlib import Path
