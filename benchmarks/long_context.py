@@ -13,9 +13,12 @@ samples or lengths it does what is missing. `--table-only` writes the results of
 With --late every row that has a memory is trained in a second stage too, recipes/late/TASK.toml, and what that gives
 is tested instead; without it the first stage is. One work folder holds both.
 
+With --lessons (babilong) every row is trained in the lessons of recipes/lessons, one after the other, with hints; rows
+are then mac, lmm, mal, mag, window and attention, models of one size in the MAC's place.
+
 BABILong is trained on stories of our own, or with --train-facts on bAbI's training files, and tested on those of
 --facts. Rows are models of one size on the same data; what their recipes say can be changed by --set, for one row by
---set ROW:section.key=value, for the second stage by --set late:section.key=value.
+--set ROW:section.key=value, for the second stage by --set late:section.key=value, for a lesson by --set lesson-2:... .
 """
 
 import argparse
@@ -27,12 +30,21 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.long_context_row import KILO, Job
+from benchmarks.long_context_row import KILO, LESSON, Job
 from benchmarks.machine import ROOT
 from benchmarks.report import Report, command, say
 
 RECIPES = ROOT / "recipes"
 LATE_ROW, SECOND_SEED = "late", 1000  # the second stage has its own samples: its seed is the row's and so much more
+# What stands in the MAC's place in lessons, with an MLP that makes it as large
+LESSON_ROWS = {
+    "mac": (),
+    "lmm": ("model.variant=lmm", "model.intermediate_size=472"),
+    "mal": ("model.variant=mal", "model.intermediate_size=296", "model.window_size=64"),
+    "mag": ("model.variant=mag", "model.intermediate_size=256", "model.window_size=64"),
+    "window": ("model.variant=attention", "model.intermediate_size=544", "model.window_size=64"),
+    "attention": ("model.variant=attention", "model.intermediate_size=544", "model.window_size=all"),
+}
 # Attention over all tokens takes quadratic time: it is left out at the far lengths unless asked for.
 NOT_FAR = {"attention"}
 NAMES = {"niah": "single_1,single_2,single_3", "babilong": "qa1,qa2,qa3,qa4,qa5"}
@@ -60,6 +72,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, help="training steps instead of the recipe's; the curriculum keeps its share")
     add("--batch", type=int, help="rows of a batch instead of the recipe's")
     add("--late", action="store_true", help="train the second stage too, recipes/late, and test what it gives")
+    add("--lessons", action="store_true", help="babilong: train in recipes/lessons, with hints")
     add("--set", action="append", default=[], metavar="[ROW:]SECTION.KEY=VALUE", help="change recipes")
     add("--names", help="variants or tasks to test; default: all of the recipes")
     add("--lengths", help=f"default: {LENGTHS['niah']}, or {LENGTHS['babilong']}")
@@ -84,11 +97,19 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, help="the JSON; default: benchmarks/results/DATE_DEVICE_TASK.json")
     options = parser.parse_args(words)
     known = sorted(path.stem for path in (RECIPES / options.task).glob("*.toml"))
+    if options.lessons:
+        known = list(LESSON_ROWS)
+        for name in ("late", "steps", "batch", "train_facts"):
+            if getattr(options, name):
+                parser.error(f"--{name.replace('_', '-')} and --lessons do not go together; leave one out")
+        if options.task != "babilong":
+            parser.error(f"--lessons are for babilong, and the task is {options.task}")
     options.rows = options.rows.split(",") if options.rows else known
     options.far_rows = options.far_rows.split(",") if options.far_rows else [r for r in known if r not in NOT_FAR]
     for row in [*options.rows, *options.far_rows]:
         if row not in known:
-            parser.error(f"row {row!r} is not a recipe of recipes/{options.task}; there are {', '.join(known)}")
+            of = "a row of --lessons" if options.lessons else f"a recipe of recipes/{options.task}"
+            parser.error(f"row {row!r} is not {of}; there are {', '.join(known)}")
     try:
         options.seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
@@ -129,8 +150,11 @@ def check_lengths(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         parser.error(str(error))
 
 
-def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -> list[str]:
-    """What a row's recipe is changed by, as `section.key=value`; the row `late` is the second stage's recipe."""
+def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path, lesson: str = "") -> list[str]:
+    """What a row's recipe is changed by, as `section.key=value`; the row `late` is the second stage's recipe.
+
+    `lesson` is the lesson whose recipe it is, such as `lesson-2`.
+    """
     made = [f"data.tokenizer={tokenizer}", f"training.seed={seed}"]
     if options.task == "niah":
         made.append(f"data.task_options.haystack={options.train_text}")
@@ -143,6 +167,8 @@ def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -
             made.append(f"data.task_options.facts={options.train_facts}")
     if options.device == "cpu":
         made.append("training.cpu=true")
+    if lesson == f"{LESSON}1":
+        made += LESSON_ROWS[row]
     if row != LATE_ROW and (options.steps or options.batch):
         from titanslab.training.recipe import load_recipe
 
@@ -156,7 +182,7 @@ def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -
         name, colon, rest = change.partition("=")[0].partition(":")
         if not colon and row != LATE_ROW:
             made.append(change)
-        elif name == row:
+        elif name in (row, lesson):
             made.append(rest + change[len(name) + 1 + len(rest) :])
     return made
 
@@ -168,8 +194,16 @@ def make_jobs(options: argparse.Namespace, tokenizer: Path) -> list[Job]:
     jobs = []
     for seed in options.seeds:
         for row in options.rows:
-            recipe = RECIPES / options.task / f"{row}.toml"
+            lessons: list[tuple[str, tuple[str, ...]]] = []
+            for n, path in enumerate(sorted((RECIPES / "lessons").glob("*.toml")) if options.lessons else [], 1):
+                # each lesson has samples of its own
+                made = changes(options, row, seed + 10 * n * (n > 1), tokenizer, f"{LESSON}{n}")
+                lessons.append((str(path), tuple(made)))
+                load_recipe(path, made)
+            recipe = str(RECIPES / options.task / f"{row}.toml")
             assignments = tuple(changes(options, row, seed, tokenizer))
+            if lessons:
+                recipe, assignments = lessons.pop()
             loaded = load_recipe(recipe, assignments)  # a wrong --set shows before the first run
             late, late_assignments = "", tuple[str, ...]()
             if options.late and loaded.model.variant not in ("", "attention"):
@@ -179,8 +213,9 @@ def make_jobs(options: argparse.Namespace, tokenizer: Path) -> list[Job]:
             jobs.append(
                 Job(
                     task=options.task,
-                    recipe=str(recipe),
+                    recipe=recipe,
                     assignments=assignments,
+                    lessons=tuple(lessons),
                     late_recipe=late,
                     late_assignments=late_assignments,
                     folder=str(options.work / f"{row}-seed{seed}"),

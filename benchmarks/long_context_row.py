@@ -16,6 +16,7 @@ from typing import Any
 
 RUN, EVALUATION, OFF = "run", "evaluation", "evaluation-off"
 LATE = "-late"  # ends the names of the second stage's folders
+LESSON = "lesson-"  # begins those of the runs before the one that is tested
 KILO = {"niah": 1024, "babilong": 1000}
 
 
@@ -27,10 +28,11 @@ class Job:
         task: `niah` or `babilong`.
         recipe: path of the recipe.
         assignments: `section.key=value` changes to it.
+        lessons: recipes that come before it, each from the model of the one before, with their changes.
         late_recipe: path of the second stage's recipe, empty = none; with one, what that stage gives is tested.
         late_assignments: changes to it.
-        folder: of this row and seed; it will hold `run`, `evaluation` and `evaluation-off`, and with a second stage
-            `run-late`, `evaluation-late` and `evaluation-off-late`.
+        folder: of this row and seed; it will hold `run`, `evaluation` and `evaluation-off`, with lessons before that
+            `lesson-1` and on, and with a second stage `run-late`, `evaluation-late` and `evaluation-off-late`.
         samples_folder: test samples shared by all rows.
         names: variants or tasks, with commas.
         near, far, off: lengths such as `2k,4k`, empty = none; `off` is asked with frozen memories too.
@@ -46,6 +48,7 @@ class Job:
     task: str
     recipe: str
     assignments: tuple[str, ...]
+    lessons: tuple[tuple[str, tuple[str, ...]], ...]
     late_recipe: str
     late_assignments: tuple[str, ...]
     folder: str
@@ -81,24 +84,27 @@ def work(job: Job) -> None:
     from titanslab.training.recipe import load_recipe
     from titanslab.training.run import RECIPE, train
 
-    run, stage = Path(job.folder) / RUN, ""
-    recipe = load_recipe(job.recipe, job.assignments)
-    say("training")
-    train(recipe, run, resume=(run / RECIPE).exists())
+    folder, stage, before = Path(job.folder), "", None
+    stages = [(f"{LESSON}{n}", *lesson) for n, lesson in enumerate(job.lessons, 1)]
+    stages.append((RUN, job.recipe, job.assignments))
     if job.late_recipe:
-        first, stage = run, LATE
-        run = Path(job.folder) / (RUN + stage)
-        late = load_recipe(job.late_recipe, (*job.late_assignments, f"model.pretrained={first}"))
-        say("training, second stage")
-        train(late, run, resume=(run / RECIPE).exists())
-    variant = recipe.model.variant or "attention"
+        stage = LATE
+        stages.append((RUN + LATE, job.late_recipe, job.late_assignments))
+    first = load_recipe(*stages[0][1:])
+    for name, path, assignments in stages:
+        run = folder / name
+        recipe = load_recipe(path, (*assignments, f"model.pretrained={before}") if before else assignments)
+        say("training" if name == RUN else f"training, {name}")
+        train(recipe, run, resume=(run / RECIPE).exists())
+        before = run
+    variant = first.model.variant or "attention"
     rounds = [(EVALUATION, job.near, job.samples, True), (EVALUATION, job.far, job.far_samples, True)]
     if variant != "attention":
         rounds.append((OFF, job.off, job.off_samples, False))
     for name, lengths, samples, learn in rounds:
         if lengths:
             say(f"{name} at {lengths}")
-            evaluate(job, run, Path(job.folder) / (name + stage), lengths, samples, learn)
+            evaluate(job, run, folder / (name + stage), lengths, samples, learn)
 
 
 def evaluate(job: Job, run: Path, output: Path, lengths: str, samples: int, learn: bool) -> None:
@@ -171,4 +177,5 @@ if __name__ == "__main__":
     content = json.loads(sys.argv[1])
     with alone(Path(content["folder"])):
         lists = {name: tuple(content[name]) for name in ("assignments", "late_assignments")}
+        lists["lessons"] = tuple((path, tuple(changes)) for path, changes in content["lessons"])
         work(Job(**{**content, **lists}))

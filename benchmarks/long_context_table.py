@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.long_context_row import EVALUATION, KILO, LATE, OFF, RUN
+from benchmarks.long_context_row import EVALUATION, KILO, LATE, LESSON, OFF, RUN
 from benchmarks.report import picture
 from titanslab.evaluation.task_summary import summarise
 from titanslab.tasks.sample import length_label
@@ -19,7 +19,8 @@ def collect(work: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Every row and seed of a work folder, finished or not.
 
     Returns:
-        results, one a finished run: row, seed, parameters, training, cells; and those missing with the reason.
+        results, one a finished run: row, seed, parameters, training, lessons before it, cells; and those missing with
+        the reason.
     """
     results, missing = [], []
     for folder in sorted(work.glob("*-seed*")):
@@ -37,6 +38,7 @@ def collect(work: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
                     "seed": int(seed),
                     "parameters": count_parameters(run),
                     "training": training(run),
+                    "lessons": [] if stage else [training(lesson) for lesson in sorted(folder.glob(f"{LESSON}*"))],
                     "cells": _cells(folder / (EVALUATION + stage)),
                     "cells_memory_off": _cells(folder / (OFF + stage)),
                 }
@@ -143,11 +145,16 @@ def markdown(task: str, results: Sequence[dict[str, Any]]) -> str:
     for row in dict.fromkeys(result["row"] for result in results):
         group = [result for result in results if result["row"] == row]
         losses = ", ".join(f"{r['training']['final_loss']:.3f}" for r in group)
-        tokens = _range(sorted({r["training"]["tokens"] for r in group}))
-        seconds = ", ".join(f"{r['training']['seconds']:,.0f}" for r in group)
+        tokens = _range(sorted({_total(r, "tokens") for r in group}))
+        seconds = ", ".join(f"{_total(r, 'seconds'):,.0f}" for r in group)
         seeds = ", ".join(str(r["seed"]) for r in group)
         head.append(f"| {row} | {seeds} | {group[0]['parameters']:,} | {tokens} | {losses} | {seconds} |")
     return "\n\n".join([*parts, "\n".join(head)]) + "\n"
+
+
+def _total(result: dict[str, Any], name: str) -> Any:
+    """Of the run and the lessons before it."""
+    return sum(run[name] for run in (*result.get("lessons", ()), result["training"]))
 
 
 def _range(values: Sequence[int]) -> str:

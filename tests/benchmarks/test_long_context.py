@@ -231,3 +231,75 @@ def test_means_and_ranges_over_seeds():
     text = markdown("babilong", results)
     assert "| model | 4k |\n|---|---|\n| mac | 63.0 (53-73) |" in text
     assert "| mac | 0, 1 | 5 | 100 to 101 | 0.500, 0.500 | 7, 7 |" in text
+
+
+def lesson_arguments(text, folder, *more):
+    facts = folder / "babi"
+    facts.mkdir(exist_ok=True)
+    lines = "".join(f"1 Mary went to the {p}.\n2 Where is Mary? \t{p}\t1\n" for p in ("garden", "office"))
+    (facts / "qa1_single-supporting-fact_test.txt").write_text(lines)
+    words = ["babilong", "--lessons", "--train-text", str(text), "--test-text", str(text), "--facts", str(facts)]
+    return [*words, "--work", str(folder / "work"), *more]
+
+
+def test_lessons_come_one_after_the_other(text, tmp_path):
+    words = [
+        "--rows",
+        "mac,window",
+        "--seeds",
+        "1",
+        "--set",
+        "lesson-2:training.steps=7",
+        "--set",
+        "mac:data.shuffle=false",
+    ]
+    mac, window = make_jobs(read_arguments(lesson_arguments(text, tmp_path, *words)), tmp_path / "tokenizer")
+    recipes = sorted(str(path) for path in (RECIPES / "lessons").glob("*.toml"))
+    assert [path for path, _ in mac.lessons] == recipes[:-1]
+    assert mac.recipe == recipes[-1]
+    assert not mac.late_recipe
+    stages = [*mac.lessons, (mac.recipe, mac.assignments)]
+    loaded = [load_recipe(*stage) for stage in stages]
+    assert [recipe.training.seed for recipe in loaded] == [1, 21, 31, 41, 51]
+    assert [recipe.training.steps for recipe in loaded][1] == 7 != loaded[2].training.steps
+    assert not any(recipe.data.shuffle for recipe in loaded)
+    assert {recipe.data.task_options["background"] for recipe in loaded} == {str(text)}
+    first = [load_recipe(*job.lessons[0]).model for job in (mac, window)]
+    assert [(model.variant, model.options["window_size"]) for model in first[1:]] == [("attention", 64)]
+    assert first[0].variant == "mac"
+    back = Job(**json.loads(mac.to_json()))
+    assert [path for path, _ in back.lessons] == recipes[:-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--late"], "--late and --lessons do not go together"),
+        (["--steps", "3"], "--steps and --lessons do not go together"),
+        (["--rows", "gated_deltanet"], "row 'gated_deltanet' is not a row of --lessons; there are mac, lmm"),
+    ],
+)
+def test_what_does_not_go_with_lessons_is_said(words, message, text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(lesson_arguments(text, tmp_path, *words))
+    assert message in capsys.readouterr().err
+
+
+def test_lessons_from_end_to_end(text, tmp_path):
+    words = ["--rows", "lmm,attention", "--names", "qa1", "--lengths", "0k", "--off", "0k", "--samples", "2"]
+    words += ["--max-new-tokens", "2", "--output", str(tmp_path / "out.json")]
+    changes = ["lesson-1:model.hidden_size=16", "lesson-1:model.intermediate_size=16", "training.steps=2"]
+    changes += ["training.batch_size=2", "training.log_every=1", "data.task_options.same_length_rows=2"]
+    for change in (*changes, 'data.task_options.tasks=["qa1"]', "data.sequence_length=256"):
+        words += ["--set", change]
+    assert main(lesson_arguments(text, tmp_path, *words)) == 0
+    attention, lmm = sorted(json.loads((tmp_path / "out.json").read_text())["results"], key=lambda r: r["row"])
+    for result in (attention, lmm):
+        assert [run["steps"] for run in (*result["lessons"], result["training"])] == [2, 2, 2, 2, 2]
+        assert [cell["samples"] for cell in result["cells"]] == [2]
+    assert not attention["cells_memory_off"]
+    assert [cell["samples"] for cell in lmm["cells_memory_off"]] == [2]
+    tokens = sum(run["tokens"] for run in (*lmm["lessons"], lmm["training"]))
+    assert f"| lmm | 0 | {lmm['parameters']:,} | {tokens:,} |" in (tmp_path / "out.md").read_text()
+    config = json.loads((tmp_path / "work" / "lmm-seed0" / "run" / "config.json").read_text())
+    assert (config["hidden_size"], config["memory_write_cost"]) == (16, 0.6)
