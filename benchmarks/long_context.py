@@ -187,6 +187,17 @@ def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path, l
     return made
 
 
+def stages(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """The row's recipe with its changes, or with --lessons those of every lesson, each with samples of its own."""
+    if not options.lessons:
+        recipe = RECIPES / options.task / f"{row}.toml"
+        return [(str(recipe), tuple(changes(options, row, seed, tokenizer)))]
+    return [
+        (str(path), tuple(changes(options, row, seed + 10 * n * (n > 1), tokenizer, f"{LESSON}{n}")))
+        for n, path in enumerate(sorted((RECIPES / "lessons").glob("*.toml")), 1)
+    ]
+
+
 def make_jobs(options: argparse.Namespace, tokenizer: Path) -> list[Job]:
     """One job a row and seed, all rows of the first seed before the second."""
     from titanslab.training.recipe import load_recipe
@@ -194,17 +205,9 @@ def make_jobs(options: argparse.Namespace, tokenizer: Path) -> list[Job]:
     jobs = []
     for seed in options.seeds:
         for row in options.rows:
-            lessons: list[tuple[str, tuple[str, ...]]] = []
-            for n, path in enumerate(sorted((RECIPES / "lessons").glob("*.toml")) if options.lessons else [], 1):
-                # each lesson has samples of its own
-                made = changes(options, row, seed + 10 * n * (n > 1), tokenizer, f"{LESSON}{n}")
-                lessons.append((str(path), tuple(made)))
-                load_recipe(path, made)
-            recipe = str(RECIPES / options.task / f"{row}.toml")
-            assignments = tuple(changes(options, row, seed, tokenizer))
-            if lessons:
-                recipe, assignments = lessons.pop()
-            loaded = load_recipe(recipe, assignments)  # a wrong --set shows before the first run
+            *lessons, (recipe, assignments) = stages(options, row, seed, tokenizer)
+            for stage in (*lessons, (recipe, assignments)):
+                loaded = load_recipe(*stage)  # a wrong --set shows before the first run
             late, late_assignments = "", tuple[str, ...]()
             if options.late and loaded.model.variant not in ("", "attention"):
                 late = str(RECIPES / "late" / f"{options.task}.toml")

@@ -8,20 +8,17 @@ from titanslab.models.config import TitansConfig
 from titanslab.models.modeling import TitansForCausalLM
 
 
+def small_mac(**fields: int) -> TitansConfig:
+    shape = dict(
+        vocab_size=40, hidden_size=16, num_attention_heads=2, intermediate_size=32, chunk_size=4, segment_len=8
+    )
+    return TitansConfig(variant="mac", **(shape | fields))
+
+
 def test_a_mac_whose_attention_is_silent_writes_its_tokens() -> None:
     """With values of zero attention adds nothing: the memory has read the segment's normalised tokens."""
     torch.manual_seed(0)
-    config = TitansConfig(
-        variant="mac",
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        chunk_size=4,
-        segment_len=8,
-        num_persistent_tokens=0,
-    )
+    config = small_mac(num_hidden_layers=1, num_persistent_tokens=0)
     model = TitansForCausalLM(config).double().eval()
     mixer = model.model.layers[0].mixer
     torch.nn.init.zeros_(mixer.attention.v_proj.weight)
@@ -38,17 +35,7 @@ def test_a_mac_whose_attention_is_silent_writes_its_tokens() -> None:
 def test_pieces_of_whole_segments_take_the_short_way(monkeypatch) -> None:
     """A call that begins with a segment in every row is laid out as one without a cache, and gives the same."""
     torch.manual_seed(0)
-    config = TitansConfig(
-        variant="mac",
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        chunk_size=4,
-        segment_len=8,
-        num_persistent_tokens=2,
-    )
+    config = small_mac(num_hidden_layers=2, num_persistent_tokens=2)
     model = TitansForCausalLM(config).double().eval()
     ids = torch.randint(0, 40, (2, 41))
     laid: list[bool] = []
