@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES, SIGNS, STORY_FACTS, THINGS, story
+from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES, SIGNS, STORY_FACTS, THINGS, Asked, story
 from titanslab.tasks.babilong import BABILong, score_babilong
 from titanslab.tasks.mixture import Mixture
 
@@ -75,7 +75,7 @@ def answers(question, facts):
 def test_every_answer_follows_from_the_sentences(task):
     rng = random.Random(task)
     for facts in [1, 2, 5, 20, 60, 200] * 10:
-        questions = story(task, facts, rng, asking=0.5)
+        questions = story(task, facts, rng)
         assert len(questions[-1].facts) >= facts
         for i, one in enumerate(questions):
             assert answers(one.question, one.facts) == [one.answer]
@@ -104,7 +104,7 @@ def test_questions_on_a_step_have_its_answer_too(task, steps, kinds):
     rng = random.Random(task)
     seen = set()
     for facts in [5, 20, 60] * 10:
-        questions = story(task, facts, rng, step_questions=0.7, steps=steps)
+        questions = story(task, facts, rng, Asked(step_questions=0.7, steps=steps))
         for one in questions:
             assert answers(one.question, one.facts) == [one.answer]
             kind = re.sub(r"Where (is|was) [A-Z]\w+", r"Where \1 X", one.question)
@@ -124,7 +124,7 @@ def test_hints_are_steps_that_the_sentences_allow(task):
     rng = random.Random(task)
     seen = set()
     for facts in [5, 20, 60] * 10:
-        last = story(task, facts, rng, step_questions=0.5)[-1]
+        last = story(task, facts, rng, Asked(step_questions=0.5))[-1]
         assert len(last.fact_hints) == len(last.facts)
         place, came, carries, touched = {}, {}, {}, {}
         for number, (fact, hints) in enumerate(zip(last.facts, last.fact_hints, strict=True)):
@@ -225,7 +225,7 @@ def test_directions_hold_on_a_map():
 )
 def test_sentences_are_as_frequent_as_in_the_published_files(task, facts, shares):
     rng = random.Random(0)
-    seen = [fact for _ in range(200) for fact in story(task, facts, rng, asking=0.25)[-1].facts]
+    seen = [fact for _ in range(200) for fact in story(task, facts, rng, Asked(0.25))[-1].facts]
     for kind, share in zip((MOVED, TOOK, LEFT, GAVE), shares, strict=True):
         assert abs(sum(bool(kind.fullmatch(fact)) for fact in seen) / len(seen) - share) < 0.07
     people = GIVERS if task == "qa5" else PEOPLE
@@ -238,7 +238,7 @@ def test_contested_places_are_asked_for(contested):
     rng = random.Random(0)
     simple, wrong = 0, {"thing": 0, "person": 0}
     for _ in range(60):
-        for one in story("qa3", 60, rng, step_questions=0.5, steps=("before",), contested=contested)[-8:]:
+        for one in story("qa3", 60, rng, Asked(0.5, 0.5, ("before",), contested))[-8:]:
             assert answers(one.question, one.facts) == [one.answer]
             place, latest = {}, {}
             for fact in one.facts:
@@ -268,11 +268,13 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="facts is 0; it must be at least 1"):
         story("qa1", 0, random.Random(0))
     with pytest.raises(ValueError, match=r"step_questions is 1\.5; it must be 0 to 1"):
-        story("qa2", 3, random.Random(0), step_questions=1.5)
+        Asked(step_questions=1.5)
     with pytest.raises(ValueError, match=r"contested is -1; it must be 0 to 1"):
-        story("qa3", 3, random.Random(0), contested=-1)
+        Asked(contested=-1)
     with pytest.raises(ValueError, match=r"steps holds 'hold'; it may hold before, holder, person, thing"):
-        story("qa2", 3, random.Random(0), step_questions=0.5, steps=("hold",))
+        Asked(step_questions=0.5, steps=("hold",))
+    with pytest.raises(ValueError, match=r"steps is holder and step_questions is 0; raise it, or leave steps out"):
+        Asked(steps=("holder",))
     with pytest.raises(ValueError, match=r"facts is None; stories are made for .* qa7 needs bAbI's folder"):
         BABILong("qa7", None, len)
 
@@ -402,6 +404,8 @@ def test_hints_need_stories_of_our_own_and_words(byte, babi):
 def test_step_questions_need_stories_of_our_own(byte, babi):
     with pytest.raises(ValueError, match=r"step_questions is 0\.5; bAbI's files \(facts\) ask none"):
         Mixture("babilong", byte, 3000, 0, facts=str(babi), step_questions=0.5)
+    with pytest.raises(ValueError, match="a row without whole_stories or facts_only asks the last question alone"):
+        Mixture("babilong", byte, 3000, 0, tasks="qa2", step_questions=0.5)
     rows = Mixture("babilong", byte, 3000, 0, tasks="qa2", whole_stories=1.0, step_questions=1.0, steps=["holder"])
     text = "".join(bytes(b for b in rows[i]["input_ids"].tolist() if b < 256).decode() for i in range(8))
     assert text.count("Who has the") > text.count("Where is the") > 0

@@ -6,6 +6,7 @@ Sentences, what is asked and what counts as the answer follow the published file
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from titanslab.tasks.babi import BabiQuestion, Hint
 
@@ -35,11 +36,45 @@ SIGNS = dict(zip(((person, place) for person in PEOPLE for place in PLACES), "AB
 Answer = tuple[str, str, tuple[int, ...], tuple[Hint, ...]]  # question, answer, supporting facts, hints
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked in a story of our own before its last question; OURS, for lessons.
+
+    Args:
+        often: share of facts after which there is a question, 0 to 1; published stories have about one in four.
+        step_questions: share of the earlier questions that ask for a step of the task's answer ("Who has the milk?"
+            in qa2), 0 to 1: a model that knows the steps learns the task.
+        steps: which of `before`, `holder`, `person`, `thing` these ask for, as far as the task has them (`STEPS`):
+            where a person was before a place, who has a thing, where a person or a thing is; empty = all.
+        contested: share of the questions about where somebody or a thing was before (qa3's, and `before`'s) that are
+            about a place to which somebody else came later from elsewhere, where the story has one, 0 to 1: a reader
+            that keeps but the last one who came to a place is wrong there. It holds for the last question too.
+    """
+
+    often: float = 0.5
+    step_questions: float = 0.0
+    steps: tuple[str, ...] = ()
+    contested: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("often", "step_questions", "contested"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be 0 to 1")
+        for step in self.steps:
+            if step not in _ASK:
+                raise ValueError(f"steps holds {step!r}; it may hold {', '.join(sorted(_ASK))}")
+        if self.steps and not self.step_questions:
+            raise ValueError(f"steps is {', '.join(self.steps)} and step_questions is 0; raise it, or leave steps out")
+
+
+NO_LESSON = Asked()
+
+
 class World:
     """Who is where with what, as a reader of the facts so far can know it."""
 
-    def __init__(self, rng: random.Random, people: tuple[str, ...]):
-        self.rng, self.people = rng, people
+    def __init__(self, rng: random.Random, people: tuple[str, ...], contested: float = 0.0):
+        self.rng, self.people, self.contested = rng, people, contested
         self.facts: list[str] = []
         self.hints: list[tuple[Hint, ...]] = []  # for each fact
         self.place = {p: rng.choice(PLACES) for p in people}
@@ -49,7 +84,6 @@ class World:
         self.toucher: dict[str, str] = {}  # thing -> who took, dropped or was given it last
         self.came: dict[tuple[str, str], tuple[str, tuple[int, int]]] = {}  # person, place -> from where, and the facts
         self.latest: dict[str, str] = {}  # place -> from where the last one came there
-        self.contested = 0.0  # see `story`
         self.path: dict[str, list[tuple[str, tuple[int, ...]]]] = {t: [] for t in THINGS}
         self.gifts: list[tuple[str, str, str, int]] = []  # giver, thing, receiver, fact
 
@@ -124,15 +158,7 @@ class World:
             self.path[thing].append((place, why))
 
 
-def story(
-    task: str,
-    facts: int,
-    rng: random.Random,
-    asking: float = 0.5,
-    step_questions: float = 0.0,
-    steps: Sequence[str] = (),
-    contested: float = 0.0,
-) -> list[BabiQuestion]:
+def story(task: str, facts: int, rng: random.Random, asked: Asked = NO_LESSON) -> list[BabiQuestion]:
     """The questions of a new story, in its order; the last is asked after all facts.
 
     Args:
@@ -140,48 +166,30 @@ def story(
         facts: statements of the story at least, more where nothing can be asked before; qa4 has two, in published
             stories always, and all four questions on them; more tell one map after another, with a question each.
         rng: what draws it.
-        asking: share of facts after which there is a question, 0 to 1; published stories have about one in four.
-        step_questions: share of the earlier questions that ask for a step of the task's answer, 0 to 1: where a
-            person or a thing is, who has a thing. OURS, as lessons: a model that knows the steps learns the task.
-        steps: which of `STEPS`, as far as the task has them; empty = all.
-        contested: share of the questions about where somebody or a thing was before that are about a place to which
-            somebody else came later from elsewhere, where the story has one, 0 to 1: a reader that keeps but the last
-            one who came to a place is wrong there. OURS.
+        asked: what is asked on the way; qa4 takes no notice of it.
     """
     if task not in STORY_FACTS:
         raise ValueError(f"task is {task!r}; stories are made for {', '.join(STORY_FACTS)}; others need bAbI's files")
     if facts < 1:
         raise ValueError(f"facts is {facts}; it must be at least 1")
-    check_story(step_questions, steps, contested)
     if task == "qa4":
         return _directions(rng, facts)
-    world = World(rng, GIVERS if task == "qa5" else PEOPLE)
-    world.contested = contested
+    world = World(rng, GIVERS if task == "qa5" else PEOPLE, asked.contested)
     own = {"qa1": _ask_person, "qa2": _ask_thing, "qa3": _ask_before, "qa5": _ask_gift}[task]
-    lessons = [_ASK[step] for step in STEPS.get(task, ()) if not steps or step in steps]
+    lessons = [_ASK[step] for step in STEPS.get(task, ()) if not asked.steps or step in asked.steps]
     questions: list[BabiQuestion] = []
     while True:
         world.act(task != "qa1", task == "qa5", 0.2 if task == "qa3" else 1.0)
         last = len(world.facts) >= facts
-        if last or rng.random() < asking:
-            lesson = bool(step_questions and lessons and not last) and rng.random() < step_questions
-            asked = (rng.choice(lessons) if lesson else own)(world)
-            if asked is not None:
-                text, reply, why, hints = asked
+        if last or rng.random() < asked.often:
+            lesson = bool(asked.step_questions and lessons and not last) and rng.random() < asked.step_questions
+            answer = (rng.choice(lessons) if lesson else own)(world)
+            if answer is not None:
+                text, reply, why, hints = answer
                 told, earlier = tuple(world.facts), tuple(questions)
                 questions.append(BabiQuestion(told, text, reply, why, earlier, hints, tuple(world.hints)))
                 if last:
                     return questions
-
-
-def check_story(step_questions: float, steps: Sequence[str], contested: float) -> None:
-    """Raise ValueError unless `story` takes the three."""
-    for name, share in (("step_questions", step_questions), ("contested", contested)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} is {share!r}; it must be 0 to 1")
-    for step in steps:
-        if step not in _ASK:
-            raise ValueError(f"steps holds {step!r}; it may hold {', '.join(sorted(_ASK))}")
 
 
 def _ask_person(world: World) -> Answer | None:

@@ -7,11 +7,10 @@ import os
 import random
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from titanslab.tasks.babi import BabiQuestion, load_babi
-from titanslab.tasks.babi_world import STORY_FACTS, check_story, story
+from titanslab.tasks.babi_world import NO_LESSON, STORY_FACTS, Asked, story
 from titanslab.tasks.babilong_prompts import few_shot_prompt
 from titanslab.tasks.background import Background
 from titanslab.tasks.sample import TaskSample, derive_seed
@@ -70,7 +69,7 @@ class BABILong:
         split: `test` or `train` of bAbI.
         form: `base` is "{context} {question}"; `few_shot` adds an instruction, examples and a closing prompt.
         min_sentence_tokens: shorter background sentences are left out.
-        step_questions, steps, contested: of stories of our own, see `babi_world.story`.
+        asked: what stories of our own ask.
     """
 
     def __init__(
@@ -83,9 +82,7 @@ class BABILong:
         split: str = "test",
         form: str = "base",
         min_sentence_tokens: int = 10,
-        step_questions: float = 0.0,
-        steps: Sequence[str] = (),
-        contested: float = 0.0,
+        asked: Asked = NO_LESSON,
     ):
         if task not in LABELS:
             raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
@@ -98,11 +95,10 @@ class BABILong:
         if facts is None and task not in STORY_FACTS:
             made = ", ".join(STORY_FACTS)
             raise ValueError(f"facts is None; stories are made for {made}, {task} needs bAbI's folder")
-        check_story(step_questions, steps, contested)
-        for name, share in (("step_questions", step_questions), ("contested", contested)):
+        for name, share in (("step_questions", asked.step_questions), ("contested", asked.contested)):
             if share and facts is not None:
                 raise ValueError(f"{name} is {share!r}; bAbI's files (facts) ask none, so it must be 0")
-        self.story = partial(story, step_questions=step_questions, steps=tuple(steps), contested=contested)
+        self.asked = asked
         self.questions = [] if facts is None else load_babi(os.fspath(facts), task, split)
         if background is not None and not isinstance(background, Background):
             background = Background(background, self.counter, min_sentence_tokens)
@@ -126,7 +122,11 @@ class BABILong:
         if self.questions:
             return self.questions[rng.randrange(len(self.questions))]
         longest = STORY_FACTS[self.task] if facts is None else max(2, min(facts, STORY_FACTS[self.task]))
-        return self.story(self.task, round(2 * (longest / 2) ** rng.random()), rng)[-1]
+        return self.story(round(2 * (longest / 2) ** rng.random()), rng)[-1]
+
+    def story(self, facts: int, rng: random.Random) -> list[BabiQuestion]:
+        """A new story of our own of at least so many facts, see `babi_world.story`."""
+        return story(self.task, facts, rng, self.asked)
 
     def build(self, question: BabiQuestion, length: int, index: int, rng: random.Random) -> TaskSample:
         """The sample of a question: its facts and background drawn with `rng`, `length` tokens together."""

@@ -11,7 +11,10 @@ from torch.utils.data import Dataset
 
 from titanslab.data import padding_id
 from titanslab.tasks.babi_world import HINTED_BLOCKS
-from titanslab.tasks.mixture_rows import MakeRow, babilong_rows, kv_rows, niah_rows, recall_rows
+from titanslab.tasks.babilong_rows import babilong_rows
+from titanslab.tasks.niah_rows import niah_rows
+from titanslab.tasks.recall_rows import kv_rows, recall_rows
+from titanslab.tasks.row import MakeRow
 from titanslab.tasks.sample import derive_seed
 from titanslab.tasks.tokens import encoder_of
 
@@ -31,7 +34,7 @@ class Mixture(Dataset[dict[str, Tensor]]):
         pack: put several samples in a row, told apart by `document_ids`.
         same_length_rows: N > 0 draws one length for rows N*i to N*i + N - 1, and these rows are that long instead
             of filled up to `sequence_length`: a batch of N costs no more than its samples.
-        options: of the task, see `niah_rows`, `babilong_rows`, `recall_rows`, `kv_rows` in `mixture_rows`.
+        options: of the task, see `niah_rows`, `babilong_rows`, `recall_rows`, `kv_rows`.
     """
 
     def __init__(
