@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES, SIGNS, STORY_FACTS, THINGS, Asked, story
+from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES, SIDES, SIGNS, STORY_FACTS, THINGS, Asked, story
 from titanslab.tasks.babilong import BABILong, score_babilong
 from titanslab.tasks.mixture import Mixture
 
@@ -207,6 +207,13 @@ def test_directions_hold_on_a_map():
                 found = re.fullmatch(r"What is the (\w+) (\w+) of\?", one.question)
                 assert known[OPPOSITE[found[2]], found[1]] == one.answer
             assert IS.fullmatch(one.facts[one.supporting[0]])[1] == one.answer
+            signs = {SIDES[place]: answer for place, answer in known.items()}
+            assert [(hint.block, hint.word) for hint in one.hints] == [(1, -1)]
+            assert signs[one.hints[0].says] == one.answer
+            for (a, _, b), hints in zip(told, one.fact_hints[-2:], strict=True):
+                assert [(hint.block, hint.word) for hint in hints] == [(1, 3), (1, -1)]
+                assert [signs[hint.says] for hint in hints] == [b, a]
+            assert len(one.fact_hints) == len(one.facts)
             assert one.earlier == tuple(questions[:i])
             assert len({name for a, _, b in told for name in (a, b)}) == 3
             asked.add(one.question.split()[2] == "the")
@@ -342,9 +349,9 @@ def words():
 @pytest.mark.parametrize("asked", [0.0, 1.0])
 def test_hints_stand_at_their_words(words, tmp_path, books, asked):
     (tmp_path / "books.txt").write_text("\n\n".join(books), encoding="utf-8")
-    options = dict(tasks=["qa2", "qa3"], whole_stories=asked, background=str(tmp_path / "books.txt"))
+    options = dict(tasks=["qa2", "qa3", "qa4"], whole_stories=asked, background=str(tmp_path / "books.txt"))
     rows, plain = (Mixture("babilong", words, 400, 0, hints=hints, **options) for hints in (True, False))
-    kinds = {"person": 0, "question": 0, "thing": 0, "place": 0, "before": 0, "toucher": 0, "sign": 0}
+    kinds = {"person": 0, "question": 0, "thing": 0, "place": 0, "before": 0, "toucher": 0, "sign": 0, "side": 0}
     for index in range(12):
         row = rows[index]
         assert row["block_labels"].shape == (400, 3)
@@ -354,7 +361,11 @@ def test_hints_stand_at_their_words(words, tmp_path, books, asked):
         for at, block in (labels != -100).nonzero().tolist():
             says = words.decode([int(labels[at, block])]).strip()
             said = text[at].strip()
-            if block == 0 and said != "?":
+            if block == 0 and len(says) == 1:
+                assert said in (*OPPOSITE, ".", "?")
+                assert says in SIDES.values()
+                kinds["side"] += 1
+            elif block == 0 and said != "?":
                 assert said in PEOPLE
                 assert says in PLACES
                 kinds["person"] += 1

@@ -30,8 +30,11 @@ STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
 STEPS = {"qa2": ("holder", "person"), "qa3": ("holder", "person", "thing", "before"), "qa5": ("holder",)}
 
 HINTED_BLOCKS = 3  # blocks whose outputs the hints speak of
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
 # what hints call a person at a place: a letter each, for a key that is neither the person's nor the place's
-SIGNS = dict(zip(((person, place) for person in PEOPLE for place in PLACES), "ABCDEFGHIJKLMNOPQRSTUVWX", strict=True))
+SIGNS = dict(zip(((person, place) for person in PEOPLE for place in PLACES), _LETTERS, strict=True))
+# and a side of a place, in qa4
+SIDES = dict(zip(((side, place) for side in sorted(_OPPOSITE) for place in PLACES), _LETTERS, strict=True))
 
 Answer = tuple[str, str, tuple[int, ...], tuple[Hint, ...]]  # question, answer, supporting facts, hints
 
@@ -298,6 +301,7 @@ def _directions(rng: random.Random, facts: int) -> list[BabiQuestion]:
     """
     questions: list[BabiQuestion] = []
     told: tuple[str, ...] = ()
+    hints: tuple[tuple[Hint, ...], ...] = ()
     while len(told) < facts:
         one, middle, other = rng.sample(PLACES, 3)
         way = rng.choice(sorted(_OPPOSITE))
@@ -305,10 +309,12 @@ def _directions(rng: random.Random, facts: int) -> list[BabiQuestion]:
         for end, side in ((one, way), (other, _OPPOSITE[way])):
             line.append((end, side, middle) if rng.random() < 2 / 3 else (middle, _OPPOSITE[side], end))
         told += tuple(f"The {a} is {d} of the {b}." for a, d, b in line)
+        hints += tuple((Hint(1, SIDES[_OPPOSITE[d], a], 3), Hint(1, SIDES[d, b])) for a, d, b in line)
         asked = rng.sample([(0, False), (0, True), (1, False), (1, True)], 4)
         for fact, turned in asked[: 4 if facts <= 2 else 1]:
             answer, side, known = line[fact]
             question = f"What is the {known} {_OPPOSITE[side]} of?" if turned else f"What is {side} of the {known}?"
             why = (len(told) - 2 + fact,)
-            questions.append(BabiQuestion(told, question, answer, why, tuple(questions)))
+            sign = (Hint(1, SIDES[side, known]),)
+            questions.append(BabiQuestion(told, question, answer, why, tuple(questions), sign, hints))
     return questions

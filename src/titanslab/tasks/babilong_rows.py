@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from titanslab.tasks.babi import BabiQuestion, Hint
-from titanslab.tasks.babi_world import GIVERS, MENTIONS, PEOPLE, PLACES, SIGNS, Asked
+from titanslab.tasks.babi_world import GIVERS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked
 from titanslab.tasks.babilong import BABILong
 from titanslab.tasks.background import Background
 from titanslab.tasks.row import ATTEMPTS, MakeRow, Row, encoder, ending, read_some, scored, too_short
@@ -50,8 +50,9 @@ def babilong_rows(
         step_questions, steps, contested: of stories of our own, see `babi_world.Asked`; step questions are earlier
             questions, so they need `whole_stories` or `facts_only`.
         hints: rows say what the first three blocks should know inside a story of our own, as labels of their outputs.
-            Of the first, at a person's name, where they are, and at a question about a thing, who had it last. Of the
-            second, at the place somebody walks to, a letter for that person at that place (`SIGNS`), at the end of a
+            Of the first, at a person's name, where they are, at a question about a thing, who had it last, and in
+            qa4, where a fact says what is on a side of a place, and where it is asked, a letter for it (`SIDES`). Of
+            the second, at the place somebody walks to, a letter for that person at that place (`SIGNS`), at the end of a
             walk, where it began, of a drop, where it was, and of a question, who has the thing or where it lies, or
             for "before" the letter to look up. Of the third, at the place somebody walks to, where they came from the
             last time they came there, and at the end of a question about "before", its answer.
@@ -193,7 +194,7 @@ def _hint_id(encode: Callable[[str], list[int]], word: str) -> int:
 
 def _check_hints(encode: Callable[[str], list[int]]) -> None:
     """Raise ValueError unless every word that a hint may say has a token of its own."""
-    words = sorted({*PLACES, *PEOPLE, *GIVERS, *SIGNS.values()})
+    words = sorted({*PLACES, *PEOPLE, *GIVERS, *SIGNS.values(), *SIDES.values()})
     if len({_hint_id(encode, word) for word in words}) < len(words):
         raise ValueError(
             f"hints is true; it needs a tokenizer whose first token tells {', '.join(words)} apart, so not bytes"
