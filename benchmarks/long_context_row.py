@@ -94,7 +94,7 @@ def work(job: Job) -> None:
     for name, path, assignments in stages:
         run = folder / name
         recipe = load_recipe(path, (*assignments, f"model.pretrained={before}") if before else assignments)
-        say("training" if name == RUN else f"training, {name}")
+        say({RUN: "training", RUN + LATE: "training, second stage"}.get(name, f"training, {name}"))
         train(recipe, run, resume=(run / RECIPE).exists())
         before = run
     variant = first.model.variant or "attention"

@@ -1,7 +1,9 @@
 """The compiled kernel: built once, refused with a reason, leaves no trace in the caller's settings."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,17 @@ from tolerances import EXACT
 def test_this_machine_compiles_it() -> None:
     fits, reason = native.available(torch.device("cpu"), torch.float32, 2)
     assert fits, reason
+
+
+@pytest.mark.parametrize("kernel", build.SOURCES)
+def test_a_changed_file_compiles_anew(kernel) -> None:
+    """The name of a compiled kernel depends on every file that goes into it."""
+    folder, seen, todo = Path(build.__file__).parent, set(), [build.SOURCES[kernel][0]]
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        todo += set(re.findall(r'#include "(.+)"', (folder / name).read_text())) - seen
+    assert seen == set(build.SOURCES[kernel])
 
 
 def test_no_compiler_falls_back_and_says_so(monkeypatch) -> None:

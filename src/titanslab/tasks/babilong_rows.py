@@ -50,12 +50,12 @@ def babilong_rows(
         step_questions, steps, contested: of stories of our own, see `babi_world.Asked`; step questions are earlier
             questions, so they need `whole_stories` or `facts_only`.
         hints: rows say what the first three blocks should know inside a story of our own, as labels of their outputs.
-            Of the first, at a person's name, where they are, at a question about a thing, who had it last, and in
-            qa4, where a fact says what is on a side of a place, and where it is asked, a letter for it (`SIDES`). Of
-            the second, at the place somebody walks to, a letter for that person at that place (`SIGNS`), at the end of a
-            walk, where it began, of a drop, where it was, and of a question, who has the thing or where it lies, or
-            for "before" the letter to look up. Of the third, at the place somebody walks to, where they came from the
-            last time they came there, and at the end of a question about "before", its answer.
+            Of the first, at a person's name, where they are, at a question about a thing, who had it last, and in qa4,
+            where a fact says what is on a side of a place, and where it is asked, a letter for it (`SIDES`). Of the
+            second, at the place somebody walks to, a letter for that person at that place (`SIGNS`), at the end of a
+            walk, where it began, of a drop, where it was, and of a question, who has the thing or where it lies, or for
+            "before" the letter to look up. Of the third, at the place somebody walks to, where they came from the last
+            time they came there, and at the end of a question about "before", its answer.
         decoys: share of the background that is sentences in which the books use a word of the stories ("Mary", "went
             to", "garden"): a memory learns not to keep them, though a short row would hold few.
         max_background_chars: no more than this of the books is kept in memory.

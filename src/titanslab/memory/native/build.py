@@ -15,7 +15,18 @@ import torch
 
 # of each kernel: what is compiled, and what that includes
 SOURCES = {
-    "chunked": ("chunked.cpp", "flush.hpp", "gelu.hpp", "matmul.hpp", "online.hpp", "pages.hpp"),
+    "chunked": (
+        "chunked.cpp",
+        "chunk_backward.hpp",
+        "decay.hpp",
+        "flush.hpp",
+        "gelu.hpp",
+        "matmul.hpp",
+        "online.hpp",
+        "pages.hpp",
+        "tiles.hpp",
+        "workspace.hpp",
+    ),
     "features": ("features.cpp", "flush.hpp", "gelu.hpp"),
     "step": ("step.cpp", "flush.hpp", "gelu.hpp"),
 }

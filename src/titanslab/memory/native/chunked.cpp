@@ -2,7 +2,6 @@
 // last, its state in that core's cache. Same mathematics as chunk.py and decay.py beside it, which are the fall-back.
 // Activations are [width, tokens] ("T" in a name), tokens in the vector lanes, padded with zeros to whole vectors.
 #include <algorithm>
-#include <cstdlib>
 #include <type_traits>
 #include <vector>
 
@@ -10,6 +9,8 @@
 #include "gelu.hpp"
 #include "matmul.hpp"
 #include "pages.hpp"
+#include "tiles.hpp"
+#include "workspace.hpp"
 
 constexpr int MAX_LAYERS = 8;
 constexpr double NORM_EPS = 1e-5;
@@ -30,129 +31,6 @@ struct Arguments {
   void *dy, *d_end[MAX_LAYERS], *d_running[MAX_LAYERS];
   void *dq, *dk, *dv, *d_gates, *d_state[MAX_LAYERS], *d_anchor[MAX_LAYERS], *d_initial[MAX_LAYERS], *d_norm;
 };
-
-// What the workspaces of all threads may hold between calls.
-constexpr size_t KEPT_BYTES = size_t(256) << 20;
-
-// A thread's workspace, kept between calls: fresh pages cost more than a small call's arithmetic, and a quarter of a
-// large one's.
-template <typename T>
-struct Arena {
-  T* base = nullptr;
-  size_t size = 0;
-  bool reserve(size_t count) {
-    if (count > size) {
-      std::free(base);
-      base = (T*)std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64);
-      size = base ? count : 0;
-    }
-    if (base) std::fill(base, base + count, T(0));
-    return base != nullptr;
-  }
-  void release_if_large(int threads) {
-    if (size * sizeof(T) <= KEPT_BYTES / threads) return;
-    std::free(base);
-    base = nullptr;
-    size = 0;
-  }
-  ~Arena() { std::free(base); }
-};
-
-// Hands out zeroed pieces; with no arena it only counts.
-template <typename T>
-struct Taker {
-  Arena<T>* arena;
-  size_t count = 0;
-  T* operator()(size_t n) {
-    n = (n + 15) / 16 * 16;
-    T* at = arena ? arena->base + count : nullptr;
-    count += n;
-    return at;
-  }
-};
-
-template <typename T>
-constexpr long LINE = 64 / sizeof(T);  // of the first cache
-
-// Rows of tokens that outer products read lie in panels of a few vectors, [panel, C, PANEL]: rows of a power of two
-// would fall on the same few lines of the first cache.
-template <typename T>
-constexpr long PANEL = 4 * Lanes<T>::VL;
-
-// am = a^T d, as = a^T d2 of a tile: a [rows, LC], d and d2 [C, PANEL].
-template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void outer_tile(long C, const T* a, long LC, const T* d, const T* d2,
-                                                          typename Lanes<T>::V (&am)[MR][NV],
-                                                          typename Lanes<T>::V (&as)[MR][NV]) {
-  typedef typename Lanes<T>::V V;
-  constexpr long VL = Lanes<T>::VL;
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
-  for (long c = 0; c < C; c++) {
-    V v[MR], x[NV];
-    for (int i = 0; i < MR; i++) {
-      v[i] = a[i * LC + c] - V{};
-#if defined(__AVX512F__) && defined(__GNUC__)
-      asm("" : "+v"(v[i]));  // read once: as an operand from memory each product would read it again
-#endif
-    }
-    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d + c * PANEL<T> + j * VL);
-    for (int i = 0; i < MR; i++)
-      for (int j = 0; j < NV; j++) am[i][j] += v[i] * x[j];
-    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d2 + c * PANEL<T> + j * VL);
-    for (int i = 0; i < MR; i++)
-      for (int j = 0; j < NV; j++) as[i][j] += v[i] * x[j];
-  }
-}
-
-// c' = b c + f s - a^T(w d), s' = e s - a^T(w' d), one pass over the state.
-template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void advance_tile(long C, const T* aT, long LC, const T* dw, const T* dw2,
-                                                               long ld, const T* m, const T* s, T* m1, T* s1, T b, T f,
-                                                               T e) {
-  typedef typename Lanes<T>::V V;
-  constexpr long VL = Lanes<T>::VL;
-  V am[MR][NV], as[MR][NV];
-  for (int i = 0; i < MR; i++)  // the state comes from far: asked for before the products it is added to
-    for (int j = 0; j < NV; j++) {
-      __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
-      __builtin_prefetch(m1 + i * ld + j * VL, 1), __builtin_prefetch(s1 + i * ld + j * VL, 1);
-    }
-  outer_tile<T, MR, NV>(C, aT, LC, dw, dw2, am, as);
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) {
-      long at = i * ld + j * VL;
-      V mm = *(const V*)(m + at), ss = *(const V*)(s + at);
-      *(V*)(m1 + at) = b * mm + f * ss - am[i][j];
-      *(V*)(s1 + at) = e * ss - as[i][j];
-    }
-}
-
-// dm1 = b dm + X^T (b dz), ds1 = f dm + e ds + X^T (f dz), and the dot products <m,dm>, <s,dm>, <s,ds>.
-template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void retreat_tile(long C, const T* X, long LC, const T* dz, const T* dz2,
-                                                               long ld, const T* m, const T* s, T* dm, T* ds, T b, T f,
-                                                               T e, typename Lanes<T>::V* dots) {
-  typedef typename Lanes<T>::V V;
-  constexpr long VL = Lanes<T>::VL;
-  V am[MR][NV], as[MR][NV];
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) {
-      __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
-      __builtin_prefetch(dm + i * ld + j * VL, 1), __builtin_prefetch(ds + i * ld + j * VL, 1);
-    }
-  outer_tile<T, MR, NV>(C, X, LC, dz, dz2, am, as);
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) {
-      long at = i * ld + j * VL;
-      V mm = *(const V*)(m + at), ss = *(const V*)(s + at), gm = *(V*)(dm + at), gs = *(V*)(ds + at);
-      dots[0] += mm * gm;
-      dots[1] += ss * gm;
-      dots[2] += ss * gs;
-      *(V*)(dm + at) = b * gm + am[i][j];
-      *(V*)(ds + at) = f * gm + e * gs + as[i][j];
-    }
-}
 
 // Decay coefficients of one chunk for one layer of gates (decay.py).
 template <typename T>
@@ -354,63 +232,11 @@ struct Row {
     return (T*)base + (((which * gates + g) * A.batch + b) * A.tokens + t) * A.heads + h;
   }
 
-  // ---- decay coefficients ----
-  void gates_of(long n, long g) {
-    Decay<T>& c = decays[g];
-    for (long t = 0; t < C; t++) {
-      long at = token(n, t);
-      c.real[t] = at >= 0;
-      c.theta[t] = at >= 0 ? *gate(A.gates, 0, g, at) : T(0);
-      c.eta[t] = at >= 0 ? *gate(A.gates, 1, g, at) : T(1);
-      c.keep[t] = at >= 0 ? 1 - *gate(A.gates, 2, g, at) : T(1);
-    }
-  }
-  // the chunk's end alone: what `advance` needs
-  void end_coefficients(long n) {
-    for (long g = 0; g < gates; g++) {
-      gates_of(n, g);
-      Decay<T>& c = decays[g];
-      T kept = 1, carried = 1, both = 0;
-      for (long i = C - 1; i >= 0; i--) {
-        both = (i + 1 < C ? c.eta[i + 1] : T(0)) * both + c.real[i] * kept;
-        c.w[i] = both * c.theta[i];
-        c.w2[i] = carried * c.theta[i];
-        kept *= c.keep[i];
-        carried *= c.eta[i];
-      }
-      c.b = kept, c.f = c.eta[0] * both, c.e = carried;
-    }
-  }
-  void coefficients(long n) {
-    end_coefficients(n);
-    for (long g = 0; g < gates; g++) {
-      Decay<T>& c = decays[g];
-      long w = C + 1;
-      T kept = 1;
-      for (long t = 0; t < C; t++) {
-        kept *= c.keep[t];
-        c.start[t] = kept;
-        T *__restrict e = c.carried + t * w, *__restrict m = c.combined + t * w, *__restrict mix = mixRows + t * LC;
-        T eta = c.eta[t], keep = c.keep[t], real = c.real[t];
-        if (t == 0) {
-          e[0] = eta, m[0] = real * eta;
-        } else {
-          const T *before = c.carried + (t - 1) * w, *mixed_before = c.combined + (t - 1) * w;
-#pragma omp simd
-          for (long i = 0; i <= t; i++) {
-            e[i] = eta * before[i];
-            m[i] = keep * mixed_before[i] + real * e[i];
-          }
-        }
-        e[t + 1] = 1, m[t + 1] = real;
-        for (long i = t + 2; i < w; i++) e[i] = m[i] = 0;
-        c.lag[t] = m[0];
-#pragma omp simd
-        for (long i = 0; i < C; i++) mix[i] = m[i + 1] * c.theta[i];
-      }
-      transpose(C, C, mixRows, LC, c.mixT, LC);
-    }
-  }
+  // ---- decay coefficients: decay.hpp ----
+  void gates_of(long n, long g);
+  void end_coefficients(long n);
+  void coefficients(long n);
+  void gate_gradients(long n);
 
   // ---- LayerNorm over the width, one token per lane ----
   void column_mean(const T* x, const T* y, T* into) const {  // of x, or of x*y
@@ -829,156 +655,9 @@ struct Row {
       matmul(in[l], std::min(columns[l] - j, PANEL<T>), C, a, LC, 1, rowsA + panel(j), PANEL<T>, to + j, ld[l], ADD);
   }
 
-  void backward_chunk(long n, Activations<T>& t, const State<T>& state, T* const* W, bool own, bool carry) {
-    // the read
-    if (A.activations)
-      keep(n, t), recall_read(n);
-    else
-      read(n, t, state);
-    gather(A.dy, n, dZ);
-    const T* w = scale();
-    std::copy_n(dZ, D * LC, tmp2);  // dy, for the residual
-    if (w) {
-      normalize(Z, unit, rstd);
-      for (long i = 0; i < D; i++)
-        add_sums(dZ + i * LC, unit + i * LC, dnorm[i], dnorm[D + i]);
-      std::copy_n(tmp2, D * LC, tmp);
-      normalize_backward(tmp, w, unit, rstd, dZ, SET);
-    }
-    T* dy = tmp2;
-    for (long l = L - 1; l >= 0; l--) {
-      const Decay<T>& c = decay(l);
-      long wi = in[l], wo = out[l];
-      // through the writes of this chunk
-      scores_of(wo, t.d[l], dZ, scores);  // [write, token]
-      for (long i = 0; i < C * LC; i++) {
-        T s = scores[i], q = asked[l][i], p = c.mixT[i];
-        dmix[l][i] = -s * q;
-        mixed[i] = s * p;
-        weighted[i] = q * p;
-      }
-      transpose(C, C, mixed, LC, mixedT, LC);
-      transpose(C, C, weighted, LC, weightedT, LC);
-      // the gradient at the chunk's end, through this chunk's writes
-      T *dm = grad.m[l], *ds = grad.s[l];
-      for (T* sums : {dstart[l], dlag[l], dw[l], dw2[l]}) std::fill_n(sums, LC, T(0));
-      auto minus_ends = [&](long j, auto p, auto q) { return -at(c.w + j, p) * p - at(c.w2 + j, q) * q; };
-      pair(
-          wi, wo, dm, ds, ld[l], 1, t.d[l], LOWER, X[l], mixedT, dA[l],
-          [&](long i, long j, auto p, auto q) {
-            auto a = at(t.a[l] + i, p);
-            add_to(dw[l] + j, -a * p), add_to(dw2[l] + j, -a * q);
-            return minus_ends(j, p, q);
-          },
-          [](long, auto x) { return x; });
-      pair(
-          wo, wi, dm, ds, 1, ld[l], t.a[l], LOWER, dZ, weightedT, dD[l],
-          [&](long, long j, auto p, auto q) { return minus_ends(j, p, q); }, [](long, auto x) { return x; });
-      // through the state at the chunk's start
-      auto through = [&](auto finish) {
-        pair(
-            wi, wo, state.m[l], state.s[l], ld[l], 1, dZ, UPPER, t.a[l], mixed, dX,
-            [&](long i, long j, auto p, auto q) {
-              auto x = at(X[l] + i, p);
-              add_to(dstart[l] + j, x * p), add_to(dlag[l] + j, x * q);
-              return at(c.start + j, p) * p + at(c.lag + j, q) * q;
-            },
-            finish);
-      };
-      if (l > 0)
-        through([&](long i, auto x) { return x * at(Xs[l - 1] + i, x); });
-      else if (A.residual)
-        through([&](long i, auto x) { return x + at(dy + i, x); });
-      else
-        through([](long, auto x) { return x; });
-      // the gradient at the chunk's start
-      as_two_rows(dZ, l, c.start, c.lag);
-      V dots[3] = {V{}, V{}, V{}};
-      tiles(wi, columns[l], [&](long i, long j, auto rows, auto vectors) {
-        long at = i * ld[l] + j;
-        retreat_tile<T, rows(), vectors()>(C, X[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), ld[l], state.m[l] + at,
-                                           state.s[l] + at, dm + at, ds + at, c.b, c.f, c.e, dots);
-      });
-      for (int k = 0; k < 3; k++) {
-        dends[l][k] = 0;
-        for (long j = 0; j < VL; j++) dends[l][k] += dots[k][j];
-      }
-      if (l > 0) std::swap(dX, dZ);
-    }
-    scatter(dX, n, A.dq);
-    if (A.online) {
-      backward_online(n, t, state);
-      gate_gradients(n);
-      finish(n);
-      return;
-    }
-    gate_gradients(n);
-    // the inner gradient itself, from the first layer to the last
-    T* dW[MAX_LAYERS];
-    for (long l = 0; l < L; l++) {
-      dW[l] = own ? grad.m[l] : grad_anchor.m[l];
-      if (carry && own) add(grad.m[l], grad_anchor.m[l], l);
-      if (!own && !carry) std::fill_n(grad_anchor.m[l], in[l] * ld[l], T(0));
-    }
-    for (long l = 0; l < L - 1; l++) {
-      for (long i = 0; i < out[l] * LC; i++) {
-        extra[l][i] = dD[l][i] * t.back[l][i] * gelu_curve(t.z[l][i]);
-        dhT[l][i] = dD[l][i] * t.slope[l][i];
-      }
-      apply(out[l + 1], in[l + 1], W[l + 1], 1, ld[l + 1], dhT[l], dD[l + 1], ADD);
-      as_rows(t.d[l + 1], l + 1, rowsA);
-      add_outer(dhT[l], l + 1, dW[l + 1]);
-    }
-    T *last = dD[L - 1], *dz = dZ, *derror = tmp;
-    if (A.grad_clip > 0) {
-      clip_factor(t.raw);
-      T *factor = sums, *inverse = sums + LC, *along = sums + 2 * LC;
-      std::fill_n(along, LC, T(0));
-      for (long i = 0; i < D; i++)
-        for (long c = 0; c < LC; c++) along[c] += t.raw[i * LC + c] * inverse[c] * last[i * LC + c];
-      for (long i = 0; i < D; i++)
-        for (long c = 0; c < LC; c++)
-          if (factor[c] < 1) {
-            long at = i * LC + c;
-            last[at] = factor[c] * (last[at] - t.raw[at] * inverse[c] * along[c]);
-          }
-    }
-    if (w) {
-      normalize_backward(last, nullptr, t.unit, t.rstd, tmp2, SET);  // d_grad
-      for (long i = 0; i < D; i++) {
-        T along = 0, sum = 0, both = 0, wi = w[i];
-        const T *x = tmp2 + i * LC, *error = t.error + i * LC, *u = t.unit + i * LC;
-        T* to = derror + i * LC;
-#pragma omp simd
-        for (long c = 0; c < LC; c++) to[c] = 2 * x[c] * wi;
-        add_sums(x, error, both, sum);
-        add_sums(to, u, along, dnorm[D + i]);
-        dnorm[i] += 2 * both + along;
-      }
-      normalize_double_backward(last, t.error, w, t.unit, t.rstd, dz);
-      normalize_backward(derror, w, t.unit, t.rstd, dz, ADD);
-    } else {
-      for (long i = 0; i < D * LC; i++) dz[i] = derror[i] = 2 * last[i];
-    }
-    for (long l = L - 1; l >= 0; l--) {
-      as_rows(dz, l, rowsA);
-      add_outer(t.a[l], l, dW[l]);
-      apply(in[l], out[l], W[l], ld[l], 1, dz, dA[l], ADD);
-      if (l > 0)
-        for (long i = 0; i < in[l] * LC; i++) dz[i] = dA[l][i] * t.slope[l - 1][i] + extra[l - 1][i];
-    }
-    if (!own)
-      for (long l = 0; l < L; l++) store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
-    finish(n);
-  }
-  // dk and dv, from dA[0] and the error's gradient in tmp
-  void finish(long n) {
-    if (A.residual)
-      for (long i = 0; i < D * LC; i++) dA[0][i] += tmp[i];
-    scatter(dA[0], n, A.dk);
-    for (long i = 0; i < D * LC; i++) tmp[i] = -tmp[i];
-    scatter(tmp, n, A.dv);
-  }
+  // ---- adjoint of a chunk: chunk_backward.hpp ----
+  void backward_chunk(long n, Activations<T>& t, const State<T>& state, T* const* W, bool own, bool carry);
+  void finish(long n);
 
   // ---- chunks of one token: online.hpp ----
   void slopes_online(long n, const State<T>& state, Activations<T>& t);
@@ -988,65 +667,10 @@ struct Row {
   void earlier_online(long i, const Decay<T>& c, const T* u, long nu, const T* w, long nw, const T* x, const T* dz,
                       T* du, T* dw, T* dx, T* into) const;
   void backward_online(long n, Activations<T>& t, const State<T>& state);
-
-  // adjoint of `coefficients`; layers that share their gates add up
-  void gate_gradients(long n) {
-    long w = C + 1;
-    for (long g = 0; g < gates; g++) {
-      const Decay<T>& c = decays[g];
-      long from = gates == 1 ? 0 : g, to = gates == 1 ? L : g + 1;
-      for (long l = from; l < to; l++) {
-        for (long i = 0; i < C; i++) dmix[l][i * LC + C - 1] += dw[l][i];
-        dstart[l][C - 1] += dends[l][0];
-        dlag[l][C - 1] += dends[l][1];
-        if (l == from) continue;
-        for (long i = 0; i < C * LC; i++) dmix[from][i] += dmix[l][i];
-        for (long i = 0; i < C; i++) {
-          dstart[from][i] += dstart[l][i], dlag[from][i] += dlag[l][i], dw2[from][i] += dw2[l][i];
-        }
-        dends[from][2] += dends[l][2];
-      }
-      transpose(C, C, dmix[from], LC, mixRows, LC);
-      const T* last = c.carried + (C - 1) * w;
-      for (T* zeros : {lamG, lamE, dtheta}) std::fill_n(zeros, w, T(0));
-      lamE[0] = dends[from][2];
-      for (long i = 0; i < C; i++) {
-        lamE[i + 1] = dw2[from][i] * c.theta[i];
-        dtheta[i] = dw2[from][i] * last[i + 1];
-      }
-      T lamb = 0;
-      for (long t = C - 1; t >= 0; t--) {
-        T next = t + 1 < C ? c.keep[t + 1] : T(0), carry = t + 1 < C ? c.eta[t + 1] : T(1), real = c.real[t];
-        const T *__restrict dm = mixRows + t * LC, *__restrict G = c.combined + t * w;
-        T *__restrict lg = lamG, *__restrict le = lamE, *__restrict dth = dtheta;
-        lamb = dstart[from][t] + next * lamb;
-        lg[0] = dlag[from][t] + next * lg[0];
-#pragma omp simd
-        for (long i = 0; i < C; i++) {
-          lg[i + 1] = dm[i] * c.theta[i] + next * lg[i + 1];
-          dth[i] += dm[i] * G[i + 1];
-        }
-#pragma omp simd
-        for (long i = 0; i < w; i++) le[i] = real * lg[i] + carry * le[i];
-        T dkeep = lamb * (t ? c.start[t - 1] : T(1)), deta = t ? T(0) : le[0];
-        if (t) {
-          const T *before = G - w, *E = c.carried + (t - 1) * w;
-#pragma omp simd reduction(+ : dkeep, deta)
-          for (long i = 0; i <= t; i++) dkeep += lg[i] * before[i], deta += le[i] * E[i];
-        }
-        long at = token(n, t);
-        if (at < 0) continue;
-        *gate(A.d_gates, 1, g, at) = deta;
-        *gate(A.d_gates, 2, g, at) = -dkeep;
-      }
-      for (long t = 0; t < C; t++) {
-        long at = token(n, t);
-        if (at >= 0) *gate(A.d_gates, 0, g, at) = dtheta[t];
-      }
-    }
-  }
 };
 
+#include "chunk_backward.hpp"
+#include "decay.hpp"
 #include "online.hpp"
 
 template <typename T>

@@ -1,0 +1,156 @@
+// The adjoint of one chunk, from its activations and the gradient in the state after it. Included by chunked.cpp.
+#pragma once
+
+template <typename T>
+void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T* const* W, bool own, bool carry) {
+  // the read
+  if (A.activations)
+    keep(n, t), recall_read(n);
+  else
+    read(n, t, state);
+  gather(A.dy, n, dZ);
+  const T* w = scale();
+  std::copy_n(dZ, D * LC, tmp2);  // dy, for the residual
+  if (w) {
+    normalize(Z, unit, rstd);
+    for (long i = 0; i < D; i++)
+      add_sums(dZ + i * LC, unit + i * LC, dnorm[i], dnorm[D + i]);
+    std::copy_n(tmp2, D * LC, tmp);
+    normalize_backward(tmp, w, unit, rstd, dZ, SET);
+  }
+  T* dy = tmp2;
+  for (long l = L - 1; l >= 0; l--) {
+    const Decay<T>& c = decay(l);
+    long wi = in[l], wo = out[l];
+    // through the writes of this chunk
+    scores_of(wo, t.d[l], dZ, scores);  // [write, token]
+    for (long i = 0; i < C * LC; i++) {
+      T s = scores[i], q = asked[l][i], p = c.mixT[i];
+      dmix[l][i] = -s * q;
+      mixed[i] = s * p;
+      weighted[i] = q * p;
+    }
+    transpose(C, C, mixed, LC, mixedT, LC);
+    transpose(C, C, weighted, LC, weightedT, LC);
+    // the gradient at the chunk's end, through this chunk's writes
+    T *dm = grad.m[l], *ds = grad.s[l];
+    for (T* sums : {dstart[l], dlag[l], dw[l], dw2[l]}) std::fill_n(sums, LC, T(0));
+    auto minus_ends = [&](long j, auto p, auto q) { return -at(c.w + j, p) * p - at(c.w2 + j, q) * q; };
+    pair(
+        wi, wo, dm, ds, ld[l], 1, t.d[l], LOWER, X[l], mixedT, dA[l],
+        [&](long i, long j, auto p, auto q) {
+          auto a = at(t.a[l] + i, p);
+          add_to(dw[l] + j, -a * p), add_to(dw2[l] + j, -a * q);
+          return minus_ends(j, p, q);
+        },
+        [](long, auto x) { return x; });
+    pair(
+        wo, wi, dm, ds, 1, ld[l], t.a[l], LOWER, dZ, weightedT, dD[l],
+        [&](long, long j, auto p, auto q) { return minus_ends(j, p, q); }, [](long, auto x) { return x; });
+    // through the state at the chunk's start
+    auto through = [&](auto finish) {
+      pair(
+          wi, wo, state.m[l], state.s[l], ld[l], 1, dZ, UPPER, t.a[l], mixed, dX,
+          [&](long i, long j, auto p, auto q) {
+            auto x = at(X[l] + i, p);
+            add_to(dstart[l] + j, x * p), add_to(dlag[l] + j, x * q);
+            return at(c.start + j, p) * p + at(c.lag + j, q) * q;
+          },
+          finish);
+    };
+    if (l > 0)
+      through([&](long i, auto x) { return x * at(Xs[l - 1] + i, x); });
+    else if (A.residual)
+      through([&](long i, auto x) { return x + at(dy + i, x); });
+    else
+      through([](long, auto x) { return x; });
+    // the gradient at the chunk's start
+    as_two_rows(dZ, l, c.start, c.lag);
+    V dots[3] = {V{}, V{}, V{}};
+    tiles(wi, columns[l], [&](long i, long j, auto rows, auto vectors) {
+      long at = i * ld[l] + j;
+      retreat_tile<T, rows(), vectors()>(C, X[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), ld[l], state.m[l] + at,
+                                         state.s[l] + at, dm + at, ds + at, c.b, c.f, c.e, dots);
+    });
+    for (int k = 0; k < 3; k++) {
+      dends[l][k] = 0;
+      for (long j = 0; j < VL; j++) dends[l][k] += dots[k][j];
+    }
+    if (l > 0) std::swap(dX, dZ);
+  }
+  scatter(dX, n, A.dq);
+  if (A.online) {
+    backward_online(n, t, state);
+    gate_gradients(n);
+    finish(n);
+    return;
+  }
+  gate_gradients(n);
+  // the inner gradient itself, from the first layer to the last
+  T* dW[MAX_LAYERS];
+  for (long l = 0; l < L; l++) {
+    dW[l] = own ? grad.m[l] : grad_anchor.m[l];
+    if (carry && own) add(grad.m[l], grad_anchor.m[l], l);
+    if (!own && !carry) std::fill_n(grad_anchor.m[l], in[l] * ld[l], T(0));
+  }
+  for (long l = 0; l < L - 1; l++) {
+    for (long i = 0; i < out[l] * LC; i++) {
+      extra[l][i] = dD[l][i] * t.back[l][i] * gelu_curve(t.z[l][i]);
+      dhT[l][i] = dD[l][i] * t.slope[l][i];
+    }
+    apply(out[l + 1], in[l + 1], W[l + 1], 1, ld[l + 1], dhT[l], dD[l + 1], ADD);
+    as_rows(t.d[l + 1], l + 1, rowsA);
+    add_outer(dhT[l], l + 1, dW[l + 1]);
+  }
+  T *last = dD[L - 1], *dz = dZ, *derror = tmp;
+  if (A.grad_clip > 0) {
+    clip_factor(t.raw);
+    T *factor = sums, *inverse = sums + LC, *along = sums + 2 * LC;
+    std::fill_n(along, LC, T(0));
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++) along[c] += t.raw[i * LC + c] * inverse[c] * last[i * LC + c];
+    for (long i = 0; i < D; i++)
+      for (long c = 0; c < LC; c++)
+        if (factor[c] < 1) {
+          long at = i * LC + c;
+          last[at] = factor[c] * (last[at] - t.raw[at] * inverse[c] * along[c]);
+        }
+  }
+  if (w) {
+    normalize_backward(last, nullptr, t.unit, t.rstd, tmp2, SET);  // d_grad
+    for (long i = 0; i < D; i++) {
+      T along = 0, sum = 0, both = 0, wi = w[i];
+      const T *x = tmp2 + i * LC, *error = t.error + i * LC, *u = t.unit + i * LC;
+      T* to = derror + i * LC;
+#pragma omp simd
+      for (long c = 0; c < LC; c++) to[c] = 2 * x[c] * wi;
+      add_sums(x, error, both, sum);
+      add_sums(to, u, along, dnorm[D + i]);
+      dnorm[i] += 2 * both + along;
+    }
+    normalize_double_backward(last, t.error, w, t.unit, t.rstd, dz);
+    normalize_backward(derror, w, t.unit, t.rstd, dz, ADD);
+  } else {
+    for (long i = 0; i < D * LC; i++) dz[i] = derror[i] = 2 * last[i];
+  }
+  for (long l = L - 1; l >= 0; l--) {
+    as_rows(dz, l, rowsA);
+    add_outer(t.a[l], l, dW[l]);
+    apply(in[l], out[l], W[l], ld[l], 1, dz, dA[l], ADD);
+    if (l > 0)
+      for (long i = 0; i < in[l] * LC; i++) dz[i] = dA[l][i] * t.slope[l - 1][i] + extra[l - 1][i];
+  }
+  if (!own)
+    for (long l = 0; l < L; l++) store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
+  finish(n);
+}
+
+// dk and dv, from dA[0] and the error's gradient in tmp
+template <typename T>
+void Row<T>::finish(long n) {
+  if (A.residual)
+    for (long i = 0; i < D * LC; i++) dA[0][i] += tmp[i];
+  scatter(dA[0], n, A.dk);
+  for (long i = 0; i < D * LC; i++) tmp[i] = -tmp[i];
+  scatter(tmp, n, A.dv);
+}

@@ -1,0 +1,86 @@
+// The products of chunked.cpp with two operands each: registers hold a tile of the result for a whole chunk.
+#pragma once
+#include "matmul.hpp"
+
+template <typename T>
+constexpr long LINE = 64 / sizeof(T);  // of the first cache
+
+// Rows of tokens that outer products read lie in panels of a few vectors, [panel, C, PANEL]: rows of a power of two
+// would fall on the same few lines of the first cache.
+template <typename T>
+constexpr long PANEL = 4 * Lanes<T>::VL;
+
+// am = a^T d, as = a^T d2 of a tile: a [rows, LC], d and d2 [C, PANEL].
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void outer_tile(long C, const T* a, long LC, const T* d, const T* d2,
+                                                          typename Lanes<T>::V (&am)[MR][NV],
+                                                          typename Lanes<T>::V (&as)[MR][NV]) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
+  for (long c = 0; c < C; c++) {
+    V v[MR], x[NV];
+    for (int i = 0; i < MR; i++) {
+      v[i] = a[i * LC + c] - V{};
+#if defined(__AVX512F__) && defined(__GNUC__)
+      asm("" : "+v"(v[i]));  // read once: as an operand from memory each product would read it again
+#endif
+    }
+    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d + c * PANEL<T> + j * VL);
+    for (int i = 0; i < MR; i++)
+      for (int j = 0; j < NV; j++) am[i][j] += v[i] * x[j];
+    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d2 + c * PANEL<T> + j * VL);
+    for (int i = 0; i < MR; i++)
+      for (int j = 0; j < NV; j++) as[i][j] += v[i] * x[j];
+  }
+}
+
+// c' = b c + f s - a^T(w d), s' = e s - a^T(w' d), one pass over the state.
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void advance_tile(long C, const T* aT, long LC, const T* dw, const T* dw2,
+                                                               long ld, const T* m, const T* s, T* m1, T* s1, T b, T f,
+                                                               T e) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  V am[MR][NV], as[MR][NV];
+  for (int i = 0; i < MR; i++)  // the state comes from far: asked for before the products it is added to
+    for (int j = 0; j < NV; j++) {
+      __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
+      __builtin_prefetch(m1 + i * ld + j * VL, 1), __builtin_prefetch(s1 + i * ld + j * VL, 1);
+    }
+  outer_tile<T, MR, NV>(C, aT, LC, dw, dw2, am, as);
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) {
+      long at = i * ld + j * VL;
+      V mm = *(const V*)(m + at), ss = *(const V*)(s + at);
+      *(V*)(m1 + at) = b * mm + f * ss - am[i][j];
+      *(V*)(s1 + at) = e * ss - as[i][j];
+    }
+}
+
+// dm1 = b dm + X^T (b dz), ds1 = f dm + e ds + X^T (f dz), and the dot products <m,dm>, <s,dm>, <s,ds>.
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void retreat_tile(long C, const T* X, long LC, const T* dz, const T* dz2,
+                                                               long ld, const T* m, const T* s, T* dm, T* ds, T b, T f,
+                                                               T e, typename Lanes<T>::V* dots) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  V am[MR][NV], as[MR][NV];
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) {
+      __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
+      __builtin_prefetch(dm + i * ld + j * VL, 1), __builtin_prefetch(ds + i * ld + j * VL, 1);
+    }
+  outer_tile<T, MR, NV>(C, X, LC, dz, dz2, am, as);
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) {
+      long at = i * ld + j * VL;
+      V mm = *(const V*)(m + at), ss = *(const V*)(s + at), gm = *(V*)(dm + at), gs = *(V*)(ds + at);
+      dots[0] += mm * gm;
+      dots[1] += ss * gm;
+      dots[2] += ss * gs;
+      *(V*)(dm + at) = b * gm + am[i][j];
+      *(V*)(ds + at) = f * gm + e * gs + as[i][j];
+    }
+}
