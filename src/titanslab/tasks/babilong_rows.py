@@ -81,7 +81,7 @@ def babilong_rows(
     if step_questions and not (whole_stories or facts_only):
         raise ValueError(
             f"step_questions is {step_questions!r}; a row without whole_stories or facts_only asks the last question "
-            "alone, so set one of the two, or it to 0"
+            "alone, so set one of the two, or step_questions to 0"
         )
     return _Rows(tokenizer, makers, whole_stories, facts_only, hints).make
 
