@@ -46,6 +46,16 @@ def test_the_second_stage_is_of_the_same_task_at_a_higher_price(task):
     assert late.training.learning_rate < first.training.learning_rate
 
 
+def test_the_exact_memory_sees_the_same_rows():
+    exact, first = load_recipe(FOLDER / "exact" / "niah.toml"), load_recipe(FOLDER / "niah" / "mac.toml")
+    seen = [recipe.training.steps * recipe.training.batch_size for recipe in (exact, first)]
+    assert seen[0] == seen[1]
+    batch = exact.data.task_options.pop("same_length_rows"), first.data.task_options.pop("same_length_rows")
+    assert batch == (exact.training.batch_size, first.training.batch_size)
+    assert exact.data == first.data
+    assert size(exact) < size(first)
+
+
 def test_each_lesson_begins_where_the_one_before_ended():
     lessons = [(path.stem, load_recipe(path)) for path in sorted((FOLDER / "lessons").glob("*.toml"))]
     assert [name[0] for name, _ in lessons] == ["1", "2", "3", "4", "5"]
