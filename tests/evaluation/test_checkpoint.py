@@ -1,4 +1,4 @@
-"""The trained model in the repository: what its card says can be seen on short samples."""
+"""The trained models in the repository: what their cards say can be seen on short samples."""
 
 from pathlib import Path
 
@@ -11,32 +11,45 @@ from titanslab.evaluation.decode import GreedyAnswerer
 from titanslab.quickstart.corpus import bundled_text
 from titanslab.tasks.babi_world import STORY_FACTS
 from titanslab.tasks.babilong import BABILong
+from titanslab.tasks.niah import NIAH, VARIANTS, score_niah
+from titanslab.tasks.sample import TaskSample
 
-FOLDER = Path(__file__).parents[2] / "checkpoints" / "babilong-mac"
+FOLDER = Path(__file__).parents[2] / "checkpoints"
+
+
+class Asked:
+    """A model of the repository and tasks; called, how many samples of a length it answers right, of each."""
+
+    def __init__(self, name: str, new_tokens: int):
+        self.tokenizer = AutoTokenizer.from_pretrained(FOLDER / name)
+        self.model = AutoModelForCausalLM.from_pretrained(FOLDER / name).eval()
+        assert self.model.dtype == torch.float32
+        self.new_tokens = new_tokens
+        self.tasks: list[BABILong | NIAH] = []
+
+    def __call__(self, length: int, samples: int, learn: bool = True) -> dict[str, int]:
+        ends = [self.tokenizer.eos_token_id]
+        answer = GreedyAnswerer(self.model, max_new_tokens=self.new_tokens, piece=1024, eos_token_ids=ends, learn=learn)
+        found = {}
+        for task in self.tasks:
+            made = list(task.samples(length, samples))
+            outputs = answer([self.tokenizer(one.prompt).input_ids for one in made])
+            said = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in outputs]
+            found[task.name] = sum(self.right(task, a, b) for a, b in zip(made, said, strict=True))
+        return found
+
+    @staticmethod
+    def right(task: BABILong | NIAH, sample: TaskSample, output: str) -> bool:
+        if isinstance(task, NIAH):
+            return score_niah(sample.target, output) == 1
+        return task.score(sample, output)["official"] == 1
 
 
 @pytest.fixture(scope="module")
 def asked():
-    """Of every task so many samples of a length are answered right."""
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-    model = AutoModelForCausalLM.from_pretrained(FOLDER).eval()
-    assert model.dtype == torch.float32
-    books = [bundled_text()[1]]
-
-    def right(length: int, samples: int, learn: bool = True) -> dict[str, int]:
-        answer = GreedyAnswerer(
-            model, max_new_tokens=3, piece=1024, eos_token_ids=[tokenizer.eos_token_id], learn=learn
-        )
-        found = {}
-        for name in sorted(STORY_FACTS):
-            task = BABILong(name, None, tokenizer, background=books)
-            made = list(task.samples(length, samples))
-            outputs = answer([tokenizer(one.prompt).input_ids for one in made])
-            said = [tokenizer.decode(ids, skip_special_tokens=True) for ids in outputs]
-            found[name] = sum(task.score(a, b)["official"] == 1 for a, b in zip(made, said, strict=True))
-        return found
-
-    return right
+    babilong, books = Asked("babilong-mac", 3), [bundled_text()[1]]
+    babilong.tasks = [BABILong(name, None, babilong.tokenizer, background=books) for name in sorted(STORY_FACTS)]
+    return babilong
 
 
 def test_it_answers_stories_alone(asked):
@@ -49,3 +62,11 @@ def test_it_answers_over_books_from_its_memory(asked):
     found = asked(2000, 4)
     assert sum(found.values()) >= 17, found
     assert sum(asked(2000, 4, learn=False).values()) <= 11
+
+
+def test_it_finds_needles_from_its_memory():
+    niah, books = Asked("niah-mac", 48), [bundled_text()[1]]
+    niah.tasks = [NIAH(name, niah.tokenizer, haystack=None if name == "single_1" else books) for name in VARIANTS]
+    found = niah(2000, 4)
+    assert sum(found.values()) >= 11, found
+    assert sum(niah(2000, 4, learn=False).values()) == 0

@@ -103,6 +103,8 @@ def test_run_folder_resume_and_refusals(recipe, tmp_path, monkeypatch, capsys):
     # A model and tokenizer that Hugging Face loads without any code of the folder's.
     model = AutoModelForCausalLM.from_pretrained(whole)
     tokenizer = AutoTokenizer.from_pretrained(whole)
+    assert model.config.use_cache
+    assert json.loads((sorted((whole / "checkpoints").glob("*-*"))[-1] / "config.json").read_text())["use_cache"]
     assert model.config.vocab_size == len(tokenizer) == 259
     assert model.config.eos_token_id == tokenizer.eos_token_id
     assert same_weights(weights(whole), weights(whole / "checkpoints" / "checkpoint-12"))

@@ -60,6 +60,19 @@ class TitansTrainer(Trainer):
         check_step(model, loss, inputs, self.state.global_step + 1, gradients=full)
         return loss
 
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """Write the model with `use_cache` on: Trainer turns it off, and those who load the model would find it so."""
+        assert self.model is not None
+        config: Any = getattr(self.model, "config", None)
+        if not hasattr(config, "use_cache"):
+            super()._save(*args, **kwargs)
+            return
+        training, config.use_cache = config.use_cache, True
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            config.use_cache = training
+
     def _tokens(self, inputs: dict[str, Any]) -> int:
         """Tokens of this micro-batch on all devices; rows of one need not be as long as those of another."""
         count = inputs["input_ids"].numel()
