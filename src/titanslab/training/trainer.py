@@ -62,7 +62,6 @@ class TitansTrainer(Trainer):
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         """Write the model with `use_cache` on: Trainer turns it off, and those who load the model would find it so."""
-        assert self.model is not None
         config: Any = getattr(self.model, "config", None)
         if not hasattr(config, "use_cache"):
             super()._save(*args, **kwargs)
