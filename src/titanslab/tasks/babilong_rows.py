@@ -60,13 +60,8 @@ def babilong_rows(
             to", "garden"): a memory learns not to keep them, though a short row would hold few.
         max_background_chars: no more than this of the books is kept in memory.
     """
-    counter = TokenCounter(tokenizer)
     if not 0 <= decoys <= 1 or (decoys and not background):
         raise ValueError(f"decoys is {decoys!r}; it must be 0 to 1, and 0 without background")
-    books = None
-    if background:
-        texts = read_some(background, max_background_chars)
-        books = Background(texts, counter, decoys=decoys, decoy_words=MENTIONS)
     if not 0 <= whole_stories <= 1 or (whole_stories and form != "base"):
         raise ValueError(f"whole_stories is {whole_stories!r}; it must be 0 to 1, and 0 in few_shot form")
     if not 0 <= facts_only <= 1 or (facts_only and (facts or form != "base")):
@@ -76,6 +71,10 @@ def babilong_rows(
     if hints and (facts or form != "base"):
         raise ValueError("hints is true; it must be false in few_shot form or with bAbI's files (facts)")
     asked = Asked(step_questions=step_questions, steps=tuple(steps), contested=contested)
+    counter, books = TokenCounter(tokenizer), None
+    if background:
+        texts = read_some(background, max_background_chars)
+        books = Background(texts, counter, decoys=decoys, decoy_words=MENTIONS)
     chosen = [tasks] if isinstance(tasks, str) else list(tasks)
     makers = [BABILong(t, facts, counter, background=books, split=split, form=form, asked=asked) for t in chosen]
     if step_questions and not (whole_stories or facts_only):
