@@ -16,6 +16,9 @@ is tested instead; without it the first stage is. One work folder holds both.
 With --lessons (babilong) every row is trained in the lessons of recipes/lessons, one after the other, with hints; rows
 are then mac, lmm, mal, mag, window and attention, models of one size in the MAC's place.
 
+With --exact (niah) every row is trained as recipes/exact says, with a memory that overwrites exactly; the rows are then
+the same six.
+
 BABILong is trained on stories of our own, or with --train-facts on bAbI's training files, and tested on those of
 --facts. Rows are models of one size on the same data; what their recipes say can be changed by --set, for one row by
 --set ROW:section.key=value, for the second stage by --set late:section.key=value, for a lesson by --set lesson-2:... .
@@ -45,6 +48,15 @@ LESSON_ROWS = {
     "window": ("model.variant=attention", "model.intermediate_size=544", "model.window_size=64"),
     "attention": ("model.variant=attention", "model.intermediate_size=544", "model.window_size=all"),
 }
+# The same for the MAC of recipes/exact
+EXACT_ROWS = {
+    "mac": (),
+    "lmm": ("model.variant=lmm", "model.intermediate_size=664"),
+    "mal": ("model.variant=mal", "model.intermediate_size=488", "model.window_size=64"),
+    "mag": ("model.variant=mag", "model.intermediate_size=448", "model.window_size=64"),
+    "window": ("model.variant=attention", "model.intermediate_size=736", "model.window_size=64"),
+    "attention": ("model.variant=attention", "model.intermediate_size=736", "model.window_size=all"),
+}
 # Attention over all tokens takes quadratic time: it is left out at the far lengths unless asked for.
 NOT_FAR = {"attention"}
 NAMES = {"niah": "single_1,single_2,single_3", "babilong": "qa1,qa2,qa3,qa4,qa5"}
@@ -73,6 +85,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--batch", type=int, help="rows of a batch instead of the recipe's")
     add("--late", action="store_true", help="train the second stage too, recipes/late, and test what it gives")
     add("--lessons", action="store_true", help="babilong: train in recipes/lessons, with hints")
+    add("--exact", action="store_true", help="niah: train as recipes/exact says, a memory that overwrites exactly")
     add("--set", action="append", default=[], metavar="[ROW:]SECTION.KEY=VALUE", help="change recipes")
     add("--names", help="variants or tasks to test; default: all of the recipes")
     add("--lengths", help=f"default: {LENGTHS['niah']}, or {LENGTHS['babilong']}")
@@ -97,18 +110,23 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, help="the JSON; default: benchmarks/results/DATE_DEVICE_TASK.json")
     options = parser.parse_args(words)
     known = sorted(path.stem for path in (RECIPES / options.task).glob("*.toml"))
-    if options.lessons:
-        known = list(LESSON_ROWS)
-        for name in ("late", "steps", "batch", "train_facts"):
-            if getattr(options, name):
-                parser.error(f"--{name.replace('_', '-')} and --lessons do not go together; leave one out")
-        if options.task != "babilong":
-            parser.error(f"--lessons are for babilong, and the task is {options.task}")
+    for flag, rows, task, others in (
+        ("lessons", LESSON_ROWS, "babilong", ("late", "steps", "batch", "train_facts")),
+        ("exact", EXACT_ROWS, "niah", ("late",)),
+    ):
+        if getattr(options, flag):
+            known = list(rows)
+            for name in others:
+                if getattr(options, name):
+                    parser.error(f"--{name.replace('_', '-')} and --{flag} do not go together; leave one out")
+            if options.task != task:
+                parser.error(f"--{flag} is for {task}, and the task is {options.task}")
     options.rows = options.rows.split(",") if options.rows else known
     options.far_rows = options.far_rows.split(",") if options.far_rows else [r for r in known if r not in NOT_FAR]
     for row in [*options.rows, *options.far_rows]:
         if row not in known:
-            of = "a row of --lessons" if options.lessons else f"a recipe of recipes/{options.task}"
+            flags = [f"--{flag}" for flag in ("lessons", "exact") if getattr(options, flag)]
+            of = f"a row of {flags[0]}" if flags else f"a recipe of recipes/{options.task}"
             parser.error(f"row {row!r} is not {of}; there are {', '.join(known)}")
     try:
         options.seeds = [int(seed) for seed in options.seeds.split(",")]
@@ -169,10 +187,12 @@ def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path, l
         made.append("training.cpu=true")
     if lesson == f"{LESSON}1":
         made += LESSON_ROWS[row]
+    if options.exact:
+        made += EXACT_ROWS[row]
     if row != LATE_ROW and (options.steps or options.batch):
         from titanslab.training.recipe import load_recipe
 
-        recipe = load_recipe(RECIPES / options.task / f"{row}.toml")
+        recipe = load_recipe(first_recipe(options, row))
         before = recipe.training.steps * recipe.training.batch_size
         steps, batch = options.steps or recipe.training.steps, options.batch or recipe.training.batch_size
         curriculum = round(recipe.data.task_options.get("curriculum_rows", 0) * steps * batch / before)
@@ -187,11 +207,15 @@ def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path, l
     return made
 
 
+def first_recipe(options: argparse.Namespace, row: str) -> Path:
+    """The recipe a row begins as, without --lessons."""
+    return RECIPES / "exact" / f"{options.task}.toml" if options.exact else RECIPES / options.task / f"{row}.toml"
+
+
 def stages(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -> list[tuple[str, tuple[str, ...]]]:
     """The row's recipe with its changes, or with --lessons those of every lesson, each with samples of its own."""
     if not options.lessons:
-        recipe = RECIPES / options.task / f"{row}.toml"
-        return [(str(recipe), tuple(changes(options, row, seed, tokenizer)))]
+        return [(str(first_recipe(options, row)), tuple(changes(options, row, seed, tokenizer)))]
     return [
         (str(path), tuple(changes(options, row, seed + 10 * n * (n > 1), tokenizer, f"{LESSON}{n}")))
         for n, path in enumerate(sorted((RECIPES / "lessons").glob("*.toml")), 1)

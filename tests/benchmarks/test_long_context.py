@@ -9,12 +9,24 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.long_context import RECIPES, changes, main, make_jobs, read_arguments, run_jobs
+import torch
+from benchmarks.long_context import (
+    EXACT_ROWS,
+    LESSON_ROWS,
+    RECIPES,
+    changes,
+    main,
+    make_jobs,
+    read_arguments,
+    run_jobs,
+)
 from benchmarks.long_context_row import Job, alone
 from benchmarks.long_context_table import figures, markdown
 from benchmarks.long_context_tokenizer import make_tokenizer
 
+from titanslab.data import byte_tokenizer
 from titanslab.training.recipe import load_recipe
+from titanslab.training.run import build_model
 
 LINE = "the river ran under an old bridge where nobody had crossed since winter came to town"
 
@@ -231,6 +243,71 @@ def test_means_and_ranges_over_seeds():
     text = markdown("babilong", results)
     assert "| model | 4k |\n|---|---|\n| mac | 63.0 (53-73) |" in text
     assert "| mac | 0, 1 | 5 | 100 to 101 | 0.500, 0.500 | 7, 7 |" in text
+
+
+def sizes(recipe, rows, *changes):
+    found = {}
+    for row, assignments in rows.items():
+        loaded = load_recipe(recipe, (*assignments, *changes))
+        loaded.model.options["vocab_size"] = 2048
+        with torch.device("meta"):
+            model = build_model(loaded, byte_tokenizer())
+        found[row] = sum(p.numel() for p in model.parameters())
+    return found
+
+
+@pytest.mark.parametrize(("recipe", "rows"), [("exact/niah", EXACT_ROWS), ("lessons/1_steps", LESSON_ROWS)])
+def test_rows_in_the_macs_place_are_of_its_size(recipe, rows):
+    found = sizes(RECIPES / f"{recipe}.toml", rows)
+    assert found.keys() == {"mac", "lmm", "mal", "mag", "window", "attention"}
+    assert max(found.values()) <= 1.02 * min(found.values()), found
+
+
+def exact_arguments(text, folder, *more):
+    return ["niah", "--exact", "--train-text", str(text), "--test-text", str(text), "--work", str(folder), *more]
+
+
+def test_exact_rows_are_trained_as_recipes_exact_says(text, tmp_path):
+    words = ["--rows", "mac,window", "--seeds", "3", "--set", "mac:data.shuffle=false", "--steps", "75"]
+    mac, window = make_jobs(read_arguments(exact_arguments(text, tmp_path, *words)), tmp_path / "tokenizer")
+    assert {mac.recipe, window.recipe} == {str(RECIPES / "exact" / "niah.toml")}
+    assert (mac.lessons, mac.late_recipe) == ((), "")
+    first, second = (load_recipe(job.recipe, job.assignments) for job in (mac, window))
+    assert (first.model.variant, second.model.variant) == ("mac", "attention")
+    assert second.model.options["window_size"] == 64
+    assert (first.data.shuffle, second.data.shuffle) == (False, True)
+    for loaded in (first, second):
+        assert (loaded.training.seed, loaded.training.steps, loaded.training.optimizer) == (3, 75, "muon")
+        assert loaded.data.task_options["curriculum_rows"] == 1050
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--late"], "--late and --exact do not go together"),
+        (["--lessons"], "--lessons is for babilong, and the task is niah"),
+        (["--rows", "gated_deltanet"], "row 'gated_deltanet' is not a row of --exact; there are mac, lmm"),
+    ],
+)
+def test_what_does_not_go_with_exact_is_said(words, message, text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(exact_arguments(text, tmp_path, *words))
+    assert message in capsys.readouterr().err
+
+
+def test_exact_from_end_to_end(text, tmp_path):
+    words = ["--rows", "lmm,window", "--names", "single_2", "--lengths", "256", "--off", "256", "--samples", "2"]
+    words += ["--max-new-tokens", "2", "--output", str(tmp_path / "out.json"), "--steps", "2", "--batch", "2"]
+    changes = ["model.hidden_size=16", "model.intermediate_size=16", "training.log_every=1"]
+    changes += ["data.sequence_length=512", "data.task_options.min_length=512"]
+    for change in changes:
+        words += ["--set", change]
+    assert main(exact_arguments(text, tmp_path, *words)) == 0
+    results = {result["row"]: result for result in json.loads((tmp_path / "out.json").read_text())["results"]}
+    assert [cell["samples"] for cell in results["lmm"]["cells_memory_off"]] == [2]
+    assert not results["window"]["cells_memory_off"]
+    config = json.loads((tmp_path / "lmm-seed0" / "run" / "config.json").read_text())
+    assert (config["variant"], config["memory_depth"], config["memory_write_cost"]) == ("lmm", 1, 0.3)
 
 
 def lesson_arguments(text, folder, *more):
