@@ -24,12 +24,20 @@ def test_same_seed_same_text(titans, trained, tmp_path):
     assert titans(*words, "--top-k", "1")[1] == greedy[1]
 
 
-def test_an_unfinished_run_generates_from_its_last_checkpoint(titans, trained, tmp_path):
+def test_an_unfinished_run_generates_from_its_last_checkpoint_and_says_so(titans, trained, tmp_path, caplog):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     (run / "config.json").unlink()
-    code, _, err = titans("generate", "--model", run, "--prompt", "x", "--max-new-tokens", "2")
+    words = ("--prompt", "x", "--max-new-tokens", "2")
+    code, _, err = titans("generate", "--model", run, *words)
     assert code == 0, err
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("titanslab")]
+    assert len(said) == 1
+    assert f"{str(run)!r} is a run that has not finished" in said[0]
+    assert str(max((run / "checkpoints").iterdir())) in said[0]
+    caplog.clear()
+    assert titans("generate", "--model", trained, *words)[0] == 0
+    assert not [record for record in caplog.records if record.name.startswith("titanslab")]
 
 
 def test_prompt_must_come_once(fails, trained, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from titanslab.training.checkpoints import last_complete
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 def find_model_folder(name: str | Path) -> Path:
@@ -34,14 +37,17 @@ def find_model_folder(name: str | Path) -> Path:
 def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """Load a causal language model from a folder, in evaluation mode and in the dtype it was saved in.
 
-    Only safetensors are read and no code from the folder is run. Raises FileNotFoundError or ValueError, in
-    one line, for a folder that is not a model and for weights that are cut off, missing or of other shapes.
+    Of a run that has not finished it is the newest checkpoint, and a warning is logged. Only safetensors are read
+    and no code from the folder is run. Raises FileNotFoundError or ValueError, in one line, for a folder that is
+    not a model and for weights that are cut off, missing or of other shapes.
     """
     from transformers import AutoModelForCausalLM
 
     import titanslab.models.modeling  # noqa: F401  registers the Titans models with the Auto classes
 
     folder = find_model_folder(name)
+    if folder != Path(name).expanduser():
+        logger.warning("model %r is a run that has not finished; taken is its newest checkpoint, %s", str(name), folder)
     _check_config(folder)
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
