@@ -281,20 +281,6 @@ def test_exact_rows_are_trained_as_recipes_exact_says(text, tmp_path):
         assert loaded.data.task_options["curriculum_rows"] == 1050
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--late"], "--late and --exact do not go together"),
-        (["--lessons"], "--lessons is for babilong, and the task is niah"),
-        (["--rows", "gated_deltanet"], "row 'gated_deltanet' is not a row of --exact; there are mac, lmm"),
-    ],
-)
-def test_what_does_not_go_with_exact_is_said(words, message, text, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(exact_arguments(text, tmp_path, *words))
-    assert message in capsys.readouterr().err
-
-
 def test_exact_from_end_to_end(text, tmp_path):
     words = ["--rows", "lmm,window", "--names", "single_2", "--lengths", "256", "--off", "256", "--samples", "2"]
     words += ["--max-new-tokens", "2", "--output", str(tmp_path / "out.json"), "--steps", "2", "--batch", "2"]
@@ -349,16 +335,20 @@ def test_lessons_come_one_after_the_other(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("make", "words", "message"),
     [
-        (["--late"], "--late and --lessons do not go together"),
-        (["--steps", "3"], "--steps and --lessons do not go together"),
-        (["--rows", "gated_deltanet"], "row 'gated_deltanet' is not a row of --lessons; there are mac, lmm"),
+        (lesson_arguments, ["--late"], "--late and --lessons do not go together"),
+        (lesson_arguments, ["--steps", "3"], "--steps and --lessons do not go together"),
+        (lesson_arguments, ["--exact"], "--exact is for niah, and the task is babilong"),
+        (lesson_arguments, ["--rows", "gated_deltanet"], "'gated_deltanet' is not a row of --lessons; there are mac,"),
+        (exact_arguments, ["--late"], "--late and --exact do not go together"),
+        (exact_arguments, ["--lessons"], "--lessons is for babilong, and the task is niah"),
+        (exact_arguments, ["--rows", "gated_deltanet"], "'gated_deltanet' is not a row of --exact; there are mac,"),
     ],
 )
-def test_what_does_not_go_with_lessons_is_said(words, message, text, tmp_path, capsys):
+def test_what_does_not_go_with_lessons_or_exact_is_said(make, words, message, text, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(lesson_arguments(text, tmp_path, *words))
+        main(make(text, tmp_path, *words))
     assert message in capsys.readouterr().err
 
 
