@@ -146,6 +146,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
                 shown = "is missing" if value is None else f"{value!r} does not exist"
                 parser.error(f"--{name.replace('_', '-')} {shown}; name a file or folder")
     check_lengths(parser, options)
+    options.as_given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
     for name in ("train_text", "test_text", "facts", "train_facts", "tokenizer", "nouns", "adjectives"):
         if getattr(options, name):  # the jobs run in the repository's root
             setattr(options, name, str(Path(getattr(options, name)).absolute()))
@@ -336,8 +337,7 @@ def write_results(options: argparse.Namespace) -> None:
         raise SystemExit(f"no finished run in {options.work}; nothing to write")
     torch.set_num_threads(max(1, min(options.jobs * options.threads, os.cpu_count() or 1)))
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    settings = {name: value for name, value in vars(options).items() if name != "table_only"}
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    settings = {name: value for name, value in options.as_given.items() if name != "table_only"}
     report = Report(options.task, options.test_seed, device, settings, path=options.output)
     for name, reason in missing:
         report.missing(name, reason)

@@ -281,6 +281,13 @@ def test_exact_rows_are_trained_as_recipes_exact_says(text, tmp_path):
         assert loaded.data.task_options["curriculum_rows"] == 1050
 
 
+def test_results_name_files_as_they_were_given(text, monkeypatch):
+    monkeypatch.chdir(text.parent)
+    options = read_arguments(exact_arguments(text.name, "work"))
+    assert (options.train_text, options.work) == (str(text), text.parent / "work")
+    assert (options.as_given["train_text"], options.as_given["work"]) == (text.name, "work")
+
+
 def test_exact_from_end_to_end(text, tmp_path):
     words = ["--rows", "lmm,window", "--names", "single_2", "--lengths", "256", "--off", "256", "--samples", "2"]
     words += ["--max-new-tokens", "2", "--output", str(tmp_path / "out.json"), "--steps", "2", "--batch", "2"]
