@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.long_context import EXACT_ROWS, LESSON_ROWS
 
 from titanslab.data import byte_tokenizer
 from titanslab.training.recipe import load_recipe
@@ -54,6 +55,13 @@ def test_the_exact_memory_sees_the_same_rows():
     assert batch == (exact.training.batch_size, first.training.batch_size)
     assert exact.data == first.data
     assert size(exact) < size(first)
+
+
+@pytest.mark.parametrize(("recipe", "rows"), [("exact/niah", EXACT_ROWS), ("lessons/1_steps", LESSON_ROWS)])
+def test_rows_in_the_macs_place_are_of_its_size(recipe, rows):
+    sizes = {row: size(load_recipe(FOLDER / f"{recipe}.toml", changes)) for row, changes in rows.items()}
+    assert sizes.keys() == {"mac", "lmm", "mal", "mag", "window", "attention"}
+    assert max(sizes.values()) <= 1.02 * min(sizes.values()), sizes
 
 
 def test_each_lesson_begins_where_the_one_before_ended():
