@@ -54,6 +54,25 @@ def test_config_from_a_run_a_file_and_a_recipe(titans, trained, recipe_file):
     assert lines[0] == lines[1] == lines[2]
 
 
+def test_config_from_a_recipe_that_starts_from_a_model(titans, fails, trained, tmp_path):
+    from transformers import LlamaConfig
+
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((trained / file).read_bytes())  # the weights are not needed
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'[model]\npretrained = "{tmp_path}"\nsegment_len = 8\n[data]\ntrain = "x"\ntokenizer = "{tmp_path}"\n'
+    )
+    changed, whole = (
+        {line.split()[0]: line for line in titans("info", "--config", place)[1].splitlines()}
+        for place in (recipe, trained)
+    )
+    assert changed["model"] == whole["model"]
+    assert changed["compute"] != whole["compute"]
+    LlamaConfig(hidden_size=8, num_attention_heads=2).save_pretrained(tmp_path)
+    assert "has no field 'segment_len'" in fails("info", "--config", recipe)
+
+
 def test_what_is_wrong_takes_one_line(fails, tmp_path, text_file):
     assert "preset must be one of" in fails("info", "--preset", "huge")
     assert "--variant needs --preset" in fails("info", "--variant", "mac")

@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from transformers import DynamicCache
 
 from titanslab import TitansCache, TitansConfig, TitansForCausalLM
+from titanslab.models.cache_file import read_file, write_file
 
 
 def small(variant: str = "mac", **overrides) -> TitansConfig:
@@ -80,12 +81,26 @@ def test_load_refuses_another_model(model, ids, tmp_path):
         TitansCache.load(path, small("mag"))
     with pytest.raises(ValueError, match="chunk_size 4 there and 8 here"):
         TitansCache.load(path, small(chunk_size=8))
+    with pytest.raises(ValueError, match="memory_gate_keys False there and True here"):
+        TitansCache.load(path, small(memory_gate_keys=True))
     TitansCache.load(path, small(fused_loss=True))
     other = TitansForCausalLM(small())
     with pytest.raises(ValueError, match="same shape with other weights"):
         TitansCache.load(path, other)
     other.load_state_dict(model.state_dict())
     TitansCache.load(path, other)
+
+
+@torch.no_grad()
+def test_a_file_without_a_younger_field_is_read(model, ids, tmp_path):
+    path = tmp_path / "c"
+    model(ids).past_key_values.save(path, model)
+    header, tensors = read_file(path)
+    del header.config["memory_gate_keys"]
+    write_file(path, tensors, header)
+    TitansCache.load(path, model)
+    with pytest.raises(ValueError, match="memory_gate_keys False there and True here"):
+        TitansCache.load(path, small(memory_gate_keys=True))
 
 
 def test_an_empty_cache_cannot_be_saved(tmp_path):

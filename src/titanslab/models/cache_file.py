@@ -20,11 +20,13 @@ VERSION = "1"
 IDENTITY = (
     "variant", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_memory_heads", "memory_depth", "memory_expansion", "memory_residual", "memory_norm",
-    "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "conv_size",
+    "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "memory_gate_keys", "conv_size",
     "chunk_size", "segment_len", "window_size", "num_persistent_tokens", "gate_type", "rope_parameters",
     "rms_norm_eps",
 )
 # fmt: on
+# Fields that files of this version may lack, because they are younger, and what such a file's model had.
+YOUNGER = {"memory_gate_keys": False}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 def differences(stored: dict[str, Any], config: TitansConfig) -> str:
     """The fields in which a stored identity and a config differ, in words; "" where they agree."""
-    mine = config_identity(config)
+    stored, mine = YOUNGER | stored, config_identity(config)
     different = [name for name in IDENTITY if stored.get(name) != mine[name]]
     facts = ", ".join(f"{n} {stored.get(n)!r} there and {mine[n]!r} here" for n in different[:3])
     return facts + (f" and {len(different) - 3} more" if len(different) > 3 else "")

@@ -73,8 +73,8 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     return model.eval()
 
 
-def load_config(name: str | Path) -> PreTrainedConfig:
-    """The config of the model in a folder, no weight read; errors as `load_model`'s."""
+def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
+    """The config of the model in a folder with changes, no weight read; errors as `load_model`'s."""
     from transformers import AutoConfig
 
     import titanslab.models.modeling  # noqa: F401  registers the Titans configs with the Auto classes
@@ -82,9 +82,14 @@ def load_config(name: str | Path) -> PreTrainedConfig:
     folder = find_model_folder(name)
     _check_config(folder)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config, unknown = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, return_unused_kwargs=True, **changes
+        )
     except Exception as error:
         raise ValueError(f"the config in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
+    if wrong := sorted(unknown.keys() & changes.keys()):
+        raise ValueError(f"the config in {str(folder)!r} has no field {wrong[0]!r}")
+    return config
 
 
 def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

@@ -26,7 +26,7 @@ from titanslab.training.architecture import (
     check_one_document_a_row,
     without_documents,
 )
-from titanslab.training.loading import load_model
+from titanslab.training.loading import load_config, load_model
 from titanslab.training.recipe import ModelRecipe, Recipe, load_recipe
 
 RECIPE, VERSIONS, RESULT = "recipe.toml", "versions.json", "result.json"
@@ -197,7 +197,7 @@ def model_config(recipe: Recipe, tokenizer: Any) -> Any:
 
     section = recipe.model
     if section.pretrained is not None:
-        return load_model(section.pretrained, **_options(section)).config
+        return load_config(section.pretrained, **_options(section))
     options = {"vocab_size": len(tokenizer)} | _options(section)
     _check_vocabulary(options["vocab_size"], recipe, tokenizer)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
