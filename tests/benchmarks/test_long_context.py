@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.long_context import RECIPES, changes, main, make_jobs, read_arguments, run_jobs
+from benchmarks.long_context import main
+from benchmarks.long_context_arguments import RECIPES, read_arguments
+from benchmarks.long_context_plan import changes, make_jobs
 from benchmarks.long_context_row import Job, alone
+from benchmarks.long_context_running import run_jobs
 from benchmarks.long_context_table import figures, markdown
 from benchmarks.long_context_tokenizer import make_tokenizer
 

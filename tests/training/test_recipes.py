@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.long_context import EXACT_ROWS, LESSON_ROWS
+from benchmarks.long_context_arguments import EXACT_ROWS, LESSON_ROWS
 
 from titanslab.data import byte_tokenizer
 from titanslab.training.recipe import load_recipe
