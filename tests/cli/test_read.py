@@ -3,12 +3,14 @@
 import io
 import json
 import lzma
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +117,86 @@ def test_ctrl_c_keeps_what_was_read(titans, fails, trained, book, memory, tmp_pa
     assert "no unfinished reading" in fails("read", book, "--save", save, "--resume")
 
 
+def stop_at(monkeypatch, count):
+    """Let the save of that number be interrupted."""
+    whole, calls = TitansCache.save, []
+
+    def save(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        return whole(self, *arguments, **options)
+
+    monkeypatch.setattr(TitansCache, "save", save)
+
+
+def test_ctrl_c_in_the_last_save_loses_nothing(titans, trained, book, memory, tmp_path, monkeypatch):
+    save = tmp_path / "m"
+    stop_at(monkeypatch, 1)
+    code, _, err = titans("read", book, "-m", trained, "--save", save)
+    assert code == 130
+    assert f"kept in {save}; go on with" in err
+    assert TitansCache.header(save).notes["text"]["finished"] is False
+    code, out, err = titans("read", book, "--save", save, "--resume")
+    assert code == 0, err
+    assert "nothing of" in out
+    assert TitansCache.header(save).notes["text"]["finished"] is True
+    same(memory, save)
+
+
+@pytest.mark.parametrize("options", [("--no-learn",), ("--write-scale", "0.25")])
+def test_a_resumed_reading_writes_as_it_began(titans, trained, book, tmp_path, options, monkeypatch):
+    monkeypatch.setattr("titanslab.reading.source.PIECE_BYTES", 64)
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    more = ("--piece-size", "99", "--save-every", "0")
+    assert titans("read", book, "-m", trained, "--save", whole, *more, *options)[0] == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        code, _, err = titans("read", book, "-m", trained, "--save", part, *more, *options)
+    assert code == 130
+    assert "--piece-size 99 --save-every 0 --resume" in err
+    assert titans("read", book, "--save", part, "--resume", "--piece-size", "99")[0] == 0
+    same(whole, part)
+    plain = tmp_path / "plain"
+    assert titans("read", book, "-m", trained, "--save", plain)[0] == 0
+    a, b = (TitansCache.load(path).states[0].memory.memory.weights[0] for path in (plain, part))
+    assert not torch.allclose(a, b, atol=1e-4)
+
+
+def test_time_left_counts_what_this_call_has_read(trained, tmp_path):
+    from titanslab.reading.text import Place, read_text
+
+    text = tmp_path / "long.txt"
+    text.write_text("word " * 40_000)
+    model, tokenizer = load_model(trained), load_model_tokenizer(trained)
+    for begin in (0, 100_000):
+        place = Place(begin, 0) if begin else None
+        cache = model.read(torch.tensor([[1]])) if begin else None
+        for number, step in enumerate(read_text(model, text, tokenizer, cache, place=place, piece_size=4096)):
+            now = step.progress
+            assert now.first_byte == begin
+            assert abs(now.bytes - begin - now.tokens) <= 2  # a byte is a token
+            left = now.seconds * (200_000 - now.bytes) / (now.bytes - begin)
+            assert now.seconds_left == pytest.approx(left)
+            if number == 3:
+                break
+
+
+def test_a_zst_file_that_is_cut_is_not_taken_for_whole(titans, fails, trained, book, memory, tmp_path):
+    import zstandard
+
+    save, packed = tmp_path / "m", tmp_path / "a.zst"
+    data = book.read_bytes()
+    frames = [zstandard.ZstdCompressor().compress(part) for part in (data[:200], data[200:])]
+    packed.write_bytes(b"".join(frames))
+    assert titans("read", packed, "-m", trained, "--save", save)[0] == 0
+    same(memory, save)
+    for wrong in (b"".join(frames)[:-20], frames[0] + frames[1][:3], b"no frame at all"):
+        packed.write_bytes(wrong)
+        assert "does not decompress" in fails("read", packed, "-m", trained, "--save", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_real_signal(trained, book, tmp_path):
     text, save = tmp_path / "long.txt", tmp_path / "m"
     text.write_bytes(book.read_bytes() * 4000)
@@ -184,6 +266,26 @@ def test_chat_goes_on_after_a_restart(titans, fails, trained, memory, tmp_path, 
     assert TitansCache.header(tmp_path / "book.session").columns > TitansCache.header(memory).columns
     assert "is new: give --model" in fails("chat", "--session", tmp_path / "none.session")
     assert "exists already" in fails("chat", "--session", cut, "--from", memory)
+    before = memory.read_bytes()
+    assert "is a memory, no session" in fails("chat", "--session", memory)
+    assert memory.read_bytes() == before
+
+
+def test_the_flags_leave_a_frozen_memory_as_it_is(titans, memory, book, tmp_path):
+    cache = TitansCache.load(memory)
+    cache.learn, cache.write_scale = False, 0.5
+    cache.save(tmp_path / "frozen", notes=TitansCache.header(memory).notes)
+    for words in (
+        ("read", book, "--from", tmp_path / "frozen"),
+        ("ask", "--memory", tmp_path / "frozen", "x", "--max-new-tokens", "2"),
+        ("ask", "--memory", tmp_path / "frozen", "x", "--max-new-tokens", "2", "--no-learn"),
+    ):
+        code, _, err = titans(*words, "--save", tmp_path / "after")
+        assert code == 0, err
+        after = TitansCache.load(tmp_path / "after")
+        assert (after.learn, after.write_scale) == (False, 0.5)
+        weights = [c.states[0].memory.memory.weights for c in (cache, after)]
+        assert all(torch.equal(x, y) for x, y in zip(*weights, strict=True))
 
 
 def test_inspect(titans, trained, book, memory, tmp_path):
@@ -209,6 +311,49 @@ def test_inspect(titans, trained, book, memory, tmp_path):
     assert found["moved"][0][-1] > 0
     assert titans("inspect", book, "--memory", memory, "-o", tmp_path / "on", "--max-tokens", "20")[0] == 0
     assert json.loads((tmp_path / "on" / "inspect.json").read_text())["moved"][0][0] > 0
+
+
+def test_inspect_of_odd_names_and_of_a_memory_that_blew_up(titans, trained, memory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("price $5_{ and $x.txt").write_text("a text")
+    assert titans("inspect", "price $5_{ and $x.txt", "--model", trained)[0] == 0
+    Path(".notes.txt").write_text("a text of several chunks, of which the first knows nothing yet")
+    assert titans("inspect", ".notes.txt", "--model", trained)[0] == 0
+    assert Path("notes-memory/inspect.html").exists()
+    cache = TitansCache.load(memory)
+    cache.states[0].memory.memory.weights[0][:] = float("nan")
+    cache.save("nan.memory", notes=TitansCache.header(memory).notes)
+    code, _, err = titans("inspect", ".notes.txt", "--memory", "nan.memory")
+    assert code == 0, err
+    assert "not finite" in err
+    page = Path("notes-memory/inspect.html").read_text()
+    numbers = re.search(r'id="data">(.*?)</script>', page, re.S).group(1)
+    assert "NaN" not in numbers
+    assert json.loads(numbers)["surprise"][0][-1] is None
+
+
+def test_places_of_norms_are_tokens_read(trained):
+    from titanslab.evaluation.trace import trace_memory
+
+    model = load_model(trained)
+    ids = torch.randint(0, 256, (1, 40), generator=torch.Generator().manual_seed(0))
+    trace = trace_memory(model, ids, model.read(ids[:, :2]), every=16)
+    assert trace.places.tolist() == [0, 14, 30, 40]  # after the first, pieces begin where chunks do
+
+
+def test_the_spaces_of_words_are_shown():
+    from titanslab.evaluation.trace_page import token_texts
+
+    class Words:
+        """A tokenizer that drops the space before a text's first word."""
+
+        words = ("_the", "_door", "s", "_was", "<0xC3>", "<0xA9>")
+
+        def decode(self, ids, **_):
+            text = "".join(self.words[i] for i in ids).replace("_", " ").removeprefix(" ")
+            return text.replace("<0xC3><0xA9>", "é").replace("<0xC3>", "\ufffd").replace("<0xA9>", "\ufffd")
+
+    assert token_texts(Words(), [0, 1, 2, 3, 4, 5, 0]) == ["the", " door", "s", " was", "", "é", " the"]
 
 
 def test_what_inspect_shows_is_what_the_memory_says(trained):
@@ -240,6 +385,14 @@ def test_what_cannot_be_read_is_said_in_one_line(fails, titans, trained, book, m
     assert "does not decompress" in fails("read", tmp_path / "cut.txt.xz", "-m", trained, "--save", save)
     (tmp_path / "empty.txt").write_text("")
     assert "is empty" in fails("read", tmp_path / "empty.txt", "--from", memory, "--save", save)
+    assert "is empty" in fails("read", tmp_path / "empty.txt", "-m", trained, "--save", save)
+    assert "is empty" in fails("inspect", tmp_path / "empty.txt", "-m", trained)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe" in fails("read", tmp_path / "pipe", "-m", trained, "--save", save)
+    before = book.read_bytes()
+    assert "no memory file" in fails("ask", "--memory", memory, "x", "--save", book)
+    assert "does not exist" in fails("ask", "--memory", memory, "x", "--save", tmp_path / "no" / "m")
+    assert book.read_bytes() == before
     assert "no memory file" in fails("read", book, "-m", trained, "--save", book)
     assert "does not exist" in fails("read", book, "-m", trained, "--save", tmp_path / "no" / "m")
     assert not save.exists()

@@ -1,12 +1,15 @@
 """`TitansCache`: what it refuses, what it saves, how it takes part in a batch."""
 
+import copy
+import gc
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import DynamicCache
 
 from titanslab import TitansCache, TitansConfig, TitansForCausalLM
-from titanslab.models.cache_file import read_file, write_file
 
 
 def small(variant: str = "mac", **overrides) -> TitansConfig:
@@ -92,15 +95,62 @@ def test_load_refuses_another_model(model, ids, tmp_path):
 
 
 @torch.no_grad()
-def test_a_file_without_a_younger_field_is_read(model, ids, tmp_path):
-    path = tmp_path / "c"
-    model(ids).past_key_values.save(path, model)
-    header, tensors = read_file(path)
-    del header.config["memory_gate_keys"]
-    write_file(path, tensors, header)
-    TitansCache.load(path, model)
-    with pytest.raises(ValueError, match="memory_gate_keys False there and True here"):
-        TitansCache.load(path, small(memory_gate_keys=True))
+def test_a_model_of_other_weights_is_refused_in_memory_too(model, ids):
+    cache = model(ids).past_key_values
+    other = TitansForCausalLM(small()).eval()
+    with pytest.raises(ValueError, match="same shape with other weights"):
+        other(ids, past_key_values=cache.fork())
+    other.load_state_dict(model.state_dict())
+    other(ids, past_key_values=cache.fork())
+
+
+@torch.no_grad()
+def test_a_cache_whose_model_is_gone_says_so_when_it_is_saved(ids, tmp_path):
+    torch.manual_seed(0)
+    model = TitansForCausalLM(small()).eval()
+    cache, weights = model(ids).past_key_values, model.state_dict()
+    del model
+    gc.collect()
+    with pytest.raises(ValueError, match="model that filled the cache is gone"):
+        cache.save(tmp_path / "c")
+    assert not list(tmp_path.iterdir())
+    model = TitansForCausalLM(small()).eval()
+    model.load_state_dict(weights)
+    cache.save(tmp_path / "c", model)
+    assert TitansCache.load(tmp_path / "c", model).columns == cache.columns
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac", "attention"])
+@torch.no_grad()
+def test_the_same_model_in_another_precision_goes_on(variant, ids, tmp_path):
+    torch.manual_seed(0)
+    model = TitansForCausalLM(small(variant)).eval()
+    cache = model(ids).past_key_values
+    cache.save(tmp_path / "c", model)
+    expected = model(ids, past_key_values=cache.fork()).logits
+    low = copy.deepcopy(model).bfloat16()
+    for given in (cache.fork(), TitansCache.load(tmp_path / "c", low)):
+        for part in ids.split(1, dim=1)[:2], ids.split(8, dim=1)[1:]:  # a token, and several
+            out = low(torch.cat(part, dim=1), past_key_values=given.fork()).logits
+            assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(low(ids, past_key_values=given).logits.float(), expected, atol=0.1, rtol=0.1)
+    double = copy.deepcopy(model).double()
+    torch.testing.assert_close(double(ids, past_key_values=cache).logits.float(), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_copy_is_a_fork_and_a_link_is_followed(model, ids, tmp_path):
+    cache = model(ids).past_key_values
+    before = cache.tensors()
+    model(ids, past_key_values=copy.copy(cache))
+    assert all(torch.equal(t, before[name]) for name, t in cache.tensors().items())
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    cache.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert TitansCache.load(tmp_path / "file", model).columns == cache.columns
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a pipe or a device"):
+        cache.save(tmp_path / "pipe")
 
 
 def test_an_empty_cache_cannot_be_saved(tmp_path):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from titanslab import TitansCache, TitansConfig, TitansForCausalLM, TitansModel
 from titanslab.models.reading import piece_unit
@@ -209,6 +210,11 @@ def test_generation_with_a_frozen_memory_and_new_tokens_alone():
         ((torch.zeros(3, dtype=torch.int64),), r"must be integer tensors \[B, T\], got \[3\]"),
         ((iter([torch.zeros(1, 2)]),), "float"),
         ((iter([tokens(1, 2), tokens(2, 2)]),), "1 and then 2 rows"),
+        ((torch.zeros(1, 3, dtype=torch.bool),), r"must be integer tensors .* torch\.bool"),
+        ((torch.zeros(0, 3, dtype=torch.int64),), "at least one row"),
+        ((torch.tensor([[1, 31]]),), r"vocabulary 0\.\.30, got 31"),
+        ((iter([torch.tensor([[1, -1]])]),), r"vocabulary 0\.\.30, got -1"),
+        ((tokens(1, 2), DynamicCache()), "must be a TitansCache or None, got DynamicCache"),
     ],
 )
 def test_input_that_cannot_be_read(arguments, message):
@@ -228,6 +234,40 @@ def test_options_that_cannot_act_raise():
         model.read(ids, attention_mask=torch.ones(1, 9))
     with pytest.raises(ValueError, match="'attention' has none"):
         make_model("attention").read(ids, learn=False)
+
+
+def test_a_frozen_cache_ignores_its_own_scale():
+    model, ids = make_model(), tokens(1, 20)
+    cache = model.read(ids)
+    expected = model.read(ids, cache, learn=False)
+    cache.write_scale = 0.5
+    for frozen in (model.read(ids, cache, learn=False), model.read(ids, with_learn(cache, False))):
+        assert frozen.write_scale == 0.5
+        assert torch.equal(
+            next_logits(model, with_learn(frozen, False)), next_logits(model, with_learn(expected, False))
+        )
+
+
+def with_learn(cache: TitansCache, learn: bool) -> TitansCache:
+    out = cache.fork()
+    out.learn = learn
+    return out
+
+
+def test_generation_from_a_cache_always_keeps_it():
+    model, ids, question = make_model(), tokens(2, 30), tokens(2, 6, seed=1)
+    options = dict(max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)
+    cache = model.read(ids)
+    expected = model.generate(question, past_key_values=cache.continued(), **options)
+    model.generation_config.use_cache = False
+    assert torch.equal(model.generate(question, past_key_values=cache.continued(), **options), expected)
+    with pytest.raises(ValueError, match="use_cache=False and a cache"):
+        model.generate(question, past_key_values=cache.continued(), use_cache=False, **options)
+    with pytest.raises(ValueError, match=r"batch_repeat_interleave\(how_many\)"):
+        model.generate(question, past_key_values=cache.continued(), num_beams=2, **options)
+    beams = cache.continued()
+    beams.batch_repeat_interleave(2)
+    assert model.generate(question, past_key_values=beams, num_beams=2, **options).shape == expected.shape
 
 
 def test_a_file_knows_its_model_without_being_told(tmp_path):

@@ -20,8 +20,9 @@ def ask(
         str | None, typer.Option("--model", "-m", help="A run folder or a saved model; default: the memory's own.")
     ] = None,
     learn: Annotated[
-        bool, typer.Option("--learn/--no-learn", help="Whether the memories write while they are asked.")
-    ] = True,
+        bool | None,
+        typer.Option("--learn/--no-learn", help="Whether the memories write while asked; default: as the memory does."),
+    ] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Also keep the memory after the answer.")] = None,
     template: Annotated[
         str, typer.Option(help=r"What is read for a question; \n is a new line.", show_default=True)
@@ -38,8 +39,12 @@ def ask(
     text = sys.stdin.read() if question == "-" else question
     prompt = fill_template(template, text)
     from titanslab.cli.generate import TextWriter
-    from titanslab.cli.memory_files import load_reader
+    from titanslab.cli.memory_files import check_save, load_reader, read_notes
 
+    if save is not None:
+        check_save(save)
+        if save.exists():
+            read_notes(save, given_as="--save")
     network, tokenizer, cache, folder = load_reader(model, memory, device)
     from accelerate.utils import set_seed
 
@@ -63,11 +68,13 @@ def fill_template(template: str, text: str) -> str:
     return template.replace("\\n", "\n").replace("{question}", text)
 
 
-def set_freeze(cache: object, learn: bool) -> None:
-    """Freeze the memories of a cache or let them learn; ValueError for a model that has none."""
+def set_freeze(cache: object, learn: bool | None) -> None:
+    """Freeze the memories of a cache or let them learn, None = leave it; ValueError for a model that has none."""
     from titanslab.models.cache import TitansCache
 
     assert isinstance(cache, TitansCache)
+    if learn is None:
+        return
     if not learn and cache.config.variant == "attention":
         raise ValueError("--no-learn freezes a memory, and a model of variant 'attention' has none")
     cache.learn = learn

@@ -22,7 +22,9 @@ def chat(
     start: Annotated[
         Path | None, typer.Option("--from", help="Begin a new session with this memory, such as a book's.")
     ] = None,
-    learn: Annotated[bool, typer.Option("--learn/--no-learn", help="Whether the memories write.")] = True,
+    learn: Annotated[
+        bool | None, typer.Option("--learn/--no-learn", help="Whether the memories write; default: as they did.")
+    ] = None,
     template: Annotated[str, typer.Option(help=r"What is read for a line; \n is a new line.")] = r"\n\n{question}\n",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.8,
@@ -40,13 +42,16 @@ def chat(
     from titanslab.cli.ask import fill_template, set_freeze
     from titanslab.cli.errors import Interrupted
     from titanslab.cli.generate import TextWriter
-    from titanslab.cli.memory_files import load_reader
+    from titanslab.cli.memory_files import load_reader, read_notes
     from titanslab.training.loading import find_model_folder
 
     fill_template(template, "")
     there = session.exists()
     if there and start is not None:
         raise ValueError(f"session {str(session)!r} exists already; leave out --from, or name another session")
+    turns = read_notes(session).get("turns") if there else 0
+    if turns is None:
+        raise ValueError(f"{str(session)!r} is a memory, no session; begin one: --session FILE --from {str(session)!r}")
     if not session.parent.exists():
         raise ValueError(f"--session {str(session)!r}: the folder {str(session.parent)!r} does not exist")
     if model is None and not there and start is None:
@@ -61,7 +66,6 @@ def chat(
 
     cache = TitansCache(network.config) if cache is None else cache
     set_freeze(cache, learn)
-    turns = TitansCache.header(session).notes.get("turns", 0) if there else 0
     if seed is not None:
         set_seed(seed + turns)
     if sys.stderr.isatty():

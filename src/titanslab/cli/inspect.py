@@ -35,7 +35,7 @@ def inspect(
     source = TextSource(text)
     if model is None and memory is None:
         raise ValueError("--model is missing: titans inspect TEXT --model RUN")
-    folder = output or Path(f"{text.name.split('.')[0]}-memory")
+    folder = output or Path(f"{text.name.lstrip('.').split('.')[0] or 'text'}-memory")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
     network, tokenizer, cache, name = load_reader(model, memory, device)
@@ -53,14 +53,16 @@ def inspect(
     memories_of(network)
     encode = chunk_encoder(tokenizer)
     bos = tokenizer.bos_token_id
-    ids = [bos] if cache is None and bos is not None else []
+    first = [bos] if cache is None and bos is not None else []
+    ids: list[int] = []
     for piece in source.pieces():
         ids += encode(piece.text, piece.start == 0).tolist()
-        if len(ids) >= max_tokens:
+        if len(first) + len(ids) > max_tokens:
             break
-    whole, ids = len(ids) <= max_tokens, ids[:max_tokens]
     if not ids:
         raise ValueError(f"{text} is empty; name a file with text in it")
+    ids = first + ids
+    whole, ids = len(ids) <= max_tokens, ids[:max_tokens]
     with bar("reading") as progress:
         trace = trace_memory(network, torch.tensor([ids]), cache, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,4 +76,6 @@ def inspect(
     about = {"text": str(text), "model": name, "tokens": len(ids)}
     temporary.write_text(json.dumps(about | trace.to_dict()) + "\n", encoding="utf-8")
     os.replace(temporary, folder / "inspect.json")
+    if not trace.finite:
+        typer.echo("warning: the memory holds values that are not finite; they are grey on the page", err=True)
     typer.echo(f"{page}\n{folder / 'inspect.png'}\n{folder / 'inspect.json'}")

@@ -9,6 +9,32 @@ if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
 
 
+def check_save(save: Path) -> None:
+    """ValueError for a name that a memory cannot be saved to."""
+    if save.is_dir():
+        raise ValueError(f"--save {str(save)!r} is a folder; give the name of a file")
+    if not save.parent.exists():
+        raise ValueError(f"--save {str(save)!r}: the folder {str(save.parent)!r} does not exist")
+
+
+def read_notes(memory: Path, given_as: str = "") -> dict[str, Any]:
+    """The notes in a memory file; `given_as` is the option whose file may hold nothing else.
+
+    Raises FileNotFoundError and ValueError in one line.
+    """
+    from titanslab.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from titanslab.models.cache import TitansCache
+
+    try:
+        return TitansCache.header(memory).notes
+    except ValueError:
+        if not given_as:
+            raise
+        raise ValueError(f"{given_as} {str(memory)!r} exists and is no memory file; give another name") from None
+
+
 def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[Any, Any, TitansCache | None, str]:
     """Model, tokenizer, the cache in `memory` (None where None) and the model's folder.
 
@@ -19,12 +45,7 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
     from titanslab.cli.quiet import quiet_libraries
     from titanslab.training.loading import find_model_folder
 
-    notes: dict[str, Any] = {}
-    if memory is not None:
-        quiet_libraries()
-        from titanslab.models.cache import TitansCache
-
-        notes = TitansCache.header(memory).notes
+    notes = {} if memory is None else read_notes(memory)
     name = model or notes.get("model")
     if not isinstance(name, str):
         raise ValueError(f"{memory} does not say which model it belongs to; give --model RUN")

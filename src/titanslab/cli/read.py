@@ -5,14 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from titanslab.models.cache import CacheHeader
-
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+SAVE_EVERY = 60.0
 
 
 @app.command()
@@ -26,12 +24,17 @@ def read(
         Path | None, typer.Option("--from", help="Read on from this memory file, which is left as it is.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a reading that was interrupted.")] = False,
-    learn: Annotated[bool, typer.Option("--learn/--no-learn", help="Whether the memories write.")] = True,
-    write_scale: Annotated[float, typer.Option(min=0.0, help="Factor on the size of every write.")] = 1.0,
+    learn: Annotated[
+        bool | None,
+        typer.Option("--learn/--no-learn", help="Whether the memories write; default: as with --from or before."),
+    ] = None,
+    write_scale: Annotated[
+        float | None, typer.Option(min=0.0, help="Factor on the size of every write; default likewise.")
+    ] = None,
     piece_size: Annotated[
         int | None, typer.Option(min=1, help="Tokens read at once; default: about 4096, in whole segments.")
     ] = None,
-    save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves while reading.")] = 60.0,
+    save_every: Annotated[float, typer.Option(min=0.0, help="Seconds between saves while reading.")] = SAVE_EVERY,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
     """Read a text into a model's memory, and keep the memory in a file.
@@ -41,7 +44,7 @@ def read(
     Memory use does not grow with the text. Ctrl-C keeps what was read so far; --resume goes on from there.
     """
     from titanslab.cli.errors import Interrupted
-    from titanslab.cli.memory_files import load_reader
+    from titanslab.cli.memory_files import check_save, load_reader
     from titanslab.memory.frozen import check_writes
     from titanslab.reading.source import TextSource
 
@@ -49,10 +52,7 @@ def read(
     if resume and start is not None:
         raise ValueError("--resume goes on from --save; leave out --from")
     source = TextSource(text)
-    if save.is_dir():
-        raise ValueError(f"--save {str(save)!r} is a folder; give the name of a file")
-    if not save.parent.exists():
-        raise ValueError(f"--save {str(save)!r}: the folder {str(save.parent)!r} does not exist")
+    check_save(save)
     about = {"path": str(text.resolve()), "bytes": source.size}
     notes = _unfinished(save, resume, about)
     if model is None and start is None and not resume:
@@ -62,14 +62,20 @@ def read(
     from titanslab.cli.reading_bar import reading_bar
     from titanslab.reading.text import Place, read_text
 
-    place = Place(notes["text"]["start"], notes["text"]["tokens"]) if resume else None
-    done, saved = None, time.monotonic()
+    place, done, saved = None, None, time.monotonic()
+    if resume:
+        before = notes["text"]
+        place = Place(before["start"], before["tokens"])
+        learn = before.get("learn") if learn is None else learn
+        write_scale = before.get("write_scale") if write_scale is None else write_scale
+        check_writes(learn, write_scale)
+    about |= {"learn": learn, "write_scale": write_scale}
 
-    def keep(finished: bool) -> Any:
+    def keep(finished: bool) -> bool:
         if done is not None:
             text_notes = about | {"start": done.place.start, "tokens": done.place.tokens, "finished": finished}
             done.cache.save(save, network, {"model": folder, "text": text_notes})
-        return done
+        return done is not None
 
     try:
         with reading_bar(f"reading {text.name}") as show:
@@ -87,19 +93,23 @@ def read(
                 if time.monotonic() - saved >= save_every:
                     keep(False)
                     saved = time.monotonic()
+        keep(True)
     except KeyboardInterrupt:
-        if keep(False) is None:
+        if not keep(False):
             raise Interrupted("interrupted before the first piece was read; nothing was written") from None
         words = ["titans", "read", str(text), "--save", str(save), "--model", folder]
-        words += [] if learn else ["--no-learn"]
-        words += [] if write_scale == 1.0 else ["--write-scale", str(write_scale)]
+        words += [] if piece_size is None else ["--piece-size", str(piece_size)]
+        words += [] if save_every == SAVE_EVERY else ["--save-every", f"{save_every:g}"]
+        words += [] if device == "auto" else ["--device", device]
         raise Interrupted(
             f"interrupted after {done.progress.tokens:,} tokens, kept in {save}; "  # type: ignore[union-attr]
             f"go on with: {shlex.join([*words, '--resume'])}"
         ) from None
-    if keep(True) is None:
-        raise ValueError(f"nothing of {text} is left to read")
-    assert done is not None
+    if done is None:  # it was stopped after its last token
+        assert cache is not None
+        cache.save(save, network, {"model": folder, "text": notes["text"] | {"finished": True}})
+        typer.echo(f"{save}: nothing of {text} was left to read, {cache.columns:,} tokens in all")
+        return
     pace = done.progress.tokens / max(done.progress.seconds, 1e-9)
     typer.echo(
         f"{save}: {done.progress.tokens:,} tokens read in {done.progress.seconds:.1f} s ({pace:,.0f} tokens/s), "
@@ -109,12 +119,13 @@ def read(
 
 def _unfinished(save: Path, resume: bool, about: dict[str, Any]) -> dict[str, Any]:
     """The notes of the reading to go on with; ValueError where there is none, or one would be lost."""
+    from titanslab.cli.memory_files import read_notes
+
     if not save.exists():
         if resume:
             raise ValueError(f"--resume: there is no {save}; leave --resume out to begin")
         return {}
-    header = _header(save, must=resume)
-    notes = header.notes if header is not None else {}
+    notes = read_notes(save, given_as="" if resume else "--save")
     text = notes.get("text", {})
     finished = text.get("finished", True)
     if not resume:
@@ -131,17 +142,3 @@ def _unfinished(save: Path, resume: bool, about: dict[str, Any]) -> dict[str, An
             f"({about['bytes']:,} bytes); --resume needs the same text"
         )
     return notes
-
-
-def _header(save: Path, must: bool) -> CacheHeader | None:
-    from titanslab.cli.quiet import quiet_libraries
-
-    quiet_libraries()
-    from titanslab.models.cache import TitansCache
-
-    try:
-        return TitansCache.header(save)
-    except ValueError:
-        if must:
-            raise
-        raise ValueError(f"--save {str(save)!r} exists and is no memory file; give another name") from None

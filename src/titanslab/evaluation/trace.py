@@ -34,10 +34,19 @@ class MemoryTrace:
     momentum: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded, for JSON."""
+        """Plain values, rounded, for JSON; None where a value is not finite."""
         arrays = {**self.per_token, "moved": self.moved, "momentum": self.momentum}
-        rounded = {name: [[float(f"{x:.4g}") for x in row] for row in array] for name, array in arrays.items()}
+        rounded = {name: [[_rounded(x) for x in row] for row in array] for name, array in arrays.items()}
         return {**rounded, "places": self.places.tolist()}
+
+    @property
+    def finite(self) -> bool:
+        """Whether every value is a number, which those of a memory that blew up are not."""
+        return all(np.isfinite(a).all() for a in (*self.per_token.values(), self.moved, self.momentum))
+
+
+def _rounded(x: float) -> float | None:
+    return float(f"{x:.4g}") if np.isfinite(x) else None
 
 
 def memories_of(model: nn.Module) -> list[NeuralMemory]:
@@ -72,6 +81,7 @@ def trace_memory(
     every = every or max(1, total // 256 // chunk) * chunk
     seen: list[dict[str, list[np.ndarray]]] = [{name: [] for name in PER_TOKEN} for _ in memories]
     places, moved, momentum = [0], [[0.0] * len(memories)], [[0.0] * len(memories)]
+    before = 0 if cache is None else cache.columns
     if cache is not None and cache.position is not None:
         _norms(memories, cache, moved[0], momentum[0])
     with ExitStack() as hooks:
@@ -79,7 +89,7 @@ def trace_memory(
             hooks.callback(memory.register_forward_pre_hook(_ask_for_stats, with_kwargs=True).remove)
             hooks.callback(memory.register_forward_hook(_recorder(record), with_kwargs=True).remove)
         for state in model.read_pieces(input_ids, cache, piece_size=every):
-            places.append(min(places[-1] + every, total))
+            places.append(state.columns - before)
             moved.append([0.0] * len(memories))
             momentum.append([0.0] * len(memories))
             _norms(memories, state, moved[-1], momentum[-1])

@@ -37,14 +37,15 @@ const what = document.getElementById("what"), block = document.getElementById("b
 names.forEach(n => what.add(new Option(n, n)));
 block.add(new Option("all blocks (mean)", -1));
 data.surprise.forEach((_, i) => block.add(new Option("block " + (i + 1), i)));
-const mean = rows => rows[0].map((_, t) => rows.reduce((s, r) => s + r[t], 0) / rows.length);
+const known = x => x !== null && !Number.isNaN(x);
+const mean = rows => rows[0].map((_, t) => rows.reduce((s, r) => s + (r[t] ?? NaN), 0) / rows.length);
 const values = name => block.value < 0 ? mean(data[name]) : data[name][block.value];
 const colour = x => `hsl(${48 - 38 * x} 95% ${97 - 42 * x}%)`;
 function paint() {
-  const v = values(what.value), s = [...v].sort((a, b) => a - b);
-  const low = s[Math.floor(s.length * .02)], high = s[Math.floor((s.length - 1) * .98)];
+  const v = values(what.value), s = v.filter(known).sort((a, b) => a - b);
+  const low = s[Math.floor(s.length * .02)] ?? 0, high = s[Math.floor((s.length - 1) * .98)] ?? 0;
   spans.forEach((e, i) => {
-    e.style.background = colour(Math.min(1, Math.max(0, (v[i] - low) / (high - low || 1)))); });
+    e.style.background = !known(v[i]) ? "#bbb" : colour(Math.min(1, Math.max(0, (v[i] - low) / (high - low || 1)))); });
   document.getElementById("low").textContent = low.toPrecision(3);
   document.getElementById("high").textContent = high.toPrecision(3);
   document.getElementById("scale").style.background = `linear-gradient(90deg, ${colour(0)}, ${colour(1)})`;
@@ -53,7 +54,7 @@ what.onchange = block.onchange = paint;
 document.getElementById("text").onmouseover = e => {
   const i = spans.indexOf(e.target);
   if (i >= 0) document.getElementById("tip").textContent = `token ${i + 1} ${JSON.stringify(e.target.textContent)}: ` +
-    names.map(n => `${n} ${values(n)[i].toPrecision(3)}`).join("  ");
+    names.map(n => `${n} ${known(values(n)[i]) ? values(n)[i].toPrecision(3) : "not finite"}`).join("  ");
 };
 paint();
 </script></body></html>
@@ -78,7 +79,7 @@ def write_page(
         "SUBTITLE": html.escape(subtitle),
         "TITLE": html.escape(title),
         "PICTURE": f"data:image/png;base64,{png}",
-        "DATA": json.dumps(numbers).replace("</", "<\\/"),
+        "DATA": json.dumps(numbers, allow_nan=False).replace("</", "<\\/"),
         "TOKENS": "".join(f"<span>{html.escape(token)}</span>" for token in tokens),
     }
     page = "".join(_filled(PAGE, parts))
@@ -99,14 +100,25 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text of each token; a character of several tokens stands at its last, the others are empty."""
     texts: list[str] = []
     waiting: list[int] = []
+    before: list[int] = []  # some tokenizers drop the space that a text begins with: decode after the token before
     for token in ids:
         waiting.append(int(token))
-        text = tokenizer.decode(waiting, clean_up_tokenization_spaces=False)
+        text = _added(tokenizer, before, waiting)
         if text.endswith("\ufffd") and len(waiting) < 8:
             texts.append("")
             continue
         texts.append(text)
-        waiting = []
+        before, waiting = waiting[-1:], []
     if waiting:
-        texts[-1] = tokenizer.decode(waiting, clean_up_tokenization_spaces=False)
+        texts[-1] = _added(tokenizer, before, waiting)
     return texts
+
+
+def _added(tokenizer: Any, before: list[int], new: list[int]) -> str:
+    """What `new` adds to the text of `before`."""
+    whole, known = (tokenizer.decode(t, clean_up_tokenization_spaces=False) for t in (before + new, before))
+    return (
+        whole[len(known) :]
+        if before and whole.startswith(known)
+        else tokenizer.decode(new, clean_up_tokenization_spaces=False)
+    )

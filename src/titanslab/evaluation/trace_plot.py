@@ -27,7 +27,8 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str) -> None:
     tokens = trace.per_token["surprise"].shape[1]
     for axis, (name, label) in zip(axes[:4], TITLES.items(), strict=True):
         values = _binned(trace.per_token[name])
-        low, high = np.percentile(values, [1, 99])
+        values = np.where(np.isfinite(values), values, np.nan)
+        low, high = (0.0, 1.0) if np.isnan(values).all() else np.nanpercentile(values, [1, 99])
         image = axis.imshow(
             values,
             aspect="auto",
@@ -51,7 +52,7 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str) -> None:
         axis.grid(alpha=0.3)
     axes[4].legend(fontsize=7, ncols=6, loc="lower right")
     axes[5].set_xlabel("tokens read")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png", dpi=120)
     os.replace(temporary, path)

@@ -146,6 +146,8 @@ class TitansCache(Cache):
         out.columns = 0
         return out
 
+    __copy__ = fork
+
     def detach(self) -> "TitansCache":
         """The same content cut off from the graph, for truncated backpropagation."""
         return self.map(Tensor.detach)
@@ -171,13 +173,15 @@ class TitansCache(Cache):
 
     def bind(self, model: nn.Module) -> None:
         """Called by a model that goes on from this cache; ValueError where another model filled it."""
+        model = getattr(model, "base_model", model)
         if self._writer is not None and self._writer() is model:
             return
         same = model.config is self.config
         different = "" if same else differences(config_identity(self.config), model.config)  # type: ignore[arg-type]
         if different:
             raise ValueError(f"past_key_values is the cache of another model: {different}")
-        if self._fingerprint and self.position is not None and self._fingerprint != weights_fingerprint(model):
+        filled_by = self._written_by(None)
+        if filled_by and self.position is not None and filled_by != weights_fingerprint(model):
             raise ValueError("past_key_values was filled by a model of the same shape with other weights")
         self._writer, self._fingerprint = weakref.ref(model), ""
 
@@ -197,12 +201,20 @@ class TitansCache(Cache):
             path: file to write; replaced if it exists.
             model: see above.
             notes: plain values to keep in the header; `TitansCache.header(path).notes` gives them back.
+
+        Raises:
+            ValueError: an empty cache, a path that is no file, or a model that is gone and is not given.
         """
         if self.position is None:
             raise ValueError("the cache is empty: run the model on some tokens before save()")
+        written_by = self._written_by(model)
+        if not written_by:
+            raise ValueError(
+                "the model that filled the cache is gone, and its file has to say whose it is: give save(path, model)"
+            )
         header = CacheHeader(
             config_identity(self.config),
-            self._written_by(model),
+            written_by,
             self.columns,
             self.learn,
             self.write_scale,

@@ -13,20 +13,18 @@ from torch import Tensor, nn
 from titanslab.models.config import TitansConfig
 
 FORMAT = "titans-cache"
-VERSION = "1"
+VERSION = "2"
 
 # fields that decide what a state means; the rest (token ids, dtype, backend ...) may differ
 # fmt: off
 IDENTITY = (
     "variant", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_memory_heads", "memory_depth", "memory_expansion", "memory_residual", "memory_norm",
-    "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "memory_gate_keys", "conv_size",
-    "chunk_size", "segment_len", "window_size", "num_persistent_tokens", "gate_type", "rope_parameters",
+    "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "memory_gate_keys",
+    "conv_size", "chunk_size", "segment_len", "window_size", "num_persistent_tokens", "gate_type", "rope_parameters",
     "rms_norm_eps",
 )
 # fmt: on
-# Fields that files of this version may lack, because they are younger, and what such a file's model had.
-YOUNGER = {"memory_gate_keys": False}
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,13 @@ def config_identity(config: TitansConfig) -> dict[str, Any]:
 def weights_fingerprint(model: nn.Module) -> str:
     """A short hash of the weights a cache depends on: names, shapes and up to 256 evenly spaced values of each.
 
-    The head of a language model takes no part: a base model reads the caches of its language model.
+    Values are rounded to bfloat16, so that a model has the same in every precision. The head of a language model
+    takes no part: a base model reads the caches of its language model.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(getattr(model, "base_model", model).named_parameters()):
         flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 256)][:256].to("cpu", torch.float64)
+        sample = flat[:: max(1, flat.numel() // 256)][:256].to("cpu", torch.bfloat16).float()
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -68,14 +67,17 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 def differences(stored: dict[str, Any], config: TitansConfig) -> str:
     """The fields in which a stored identity and a config differ, in words; "" where they agree."""
-    stored, mine = YOUNGER | stored, config_identity(config)
+    mine = config_identity(config)
     different = [name for name in IDENTITY if stored.get(name) != mine[name]]
     facts = ", ".join(f"{n} {stored.get(n)!r} there and {mine[n]!r} here" for n in different[:3])
     return facts + (f" and {len(different) - 3} more" if len(different) > 3 else "")
 
 
 def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: CacheHeader) -> None:
-    """Write to a temporary name beside `path`, then give it that name: a reader finds the old or the new file."""
+    """Write to a temporary name beside `path`, then give it that name: a reader finds the old or the new file.
+
+    A link is followed to the file it names.
+    """
     from safetensors.torch import save_file
 
     metadata = {
@@ -90,8 +92,12 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header:
     }
     plain = {k: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file to save the cache to")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device; give the name of a file to save the cache to")
     if not path.parent.exists():
         raise FileNotFoundError(f"folder {path.parent} does not exist, {path.name} cannot be saved there")
     _remove_leftovers(path)

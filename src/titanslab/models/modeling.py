@@ -200,11 +200,15 @@ class TitansModel(TitansPreTrainedModel):
             reset=reset,
             start=None if cache is None else cache.position,
             learn=cache is None or cache.learn,
-            write_scale=1.0 if cache is None else cache.write_scale,
+            write_scale=cache.write_scale if cache is not None and cache.learn else 1.0,
         )
         hidden: tuple[Tensor, ...] = (x,)
+        mixed = torch.is_autocast_enabled(x.device.type)  # keys and values have its dtype then
         for i, block in enumerate(self.layers):
-            x, state = block(x, layout, None if cache is None else cache.states[i], keep)
+            before = None if cache is None else cache.states[i]
+            if before is not None and not mixed:
+                before = before.in_dtype(x.dtype)  # the cache of the same model in another precision
+            x, state = block(x, layout, before, keep)
             if cache is not None and state is not None:
                 cache.states[i] = state.map(own_storage)
             if output_hidden_states:
@@ -232,7 +236,10 @@ class TitansModel(TitansPreTrainedModel):
             )
         cache.bind(self)
         if cache.batch_size not in (-1, batch):
-            raise ValueError(f"past_key_values holds {cache.batch_size} rows, the input has {batch}")
+            raise ValueError(
+                f"past_key_values holds {cache.batch_size} rows, the input has {batch}; for beams, or several "
+                "sequences of a prompt, give generate() a cache after batch_repeat_interleave(how_many)"
+            )
 
     def _documents(
         self, ids: Tensor | None, cache: TitansCache | None, padding: Padding | None, shape: tuple[int, int]
@@ -282,8 +289,17 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         self.lm_head = new_embeddings  # type: ignore[assignment]
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As of every model of transformers; goes on from `past_key_values=`, or `cache=`, a `TitansCache`."""
-        return super().generate(*args, **renamed(kwargs))  # type: ignore[misc]
+        """As of every model of transformers; goes on from `past_key_values=`, or `cache=`, a `TitansCache`.
+
+        Raises:
+            ValueError: a cache with `use_cache=False`, which would feed it the same tokens again at every step.
+        """
+        kwargs = renamed(kwargs)
+        if kwargs.get(CACHE) is not None:
+            if kwargs.get("use_cache") is False:
+                raise ValueError("use_cache=False and a cache do not go together; leave one of them out")
+            kwargs["use_cache"] = True  # whatever a saved config says
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As usual; new tokens belong to the document the prompt ended in."""

@@ -63,7 +63,7 @@ class Reads:
             ValueError: input that is not `[B, T]`, a cache of another model, an option that can have no effect.
         """
         total = input_ids.shape[1] if isinstance(input_ids, Tensor) and input_ids.dim() == 2 else None
-        result = TitansCache(self.config) if cache is None else cache.fork()
+        result = TitansCache(self.config) if cache is None else _forked(cache)
         begin = result.columns
         for result in self.read_pieces(
             input_ids,
@@ -91,10 +91,10 @@ class Reads:
 
         An interrupted piece is as if it had not begun; the caches that were yielded are never changed.
         """
-        cache = TitansCache(self.config) if cache is None else cache.fork()
+        cache = TitansCache(self.config) if cache is None else _forked(cache)
         learns, scale = cache.learn, cache.write_scale
         now = (learns if learn is None else learn, scale if write_scale is None else write_scale)
-        check_writes(*now)
+        check_writes(now[0], write_scale)
         if self.config.variant == "attention" and now != (True, 1.0):
             raise ValueError("learn and write_scale act on a memory, and a model of variant 'attention' has none")
         model: Any = self
@@ -143,6 +143,12 @@ class Reads:
         return result
 
 
+def _forked(cache: Any) -> TitansCache:
+    if not isinstance(cache, TitansCache):
+        raise ValueError(f"cache must be a TitansCache or None, got {type(cache).__name__}")
+    return cache.fork()
+
+
 def _pieces(
     input_ids: Tensor | Iterable[Tensor],
     attention_mask: Tensor | None,
@@ -154,7 +160,7 @@ def _pieces(
     if piece_size is not None and (not isinstance(piece_size, int) or piece_size < 1):
         raise ValueError(f"piece_size must be an integer of at least 1 or None, got {piece_size!r}")
     if isinstance(input_ids, Tensor):
-        _check(input_ids)
+        _check(input_ids, config)
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask must have the shape of input_ids, {list(input_ids.shape)}, "
@@ -170,7 +176,7 @@ def _pieces(
     held: list[Tensor] = []
     count, done, size = 0, 0, 0
     for piece in source:
-        _check(piece)
+        _check(piece, config)
         if held and piece.shape[0] != held[0].shape[0]:
             raise ValueError(f"the pieces of input_ids hold {held[0].shape[0]} and then {piece.shape[0]} rows")
         if not size:
@@ -186,10 +192,15 @@ def _pieces(
         yield row, None if attention_mask is None else attention_mask[:, done:]
 
 
-def _check(ids: Any) -> None:
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
+def _check(ids: Any, config: TitansConfig) -> None:
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
         got = f"{list(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ValueError(f"input_ids must be integer tensors [B, T], got {got}; one row: ids.unsqueeze(0)")
+    if ids.shape[0] == 0:
+        raise ValueError("input_ids must hold at least one row, got shape " + str(list(ids.shape)))
+    if ids.device.type == "cpu" and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < config.vocab_size:
+        wrong = int(ids.min()) if ids.min() < 0 else int(ids.max())
+        raise ValueError(f"input_ids must be within the vocabulary 0..{config.vocab_size - 1}, got {wrong}")
 
 
 def _size(config: TitansConfig, ids: Tensor, piece_size: int | None) -> int:

@@ -1,8 +1,9 @@
 """`MixerState`: what one block carries over between calls, as a plain value."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from titanslab.memory import NeuralMemoryState
@@ -37,6 +38,12 @@ class MixerState:
             None if self.keys is None else fn(self.keys),
             None if self.values is None else fn(self.values),
         )
+
+    def in_dtype(self, dtype: torch.dtype) -> "MixerState":
+        """The same with keys and values in `dtype`; a memory keeps its own."""
+        if self.keys is None or self.values is None or self.keys.dtype == dtype:
+            return self
+        return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat names to tensors, for saving."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import zlib
@@ -18,17 +19,18 @@ PIECE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class TextPiece:
-    """Some of a text. `start`: its first byte in the decompressed text. `read`: bytes of the file read so far."""
+    """Some of a text. `start`: its first byte in the decompressed text. `begin`, `end`: about where in the file."""
 
     text: str
     start: int
-    read: int
+    begin: int
+    end: int
 
 
 class TextSource:
     """Text in UTF-8 from a file, a piece at a time; a piece depends on where it starts alone.
 
-    Raises FileNotFoundError and ValueError (not UTF-8, a damaged or unknown compression) naming the file.
+    Raises FileNotFoundError and ValueError (no file, not UTF-8, damaged or cut off) naming the file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -37,6 +39,8 @@ class TextSource:
             raise ValueError(f"{self.path} is a folder; name a file of text")
         if not self.path.exists():
             raise FileNotFoundError(f"text {str(self.path)!r} does not exist (looked for {self.path.absolute()})")
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} is a pipe or a device; a text that can be gone on with is a file")
         self.size = self.path.stat().st_size
 
     def pieces(self, start: int = 0) -> Iterator[TextPiece]:
@@ -45,14 +49,16 @@ class TextSource:
             stream = _decompressed(raw, self.path)
             self._skip(stream, start)
             buffer = b""
+            place = start if stream is raw else raw.tell()
             while True:
                 buffer = _fill(stream, buffer)
                 if not buffer:
                     return
-                end = _cut(buffer) if len(buffer) == PIECE_BYTES else len(buffer)
-                yield TextPiece(self._decode(buffer[:end], start), start, raw.tell())
-                start += end
-                buffer = buffer[end:]
+                cut = _cut(buffer) if len(buffer) == PIECE_BYTES else len(buffer)
+                begin, place = place, start + cut if stream is raw else raw.tell()
+                yield TextPiece(self._decode(buffer[:cut], start), start, begin, place)
+                start += cut
+                buffer = buffer[cut:]
 
     def _skip(self, stream: IO[bytes], start: int) -> None:
         if stream.seekable() and start:
@@ -76,10 +82,10 @@ class TextSource:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-            raise ValueError(f"{self.path} does not decompress ({error}); is it whole?") from None
-        except OSError as error:
-            if error.errno is not None:
+        except Exception as error:
+            # the packages for .zst have their own ZstdError each, and may not be there
+            known = isinstance(error, lzma.LZMAError | zlib.error | EOFError) or type(error).__name__ == "ZstdError"
+            if not known and not (isinstance(error, OSError) and error.errno is None):
                 raise
             raise ValueError(f"{self.path} does not decompress ({error}); is it whole?") from None
 
@@ -126,4 +132,32 @@ def _zstd(raw: IO[bytes], path: Path) -> Any:
         import zstandard
     except ImportError:
         raise ImportError(f"{path} needs a package to be read: pip install zstandard") from None
-    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return io.BufferedReader(_Frames(raw, zstandard.ZstdDecompressor()))
+
+
+class _Frames(io.RawIOBase):
+    """The frames of a .zst file one after the other; EOFError where the last one is cut off."""
+
+    def __init__(self, raw: IO[bytes], decompressor: Any) -> None:
+        self.raw, self.decompressor = raw, decompressor
+        self.frame: Any = None
+        self.ready, self.waiting = b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        while not self.ready:
+            data = self.waiting or self.raw.read(PIECE_BYTES)
+            if not data:
+                if self.frame is not None:
+                    raise EOFError("the last frame is cut off")
+                return 0
+            self.frame = self.frame or self.decompressor.decompressobj()
+            self.ready = self.frame.decompress(data)
+            self.waiting = self.frame.unused_data if self.frame.eof else b""
+            if self.frame.eof:
+                self.frame = None
+        size = min(len(into), len(self.ready))
+        into[:size], self.ready = self.ready[:size], self.ready[size:]
+        return size

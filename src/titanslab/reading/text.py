@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from titanslab.models.cache import TitansCache
-from titanslab.reading.source import TextSource
+from titanslab.reading.source import TextPiece, TextSource
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,16 @@ class Place:
 
 @dataclass(frozen=True)
 class ReadProgress:
-    """How far a reading is: tokens of this call, bytes of the file, and how fast it goes lately."""
+    """How far a reading is: tokens of this call, bytes of the file, and how fast it goes lately.
+
+    Args:
+        tokens, seconds: of this call. tokens_per_second: of its last pieces.
+        bytes: of the file, read by now. first_byte: where this call began. total_bytes: of the whole file.
+    """
 
     tokens: int
     bytes: int
+    first_byte: int
     total_bytes: int
     seconds: float
     tokens_per_second: float
@@ -43,7 +49,7 @@ class ReadProgress:
     @property
     def seconds_left(self) -> float:
         """At the pace so far; bytes of the file tell how much is left."""
-        return self.seconds / max(1, self.bytes) * (self.total_bytes - self.bytes)
+        return self.seconds / max(1, self.bytes - self.first_byte) * (self.total_bytes - self.bytes)
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,8 @@ def read_text(
         now = time.perf_counter()
         recent.append((now, done))
         speed = (done - recent[0][1]) / max(now - recent[0][0], 1e-9)
-        place, read = tokens.place_after(done)
-        yield ReadStep(state, place, ReadProgress(done, read, source.size, now - begin, speed))
+        first, (place, read) = tokens.first_byte, tokens.place_after(done)
+        yield ReadStep(state, place, ReadProgress(done, read, first, source.size, now - begin, speed))
     if not tokens.count and place is None:
         raise ValueError(f"{source.path} is empty; name a file with text in it")
 
@@ -103,27 +109,44 @@ class _Tokens:
         self.source, self.place = source, place
         self.encode = chunk_encoder(tokenizer)
         self.first = [tokenizer.bos_token_id] if with_start and tokenizer.bos_token_id is not None else []
-        self.count = 0
-        # of the pieces that may still be read in part: tokens before them, tokens skipped, place, file bytes
-        self.ahead: deque[tuple[int, int, int, int]] = deque()
+        self.count = self.first_byte = 0
+        self.ahead: deque[_Part] = deque()  # what may still be read in part
 
     def __iter__(self) -> Iterator[Tensor]:
-        if self.first:
-            self.count = len(self.first)
-            yield torch.tensor([self.first])
         skip = self.place.tokens
         for piece in self.source.pieces(self.place.start):
-            ids = self.encode(piece.text, piece.start == 0)[skip:]
-            self.ahead.append((self.count, skip, piece.start, piece.read))
+            ids = self.encode(piece.text, piece.start == 0)
+            first = [] if self.count else self.first
+            part = _Part(self.count + len(first), skip, len(ids), piece)
+            if not self.ahead and not self.count:
+                self.first_byte = part.byte(skip)
+            self.ahead.append(part)
+            ids = np.concatenate((np.array(first, np.int64), ids[skip:].astype(np.int64)))
             self.count, skip = self.count + len(ids), 0
             if len(ids):
-                yield torch.from_numpy(ids.astype(np.int64))[None]
+                yield torch.from_numpy(ids)[None]
 
     def place_after(self, count: int) -> tuple[Place, int]:
         """The place after `count` tokens, and the bytes of the file that were read for them."""
-        while len(self.ahead) > 1 and self.ahead[1][0] <= count:
+        while len(self.ahead) > 1 and self.ahead[1].before <= count:
             self.ahead.popleft()
         if not self.ahead:
-            return self.place, 0
-        before, skipped, start, read = self.ahead[0]
-        return Place(start, max(0, count - before) + skipped), read
+            return self.place, self.first_byte
+        part = self.ahead[0]
+        tokens = max(0, count - part.before) + part.skipped
+        return Place(part.piece.start, tokens), part.byte(tokens)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A piece of text in tokens: `before` it in this call, `skipped` in it, `tokens` of all of it."""
+
+    before: int
+    skipped: int
+    tokens: int
+    piece: TextPiece
+
+    def byte(self, tokens: int) -> int:
+        """About which byte of the file so many of its tokens stand for."""
+        share = min(1.0, tokens / max(1, self.tokens))
+        return self.piece.begin + round(share * (self.piece.end - self.piece.begin))
