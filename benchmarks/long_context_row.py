@@ -111,14 +111,7 @@ def evaluate(job: Job, run: Path, output: Path, lengths: str, samples: int, lear
     """Answer samples of every task and length with the model of `run`, as `titans evaluate` does."""
     from titanslab.cli.devices import pick_device
     from titanslab.evaluation.run_model import TaskRun, run_model
-    from titanslab.evaluation.sample_cache import file_identity
 
-    settings = {
-        "task": job.task,
-        "text": file_identity(job.text),
-        "facts": file_identity(job.facts),
-        "words": [file_identity(job.adjectives), file_identity(job.nouns)],
-    }
     asked = TaskRun(
         model=str(run),
         output=output,
@@ -133,7 +126,7 @@ def evaluate(job: Job, run: Path, output: Path, lengths: str, samples: int, lear
         sample_cache=Path(job.samples_folder),
         learn=learn,
     )
-    run_model(asked, lambda counter, name: _cells(job, lengths, counter, name), settings)
+    run_model(asked, lambda counter, name: _cells(job, lengths, counter, name), {"task": job.task})
 
 
 def _cells(job: Job, lengths: str, counter: Any, name: str) -> list[Any]:
@@ -157,15 +150,14 @@ def _cells(job: Job, lengths: str, counter: Any, name: str) -> list[Any]:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system drops when this process dies; else exit with a word."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        if sys.platform != "win32":
-            import fcntl
+    from titanslab.evaluation.results import hold
 
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise SystemExit(f"another process works on {folder}; wait for it or end it") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = hold(folder)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    with lock:
         yield
 
 

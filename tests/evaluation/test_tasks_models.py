@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from titanslab.data import byte_tokenizer
-from titanslab.evaluation.decode import GreedyAnswerer
+from titanslab.evaluation.decode import GreedyAnswerer, position_table
+from titanslab.evaluation.run_model import end_tokens
 from titanslab.models import TitansConfig, TitansForCausalLM
 
 
@@ -88,6 +89,32 @@ def test_a_position_table_that_is_too_short_is_said():
         answer(_prompts(60))
 
 
+def test_a_table_of_any_name_is_found():
+    from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+    small = dict(vocab_size=259, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    opt = OPTForCausalLM(OPTConfig(**small, ffn_dim=16, word_embed_proj_dim=16, max_position_embeddings=64)).eval()
+    assert position_table(opt) == 64
+    assert position_table(LlamaForCausalLM(LlamaConfig(**small, intermediate_size=16))) is None
+    answer = GreedyAnswerer(opt, max_new_tokens=8, pad_token_id=1)
+    assert len(answer(_prompts(56))[0]) == 8
+    with pytest.raises(ValueError, match="table ends at 64"):
+        answer(_prompts(57))
+
+
+def test_answers_are_greedy_whatever_a_model_says_of_itself():
+    from transformers import GenerationConfig
+
+    model, prompts = _llama().double(), _prompts(30, 20)
+    expected = GreedyAnswerer(model, max_new_tokens=12, pad_token_id=258)(prompts)
+    assert any(len(set(row)) < 12 for row in expected)  # something a penalty would change
+    own = GenerationConfig(no_repeat_ngram_size=1, repetition_penalty=1.5, eos_token_id=[257, 5], do_sample=True)
+    model.generation_config = own
+    assert GreedyAnswerer(model, max_new_tokens=12, pad_token_id=258)(prompts) == expected
+    assert model.generation_config is own
+    assert end_tokens(byte_tokenizer(), model) == [5, 257]
+
+
 def _titans_command(arguments, capsys):
     from titanslab.cli import main
 
@@ -115,6 +142,59 @@ def test_evaluate_niah_on_the_command_line(model_folder, tmp_path, capsys):
     assert code == 2
     assert "another seed (42, now 7)" in error
     assert error.count("\n") == 1
+
+
+def test_another_model_in_the_same_folder_is_not_gone_on_with(tmp_path, capsys):
+    folder, out = tmp_path / "model", tmp_path / "out"
+    _llama().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    command = ["evaluate", "niah", "--model", str(folder), "--lengths", "1k", "--output", str(out)]
+    command += ["--max-new-tokens", "2", "--device", "cpu", "--samples"]
+    assert _titans_command([*command, "1"], capsys)[0] == 0
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    code, _, error = _titans_command([*command, "2"], capsys)
+    assert code == 2
+    assert "made with another config" in error
+    (folder / "config.json").write_text(json.dumps(config))
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    whole["added_tokens"] = whole["added_tokens"][:-1]
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    code, _, error = _titans_command([*command, "2"], capsys)
+    assert code == 2
+    assert "made with another tokenizer" in error
+
+
+def test_what_counts_lengths_is_known_by_what_it_does(model_folder, tmp_path, capsys):
+    counter, out = tmp_path / "counter", tmp_path / "out"
+    byte_tokenizer().save_pretrained(counter)
+    command = ["evaluate", "niah", "--model", str(model_folder), "--lengths", "1k", "--output", str(out)]
+    command += ["--max-new-tokens", "2", "--device", "cpu", "--tokenizer-for-length"]
+    assert _titans_command([*command, str(counter), "--samples", "1"], capsys)[0] == 0
+    counter.rename(tmp_path / "moved")  # the same elsewhere
+    assert _titans_command([*command, str(tmp_path / "moved"), "--samples", "2"], capsys)[0] == 0
+    whole = json.loads((tmp_path / "moved" / "tokenizer.json").read_text())
+    whole["added_tokens"] = whole["added_tokens"][:-1]
+    (tmp_path / "moved" / "tokenizer.json").write_text(json.dumps(whole))
+    code, _, error = _titans_command([*command, str(tmp_path / "moved"), "--samples", "3"], capsys)
+    assert code == 2
+    assert "another tokenizer_for_length" in error
+
+
+def test_a_haystack_asks_all_three_and_everything_in_the_folder_is_summed_up(model_folder, tmp_path, capsys):
+    out, text = tmp_path / "out", tmp_path / "essays.txt"
+    text.write_text("A long road led past the mill and over the old bridge to town. " * 200)
+    command = ["evaluate", "niah", "--model", str(model_folder), "--output", str(out), "--max-new-tokens", "2"]
+    command += ["--device", "cpu", "--samples", "1", "--lengths"]
+    assert _titans_command([*command, "1k"], capsys)[0] == 0
+    code, shown, error = _titans_command([*command, "2k", "--haystack", str(text)], capsys)
+    assert code == 0, error
+    assert all(f"niah_single_{n}" in shown for n in (1, 2, 3))
+    assert "1k" not in shown
+    summary = json.loads((out / "summary.json").read_text())
+    assert [(row["task"], row["length"]) for row in summary] == [
+        ("niah_single_1", 1024), *((f"niah_single_{n}", 2048) for n in (1, 2, 3)),
+    ]  # fmt: skip
 
 
 def test_evaluate_babilong_on_the_command_line(model_folder, tmp_path, capsys):
@@ -230,3 +310,6 @@ def test_lm_eval_scores_are_ours():
     assert babilong_results(doc, ["None"]) == {"official": 0.0, "corrected": 1.0}
     with pytest.raises(ValueError, match="tokenizer is missing"):
         niah_dataset(variant="single_1")
+    for wrong in (0, "2", True):
+        with pytest.raises(ValueError, match="samples must be a whole number"):
+            niah_dataset(variant="single_1", tokenizer="byte", samples=wrong)

@@ -7,8 +7,9 @@ import pytest
 
 from titanslab.data import byte_tokenizer
 from titanslab.evaluation.cells import babilong_cells, niah_cells, split_lengths, split_names
+from titanslab.evaluation.results import hold, read_records
 from titanslab.evaluation.run_task import run_cells
-from titanslab.evaluation.task_summary import babilong_heat_map, niah_heat_map, summarise, table
+from titanslab.evaluation.task_summary import babilong_heat_map, niah_heat_map, summarise, table, tables
 from titanslab.tasks.tokens import load_counter
 
 FACTS = """1 John went to the office.
@@ -124,6 +125,51 @@ def test_a_folder_of_other_settings_is_refused(cells, tokenizer, tmp_path):
         _run(cells, Reader(tokenizer), tokenizer, tmp_path, settings={"model": "other"})
 
 
+def test_cells_of_other_samples_are_refused_and_others_can_be_added(tokenizer, tmp_path):
+    text, other = tmp_path / "a.txt", tmp_path / "b.txt"
+    text.write_text("A long road led past the mill and over the old bridge to town. " * 200)
+    other.write_text("Nobody knew who had built the wall that ran along the river. " * 200)
+    counter, out = load_counter("byte"), tmp_path / "out"
+
+    def run(variants, haystack, lengths="1k"):
+        made = niah_cells(variants, lengths, counter, "byte", haystack=haystack)
+        return _run(made, Reader(tokenizer), tokenizer, out, num_samples=1)
+
+    run("single_1", None)
+    assert len(run("single_1,single_2", str(text))) == 2
+    with pytest.raises(
+        ValueError, match=r"results of niah_single_2-1024 made with another haystack \(1 file of .* byte"
+    ):
+        run("single_2", str(other))
+    run("single_2", str(other), "2k")
+    assert len(run("single_2", str(text))) == 1
+    assert json.loads((out / "settings.json").read_text())["cells"].keys() == {
+        "niah_single_1-1024", "niah_single_2-1024", "niah_single_2-2048",
+    }  # fmt: skip
+
+
+def test_a_sample_counts_once_and_a_folder_has_one_writer(cells, tokenizer, tmp_path):
+    records = _run(cells, Reader(tokenizer), tokenizer, tmp_path, num_samples=2)
+    path = tmp_path / "results.jsonl"
+    double = json.loads(path.read_text().splitlines()[0]) | {"scores": {"contained": 0.0}}
+    path.write_text(path.read_text() + json.dumps(double) + "\n")
+    assert _run(cells, Reader(tokenizer), tokenizer, tmp_path, num_samples=2) == records
+    assert read_records(tmp_path) == sorted(records, key=lambda r: (r["length"], r["index"]))
+    with hold(tmp_path), pytest.raises(ValueError, match="another process works on"):
+        _run(cells, Reader(tokenizer), tokenizer, tmp_path)
+    _run(cells, Reader(tokenizer), tokenizer, tmp_path)
+
+
+def test_a_damaged_sample_file_is_made_again(cells, tokenizer, tmp_path):
+    _run(cells, Reader(tokenizer), tokenizer, tmp_path / "a", 3, sample_folder=tmp_path / "samples")
+    files = {f: f.read_text() for f in (tmp_path / "samples").iterdir()}
+    for file, text in files.items():
+        lines = text.splitlines()
+        file.write_text("\n".join([lines[0], '{"task": "nia', lines[2]]) + "\n")
+    _run(cells, Reader(tokenizer), tokenizer, tmp_path / "b", 3, sample_folder=tmp_path / "samples")
+    assert {f: f.read_text() for f in (tmp_path / "samples").iterdir()} == files
+
+
 def test_a_broken_line_in_the_middle_is_named(cells, tokenizer, tmp_path):
     _run(cells, Reader(tokenizer), tokenizer, tmp_path, num_samples=2)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
@@ -191,6 +237,31 @@ def test_babilong_average_and_map(tmp_path):
     assert re.search(r"average qa1-qa5\W+60.0", captured.get())
     babilong_heat_map(records, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_a_wide_table_is_cut_into_readable_ones():
+    from rich.console import Console
+
+    summary = [
+        {
+            "task": f"babilong_qa{n}",
+            "length": 1000 * 2**k,
+            "samples": 1,
+            "scores": {"official": 1.0},
+            "standard_error": 0,
+        }
+        for n in range(1, 6)
+        for k in range(12)
+    ]
+    console = Console(width=80, record=True)
+    parts = tables(summary, "BABILong", 1000, "official", 80)
+    for part in parts:
+        console.print(part)
+    text = console.export_text()
+    assert len(parts) == 2
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert text.count("100.0") == 6 * 12
+    assert len(tables(summary, "BABILong", 1000, "official", 1000)) == 1
 
 
 def test_babilong_cells(tokenizer, tmp_path):

@@ -6,6 +6,7 @@ import lzma
 
 import pytest
 
+from titanslab.tasks.babi import read_babi
 from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
 from titanslab.tasks.sentences import split_sentences
 from titanslab.tasks.sources import iter_texts, read_words
@@ -29,6 +30,16 @@ def test_texts_from_every_kind_of_file(tmp_path):
         file.write("six")
     (tmp_path / "f.png").write_bytes(b"\x00")
     assert list(iter_texts(tmp_path)) == ["one", "two", "three", "four", "five", "six"]
+
+
+def test_half_a_character_and_other_encodings(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "bad \\ud800 half"}\n')
+    assert list(iter_texts(tmp_path / "a.jsonl")) == ["bad ? half"]
+    (tmp_path / "words.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match=r"words\.txt is not text in UTF-8 \(byte 3"):
+        read_words(tmp_path / "words.txt")
+    with pytest.raises(ValueError, match=r"words\.txt is not text in UTF-8"):
+        read_babi(tmp_path / "words.txt")
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,6 @@ def babilong(
 
     from titanslab.cli.devices import pick_device
     from titanslab.evaluation.run_model import TaskRun
-    from titanslab.evaluation.sample_cache import file_identity
     from titanslab.evaluation.task_summary import babilong_heat_map
 
     run = TaskRun(
@@ -107,6 +106,4 @@ def babilong(
         learn,
         forget,
     )
-    settings = {"task": "babilong", "split": split, "form": form, "facts": file_identity(facts)}
-    settings["background"] = file_identity(background)
-    run_task_verb(run, make, settings, kilo=1000, title="BABILong", heat_map=babilong_heat_map)
+    run_task_verb(run, make, {"task": "babilong"}, kilo=1000, title="BABILong", heat_map=babilong_heat_map)

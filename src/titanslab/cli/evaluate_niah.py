@@ -21,7 +21,12 @@ def niah(
     model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
     lengths: Annotated[str, typer.Option(help="Lengths in tokens, such as 2k,4k,1M; k is 1024.")] = "2k,4k",
     samples: Annotated[int, typer.Option(min=1, help="Samples per length; RULER takes 500.")] = 100,
-    variant: Annotated[str, typer.Option(help="single_1, single_2, single_3, or several with commas.")] = ("single_1"),
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="single_1, single_2, single_3, or several with commas; default: all with --haystack, else single_1."
+        ),
+    ] = None,
     haystack: Annotated[
         str | None, typer.Option(help="Running text for single_2 and single_3: a file or a folder.")
     ] = None,
@@ -60,7 +65,7 @@ def niah(
         from titanslab.evaluation.cells import niah_cells
 
         return niah_cells(
-            variant,
+            variant or ("single_1" if haystack is None else "single_1,single_2,single_3"),
             lengths,
             counter,
             name,
@@ -72,7 +77,6 @@ def niah(
 
     from titanslab.cli.devices import pick_device
     from titanslab.evaluation.run_model import TaskRun
-    from titanslab.evaluation.sample_cache import file_identity
     from titanslab.evaluation.task_summary import niah_heat_map
 
     run = TaskRun(
@@ -90,7 +94,4 @@ def niah(
         learn,
         forget,
     )
-    words = {"adjectives": adjectives, "nouns": nouns}
-    settings = {"task": "niah", "haystack": file_identity(haystack)}
-    settings |= {key: file_identity(path) for key, path in words.items()}
-    run_task_verb(run, make, settings, kilo=1024, title="S-NIAH", heat_map=niah_heat_map)
+    run_task_verb(run, make, {"task": "niah"}, kilo=1024, title="S-NIAH", heat_map=niah_heat_map)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def run_task_verb(
     title: str,
     heat_map: Callable[[Sequence[dict[str, Any]], Path], None],
 ) -> None:
-    """Answer what is left to answer, print the table, write summary.json and heat_map.png."""
+    """Answer what is left to answer, print its table, write summary.json and heat_map.png of all in the folder."""
     from titanslab.cli.quiet import quiet_libraries
     from titanslab.evaluation.run_model import run_model
     from titanslab.training.loading import find_model_folder
@@ -38,17 +39,20 @@ def run_task_verb(
     quiet_libraries()
     from rich.console import Console
 
-    from titanslab.evaluation.results import write_whole
-    from titanslab.evaluation.task_summary import summarise, table
+    from titanslab.evaluation.results import read_records, write_whole
+    from titanslab.evaluation.task_summary import summarise, tables
 
     try:
         records = run_model(run, make_cells, {"model": str(folder.resolve()), **settings})
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; finished answers are in {run.output}, the same command goes on") from None
+    everything = read_records(run.output)
+    write_whole(run.output / "summary.json", json.dumps(summarise(everything), indent=1) + "\n")
+    heat_map(everything, run.output / "heat_map.png")
     summary = summarise(records)
-    write_whole(run.output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    heat_map(records, run.output / "heat_map.png")
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=1000)
     for score in summary[0]["scores"]:
-        console.print(table(summary, f"{title}: {score}, {run.samples} samples", kilo, score))
+        heading = f"{title}: {score}, {run.samples} samples"
+        for part in tables(summary, heading, kilo, score, console.width):
+            console.print(part)
     console.print(f"written: {run.output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)

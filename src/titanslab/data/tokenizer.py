@@ -121,13 +121,12 @@ def _from_file(path: Path) -> PreTrainedTokenizerBase:
             return PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
         except Exception as error:
             raise ValueError(f"{str(path)!r} is not a tokenizers file: {error}") from error
-    if path.suffix == ".model":
+    if ".model" in path.suffixes:  # also tokenizer.model.v1
         from titanslab.data.sentencepiece import sentencepiece_tokenizer
 
         return sentencepiece_tokenizer(path)
     raise ValueError(
-        f"tokenizer {str(path)!r} is of an unknown kind; give 'byte', a tokenizer.json, a SentencePiece "
-        ".model, "
+        f"tokenizer {str(path)!r} is of an unknown kind; give 'byte', a tokenizer.json, a SentencePiece .model, "
         "a folder or a hub name"
     )
 

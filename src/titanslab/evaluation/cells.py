@@ -120,10 +120,11 @@ def babilong_cells(
             maker.background = books
     for task, maker in makers.items():
         settings = {"seed": seed, "task": task, "split": split, "form": form, "facts": file_identity(facts)}
-        settings |= {"tokenizer_for_length": counter_name, "background": file_identity(background)}
+        settings |= {"tokenizer_for_length": counter_name}
         for length in sizes:
             make = partial(_make, maker, length, seed)
-            cells.append(Cell(maker.name, length, make, maker.score, {**settings, "length": length}))
+            own = {"background": file_identity(background if length else None), "length": length}
+            cells.append(Cell(maker.name, length, make, maker.score, settings | own))
     return cells
 
 

@@ -137,7 +137,12 @@ class GreedyAnswerer:
         )
         ids = ids.to(self.model.device)
         mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
-        return self.model.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :]
+        saved = self.model.generation_config
+        self.model.generation_config = config  # else penalties of the model's own would fill what is not said here
+        try:
+            return self.model.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :]
+        finally:
+            self.model.generation_config = saved
 
     def _is_end(self, tokens: Tensor) -> Tensor:
         return torch.isin(tokens, torch.tensor(self.eos_token_ids, device=tokens.device, dtype=tokens.dtype))
@@ -150,9 +155,20 @@ class GreedyAnswerer:
 
     def _check_length(self, longest: int) -> None:
         # Models with a learned position table cannot read beyond it; others can try.
-        limit = getattr(self.model.config, "n_positions", None)
-        if isinstance(limit, int) and longest + self.max_new_tokens > limit:
+        limit = position_table(self.model)
+        if limit is not None and longest + self.max_new_tokens > limit:
             raise ValueError(
                 f"a prompt has {longest} tokens and the answer up to {self.max_new_tokens}, but this model's "
                 f"position table ends at {limit}; ask for shorter lengths"
             )
+
+
+def position_table(model: Any) -> int | None:
+    """Positions of a model's learned table, the smallest of several; None where it has none."""
+    names = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+    tables = [
+        module.num_embeddings - int(getattr(module, "offset", 0))  # OPT's begins with two that are never read
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in names
+    ]
+    return min(tables, default=None)

@@ -56,9 +56,10 @@ def niah_dataset(
     lists: dict[str, Any] = {
         name: read_words(path) for name, path in (("adjectives", adjectives), ("nouns", nouns)) if path
     }
+    count = _count(samples)
     texts = list(iter_texts(haystack)) if haystack and variant != "single_1" else None
     task = NIAH(variant, load_counter(_tokenizer_name(tokenizer, pretrained)), haystack=texts, **lists)
-    return _dataset(task.samples(parse_length(length), samples, seed))
+    return _dataset(task.samples(parse_length(length), count, seed))
 
 
 def babilong_dataset(
@@ -90,10 +91,11 @@ def babilong_dataset(
     """
     if not facts:
         raise ValueError(f"facts is missing; titans_babilong_{task} needs the folder of bAbI's files in metadata")
+    count = _count(samples)
     counter = load_counter(_tokenizer_name(tokenizer, pretrained))
     books = list(iter_texts(background)) if background else None
     maker = BABILong(task, facts, counter, background=books, form=form)
-    return _dataset(maker.samples(parse_length(length, kilo=1000), samples, seed))
+    return _dataset(maker.samples(parse_length(length, kilo=1000), count, seed))
 
 
 def niah_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -112,6 +114,12 @@ def _tokenizer_name(tokenizer: str, pretrained: str) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError("tokenizer is missing; name the one that measures lengths in lm-eval's metadata")
     return name
+
+
+def _count(samples: Any) -> int:
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"samples must be a whole number of at least 1 in lm-eval's metadata, got {samples!r}")
+    return samples
 
 
 def _dataset(samples: Iterable[TaskSample]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -9,40 +10,53 @@ from typing import IO, Any
 
 Key = tuple[str, int, int]
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
+CELLS = "cells"  # in settings.json: what each cell's samples were made of
 
 
 class ResultLog:
     """`results.jsonl` in a folder, with the settings it was made under.
 
-    A line that was being written when the process died is dropped; a folder made under other settings is
-    refused.
+    A line that was being written when the process died is dropped; a folder made under other settings, or with
+    samples made of other files, is refused, and so is one that another process writes to.
 
     Args:
         folder: made where missing.
         settings: what decides an answer; JSON values.
+        cells: what the samples of a task and length depend on; the folder may hold others too.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        cells: Mapping[tuple[str, int], Mapping[str, Any]] | None = None,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / RESULTS
-        self.records: list[dict[str, Any]] = []
-        settings = json.loads(json.dumps(settings, default=str))
-        known = folder / SETTINGS
+        self._lock = hold(folder)
+        try:
+            self._compare(folder, settings, {f"{task}-{n}": made for (task, n), made in (cells or {}).items()})
+            self.records = read_records(folder, repair=True)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._file: IO[str] | None = None
+
+    def _compare(self, folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]) -> None:
+        settings, cells = json.loads(json.dumps([settings, cells], default=str))
+        known, all_cells = folder / SETTINGS, dict(cells)
         if known.exists():
             before = _load_settings(known)
-            changed = sorted(k for k in before.keys() | settings.keys() if before.get(k) != settings.get(k))
-            if changed:
-                raise ValueError(
-                    f"output {folder} holds results made with another {', '.join(changed)} "
-                    f"({before.get(changed[0])!r}, now {settings.get(changed[0])!r}); name another folder"
-                )
+            cells_before = before.pop(CELLS, {})
+            _refuse_changes(folder, "", before, settings)
+            for name in cells.keys() & cells_before.keys():
+                _refuse_changes(folder, f" of {name}", cells_before[name], cells[name])
+            all_cells = cells_before | cells
+            if all_cells == cells_before:
+                return
         elif self.path.exists():
             raise ValueError(f"output {folder} has {RESULTS} but no {SETTINGS}; name another folder")
-        else:
-            write_whole(known, json.dumps(settings, indent=1) + "\n")
-        if self.path.exists():
-            self._read()
-        self._file: IO[str] | None = None
+        write_whole(known, json.dumps({**settings, CELLS: all_cells}, indent=1) + "\n")
 
     def done(self) -> set[Key]:
         """(task, length, index) of the finished samples."""
@@ -66,21 +80,65 @@ class ResultLog:
     ) -> None:
         if self._file is not None:
             self._file.close()
+        self._lock.close()
 
-    def _read(self) -> None:
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self.path, whole)
-        for number, line in enumerate(data[:whole].decode(errors="replace").split("\n")[:-1], 1):
-            try:
-                record = json.loads(line)
-                _ = record["task"], record["length"], record["index"], record["scores"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{self.path}, line {number} is not a result; remove that line or name another folder"
-                ) from error
-            self.records.append(record)
+
+def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
+    """The results in a folder, each sample's first; `repair` cuts off a line that is not whole."""
+    path = folder / RESULTS
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if repair and whole < len(data):
+        os.truncate(path, whole)
+    records: dict[Key, dict[str, Any]] = {}
+    for number, line in enumerate(data[:whole].decode(errors="replace").split("\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+            key = record["task"], record["length"], record["index"]
+            _ = record["scores"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is not a result; remove that line or name another folder"
+            ) from error
+        records.setdefault(key, record)
+    return list(records.values())
+
+
+def hold(folder: Path) -> IO[str]:
+    """The folder's lock, held until the file is closed or this process dies; ValueError where another has it."""
+    file = open(folder / "lock", "w", encoding="utf-8")  # noqa: SIM115 - whoever holds it closes it
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise ValueError(f"another process works on {folder}; wait for it or end it") from None
+    return file
+
+
+def _refuse_changes(folder: Path, of: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    if changed:
+        first = changed[0]
+        raise ValueError(
+            f"output {folder} holds results{of} made with another {', '.join(changed)} "
+            f"({_brief(before.get(first))}, now {_brief(now.get(first))}); name another folder"
+        )
+
+
+def _brief(value: Any) -> str:
+    """A setting as a person would say it; of files, what they are called and how many there are."""
+    if value is None or value == ["None"]:
+        return "none"
+    if isinstance(value, list) and value and all(isinstance(part, list) and len(part) == 3 for part in value):
+        names = sorted({part[0] for part in value} - {"."})
+        size = f"{sum(part[1] for part in value):,} bytes, {value[0][2][:8]}"
+        return f"{len(value)} file{'s' * (len(value) > 1)} of {size}" + (f", {names[0]} ..." if names else "")
+    return repr(value)
 
 
 def write_whole(path: Path, text: str) -> None:

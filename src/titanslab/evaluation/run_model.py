@@ -48,6 +48,13 @@ class TaskRun:
     forget: bool = True
 
 
+def end_tokens(tokenizer: Any, model: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the model's `generation_config`."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = [tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])]
+    return sorted({int(token) for token in found if token is not None})
+
+
 def run_model(
     run: TaskRun,
     make_cells: Callable[[TokenCounter, str], Sequence[Cell]],
@@ -65,18 +72,15 @@ def run_model(
     from titanslab.evaluation.run_task import run_cells
     from titanslab.evaluation.sample_cache import file_identity, fingerprint
     from titanslab.evaluation.task_progress import TaskProgress
-    from titanslab.tasks.tokens import TokenCounter, load_counter
+    from titanslab.tasks.tokens import TokenCounter, load_counter, tokenizer_identity
     from titanslab.training.loading import find_model_folder, load_config, load_model, load_model_tokenizer
 
     folder = find_model_folder(run.model)
     tokenizer = load_model_tokenizer(run.model)
-    if run.tokenizer_for_length is None:
-        # The same tokenizer in another folder makes the same samples.
-        identity = {"vocabulary": tokenizer.get_vocab(), "kind": type(tokenizer).__name__}
-        counter, name = TokenCounter(tokenizer), f"model {fingerprint(identity)}"
-    else:
-        counter, name = load_counter(run.tokenizer_for_length), run.tokenizer_for_length
-    cells = make_cells(counter, name)
+    own = run.tokenizer_for_length is None
+    counter = TokenCounter(tokenizer) if own else load_counter(run.tokenizer_for_length or "")
+    # the same tokenizer in another folder makes the same samples, another one at the same place does not
+    cells = make_cells(counter, tokenizer_identity(counter.tokenizer))
     if not run.forget and getattr(load_config(run.model), "variant", "attention") == "attention":
         raise ValueError("forget=False keeps a memory from fading, and this model has none")
     network: Any = load_model(run.model, **({} if run.forget else {"memory_forgetting": False}))
@@ -85,14 +89,16 @@ def run_model(
         max_new_tokens=run.max_new_tokens,
         piece=run.piece,
         pad_token_id=padding_id(tokenizer),
-        eos_token_ids=[tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [],
+        eos_token_ids=end_tokens(tokenizer, network),
         learn=run.learn,
     )
     identified = {
         "weights": fingerprint({"files": [file_identity(f) for f in sorted(folder.glob("*.safetensors"))]}),
+        "config": fingerprint({"file": file_identity(folder / "config.json")}),
+        "tokenizer": tokenizer_identity(tokenizer),
         "seed": run.seed,
         "max_new_tokens": run.max_new_tokens,
-        "tokenizer_for_length": name,
+        "tokenizer_for_length": tokenizer_identity(counter.tokenizer),
         **({} if run.learn else {"learn": False}),
         **({} if run.forget else {"forget": False}),
         **settings,

@@ -65,7 +65,7 @@ def run_cells(
         tokenizer: of the model.
         output: folder of `results.jsonl` and `settings.json`.
         num_samples: per cell.
-        settings: what decides an answer; a folder made under others is refused.
+        settings: what decides an answer; a folder made under others, or with cells of other samples, is refused.
         batch_size: most prompts at once.
         batch_tokens: most prompt tokens at once; one prompt may have more.
         sample_folder: keeps the samples for the next time.
@@ -77,7 +77,7 @@ def run_cells(
     """
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples is {num_samples} and batch_size {batch_size}; both must be at least 1")
-    with ResultLog(output, settings) as log:
+    with ResultLog(output, settings, {(cell.task, cell.length): cell.settings for cell in cells}) as log:
         done = log.done()
         todo = {
             i: [n for n in range(num_samples) if (cell.task, cell.length, n) not in done]

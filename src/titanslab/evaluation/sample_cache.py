@@ -67,8 +67,7 @@ class SampleCache:
             return
         file = folder / f"{name}-{fingerprint(settings)}.jsonl"
         if file.exists():
-            lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-            self._samples = [TaskSample.from_json(line) for line in lines]
+            self._samples = _whole_samples(file)
         if len(self._samples) < num_samples:
             self._samples += [make(index) for index in range(len(self._samples), num_samples)]
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,3 +77,17 @@ class SampleCache:
 
     def __getitem__(self, index: int) -> TaskSample:
         return self._samples[index] if index < len(self._samples) else self._make(index)
+
+
+def _whole_samples(file: Path) -> list[TaskSample]:
+    """The samples in a file up to the first line that is none: those after it are made again."""
+    samples: list[TaskSample] = []
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+        try:
+            sample = TaskSample.from_json(line)
+        except (ValueError, KeyError, TypeError):
+            break
+        if sample.index != len(samples):
+            break
+        samples.append(sample)
+    return samples

@@ -50,9 +50,9 @@ def table(summary: Sequence[dict[str, Any]], title: str, kilo: int = 1024, score
     tasks = sorted({row["task"] for row in summary}, key=_task_key)
     values = {(row["task"], row["length"]): 100 * row["scores"][score or next(iter(row["scores"]))] for row in summary}
     result = Table(title=title)
-    result.add_column("%")
+    result.add_column("%", no_wrap=True)
     for length in lengths:
-        result.add_column(length_label(length, kilo), justify="right")
+        result.add_column(length_label(length, kilo), justify="right", no_wrap=True)
     for task in tasks:
         cells = [f"{values[task, n]:.1f}" if (task, n) in values else "" for n in lengths]
         result.add_row(task, *cells)
@@ -64,6 +64,15 @@ def table(summary: Sequence[dict[str, Any]], title: str, kilo: int = 1024, score
             means.append(f"{sum(found) / 5:.1f}" if len(found) == 5 else "")
         result.add_row("average qa1-qa5", *means, style="bold")
     return result
+
+
+def tables(summary: Sequence[dict[str, Any]], title: str, kilo: int, score: str, width: int) -> list[Any]:
+    """The same as one table or more, each narrow enough for `width` characters."""
+    lengths = sorted({row["length"] for row in summary})
+    names = max(len(row["task"]) for row in summary)
+    at_once = max(1, (width - max(names, len("average qa1-qa5")) - 4) // 8)  # "100.0", its padding and a line
+    parts = [lengths[i : i + at_once] for i in range(0, len(lengths), at_once)]
+    return [table([row for row in summary if row["length"] in part], title, kilo, score) for part in parts]
 
 
 def niah_heat_map(records: Sequence[dict[str, Any]], path: Path, bins: int = 10, kilo: int = 1024) -> None:

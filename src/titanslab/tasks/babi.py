@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from titanslab.tasks.sources import utf8_lines
+
 
 @dataclass(frozen=True)
 class Hint:
@@ -45,7 +47,7 @@ def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
     facts: list[str] = []
     earlier: tuple[BabiQuestion, ...] = ()
     place: dict[int, int] = {}
-    for row, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for row, line in enumerate(utf8_lines(Path(path)), 1):
         if not line.strip():
             continue
         match = re.match(r"(\d+) (.*)", line)

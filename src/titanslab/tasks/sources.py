@@ -42,11 +42,19 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     where = Path(path)
     if not where.is_file():
         raise FileNotFoundError(f"path {where} does not exist; name a word list, one word a line")
-    words = list(dict.fromkeys(line.strip() for line in where.read_text(encoding="utf-8").splitlines()))
+    words = list(dict.fromkeys(line.strip() for line in utf8_lines(where)))
     words = [word for word in words if word]
     if not words:
         raise ValueError(f"path {where} holds no word; it must be a word list, one word a line")
     return words
+
+
+def utf8_lines(file: Path) -> list[str]:
+    """The lines of a text; ValueError naming the file where it is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"path {file} is not text in UTF-8 (byte {error.start}: {error.reason}); convert it") from None
 
 
 def _bare_suffix(file: Path) -> str:
@@ -82,8 +90,7 @@ def _iter_file(file: Path) -> Iterator[str]:
 
 
 def _text_of(entry: object, file: Path, number: int) -> str:
-    if isinstance(entry, str):
-        return entry
-    if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-        return entry["text"]
+    text = entry.get("text") if isinstance(entry, dict) else entry
+    if isinstance(text, str):  # JSON can name half a character, which no tokenizer takes
+        return text.encode("utf-8", "replace").decode("utf-8")
     raise ValueError(f'path {file}, entry {number} has no "text"; every entry must be an object with a "text" string')

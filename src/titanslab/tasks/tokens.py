@@ -1,5 +1,7 @@
 """Counting and encoding with whatever tokenizer is at hand."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,16 +122,32 @@ def encode_answer(tokenizer: Any, question: str, answer: str) -> list[int]:
     return full[len(head) :] if full[: len(head)] == head else encode(f" {answer}")
 
 
+def utf8_bytes(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text.encode())
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """A name that two tokenizers share where they cut every text in the same way, wherever they lie."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if hasattr(backend, "to_str"):
+        whole = backend.to_str()
+    elif hasattr(tokenizer, "get_vocab"):
+        whole = json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    else:
+        return str(getattr(tokenizer, "__name__", type(tokenizer).__name__))
+    return hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:12]
+
+
 def load_counter(path: str | os.PathLike[str]) -> TokenCounter:
     """A counter from a name.
 
     Args:
-        path: `byte`; a folder with GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json` and `merges.txt`;
-        or
+        path: `byte`; a folder with GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json` and `merges.txt`; or
             what `titanslab.data.load_tokenizer` takes.
     """
     if str(path) == "byte":
-        return TokenCounter(lambda text: len(text.encode()))
+        return TokenCounter(utf8_bytes)
     where = Path(path)
     for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
         if (where / vocab).is_file() and (where / merges).is_file() and not (where / "tokenizer.json").is_file():
