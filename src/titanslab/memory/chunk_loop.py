@@ -52,7 +52,7 @@ def _from_slots(x: Tensor, schedule: Schedule | None, batch: int) -> Tensor:
     x = x.reshape(chunks, batch, rows // batch, size, *rest).transpose(2, 3).transpose(0, 1)
     x = x.reshape(batch, chunks * size, rows // batch, *rest)
     if schedule is None:
-        return x
+        return x.contiguous()  # a single chunk is a view
     index = schedule.slot.view(*schedule.slot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
     x = x.gather(1, index)
     return x.masked_fill(~schedule.placed.view(*schedule.placed.shape, *[1] * (x.dim() - 2)), 0)

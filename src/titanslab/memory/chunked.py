@@ -58,6 +58,11 @@ def _plan(
     return schedule, group_size(blocks, block, sum(s.numel() * s.element_size() for s in state))
 
 
+def _like(x: Tensor) -> Tensor:
+    """What the loops return for `x`: contiguous, however `x` lies."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 @torch.library.custom_op("titanslab::chunked_memory", mutates_args=())
 def chunked_memory(
     q: Tensor,
@@ -115,7 +120,7 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     shape = loop.kept_activations(q, initial, block, blocks, grad_clip) if keep and aligned else None
     if shape is not None:
         kept.append(q.new_empty(shape))
-    return torch.empty_like(q), loss, end_offset, [torch.empty_like(s) for s in state], running, kept
+    return _like(q), loss, end_offset, [_like(s) for s in state], running, kept
 
 
 @torch.library.custom_op("titanslab::chunked_memory_backward", mutates_args=())
@@ -163,7 +168,7 @@ def chunked_memory_backward(
 
 @chunked_memory_backward.register_fake
 def _(dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, *args):
-    return [torch.empty_like(x) for x in (q, k, v, gates, *d_state, *anchor, *initial, *norm)]
+    return [_like(x) for x in (q, k, v, gates, *d_state, *anchor, *initial, *norm)]
 
 
 register_backward(chunked_memory, chunked_memory_backward)

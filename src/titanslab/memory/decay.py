@@ -41,7 +41,7 @@ def _running_products(factor: Tensor) -> Tensor:
     factors = torch.where(row >= column, factor[..., :, None], 1)
     products = factors.cumprod(-2).masked_fill(column > row + 1, 0)
     # values this small only slow the matrix products down (denormals); they are 0 to every user of them
-    return products.masked_fill(products < 1e-30, 0) if factor.dtype == torch.float32 else products
+    return products.masked_fill(products.abs() < 1e-30, 0) if factor.dtype == torch.float32 else products
 
 
 def _products(eta: Tensor, alpha: Tensor, real: Tensor | None) -> Products:

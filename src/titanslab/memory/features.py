@@ -1,7 +1,7 @@
 """The layer's passes before and after the memory as single CPU ops; `conv.py` and `norms.py` are what they compute."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @torch.library.custom_op("titanslab::conv_features", mutates_args=())
@@ -98,6 +98,8 @@ gated_norm.register_autograd(_differentiate_gated_norm, setup_context=_save_gate
 def fits(*tensors: Tensor) -> bool:
     """Whether these ops can take the tensors: on a CPU, all float32 or float64, with the kernel compiled."""
     dtype = tensors[0].dtype
+    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return False  # a fake or a wrapped tensor has no data to point at
     if dtype not in (torch.float32, torch.float64) or any(t.device.type != "cpu" or t.dtype != dtype for t in tensors):
         return False
     if torch.compiler.is_compiling():

@@ -52,7 +52,8 @@ def clip_rows(d: Tensor, limit: float | None) -> Tensor:
     """Rows of `d` scaled to an l2 norm of at most `limit`."""
     if limit is None:
         return d
-    return d * (limit * torch.rsqrt(d.square().sum(-1, keepdim=True).clamp_min(1e-38))).clamp(max=1)
+    square, least = d.square().sum(-1, keepdim=True), limit * limit
+    return d * torch.where(square > least, limit * torch.rsqrt(square.clamp_min(least)), 1)  # finite gradients at 0
 
 
 def output_gradient(

@@ -433,6 +433,8 @@ class NeuralMemory(nn.Module):
         if learn and mask is None and reset is None and self._packs(x):
             y, new_state, stats = self._packed_forward(x, state, initial, write_scale)
             return (y, new_state, {n: t.detach() for n, t in stats.items()}) if return_stats else (y, new_state)
+        if x.shape[1] == 0:  # nothing is read, and no document begins
+            mask = reset = None
         lengths = slot = None
         real = mask = _hiding(mask)
         if mask is not None:

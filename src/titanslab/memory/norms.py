@@ -17,11 +17,14 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         rstd = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, rstd)
+        ctx.eps = eps
         return x * rstd * weight
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, rstd = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative: rstd is no constant then
+            rstd = torch.rsqrt((x * x).mean(-1, keepdim=True) + ctx.eps)
         unit, g = x * rstd, dy * weight
         d_weight = (dy * unit).sum_to_size(weight.shape)
         return rstd * torch.addcmul(g, unit, (g * unit).mean(-1, keepdim=True), value=-1), d_weight, None
@@ -31,13 +34,15 @@ class _UnitNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         inverse = torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
-        y = x * inverse
-        ctx.save_for_backward(y, inverse)
-        return y
+        ctx.save_for_backward(x, inverse)
+        return x * inverse
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
-        y, inverse = ctx.saved_tensors
+        x, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative
+            inverse = torch.rsqrt((x * x).sum(-1, keepdim=True).clamp_min(1e-24))
+        y = x * inverse
         return inverse * torch.addcmul(dy, y, (dy * y).sum(-1, keepdim=True), value=-1)
 
 

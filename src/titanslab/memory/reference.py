@@ -22,6 +22,11 @@ def inner_gradient(
         k, v: `[B,H,D]`.
         weights: tuple of `[B,H,d_in,d_out]`.
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "backend 'reference' takes gradients as it reads, which inference_mode forbids; use torch.no_grad(), or "
+            "another backend"
+        )
     outer = torch.is_grad_enabled()
     with torch.enable_grad():
         weights = tuple(w if w.requires_grad else w.detach().requires_grad_() for w in weights)
@@ -30,7 +35,8 @@ def inner_gradient(
         loss = (prediction - v.unsqueeze(2)).square().sum((-1, -2))  # Eq. 12, summed over D
         (seed,) = torch.autograd.grad(loss.sum(), z, create_graph=outer)
         if network.grad_clip is not None:
-            seed = seed * (network.grad_clip / seed.norm(dim=-1, keepdim=True)).clamp(max=1)
+            size, limit = seed.norm(dim=-1, keepdim=True), network.grad_clip
+            seed = torch.where(size > limit, seed * (limit / size.clamp_min(limit)), seed)  # finite gradients at 0
         grads = torch.autograd.grad(z, weights, seed, create_graph=outer)
     return grads, loss if outer else loss.detach()
 

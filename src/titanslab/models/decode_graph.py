@@ -90,17 +90,19 @@ class DecodeGraph(StaticStep):
             )
         super().__init__(model, cache)
         before = self.cache().tensors()
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARMUP):
+        with torch.cuda.device(device):  # a graph records the current device's stream
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(_WARMUP):
+                    super()._step()
+            torch.cuda.current_stream().wait_stream(stream)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
                 super()._step()
-        torch.cuda.current_stream(device).wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            super()._step()
         for name, buffer in self._cache.tensors().items():
             buffer.copy_(before[name])
 
     def _step(self) -> None:
-        self._graph.replay()
+        with torch.cuda.device(self.token.device):
+            self._graph.replay()

@@ -37,7 +37,7 @@ def babilong_rows(
     """BABILong samples of one or several tasks, drawn evenly.
 
     Args:
-        facts: folder of bAbI's files; without it stories of our own, qa1 to qa5, none of them twice.
+        facts: folder of bAbI's files; without it stories of our own, qa1 to qa5, as many as are asked for.
         background: path of books; without it every sample is facts alone.
         tasks: `qa1` or several.
         split: of bAbI.

@@ -41,7 +41,8 @@ def fused_memory(
     from titanslab.memory.kernels.passes import forward
 
     form = MemoryNetwork(len(state), residual=residual, norm=bool(norm), grad_clip=grad_clip)
-    with torch.autocast(q.device.type, enabled=False):
+    # Triton launches on the current device, which need not be the tensors'
+    with torch.autocast(q.device.type, enabled=False), torch.cuda.device_of(q):
         return forward(
             q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, form,
             _plan(q, form.depth, state[-1], chunk_size),
@@ -87,7 +88,8 @@ def fused_memory_backward(
     from titanslab.memory.kernels.passes import backward
 
     form = MemoryNetwork(len(initial), residual=residual, norm=bool(norm), grad_clip=grad_clip)
-    with torch.autocast(q.device.type, enabled=False):
+    # Triton launches on the current device, which need not be the tensors'
+    with torch.autocast(q.device.type, enabled=False), torch.cuda.device_of(q):
         g = backward(
             dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept,
             chunk_size, form, _plan(q, form.depth, initial[-1], chunk_size),
@@ -136,7 +138,8 @@ def fused_memory_step(
 
     form = MemoryNetwork(len(weights), residual=residual, norm=bool(norm), grad_clip=grad_clip)
     state = (weights, momentum, anchor)
-    return step(q, k, v, gates, *state, initial, norm, offset, mask, reset, chunk_size, form)
+    with torch.cuda.device_of(q):
+        return step(q, k, v, gates, *state, initial, norm, offset, mask, reset, chunk_size, form)
 
 
 @fused_memory_step.register_fake

@@ -140,4 +140,12 @@ def operand_precision(dtype: torch.dtype) -> str:
     if dtype == torch.float64:
         return "float64"
     # OURS: three tf32 products stand for float32; exact float32 products do not run on the tensor cores
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32x3" if _exact_float32() else "tf32"
+
+
+def _exact_float32() -> bool:
+    """Whether products of float32 are asked to be exact, in the old setting or, where it was used, the new one."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # "mix of the legacy and new APIs"
+        return torch.backends.cuda.matmul.fp32_precision != "tf32"
