@@ -14,7 +14,13 @@ from typing import Any
 import torch
 
 # what a candidate that cannot run here raises; anything else ends the run
-ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, MemoryError, ImportError)
+ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError, ValueError, TypeError, AssertionError, MemoryError, ImportError,
+)  # fmt: skip
+with contextlib.suppress(ImportError):  # a kernel that does not fit the GPU
+    from triton.errors import TritonError
+
+    ERRORS = (*ERRORS, TritonError)
 
 
 def synchronize(device: torch.device) -> None:

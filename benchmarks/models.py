@@ -144,6 +144,9 @@ class Training:
         generator = torch.Generator().manual_seed(s.seed)
         tokens = torch.randint(0, vocab_size, (s.batch, s.tokens + 1), generator=generator)
         self.tokens = tokens.to(s.device)
+        if s.compiled:
+            # the variants share their code, of which torch compiles so many forms and runs the rest as it is
+            torch._dynamo.config.recompile_limit = 64
         called = torch.compile(model) if s.compiled else model
         self._loss = lambda: loss(called, self.tokens)  # type: ignore[arg-type]
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)

@@ -91,6 +91,18 @@ def test_blocks_compile_without_graph_breaks(variant):
     torch._dynamo.reset()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_whole_model_compiles(variant):
+    model, ids = make(variant, layers=1).eval(), tokens(16)
+    plain = model(ids, labels=ids, use_cache=False)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")(ids, labels=ids, use_cache=False)
+    torch.testing.assert_close(compiled.logits, plain.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(compiled.loss, plain.loss, atol=1e-5, rtol=1e-5)
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac"])
 @pytest.mark.parametrize("extreme", [-30.0, 30.0])
 def test_gates_at_their_extremes_over_32k_tokens(variant, extreme):

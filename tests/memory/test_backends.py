@@ -6,6 +6,7 @@ import pytest
 import torch
 from memory_cases import Case, distance, loss_of_precision, make, outputs_and_gradients, worst
 
+from titanslab.memory import MemoryNetwork, MemoryParams, NeuralMemory, neural_memory
 from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
 
 BASE = Case()
@@ -137,3 +138,45 @@ def test_runs_under_no_grad_and_inference_mode(backend: str) -> None:
         assert torch.equal(problem.run(backend)[0], want)
     with torch.inference_mode():
         assert torch.equal(problem.run(backend)[0], want)
+
+
+@pytest.mark.parametrize("backend", ["reference", "recurrent", "chunked"])
+@pytest.mark.parametrize("size", [0.0, 1e-14])
+def test_gradients_are_finite_where_the_clipped_gradient_is_nothing(backend: str, size: float) -> None:
+    """The inner gradient of zeros is 0, and of next to nothing so small that its square is no float32."""
+    torch.manual_seed(0)
+    network = MemoryNetwork(1, 1, residual=False, norm=False, grad_clip=1.0)
+    q, k, v = (torch.randn(1, 4, 1, 4) for _ in range(3))
+    k, v = (k * (size > 0)).requires_grad_(), (v * size).requires_grad_()
+    gates = [torch.rand(1, 4, 1) * 0.1 for _ in range(3)]
+    params = MemoryParams((torch.zeros(1, 4, 4).requires_grad_(),))
+    y, _ = neural_memory(q, k, v, *gates, network, params, None, 4, backend)
+    y.sum().backward()
+    expected = reference_gradients(q, k, v, gates, network, params)
+    for tensor, double in zip((k, v, params.weights[0]), expected, strict=True):
+        torch.testing.assert_close(tensor.grad.double(), double, atol=1e-20, rtol=1e-4)
+
+
+def reference_gradients(q, k, v, gates, network, params):
+    """In float64, by the token loop."""
+    k, v, w = (t.detach().double().requires_grad_() for t in (k, v, params.weights[0]))
+    gates = [g.double() for g in gates]
+    y, _ = neural_memory(q.double(), k, v, *gates, network, MemoryParams((w,)), None, 4, "reference")
+    return torch.autograd.grad(y.sum(), (k, v, w))
+
+
+@pytest.mark.parametrize("backend", ["reference", "recurrent", "chunked"])
+def test_no_rows_and_no_tokens(backend: str) -> None:
+    for batch, tokens in ((0, 5), (2, 0)):
+        memory = NeuralMemory(16, 2, chunk_size=4, backend=backend)
+        x = torch.randn(batch, tokens, 16)
+        for reset in (None, torch.zeros(batch, tokens, dtype=torch.bool)):
+            for learn in (True, False):
+                y, state = memory(x, memory.initial_state(batch), reset=reset, learn=learn)
+                assert y.shape == x.shape
+                assert state.memory.batch_size == batch
+
+
+def test_the_token_loop_says_that_inference_mode_forbids_it() -> None:
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"use torch\.no_grad\(\)"):
+        NeuralMemory(16, 2, backend="reference")(torch.randn(1, 3, 16))

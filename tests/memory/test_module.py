@@ -7,6 +7,7 @@ import torch
 from memory_cases import distance
 
 from titanslab.memory import NeuralMemory, NeuralMemoryState
+from titanslab.memory.norms import rms_norm, unit_norm
 from tolerances import EXACT
 
 
@@ -194,3 +195,10 @@ def test_norms_are_pytorchs(name: str) -> None:
     assert distance(got, want) < EXACT
     for a, b in zip(*(torch.autograd.grad(out, (x, weight), seed) for out in (got, want)), strict=True):
         assert distance(a, b) < EXACT
+
+
+@pytest.mark.parametrize("norm", [unit_norm, lambda x: rms_norm(x, torch.linspace(0.5, 2, 5).double(), 1e-6)])
+def test_norms_have_right_second_derivatives(norm) -> None:
+    x = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(norm, (x,))
+    assert torch.autograd.gradgradcheck(norm, (x,))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from memory_cases import Case, distance, make, outputs_and_gradients
 
 import titanslab.memory.chunked as chunked_module
-from titanslab.memory import chunk_loop, module, native
+from titanslab.memory import NeuralMemory, chunk_loop, module, native
 from titanslab.memory.conv import short_conv
 from titanslab.memory.features import conv_features, fits, gated_norm
 from titanslab.memory.native import build, features
@@ -112,6 +112,33 @@ def test_the_op_is_registered_as_it_behaves(chunk, keep, kept) -> None:
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=checks)
     assert len(chunked_module.chunked_memory(*arguments)[5]) == kept
+
+
+@pytest.mark.parametrize("compiled_kernel", [True, False])
+@pytest.mark.parametrize("tokens", [16, 32])
+def test_the_op_says_how_its_results_lie(tokens, compiled_kernel, monkeypatch) -> None:
+    """One chunk, and inputs that are views: inductor relies on the strides that a fake kernel names."""
+    if not compiled_kernel:
+        monkeypatch.setattr(chunked_module, "implementation", lambda *_: (chunked_module.chunk_loop, ""))
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, tokens, 8).transpose(1, 2).requires_grad_() for _ in range(3))
+    gates = 0.1 * torch.rand(3, 1, 2, tokens, 3)
+    state = [0.1 * torch.randn(6, 2 * rows, columns) for rows, columns in ((8, 16), (16, 8))]
+    begin = (state, [], state, [torch.ones(3, 8), torch.zeros(3, 8)], None, None, None)
+    arguments = (q, k, v, gates, *begin, 16, True, 2.0, True)
+    torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=("test_faketensor",))
+    y, _, _, end, running, kept = chunked_module.chunked_memory(*arguments)
+    given = (y, end, running, *(t.detach() for t in (q, k, v)), gates, *begin[1:], kept, 16, True, 2.0)
+    torch.library.opcheck(chunked_module.chunked_memory_backward, given, test_utils=("test_faketensor",))
+
+
+def test_tensors_without_data_do_not_reach_the_kernel() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        memory = NeuralMemory(16, 2, chunk_size=4)
+        y, _ = memory(torch.randn(1, 512, 16))
+    assert y.shape == (1, 512, 16)
 
 
 def test_denormals_stay_the_callers_business() -> None:

@@ -202,9 +202,9 @@ def neural_memory(
         initial = state  # not read: no document begins
     else:
         initial = MemoryState.initial(params, 1)
-    if tokens == 0:
+    if tokens == 0 or batch == 0:
         start = initial.at_boundary().expand(batch) if state is None else state
-        y, state, loss = torch.zeros_like(q), start, q.new_zeros(batch, 0, heads)
+        y, state, loss = torch.zeros_like(q), start, q.new_zeros(batch, tokens, heads)
     elif name == "chunked":
         y, state, loss = chunked(q, k, v, gates, network, params, state, initial, chunk_size, mask, reset, op)
     elif name == "triton":

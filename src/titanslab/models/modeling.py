@@ -203,11 +203,11 @@ class TitansModel(TitansPreTrainedModel):
             write_scale=cache.write_scale if cache is not None and cache.learn else 1.0,
         )
         hidden: tuple[Tensor, ...] = (x,)
-        mixed = torch.is_autocast_enabled(x.device.type)  # keys and values have its dtype then
         for i, block in enumerate(self.layers):
             before = None if cache is None else cache.states[i]
-            if before is not None and not mixed:
-                before = before.in_dtype(x.dtype)  # the cache of the same model in another precision
+            if before is not None and before.keys is not None and before.keys.dtype != x.dtype:
+                # of the same model in another precision, if autocast has not made them so
+                before = before if torch.is_autocast_enabled(x.device.type) else before.in_dtype(x.dtype)
             x, state = block(x, layout, before, keep)
             if cache is not None and state is not None:
                 cache.states[i] = state.map(own_storage)

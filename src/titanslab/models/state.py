@@ -41,7 +41,7 @@ class MixerState:
 
     def in_dtype(self, dtype: torch.dtype) -> "MixerState":
         """The same with keys and values in `dtype`; a memory keeps its own."""
-        if self.keys is None or self.values is None or self.keys.dtype == dtype:
+        if self.keys is None or self.values is None:
             return self
         return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
 
