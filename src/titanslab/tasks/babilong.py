@@ -94,7 +94,7 @@ class BABILong:
         self.counter = tokenizer if isinstance(tokenizer, TokenCounter) else TokenCounter(tokenizer)
         if facts is None and task not in STORY_FACTS:
             made = ", ".join(STORY_FACTS)
-            raise ValueError(f"facts is None; {task} needs bAbI's folder (--facts), stories are made for {made} alone")
+            raise ValueError(f"facts is None; stories are made for {made} alone, {task} needs bAbI's folder (--facts)")
         for name, share in (("step_questions", asked.step_questions), ("contested", asked.contested)):
             if share and facts is not None:
                 raise ValueError(f"{name} is {share!r}; bAbI's files (facts) ask none, so it must be 0")
