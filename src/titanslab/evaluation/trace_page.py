@@ -117,8 +117,6 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 def _added(tokenizer: Any, before: list[int], new: list[int]) -> str:
     """What `new` adds to the text of `before`."""
     whole, known = (tokenizer.decode(t, clean_up_tokenization_spaces=False) for t in (before + new, before))
-    return (
-        whole[len(known) :]
-        if before and whole.startswith(known)
-        else tokenizer.decode(new, clean_up_tokenization_spaces=False)
-    )
+    if before and whole.startswith(known):
+        return whole[len(known) :]
+    return tokenizer.decode(new, clean_up_tokenization_spaces=False)

@@ -148,7 +148,7 @@ class _Frames(io.RawIOBase):
 
     def readinto(self, into: Any) -> int:
         while not self.ready:
-            data = self.waiting or self.raw.read(PIECE_BYTES)
+            data = self.waiting or self.raw.read(1 << 12)  # a little can be a lot of text
             if not data:
                 if self.frame is not None:
                     raise EOFError("the last frame is cut off")
