@@ -92,9 +92,9 @@ def test_blocks_compile_without_graph_breaks(variant):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["lmm", "mac"])  # what the others add, blocks compiled alone show above
 def test_a_whole_model_compiles(variant):
-    model, ids = make(variant, layers=1).eval(), tokens(16)
+    model, ids = make(variant, layers=1).eval(), tokens(7)
     plain = model(ids, labels=ids, use_cache=False)
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager")(ids, labels=ids, use_cache=False)
