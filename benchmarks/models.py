@@ -147,8 +147,8 @@ class Training:
         if s.compiled:
             # the variants share their code, of which torch compiles so many forms and runs the rest as it is
             torch._dynamo.config.recompile_limit = 64
-        called = torch.compile(model) if s.compiled else model
-        self._loss = lambda: loss(called, self.tokens)  # type: ignore[arg-type]
+            model = torch.compile(model)  # type: ignore[assignment]
+        self._loss = lambda: loss(model, self.tokens)  # type: ignore[arg-type]
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.losses: list[Tensor] = []
 

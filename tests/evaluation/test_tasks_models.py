@@ -90,12 +90,14 @@ def test_a_position_table_that_is_too_short_is_said():
 
 
 def test_a_table_of_any_name_is_found():
-    from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+    from transformers import GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
     small = dict(vocab_size=259, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     opt = OPTForCausalLM(OPTConfig(**small, ffn_dim=16, word_embed_proj_dim=16, max_position_embeddings=64)).eval()
     assert position_table(opt) == 64
     assert position_table(LlamaForCausalLM(LlamaConfig(**small, intermediate_size=16))) is None
+    gptj = GPTJConfig(vocab_size=259, n_positions=64, n_embd=16, n_layer=1, n_head=2, rotary_dim=4)
+    assert position_table(GPTJForCausalLM(gptj)) == 64  # computed once for so many
     answer = GreedyAnswerer(opt, max_new_tokens=8, pad_token_id=1)
     assert len(answer(_prompts(56))[0]) == 8
     with pytest.raises(ValueError, match="table ends at 64"):

@@ -42,18 +42,17 @@ def chat(
     from titanslab.cli.ask import fill_template, set_freeze
     from titanslab.cli.errors import Interrupted
     from titanslab.cli.generate import TextWriter
-    from titanslab.cli.memory_files import load_reader, read_notes
+    from titanslab.cli.memory_files import check_save, load_reader, read_notes
     from titanslab.training.loading import find_model_folder
 
     fill_template(template, "")
     there = session.exists()
     if there and start is not None:
         raise ValueError(f"session {str(session)!r} exists already; leave out --from, or name another session")
+    check_save(session, given_as="--session")
     turns = read_notes(session).get("turns") if there else 0
     if turns is None:
         raise ValueError(f"{str(session)!r} is a memory, no session; begin one: --session FILE --from {str(session)!r}")
-    if not session.parent.exists():
-        raise ValueError(f"--session {str(session)!r}: the folder {str(session.parent)!r} does not exist")
     if model is None and not there and start is None:
         raise ValueError(f"session {str(session)!r} is new: give --model RUN")
     if model is not None:

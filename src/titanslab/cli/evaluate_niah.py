@@ -63,9 +63,10 @@ def niah(
 
     def make(counter: TokenCounter, name: str) -> list[Cell]:
         from titanslab.evaluation.cells import niah_cells
+        from titanslab.tasks.niah import VARIANTS
 
         return niah_cells(
-            variant or ("single_1" if haystack is None else "single_1,single_2,single_3"),
+            variant or ("single_1" if haystack is None else ",".join(VARIANTS)),
             lengths,
             counter,
             name,

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
 
 
-def check_save(save: Path) -> None:
-    """ValueError for a name that a memory cannot be saved to."""
+def check_save(save: Path, given_as: str = "--save") -> None:
+    """ValueError for a name, of the option `given_as`, that a memory cannot be saved to."""
     if save.is_dir():
-        raise ValueError(f"--save {str(save)!r} is a folder; give the name of a file")
+        raise ValueError(f"{given_as} {str(save)!r} is a folder; give the name of a file")
     if not save.parent.exists():
-        raise ValueError(f"--save {str(save)!r}: the folder {str(save.parent)!r} does not exist")
+        raise ValueError(f"{given_as} {str(save)!r}: the folder {str(save.parent)!r} does not exist")
 
 
 def read_notes(memory: Path, given_as: str = "") -> dict[str, Any]:

@@ -69,13 +69,14 @@ def niah_cells(
         texts = list(iter_texts(haystack))
     elif haystack is not None:
         raise ValueError("haystack was given, but single_1 hides its needle in a line of its own; leave it out")
+    paths = {"adjectives": adjectives, "nouns": nouns, "haystack": haystack}
+    made_of = {name: file_identity(path) for name, path in paths.items() if path is not None}
     cells = []
     for variant in chosen:
         own = None if variant == "single_1" else texts
         task = NIAH(variant, counter, haystack=own, **lists)
-        paths = {"adjectives": adjectives, "nouns": nouns, "haystack": haystack if own else None}
         settings = {"seed": seed, "variant": variant, "tokenizer_for_length": counter_name}
-        settings |= {name: file_identity(path) for name, path in paths.items() if path is not None}
+        settings |= {name: identity for name, identity in made_of.items() if own or name != "haystack"}
         for length in sizes:
             task.num_units(length)  # a length that is too short shows before the first answer
             make = partial(_make, task, length, seed)
@@ -118,12 +119,13 @@ def babilong_cells(
         books = Background(list(iter_texts(background)), counter)
         for maker in makers.values():
             maker.background = books
+    told, hidden_in, nothing = file_identity(facts), file_identity(background), file_identity(None)
     for task, maker in makers.items():
-        settings = {"seed": seed, "task": task, "split": split, "form": form, "facts": file_identity(facts)}
+        settings = {"seed": seed, "task": task, "split": split, "form": form, "facts": told}
         settings |= {"tokenizer_for_length": counter_name}
         for length in sizes:
             make = partial(_make, maker, length, seed)
-            own = {"background": file_identity(background if length else None), "length": length}
+            own = {"background": hidden_in if length else nothing, "length": length}
             cells.append(Cell(maker.name, length, make, maker.score, settings | own))
     return cells
 

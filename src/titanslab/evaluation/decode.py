@@ -52,6 +52,7 @@ class GreedyAnswerer:
         self.pad_token_id, self.eos_token_ids = pad_token_id, tuple(eos_token_ids)
         self.in_pieces = getattr(model.config, "model_type", "") == "titans"
         self.learn = learn
+        self.positions = position_table(model)
         if not learn and getattr(model.config, "variant", "attention") == "attention":
             raise ValueError("learn=False freezes a memory, and this model has none")
 
@@ -155,7 +156,7 @@ class GreedyAnswerer:
 
     def _check_length(self, longest: int) -> None:
         # Models with a learned position table cannot read beyond it; others can try.
-        limit = position_table(self.model)
+        limit = self.positions
         if limit is not None and longest + self.max_new_tokens > limit:
             raise ValueError(
                 f"a prompt has {longest} tokens and the answer up to {self.max_new_tokens}, but this model's "
@@ -164,11 +165,12 @@ class GreedyAnswerer:
 
 
 def position_table(model: Any) -> int | None:
-    """Positions of a model's learned table, the smallest of several; None where it has none."""
+    """Positions of a model's table, learned or named in its config, the smallest of several; None without one."""
     names = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
     tables = [
         module.num_embeddings - int(getattr(module, "offset", 0))  # OPT's begins with two that are never read
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in names
     ]
-    return min(tables, default=None)
+    named = getattr(model.config, "n_positions", None)  # also of tables that are computed once, as GPT-J's
+    return min([*tables, named] if isinstance(named, int) else tables, default=None)

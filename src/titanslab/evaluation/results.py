@@ -22,20 +22,20 @@ class ResultLog:
     Args:
         folder: made where missing.
         settings: what decides an answer; JSON values.
-        cells: what the samples of a task and length depend on; the folder may hold others too.
+        cells: by the name of a cell, what its samples depend on; the folder may hold others too.
     """
 
     def __init__(
         self,
         folder: Path,
         settings: Mapping[str, Any],
-        cells: Mapping[tuple[str, int], Mapping[str, Any]] | None = None,
+        cells: Mapping[str, Mapping[str, Any]],
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / RESULTS
         self._lock = hold(folder)
         try:
-            self._compare(folder, settings, {f"{task}-{n}": made for (task, n), made in (cells or {}).items()})
+            self._compare(folder, settings, cells)
             self.records = read_records(folder, repair=True)
         except BaseException:
             self._lock.close()

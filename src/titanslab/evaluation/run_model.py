@@ -80,7 +80,8 @@ def run_model(
     own = run.tokenizer_for_length is None
     counter = TokenCounter(tokenizer) if own else load_counter(run.tokenizer_for_length or "")
     # the same tokenizer in another folder makes the same samples, another one at the same place does not
-    cells = make_cells(counter, tokenizer_identity(counter.tokenizer))
+    name = tokenizer_identity(counter.tokenizer)
+    cells = make_cells(counter, name)
     if not run.forget and getattr(load_config(run.model), "variant", "attention") == "attention":
         raise ValueError("forget=False keeps a memory from fading, and this model has none")
     network: Any = load_model(run.model, **({} if run.forget else {"memory_forgetting": False}))
@@ -95,10 +96,10 @@ def run_model(
     identified = {
         "weights": fingerprint({"files": [file_identity(f) for f in sorted(folder.glob("*.safetensors"))]}),
         "config": fingerprint({"file": file_identity(folder / "config.json")}),
-        "tokenizer": tokenizer_identity(tokenizer),
+        "tokenizer": name if own else tokenizer_identity(tokenizer),
         "seed": run.seed,
         "max_new_tokens": run.max_new_tokens,
-        "tokenizer_for_length": tokenizer_identity(counter.tokenizer),
+        "tokenizer_for_length": name,
         **({} if run.learn else {"learn": False}),
         **({} if run.forget else {"forget": False}),
         **settings,

@@ -33,6 +33,11 @@ class Cell:
     score: Callable[[TaskSample, str], dict[str, float]]
     settings: Mapping[str, Any]
 
+    @property
+    def name(self) -> str:
+        """Task and length: what tells it from the others of a folder."""
+        return f"{self.task}-{self.length}"
+
 
 class Progress(Protocol):
     """Told what is being done, so that it can show how far it is."""
@@ -77,7 +82,7 @@ def run_cells(
     """
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples is {num_samples} and batch_size {batch_size}; both must be at least 1")
-    with ResultLog(output, settings, {(cell.task, cell.length): cell.settings for cell in cells}) as log:
+    with ResultLog(output, settings, {cell.name: cell.settings for cell in cells}) as log:
         done = log.done()
         todo = {
             i: [n for n in range(num_samples) if (cell.task, cell.length, n) not in done]
@@ -90,8 +95,7 @@ def run_cells(
                 continue
             if progress is not None:
                 progress.cell(f"{cell.task} at {cell.length:,} tokens")
-            name = f"{cell.task}-{cell.length}"
-            cache = SampleCache(sample_folder, name, cell.settings, cell.make, num_samples, cell.length)
+            cache = SampleCache(sample_folder, cell.name, cell.settings, cell.make, num_samples, cell.length)
             for batch in _batches(todo[i], cache, tokenizer, batch_size, batch_tokens):
                 samples, prompts = zip(*batch, strict=True)
                 log.add(_answer(cell, samples, prompts, answer, tokenizer, progress))

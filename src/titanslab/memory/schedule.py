@@ -49,7 +49,7 @@ def make_schedule(tokens: int, chunk_size: int, offset: Tensor, mask: Tensor | N
     opens = real & (place % chunk_size == 0)
     continues = (offset > 0) & ~((fresh & (order == 0)).any(1)) & real.any(1)
     chunk = opens.cumsum(1) - 1 + continues[:, None].long()
-    chunks = max(1, int(torch.where(real, chunk, 0).max()) + 1) if real.numel() else 1
+    chunks = max(1, int(torch.where(real, chunk, 0).max()) + 1)
     slot = torch.where(real, chunk * chunk_size + place % chunk_size, chunks * chunk_size)
     index = torch.zeros(rows, chunks * chunk_size + 1, dtype=torch.int64, device=device)
     index.scatter_(1, slot, torch.arange(tokens, device=device).expand(rows, tokens))
