@@ -271,6 +271,7 @@ def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 groups.append((axis, largest))
     panels = []
     for axis, group in groups:
+        fixed = [f"{k} {group[0]['setting'][k]}" for k in ("tokens", "chunk", "depth") if k != axis]
         speed: dict[str, list] = {}
         peak: dict[str, list] = {}
         held: dict[str, list] = {}
@@ -294,7 +295,7 @@ def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             ("held for backward", "KiB per token", held),
         ):
             if data:
-                panels.append({"title": title, "x": axis, "y": unit, "curves": data})
+                panels.append({"title": title, "x": f"{axis} ({', '.join(fixed)})", "y": unit, "curves": data})
     return panels
 
 

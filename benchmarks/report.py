@@ -121,7 +121,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | None:
-    """Curves with spread, one panel each, beside the JSON.
+    """Curves with spread, one panel each, beside the JSON; more than four panels stand in rows of three.
 
     A panel has `title`, `x`, `y` (labels), `curves`: name -> list of `(x, median, low, high)`, and
     `y_range` for a linear axis with these ends instead of a logarithmic one.
@@ -134,8 +134,12 @@ def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False)
-    for axis, panel in zip(axes[0], panels, strict=True):
+    columns = len(panels) if len(panels) <= 4 else 3
+    rows = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(5.2 * columns, 4.2 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, panel in zip(axes.flat, panels, strict=False):
         single = all(len(points) <= 1 for points in panel["curves"].values())
         if single:
             _bars(axis, panel)

@@ -1,5 +1,7 @@
 """Pictures of curves: lengths as people write them, and a file that is whole or not there."""
 
+import struct
+
 import pytest
 from benchmarks.report import _short, picture
 
@@ -22,3 +24,12 @@ def test_a_panel_of_lines_and_one_of_bars(tmp_path):
     assert target == tmp_path / "result.png"
     assert target.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("panels", "rows"), [(1, 1), (4, 1), (5, 2), (9, 3)])
+def test_many_panels_stand_in_rows(tmp_path, panels, rows):
+    curve = {"a": [(1000, 50, 40, 60), (2000, 10, 5, 20)]}
+    target = picture(tmp_path / "r.json", [{"title": "t", "x": "x", "y": "y", "curves": curve}] * panels, "title")
+    width, height = struct.unpack(">II", target.read_bytes()[16:24])
+    columns = panels if rows == 1 else 3
+    assert width / height == pytest.approx(5.2 * columns / (4.2 * rows), rel=0.01)

@@ -20,6 +20,12 @@ CASES = {
     ),
     "online-no-norm": BASE.with_(chunk_size=1, tokens=16, norm=False, residual=False, theta=0.002),
     "few-tokens-a-chunk": BASE.with_(chunk_size=3),
+    "short-chunks-aligned": BASE.with_(chunk_size=2, tokens=48, depth=3, per_layer=True, grad_clip=0.5, theta=0.002),
+    "short-chunks-everything": BASE.with_(
+        chunk_size=5, tokens=70, state=True, mask=True, reset=True, initial=True, per_layer=True, theta=0.002
+    ),
+    "short-chunks-state": BASE.with_(chunk_size=7, tokens=40, depth=3, state=True, grad_clip=0.5, theta=0.002),
+    "short-chunks-bare": BASE.with_(chunk_size=6, tokens=40, depth=1, residual=False, norm=False, theta=0.002),
     "one-token": BASE.with_(tokens=1),
     "long-chunk": BASE.with_(chunk_size=40, tokens=63),
     "long-chunks-aligned": BASE.with_(chunk_size=40, tokens=80, theta=0.002),
@@ -89,7 +95,7 @@ def test_channelwise_forgetting_is_the_token_loops() -> None:
         problem.run("chunked")
 
 
-@pytest.mark.parametrize("chunk_size", [1, 16, 64])
+@pytest.mark.parametrize("chunk_size", [1, 4, 16, 64])
 def test_float32_loses_no_more_than_eager(chunk_size: int, backend: str) -> None:
     """The median of three problems: one near a norm's pole magnifies the rounding of either side by chance."""
     losses: dict[str, list[float]] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from memory_cases import Case, distance, make, outputs_and_gradients
+from memory_cases import Case, distance, make, outputs_and_gradients, worst
 
 import titanslab.memory.chunked as chunked_module
 from titanslab.memory import NeuralMemory, chunk_loop, module, native
@@ -99,6 +99,25 @@ def test_kept_activations_are_what_backward_would_compute(monkeypatch, clip) -> 
     assert kept == [1, 0, 0, 0]
     assert all(torch.equal(outputs[name], again[name]) for name in outputs)
     assert all(torch.equal(gradients[name], others[name]) for name in gradients)
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 16, 29, 50])
+@pytest.mark.parametrize("chunk_size", range(1, native.SHORT_CHUNK + 1))
+def test_short_chunks_are_the_token_loops(chunk_size, tokens) -> None:
+    """Several to a block, from and to the middle of a chunk, with documents that begin and end anywhere."""
+    case = Case(chunk_size=chunk_size, tokens=tokens, heads=1, state=True, seed=100 * chunk_size + tokens, theta=0.002)
+    for ragged in (case, case.with_(mask=True, reset=True, initial=True, depth=3, expansion=1)):
+        errors = worst(ragged, "chunked")
+        assert max(errors.values()) < EXACT, (ragged, errors)
+
+
+def test_a_block_of_short_chunks_has_no_more_than_it_may() -> None:
+    lanes = build.load(torch.float32).handle.titans_lanes()
+    sizes = {chunk: native.block_size(chunk) for chunk in (1, 2, 3, 5, 8, 9, 16, 40)}
+    short = [chunk for chunk in sizes if chunk <= native.SHORT_CHUNK and chunk < lanes]
+    assert short[:3] == [1, 2, 3]
+    assert {c: sizes[c] for c in short} == {c: native.BLOCK // c * c for c in short}
+    assert all(size == chunk for chunk, size in sizes.items() if chunk not in short)
 
 
 @pytest.mark.parametrize(("chunk", "keep", "kept"), [(16, True, 2), (32, True, 3), (32, False, 2)])

@@ -47,13 +47,14 @@ def _plan(
     offset: Tensor | None,
     mask: Tensor | None,
     reset: Tensor | None,
+    chunk_size: int,
     block: int,
 ) -> tuple[Schedule | None, int]:
-    """Layout of the tokens in blocks (None where every block is full) and blocks per group."""
+    """Layout of the tokens in blocks of chunks (None where every block is full) and blocks per group."""
     schedule = None
     if not is_aligned(q.shape[1], block, offset, mask, reset):
         start = torch.zeros(q.shape[0], dtype=torch.int64, device=q.device) if offset is None else offset
-        schedule = make_schedule(q.shape[1], block, start, mask, reset)
+        schedule = make_schedule(q.shape[1], chunk_size, start, mask, reset, block)
     blocks = q.shape[1] // block if schedule is None else schedule.chunks
     return schedule, group_size(blocks, block, sum(s.numel() * s.element_size() for s in state))
 
@@ -94,7 +95,7 @@ def chunked_memory(
         y, inner loss `[B,T,H]`, offset `[B]`, end state, end anchor (nothing where aligned), kept states.
     """
     loop, _ = implementation(q.device, q.dtype, len(state))
-    schedule, group = _plan(q, state, offset, mask, reset, loop.block_size(chunk_size))
+    schedule, group = _plan(q, state, offset, mask, reset, chunk_size, loop.block_size(chunk_size))
     with torch.autocast(q.device.type, enabled=False):
         y, loss, end, running, kept, offset = loop.forward(
             q, k, v, gates, state, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip, keep
@@ -145,7 +146,7 @@ def chunked_memory_backward(
 ) -> list[Tensor]:
     """Gradients of q, k, v, gates, then of each state, anchor, initial and norm tensor."""
     loop, _ = implementation(q.device, q.dtype, len(initial))
-    schedule, group = _plan(q, initial, offset, mask, reset, loop.block_size(chunk_size))
+    schedule, group = _plan(q, initial, offset, mask, reset, chunk_size, loop.block_size(chunk_size))
     arguments = (
         q,
         k,

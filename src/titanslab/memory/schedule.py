@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 class Schedule(NamedTuple):
-    """Chunks of a ragged batch; `chunks` is the most any row needs.
+    """Chunks of a ragged batch, or blocks of several; `chunks` is the most any row needs, C the slots of each.
 
     tokens: int64 `[B, chunks * C]`, the token in each slot (0 where none).
     real: bool `[B, chunks * C]`, slots that hold a token.
     slot: int64 `[B, T]`, the slot of each token (0 for padding); placed: bool `[B, T]`, tokens that have one.
     resets: bool `[chunks, B]`, chunks that begin a document. has_resets: per chunk, any row does.
     continues: bool `[B]`, the first chunk goes on with the chunk that the incoming state had begun.
-    last: int64 `[B]`, the last chunk that holds a token of the row, -1 where none does.
-    offset: int64 `[B]`, tokens in the running chunk at the end.
+    last: int64 `[B]`, the last one that holds a token of the row, -1 where none does.
+    offset: int64 `[B]`, tokens in the running chunk at the end; where there are some, `last` begins with that chunk.
     """
 
     chunks: int
@@ -37,8 +37,19 @@ def is_aligned(tokens: int, chunk_size: int, offset: Tensor | None, mask: Tensor
     return offset is None or not bool(offset.any())
 
 
-def make_schedule(tokens: int, chunk_size: int, offset: Tensor, mask: Tensor | None, reset: Tensor | None) -> Schedule:
-    """Lay out `tokens` per row; `offset [B]`, `mask` and `reset` `[B, T]` as in `neural_memory`."""
+def make_schedule(
+    tokens: int,
+    chunk_size: int,
+    offset: Tensor,
+    mask: Tensor | None,
+    reset: Tensor | None,
+    block: int | None = None,
+) -> Schedule:
+    """Lay out `tokens` per row; `offset [B]`, `mask` and `reset` `[B, T]` as in `neural_memory`.
+
+    `block`: slots that are taken at once, a multiple of `chunk_size` and by default that.
+    """
+    block = block or chunk_size
     device, rows = offset.device, offset.shape[0]
     real = torch.ones(rows, tokens, dtype=torch.bool, device=device) if mask is None else mask
     fresh = torch.zeros_like(real) if reset is None else reset & real
@@ -46,21 +57,25 @@ def make_schedule(tokens: int, chunk_size: int, offset: Tensor, mask: Tensor | N
     order = real.cumsum(1) - 1
     first_of_doc = torch.where(fresh, order, -1).cummax(1).values
     place = torch.where(first_of_doc >= 0, order - first_of_doc, order + offset[:, None])
-    opens = real & (place % chunk_size == 0)
+    newest = torch.where(real, torch.arange(tokens, device=device), -1).amax(1)
+    after = place.gather(1, newest.clamp_min(0)[:, None]) + 1
+    running = after % chunk_size
+    # a running chunk in the middle of a block gets one of its own: the state at its start is wanted
+    apart = real & (order >= order[:, -1:] + 1 - running) & ((after - running) % block > 0)
+    opens = real & (place % block == 0)
     continues = (offset > 0) & ~((fresh & (order == 0)).any(1)) & real.any(1)
-    chunk = opens.cumsum(1) - 1 + continues[:, None].long()
+    chunk = opens.cumsum(1) - 1 + continues[:, None].long() + apart.long()
     chunks = max(1, int(torch.where(real, chunk, 0).max()) + 1)
-    slot = torch.where(real, chunk * chunk_size + place % chunk_size, chunks * chunk_size)
-    index = torch.zeros(rows, chunks * chunk_size + 1, dtype=torch.int64, device=device)
+    within = torch.where(apart, place - (after - running), place % block)
+    slot = torch.where(real, chunk * block + within, chunks * block)
+    index = torch.zeros(rows, chunks * block + 1, dtype=torch.int64, device=device)
     index.scatter_(1, slot, torch.arange(tokens, device=device).expand(rows, tokens))
-    filled = torch.zeros(rows, chunks * chunk_size + 1, dtype=torch.bool, device=device)
+    filled = torch.zeros(rows, chunks * block + 1, dtype=torch.bool, device=device)
     filled.scatter_(1, slot, True)
     resets = torch.zeros(rows, chunks + 1, dtype=torch.bool, device=device)
     resets.scatter_(1, torch.where(fresh, chunk, chunks), True)
     resets = resets[:, :chunks].T.contiguous()
     last = torch.where(real, chunk, -1).amax(1)
-    newest = torch.where(real, torch.arange(tokens, device=device), -1).amax(1)
-    end = (place.gather(1, newest.clamp_min(0)[:, None])[:, 0] + 1) % chunk_size
     return Schedule(
         chunks,
         index[:, :-1],
@@ -71,5 +86,5 @@ def make_schedule(tokens: int, chunk_size: int, offset: Tensor, mask: Tensor | N
         resets.any(1).tolist(),
         continues,
         last,
-        torch.where(newest >= 0, end, offset),
+        torch.where(newest >= 0, running[:, 0], offset),
     )

@@ -13,7 +13,9 @@ from torch import Tensor
 from titanslab.memory.native.build import LAYERS, MAX_LAYERS, Library, load
 from titanslab.memory.schedule import Schedule
 
-ONLINE_BLOCK = 16  # tokens of the online rule (chunk 1) that the kernel takes at once
+# chunks of at most so many tokens, and fewer than a vector has numbers, are taken several at once
+SHORT_CHUNK = 8
+BLOCK = 16  # tokens of those several, at most
 LANES = 16  # numbers of the widest vector
 # a fifth of a step is spent on what backward computes again: chunks so long keep it, where all of it is no more
 KEEP_CHUNK = 32
@@ -30,7 +32,7 @@ _INTS = [
     "gate_layers",
     "group",
     "residual",
-    "online",
+    "inner",
     "threads",
     "activation_reals",
 ]
@@ -68,8 +70,11 @@ def available(device: torch.device, dtype: torch.dtype, depth: int) -> tuple[boo
 
 
 def block_size(chunk_size: int) -> int:
-    """Tokens that the loop takes at once: a chunk, or many chunks of one token."""
-    return ONLINE_BLOCK if chunk_size == 1 else chunk_size
+    """Tokens that the loop takes at once: a chunk, or as many short ones as a block holds."""
+    handle = load(torch.float32).handle
+    if handle is None or chunk_size > SHORT_CHUNK or chunk_size >= handle.titans_lanes():
+        return chunk_size
+    return BLOCK // chunk_size * chunk_size
 
 
 def kept_activations(
@@ -156,7 +161,7 @@ def _prepare(
     block = block_size(chunk_size)
     chunks = q.shape[1] // block if schedule is None else schedule.chunks
     call = _Call(q, len(initial), hidden, block, chunks, group)
-    call.arguments.online = int(block != chunk_size)
+    call.arguments.inner = chunk_size if block != chunk_size else 0
     call.arguments.gate_layers, call.arguments.residual = gates.shape[1], int(residual)
     call.arguments.grad_clip = grad_clip or 0.0
     call.give(q=q, k=k, v=v, gates=gates, initial=initial, anchor=anchor)
@@ -166,8 +171,7 @@ def _prepare(
         offset = torch.zeros(q.shape[0], dtype=torch.int64)
         call.schedule(None, offset, offset + (chunks - 1))
     else:
-        # each chunk of one token ends with it
-        offset = torch.zeros_like(schedule.offset) if block != chunk_size else schedule.offset
+        offset = schedule.offset
         call.schedule(schedule, offset, schedule.last)
     return call, offset
 

@@ -35,35 +35,35 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
     // the gradient at the chunk's end, through this chunk's writes
     T *dm = grad.m[l], *ds = grad.s[l];
     for (T* sums : {dstart[l], dlag[l], dw[l], dw2[l]}) std::fill_n(sums, LC, T(0));
-    auto minus_ends = [&](long j, auto p, auto q) { return -at(c.w + j, p) * p - at(c.w2 + j, q) * q; };
+    auto minus_ends = [&](long j, V p, V q) { return -at(c.w + j) * p - at(c.w2 + j) * q; };
     pair(
         wi, wo, dm, ds, ld[l], 1, t.d[l], LOWER, X[l], mixedT, dA[l],
-        [&](long i, long j, auto p, auto q) {
-          auto a = at(t.a[l] + i, p);
+        [&](long i, long j, V p, V q) {
+          V a = at(t.a[l] + i);
           add_to(dw[l] + j, -a * p), add_to(dw2[l] + j, -a * q);
           return minus_ends(j, p, q);
         },
-        [](long, auto x) { return x; });
+        [](long, V x) { return x; });
     pair(
         wo, wi, dm, ds, 1, ld[l], t.a[l], LOWER, dZ, weightedT, dD[l],
-        [&](long, long j, auto p, auto q) { return minus_ends(j, p, q); }, [](long, auto x) { return x; });
+        [&](long, long j, V p, V q) { return minus_ends(j, p, q); }, [](long, V x) { return x; });
     // through the state at the chunk's start
     auto through = [&](auto finish) {
       pair(
           wi, wo, state.m[l], state.s[l], ld[l], 1, dZ, UPPER, t.a[l], mixed, dX,
-          [&](long i, long j, auto p, auto q) {
-            auto x = at(X[l] + i, p);
+          [&](long i, long j, V p, V q) {
+            V x = at(X[l] + i);
             add_to(dstart[l] + j, x * p), add_to(dlag[l] + j, x * q);
-            return at(c.start + j, p) * p + at(c.lag + j, q) * q;
+            return at(c.start + j) * p + at(c.lag + j) * q;
           },
           finish);
     };
     if (l > 0)
-      through([&](long i, auto x) { return x * at(Xs[l - 1] + i, x); });
+      through([&](long i, V x) { return x * at(Xs[l - 1] + i); });
     else if (A.residual)
-      through([&](long i, auto x) { return x + at(dy + i, x); });
+      through([&](long i, V x) { return x + at(dy + i); });
     else
-      through([](long, auto x) { return x; });
+      through([](long, V x) { return x; });
     // the gradient at the chunk's start
     as_two_rows(dZ, l, c.start, c.lag);
     V dots[3] = {V{}, V{}, V{}};
@@ -79,20 +79,34 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
     if (l > 0) std::swap(dX, dZ);
   }
   scatter(dX, n, A.dq);
-  if (A.online) {
-    backward_online(n, t, state);
-    gate_gradients(n);
-    finish(n);
-    return;
-  }
-  gate_gradients(n);
-  // the inner gradient itself, from the first layer to the last
-  T* dW[MAX_LAYERS];
+  T* dW[MAX_LAYERS];  // gradient in W
   for (long l = 0; l < L; l++) {
     dW[l] = own ? grad.m[l] : grad_anchor.m[l];
     if (carry && own) add(grad.m[l], grad_anchor.m[l], l);
     if (!own && !carry) std::fill_n(grad_anchor.m[l], in[l] * ld[l], T(0));
   }
+  if (A.inner) {
+    backward_short(n, t, state, W, dW);
+    gate_gradients(n);
+  } else {
+    gate_gradients(n);
+    backward_slopes(t, W, dW);
+  }
+  if (!own)
+    for (long l = 0; l < L; l++) store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
+  // dk and dv, from dA[0] and the error's gradient in tmp
+  if (A.residual)
+    for (long i = 0; i < D * LC; i++) dA[0][i] += tmp[i];
+  scatter(dA[0], n, A.dk);
+  for (long i = 0; i < D * LC; i++) tmp[i] = -tmp[i];
+  scatter(tmp, n, A.dv);
+}
+
+// The inner gradient itself, from the first layer to the last and back; dA and dD hold what reads and the chunk's end
+// have left there. Gradients in the weights W go to dW, that of the error to tmp.
+template <typename T>
+void Row<T>::backward_slopes(Activations<T>& t, T* const* W, T* const* dW) {
+  const T* w = scale();
   for (long l = 0; l < L - 1; l++) {
     for (long i = 0; i < out[l] * LC; i++) {
       extra[l][i] = dD[l][i] * t.back[l][i] * gelu_curve(t.z[l][i]);
@@ -140,17 +154,4 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
     if (l > 0)
       for (long i = 0; i < in[l] * LC; i++) dz[i] = dA[l][i] * t.slope[l - 1][i] + extra[l - 1][i];
   }
-  if (!own)
-    for (long l = 0; l < L; l++) store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
-  finish(n);
-}
-
-// dk and dv, from dA[0] and the error's gradient in tmp
-template <typename T>
-void Row<T>::finish(long n) {
-  if (A.residual)
-    for (long i = 0; i < D * LC; i++) dA[0][i] += tmp[i];
-  scatter(dA[0], n, A.dk);
-  for (long i = 0; i < D * LC; i++) tmp[i] = -tmp[i];
-  scatter(tmp, n, A.dv);
 }

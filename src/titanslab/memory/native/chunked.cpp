@@ -17,7 +17,7 @@ constexpr double NORM_EPS = 1e-5;
 
 // Mirrors `Arguments` in __init__.py. Tensors are contiguous; null where absent.
 struct Arguments {
-  int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, online, threads, activation_reals;
+  int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, inner, threads, activation_reals;
   double grad_clip;  // 0: off
   void *q, *k, *v, *gates, *scale, *shift;
   int64_t* index;               // [B, chunks * C], -1: empty slot
@@ -42,9 +42,9 @@ struct Decay {
   T b, f, e;
 };
 
-// Of one block of chunks of one token, rows of tokens (online.hpp).
+// Of one block of short chunks, rows of tokens (short_chunks.hpp).
 template <typename T>
-struct Online {
+struct TokenRows {
   T *a[MAX_LAYERS], *z[MAX_LAYERS], *slope[MAX_LAYERS], *back[MAX_LAYERS], *d[MAX_LAYERS];
   T *v, *unit, *rstd, *error, *raw;
 };
@@ -53,7 +53,7 @@ template <typename T>
 struct Activations {  // of one chunk's keys
   T *a[MAX_LAYERS], *z[MAX_LAYERS], *slope[MAX_LAYERS], *back[MAX_LAYERS], *d[MAX_LAYERS];
   T *v, *unit, *rstd, *error, *raw;
-  Online<T> online;
+  TokenRows<T> rows;
 };
 
 template <typename T>
@@ -78,22 +78,23 @@ struct Row {
   T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *Zs[MAX_LAYERS], *bX, *fX, *scores, *mixed, *mixRows, *asked[MAX_LAYERS], *rowsA, *rowsB, *tmp, *tmp2;
   T *unit, *rstd, *dZ, *dX, *dA[MAX_LAYERS], *dD[MAX_LAYERS], *extra[MAX_LAYERS], *dhT[MAX_LAYERS];
   T *dmix[MAX_LAYERS], *dstart[MAX_LAYERS], *dlag[MAX_LAYERS], *dw[MAX_LAYERS], *dw2[MAX_LAYERS];
-  T *lamG, *lamE, *dtheta, *dnorm, *sums, *narrowA, *narrowB;
+  T *lamG, *lamE, *dtheta, *dnorm, *sums;
   T dends[MAX_LAYERS][3];
-  Online<T> tokens;  // gradients of an online block
-  T *pieces, *weighted, *mixedT, *weightedT, *pairP, *pairQ;
+  TokenRows<T> tokens;  // gradients of a block of short chunks
+  T *pieces, *weighted, *mixedT, *weightedT;
+  T *pm, *ps, *seen, *asking;  // of short chunks: products of tokens with the state and with one another
 
   Row(const Arguments& args, bool backward, Taker<T>& take) : A(args) {
     D = A.head_dim, L = A.depth, C = A.chunk, N = A.chunks, gates = A.gate_layers;
     group = backward ? A.group : 0;
-    LC = C <= 4 ? C : (C + VL - 1) / VL * VL;  // a few tokens would leave most lanes empty
+    LC = (C + VL - 1) / VL * VL;
     wide = D;
     for (long l = 0; l < L; l++) {
       in[l] = l == 0 ? D : A.hidden;
       out[l] = l == L - 1 ? D : A.hidden;
       columns[l] = ld[l] = (out[l] + VL - 1) / VL * VL;
       // rows of a state a power of two apart would share a few lines of the first cache
-      if (!A.online && ld[l] * sizeof(T) % 128 == 0) ld[l] += LINE<T>;
+      if (!A.inner && ld[l] * sizeof(T) % 128 == 0) ld[l] += LINE<T>;
       width[l] = (in[l] + VL - 1) / VL * VL;
       wide = std::max(wide, std::max(width[l], ld[l]));
     }
@@ -105,7 +106,8 @@ struct Row {
     };
     state(now, true);
     state(anchor, false);
-    auto online = [&](Online<T>& o) {
+    if (A.inner) pm = take(A.inner * wide), ps = take(A.inner * wide), seen = take(LC), asking = take(LC);
+    auto rows_of = [&](TokenRows<T>& o) {
       for (long l = 0; l < L; l++) {
         o.a[l] = take(C * width[l]), o.z[l] = take(C * ld[l]), o.d[l] = take(C * ld[l]);
         o.slope[l] = take(C * ld[l]), o.back[l] = take(C * ld[l]);
@@ -124,7 +126,7 @@ struct Row {
       }
       t.v = take(D * LC), t.unit = take(D * LC), t.error = take(D * LC), t.rstd = take(LC);
       t.raw = A.grad_clip > 0 ? take(D * LC) : nullptr;
-      if (A.online) online(t.online);
+      if (A.inner) rows_of(t.rows);
     }
     for (long g = 0; g < gates; g++) {
       Decay<T>& c = decays[g];
@@ -140,10 +142,8 @@ struct Row {
       Zs[l] = Z;
     }
     scores = take(LC * LC), mixed = take(LC * LC), mixRows = take(C * LC);
-    if (LC % VL) pairP = take(wide * LC), pairQ = take(wide * LC);
     long panels = (wide + PANEL<T> - 1) / PANEL<T> * PANEL<T>;
     rowsA = take(LC * panels), rowsB = take(LC * panels), tmp = take(wide * LC), tmp2 = take(wide * LC);
-    narrowA = take(wide + C), narrowB = take(wide + C);
     unit = take(D * LC), rstd = take(LC), sums = take(8 * LC);
     if (!backward) return;
     states.resize(group + 1);
@@ -157,17 +157,14 @@ struct Row {
       dmix[l] = take(C * LC), dstart[l] = take(LC), dlag[l] = take(LC), dw[l] = take(LC), dw2[l] = take(LC);
     }
     lamG = take(C + 1), lamE = take(C + 1), dtheta = take(C + 1), dnorm = take(2 * D);
-    if (A.online) online(tokens);
+    if (A.inner) rows_of(tokens);
     weighted = take(LC * LC), mixedT = take(LC * LC), weightedT = take(LC * LC);
     pieces = take(D);
   }
 
   // c[m, tokens] (op)= a[m, k] b[k, tokens]
   void apply(long m, long k, const T* a, long am, long ak, const T* b, T* c, Mode mode = SET) const {
-    if (LC % VL == 0)
-      matmul(m, LC, k, a, am, ak, b, LC, c, LC, mode);
-    else
-      matmul_narrow(m, LC, k, a, am, ak, b, c, mode, narrowA, narrowB);
+    matmul(m, LC, k, a, am, ak, b, LC, c, LC, mode);
   }
 
   // fn(i, j, rows, vectors) for tiles at row i, column j that cover rows x columns
@@ -418,20 +415,10 @@ struct Row {
 
   // ---- products whose tiles are finished while they are in registers ----
   // out[m, tokens] = finish(i, j, combine(i, j, P b, Q b) - a s) for the triangular s [C, LC] and a [m, LC]; `at` of
-  // combine and finish is i * LC + j, their values are vectors or, for a few tokens, numbers.
+  // combine and finish is i * LC + j, their values are vectors.
   template <typename F, typename G>
   void pair(long m, long k, const T* P, const T* Q, long am, long ak, const T* x, Triangle part, const T* a, const T* s,
             T* to, F combine, G finish) {
-    if (LC % VL) {
-      apply(m, k, P, am, ak, x, pairP);
-      apply(m, k, Q, am, ak, x, pairQ);
-      for (long i = 0; i < m; i++)
-        for (long j = 0; j < LC; j++) pairP[i * LC + j] = combine(i * LC + j, j, pairP[i * LC + j], pairQ[i * LC + j]);
-      apply(m, C, a, LC, 1, s, pairP, SUB);
-      for (long i = 0; i < m; i++)
-        for (long j = 0; j < LC; j++) to[i * LC + j] = finish(i * LC + j, pairP[i * LC + j]);
-      return;
-    }
     auto tile = [&](long i, long j, auto rows, auto vectors) {
       constexpr int MR = rows(), NV = vectors();
       Pair<T, MR, NV> acc;
@@ -468,17 +455,11 @@ struct Row {
     while (j < LC) down(Size<4>{}, Size<1>{});
 #endif
   }
-  // numbers or a vector of them at x, as `like`
-  static T at(const T* x, T) { return *x; }
-  static V at(const T* x, V) { return *(const V*)x; }
-  template <typename X>
-  static void add_to(T* to, X x) {
-    *(X*)to += x;
-  }
+  static V at(const T* x) { return *(const V*)x; }
+  static void add_to(T* to, V x) { *(V*)to += x; }
 
   // into[i, token] = <a_i, x_token> for writes i up to the token: a, x [k, LC]
   void scores_of(long k, const T* a, const T* x, T* into) {
-    if (LC % VL) return apply(C, k, a, 1, LC, x, into);
     for (long j = 0; j < LC; j += 2 * VL) {
       long both = std::min(j + VL, C), n = std::min(2 * VL, LC - j);
       matmul(both, n, k, a, 1, LC, x + j, LC, into + j, LC);
@@ -498,8 +479,8 @@ struct Row {
       mul_into(mixed, asked[l], c.mixT, C * LC);
       pair(
           out[l], in[l], from.m[l], from.s[l], 1, ld[l], X[l], UPPER, t.d[l], mixed, Zs[l],
-          [&](long, long j, auto p, auto q) { return at(c.start + j, p) * p + at(c.lag + j, q) * q; },
-          [](long, auto x) { return x; });
+          [&](long, long j, V p, V q) { return at(c.start + j) * p + at(c.lag + j) * q; },
+          [](long, V x) { return x; });
       if (l < L - 1) gelu_and_slope(out[l] * LC, Zs[l], X[l + 1], Xs[l]);
     }
     if (Zs[L - 1] != Z) std::copy_n(Zs[L - 1], D * LC, Z);
@@ -535,7 +516,7 @@ struct Row {
         for (long l = 0; l < L; l++) std::fill_n(asked[l], LC * LC, T(0));  // of later writes no score is computed
       }
       coefficients(n);
-      A.online ? slopes_online(n, now, t) : slopes(n, W, t);
+      A.inner ? slopes_short(n, now, W, t) : slopes(n, W, t);
       column_mean(t.error, t.error, sums);
       for (long c = 0; c < C; c++) {
         long at = token(n, c);
@@ -582,11 +563,11 @@ struct Row {
       for (long n = first; n < last; n++) {
         State<T>& state = states[n - first];
         T* const* W = enter(n, state);
-        A.online ? coefficients(n) : end_coefficients(n);
+        A.inner ? coefficients(n) : end_coefficients(n);
         if (A.activations)
           recall(n, acts[n - first]);
         else
-          A.online ? slopes_online(n, state, acts[n - first]) : slopes(n, W, acts[n - first]);
+          A.inner ? slopes_short(n, state, W, acts[n - first]) : slopes(n, W, acts[n - first]);
         if (n + 1 == last) break;
         advance(acts[n - first], state, states[n - first + 1]);
       }
@@ -657,21 +638,22 @@ struct Row {
 
   // ---- adjoint of a chunk: chunk_backward.hpp ----
   void backward_chunk(long n, Activations<T>& t, const State<T>& state, T* const* W, bool own, bool carry);
-  void finish(long n);
+  void backward_slopes(Activations<T>& t, T* const* W, T* const* dW);
 
-  // ---- chunks of one token: online.hpp ----
-  void slopes_online(long n, const State<T>& state, Activations<T>& t);
+  // ---- blocks of short chunks: short_chunks.hpp ----
+  void subtract_earlier(long first, const Decay<T>& c, const T* u, long nu, const T* w, long nw, const T* x, T* z);
+  void slopes_short(long n, const State<T>& state, T* const* W, Activations<T>& t);
   void norm_transposed(T* g, const T* unit, T rs) const;
   T clip_row(const T* d) const;
-  void last_layer_online(long i, Activations<T>& t, T* last, T* dz, T* derror);
-  void earlier_online(long i, const Decay<T>& c, const T* u, long nu, const T* w, long nw, const T* x, const T* dz,
-                      T* du, T* dw, T* dx, T* into) const;
-  void backward_online(long n, Activations<T>& t, const State<T>& state);
+  void last_layer_short(long i, Activations<T>& t, T* last, T* dz, T* derror);
+  void earlier_backward(long first, const Decay<T>& c, const T* u, long nu, const T* w, long nw, const T* x, const T* dz,
+                      T* du, T* dw, T* dx, T* into);
+  void backward_short(long n, Activations<T>& t, const State<T>& state, T* const* W, T* const* dW);
 };
 
 #include "chunk_backward.hpp"
 #include "decay.hpp"
-#include "online.hpp"
+#include "short_chunks.hpp"
 
 template <typename T>
 static int run(const Arguments& A, bool backward) {
@@ -707,3 +689,4 @@ static int run(const Arguments& A, bool backward) {
 #endif
 extern "C" int titans_chunked(const Arguments* a, int backward) { return run<TITANS_REAL>(*a, backward); }
 extern "C" int64_t titans_arguments_size() { return sizeof(Arguments); }
+extern "C" int titans_lanes() { return Lanes<float>::VL; }

@@ -91,39 +91,6 @@ static void matmul(long m, long n, long k, const T* a, long am, long ak, const T
 #endif
 }
 
-// The same for a few tokens (n < VL, ldb = ldc = n): lanes run along a's contiguous dimension instead. `b1`, `c1` hold
-// max(m, k) numbers.
-template <typename T>
-static void matmul_narrow(long m, long n, long k, const T* __restrict a, long am, long ak, const T* __restrict b,
-                          T* __restrict c, Mode mode, T* __restrict b1, T* __restrict c1) {
-  for (long j = 0; j < n; j++) {
-    for (long p = 0; p < k; p++) b1[p] = b[p * n + j];
-    if (ak == 1 && k > 4) {
-      for (long i = 0; i < m; i++) {
-        T sum = 0;
-        const T* row = a + i * am;
-#pragma omp simd reduction(+ : sum)
-        for (long p = 0; p < k; p++) sum += row[p] * b1[p];
-        c1[i] = sum;
-      }
-    } else {
-      for (long i = 0; i < m; i++) c1[i] = 0;
-      for (long p = 0; p < k; p++) {
-        T s = b1[p];
-        const T* row = a + p * ak;
-        if (am == 1)
-          for (long i = 0; i < m; i++) c1[i] += s * row[i];
-        else
-          for (long i = 0; i < m; i++) c1[i] += s * row[i * am];
-      }
-    }
-    for (long i = 0; i < m; i++) {
-      T* out = c + i * n + j;
-      *out = mode == SET ? c1[i] : mode == ADD ? *out + c1[i] : *out - c1[i];
-    }
-  }
-}
-
 // A tile's accumulators p = P b, q = Q b with P, Q of one layout, MR rows and NV vectors.
 template <typename T, int MR, int NV>
 struct Pair {
@@ -190,6 +157,18 @@ static inline __attribute__((always_inline)) void exchange_all(typename Lanes<T>
     for (int i = 0; i < N; i++)
       if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, N>{});
     exchange_all<T, 2 * S>(rows);
+  }
+}
+// rows[0] = the sums of each row's lanes
+template <typename T, int S>
+static inline __attribute__((always_inline)) void add_exchanged(typename Lanes<T>::V* rows) {
+  constexpr int N = Lanes<T>::VL;
+  if constexpr (S < N) {
+    for (int i = 0; i < N; i += 2 * S) {
+      exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, N>{});
+      rows[i] += rows[i + S];
+    }
+    add_exchanged<T, 2 * S>(rows);
   }
 }
 #define TITANS_SHUFFLES 1
