@@ -172,7 +172,11 @@ def _spread(cells: Sequence[tuple[float, int]]) -> str:
 def draw(path: Path, task: str, results: Sequence[dict[str, Any]], title: str) -> Path | None:
     """Accuracy over length, a panel a task, a line a row with a band over its seeds."""
     panels = []
-    for name, rows in sorted(figures(results).items()):
+    found = figures(results)
+    asked = {length for rows in found.values() for lengths in rows.values() for length in lengths}
+    # facts alone have no place on a logarithmic axis: they stand two octaves before the shortest context
+    alone = min(asked - {0}, default=1 << 12) / 4
+    for name, rows in sorted(found.items()):
         curves = {}
         for row, lengths in rows.items():
             if row.endswith(MEMORY_OFF):
@@ -180,12 +184,8 @@ def draw(path: Path, task: str, results: Sequence[dict[str, Any]], title: str) -
             points = []
             for length, cells in lengths.items():
                 shares = [100 * share for share, _ in cells]
-                if length:  # facts alone have no place on a logarithmic axis
-                    points.append((length, sum(shares) / len(shares), min(shares), max(shares)))
-            if points:
-                curves[row] = points
-        if curves:
-            panels.append(
-                {"title": name, "x": "context, tokens", "y": "% right", "y_range": (-3, 103), "curves": curves}
-            )
+                points.append((length or alone, sum(shares) / len(shares), min(shares), max(shares)))
+            curves[row] = points
+        panel = {"title": name, "x": "context, tokens", "y": "% right", "y_range": (-3, 103), "curves": curves}
+        panels.append({**panel, "ticks": {alone: length_label(0, KILO[task])}})
     return picture(path, panels, title) if panels else None

@@ -124,7 +124,7 @@ def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | 
     """Curves with spread, one panel each, beside the JSON; more than four panels stand in rows of three.
 
     A panel has `title`, `x`, `y` (labels), `curves`: name -> list of `(x, median, low, high)`, and
-    `y_range` for a linear axis with these ends instead of a logarithmic one.
+    `y_range` for a linear axis with these ends instead of a logarithmic one, `ticks`: x -> how to call it.
     """
     try:
         import matplotlib
@@ -170,7 +170,8 @@ def _lines(axis: Any, panel: dict[str, Any]) -> None:
     axis.set_xscale("log", base=2)
     places = sorted({p[0] for points in panel["curves"].values() for p in points})
     if len(places) <= 10:
-        axis.set_xticks(places, [_short(x) for x in places], fontsize=8)
+        names = panel.get("ticks", {})
+        axis.set_xticks(places, [names.get(x) or _short(x) for x in places], fontsize=8)
     if "y_range" in panel:
         axis.set_ylim(*panel["y_range"])
     else:

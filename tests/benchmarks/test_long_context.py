@@ -14,7 +14,7 @@ from benchmarks.long_context_arguments import RECIPES, read_arguments
 from benchmarks.long_context_plan import changes, make_jobs
 from benchmarks.long_context_row import Job, alone
 from benchmarks.long_context_running import run_jobs
-from benchmarks.long_context_table import figures, markdown
+from benchmarks.long_context_table import draw, figures, markdown
 from benchmarks.long_context_tokenizer import make_tokenizer
 
 from titanslab.training.recipe import load_recipe
@@ -238,6 +238,20 @@ def test_means_and_ranges_over_seeds():
 
 def exact_arguments(text, folder, *more):
     return ["niah", "--exact", "--train-text", str(text), "--test-text", str(text), "--work", str(folder), *more]
+
+
+def test_facts_alone_have_a_place_in_the_picture(monkeypatch):
+    """A logarithmic axis has no 0."""
+    panels = []
+    monkeypatch.setattr("benchmarks.long_context_table.picture", lambda path, given, title: panels.extend(given))
+    cells = [
+        {"task": "babilong_qa1", "length": n, "samples": 4, "scores": {"official": score}}
+        for n, score in ((0, 0.75), (16_000, 0.5), (128_000, 0.25))
+    ]
+    draw(Path("r.json"), "babilong", [{"row": "mac", "cells": cells, "cells_memory_off": cells}], "")
+    (panel,) = panels
+    assert panel["curves"] == {"mac": [(4000, 75, 75, 75), (16_000, 50, 50, 50), (128_000, 25, 25, 25)]}
+    assert panel["ticks"] == {4000: "0k"}
 
 
 def test_exact_rows_are_trained_as_recipes_exact_says(text, tmp_path):
