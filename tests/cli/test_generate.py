@@ -46,6 +46,7 @@ def test_prompt_must_come_once(fails, trained, tmp_path):
     assert "No such file" in fails("generate", "--model", trained, "--file", tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert "not text in UTF-8" in fails("generate", "--model", trained, "--file", tmp_path / "latin.txt")
+    assert "--prompt is not text in UTF-8 (character 4)" in fails("generate", "--model", trained, "-p", "caf\udce9")
     assert "--top-p must be above 0" in fails("generate", "--model", trained, "--prompt", "a", "--top-p", "0")
     assert "--device 'warp' cannot be used" in fails("generate", "-m", trained, "-p", "a", "--device", "warp")
 

@@ -391,6 +391,7 @@ def test_what_cannot_be_read_is_said_in_one_line(fails, titans, trained, book, m
     assert "is a pipe" in fails("read", tmp_path / "pipe", "-m", trained, "--save", save)
     before = book.read_bytes()
     assert "no memory file" in fails("ask", "--memory", memory, "x", "--save", book)
+    assert "the question is not text in UTF-8" in fails("ask", "--memory", memory, "caf\udce9")
     assert "does not exist" in fails("ask", "--memory", memory, "x", "--save", tmp_path / "no" / "m")
     assert book.read_bytes() == before
     assert "no memory file" in fails("read", book, "-m", trained, "--save", book)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from titanslab.cli.errors import in_utf8
+
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 TEMPLATE = r"\n\n{question}\n"
 
@@ -65,7 +67,7 @@ def fill_template(template: str, text: str) -> str:
     """The text put into the template, whose `\\n` are new lines."""
     if "{question}" not in template:
         raise ValueError(f"--template must hold {{question}}, got {template!r}")
-    return template.replace("\\n", "\n").replace("{question}", text)
+    return in_utf8(template.replace("\\n", "\n").replace("{question}", text), "the question")
 
 
 def set_freeze(cache: object, learn: bool | None) -> None:

@@ -75,3 +75,14 @@ def _click_exception() -> Any:
 def _say(text: str, code: int) -> int:
     print(f"titans: {text}", file=sys.stderr, flush=True)
     return code
+
+
+def in_utf8(text: str, name: str) -> str:
+    """`text` as it was given; bytes of a terminal that are no UTF-8 raise here, not as a tokenizer puts it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} is not text in UTF-8 (character {error.start + 1}); convert it, or use a terminal in UTF-8"
+        ) from error
+    return text

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from titanslab.cli.errors import in_utf8
+
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
@@ -76,7 +78,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         raise ValueError("give the text to continue, either as --prompt TEXT or as --file PATH")
     if file is None:
         assert prompt is not None
-        return prompt
+        return in_utf8(prompt, "--prompt")
     try:
         return sys.stdin.buffer.read().decode("utf-8") if str(file) == "-" else file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
