@@ -110,9 +110,44 @@ def test_recurrent_models_read_in_pieces_and_in_batches_as_alone():
         assert sum(read) == 3 * 150
 
 
+def started(start):
+    torch.manual_seed(0)
+    recipe = table("qwen3_next")
+    recipe["model"] |= {"hidden_size": 64, "linear_key_head_dim": 32, "linear_value_head_dim": 24, "start": start}
+    return [layer.linear_attn for layer in build_model(parse_recipe(recipe), byte_tokenizer()).model.layers]
+
+
+def test_a_gated_deltanet_starts_as_its_authors_let_it():
+    for layer in started("authors"):
+        steps = torch.nn.functional.softplus(layer.dt_bias)
+        assert bool(((steps > 0.99e-3) & (steps < 0.101)).all())
+
+
+@torch.no_grad()
+def test_a_gated_deltanet_starts_to_recall():
+    """Heads keep what they hold, queries and keys are of one kind, a key is made of the tokens before its own."""
+    for layer in started("recall"):
+        rates = layer.A_log.exp() * torch.nn.functional.softplus(layer.dt_bias)
+        torch.testing.assert_close(
+            torch.log(torch.tensor(2.0)) / rates, torch.tensor([2.0**14, 2.0**20]), rtol=1e-3, atol=0
+        )
+        projected = torch.randn(1, 3, 64) @ layer.in_proj_qkvz.weight.T
+        q, k, v, *_ = layer.fix_query_key_value_ordering(projected, torch.zeros(1, 3, 4))
+        assert torch.equal(q, k)
+        assert 0.5 < float(k.std()) < 2
+        assert 0.5 < float(v.std()) < 2
+        q, k, v = layer.conv1d.weight[:, 0].split([64, 64, 48])
+        assert float((q[:, 1:] - k[:, :-1]).abs().max()) < 0.2  # the last tap is that of the newest token
+        assert float(q[:, 1:].std()) > 0.3
+        assert float(k[:, -1].abs().max()) < 0.2
+        assert float((v[:, -1] - 1).abs().max()) < 0.4
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        ({"architecture": "llama", "start": "fast"}, r"model\.start is 'fast'; allowed: authors, recall|did you mean"),
+        ({"start": "recall"}, r"model\.start = 'recall' needs model\.architecture"),
         ({"architecture": "lama"}, r"architecture is 'lama' \(did you mean 'llama'\?\)"),
         ({"architecture": "llama", "preset": "tiny"}, r"model\.preset = 'tiny' cannot take effect together"),
         ({"architecture": "llama", "variant": "mac"}, r"model\.variant = 'mac' cannot take effect together"),
@@ -144,3 +179,10 @@ def test_rows_of_several_documents_are_refused(text_file, tmp_path):
     assert not (tmp_path / "run").exists()
     alone = parse_recipe(packed, ["data.pack_documents=false", "training.steps=2"])
     assert train(alone, tmp_path / "run")["tokens"] == 2 * 2 * 64
+
+
+def test_a_start_is_for_gated_deltanets():
+    recipe = table("llama")
+    recipe["model"]["start"] = "recall"
+    with pytest.raises(ValueError, match=r"is for models with Gated DeltaNet layers .* LlamaForCausalLM has none"):
+        build_model(parse_recipe(recipe), byte_tokenizer())

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from titanslab.training.recipe import DataRecipe
 
 TITANS = "titans"
+STARTS = ("authors", "recall")  # of a Gated DeltaNet, see gated_deltanet.py
 
 
 def check_architecture(name: str) -> None:

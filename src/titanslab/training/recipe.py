@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from titanslab.training.architecture import check_architecture, option_names
+from titanslab.training.architecture import STARTS, check_architecture, option_names
 from titanslab.training.settings import build_settings, nearest_hint, read_assignment, toml_text
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -23,7 +23,8 @@ DEFAULT_PRESET, DEFAULT_VARIANT = "tiny", "mac"
 class ModelRecipe:
     """[model]: a preset with changed fields, a checkpoint to start from, or a model of transformers.
 
-    `architecture` is the latter's `model_type`, such as "llama". `options` holds every other key of the section:
+    `architecture` is the latter's `model_type`, such as "llama"; `start` is where a Gated DeltaNet starts, see
+    `start_gated_deltanet`. `options` holds every other key of the section:
     fields of TitansConfig, or of that architecture's config, checked when the config is built; `window_size = "all"`
     stands for None.
     """
@@ -32,6 +33,7 @@ class ModelRecipe:
     variant: str = ""
     pretrained: str | None = None
     architecture: str | None = None
+    start: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -47,6 +49,10 @@ class ModelRecipe:
                     )
         if self.architecture is not None:
             check_architecture(self.architecture)
+        if self.start is not None:
+            _one_of("model.start", self.start, STARTS)
+            if self.architecture is None:
+                raise ValueError(f"model.start = {self.start!r} needs model.architecture; remove one or name the other")
         if self.pretrained is None and self.architecture is None:
             self.preset = self.preset or DEFAULT_PRESET
             self.variant = self.variant or DEFAULT_VARIANT

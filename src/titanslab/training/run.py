@@ -26,6 +26,7 @@ from titanslab.training.architecture import (
     check_one_document_a_row,
     without_documents,
 )
+from titanslab.training.gated_deltanet import start_gated_deltanet
 from titanslab.training.loading import load_config, load_model
 from titanslab.training.recipe import ModelRecipe, Recipe, load_recipe
 
@@ -185,6 +186,8 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_config(model_config(recipe, tokenizer)).float()
+        if section.start is not None:
+            start_gated_deltanet(model, section.start)
     else:
         model = TitansForCausalLM(model_config(recipe, tokenizer))
     _check_vocabulary(model.config.vocab_size, recipe, tokenizer)
