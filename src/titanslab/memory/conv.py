@@ -83,3 +83,19 @@ def _look_back(history: Tensor, position: Tensor, j: int, start: Tensor, back: i
     before_document = (start >= 0) & (source < start)
     index = torch.where(before_document, back + source - start, 2 * back + source)
     return history.gather(1, index[..., None].expand(-1, -1, history.shape[2]))
+
+
+@torch.no_grad()
+def start_to_recall(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Draw the taps `[size, channels]` of q, k and v, newest token first. OURS: k's are q's one token later.
+
+    So the key under which a token is written is made of the tokens before it, as is the query that asks for it.
+    """
+    nn.init.normal_(q, std=0.02)
+    nn.init.normal_(k, std=0.02)
+    nn.init.normal_(v, std=0.05)
+    # signs and sizes differ by channel, so that the order of the tokens counts
+    taps = torch.randn_like(q[1:]) / torch.arange(1, q.shape[0], device=q.device).unsqueeze(1) ** 0.6
+    q[:-1] += taps
+    k[1:] += taps
+    v[0] += 1

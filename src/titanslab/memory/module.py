@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from titanslab.memory import chunk_loop
 from titanslab.memory.chunked import implementation
-from titanslab.memory.conv import ShortConv, short_conv
+from titanslab.memory.conv import ShortConv, short_conv, start_to_recall
 from titanslab.memory.features import convolve, fits, norm_and_gate
 from titanslab.memory.frozen import check_writes, read_frozen
 from titanslab.memory.layer_state import NeuralMemoryState
@@ -149,15 +149,7 @@ class NeuralMemory(nn.Module):
         with torch.no_grad():
             q_proj.weight.copy_(k_proj.weight)
             if self.conv_size > 1:
-                q, k, v = (getattr(self, f"{name}_conv1d").weight for name in "qkv")
-                nn.init.normal_(q, std=0.02)
-                nn.init.normal_(k, std=0.02)
-                nn.init.normal_(v, std=0.05)
-                # signs and sizes differ by channel, so that the order of the tokens counts
-                taps = torch.randn_like(q[1:]) / torch.arange(1, self.conv_size, device=q.device).unsqueeze(1) ** 0.6
-                q[:-1] += taps
-                k[1:] += taps
-                v[0] += 1
+                start_to_recall(*(getattr(self, f"{name}_conv1d").weight for name in "qkv"))
 
     def reset_gates(self) -> None:
         """Gate biases; their weights start small, so that the biases decide."""

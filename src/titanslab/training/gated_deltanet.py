@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from titanslab.memory.conv import start_to_recall
+
 # of the steps that the decays of Gated DeltaNet and Mamba2 start with, as their authors' code draws them
 STEPS = (1e-3, 1e-1)
 # where `recall` starts: heads forget half after so many tokens
@@ -58,9 +60,6 @@ def _start_projections(layer: Any) -> None:
     size = layer.conv1d.weight.shape[2]
     key_width = layer.num_k_heads * width
     widths = (key_width, key_width, layer.conv1d.weight.shape[0] - 2 * key_width)
-    q, k, v = made = [std * torch.randn(size, n) for n, std in zip(widths, (0.02, 0.02, 0.05), strict=True)]
-    taps = torch.randn(size - 1, key_width) / torch.arange(1, size).unsqueeze(1) ** 0.6
-    q[:-1] += taps
-    k[1:] += taps
-    v[0] += 1
-    layer.conv1d.weight[:, 0] = torch.cat(made, 1).T.flip(1)
+    taps = [torch.empty(size, n) for n in widths]
+    start_to_recall(*taps)
+    layer.conv1d.weight[:, 0] = torch.cat(taps, 1).T.flip(1)
