@@ -34,6 +34,23 @@ def test_swiglu_formula():
     torch.testing.assert_close(mlp(x), (up * gate * torch.sigmoid(gate)) @ mlp.down_proj.weight.T)
 
 
+def test_swiglu_has_right_derivatives_and_holds_three_hidden_tensors():
+    mlp = SwiGLU(5, 7).double()
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mlp, (x,))
+    assert torch.autograd.gradgradcheck(mlp, (x,))
+    held: dict[int, int] = {}
+
+    def note(t):
+        if t.shape == (3, 7):
+            held[t.untyped_storage().data_ptr()] = 1
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        mlp(x)
+    assert len(held) == 3, "gate and up, and what the last product takes"
+
+
 def test_rotary_scores_depend_on_distance_only_even_far_out():
     q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
 

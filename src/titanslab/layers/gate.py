@@ -32,6 +32,5 @@ class MemoryGate(nn.Module):
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         a, b = self.y_norm(y), self.m_norm(m)
         if self.gate_proj is not None:
-            g = torch.sigmoid(self.gate_proj(a))
-            return g * a + (1 - g) * b
+            return b + torch.sigmoid(self.gate_proj(a)) * (a - b)
         return a * (torch.sigmoid(b) if self.gate_type == "sigmoid" else F.silu(b))

@@ -1,7 +1,12 @@
 """SwiGLU, the feed-forward half of a Llama-like block."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from titanslab.memory.norms import own_backward
 
 
 class SwiGLU(nn.Module):
@@ -14,4 +19,24 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x)))
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """`silu(gate) * up`; a backward pass on a CPU computes the first factor again instead of holding it."""
+    return _Gated.apply(gate, up) if own_backward(gate) else F.silu(gate) * up
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative, which PyTorch's silu_backward has not
+            share = torch.sigmoid(gate)
+            return dy * up * share * (1 + gate * (1 - share)), dy * gate * share
+        return torch.ops.aten.silu_backward(dy * up, gate), dy * F.silu(gate)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _own_backward(x: Tensor) -> bool:
+def own_backward(x: Tensor) -> bool:
     """Where a backward pass is not ahead, wrapping costs a decode step more than it spares."""
     return torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
@@ -48,13 +48,13 @@ class _UnitNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x / rms(x) * weight` over the last dimension; `weight` has the trailing dimensions of `x`."""
-    if not _own_backward(x):
+    if not own_backward(x):
         return F.rms_norm(x, x.shape[-1:], eps=eps) * weight
     return _RMSNorm.apply(x, weight, eps)
 
 
 def unit_norm(x: Tensor) -> Tensor:
     """`x` scaled to l2 norm 1 over the last dimension."""
-    if not _own_backward(x):
+    if not own_backward(x):
         return F.normalize(x, dim=-1)
     return _UnitNorm.apply(x)
