@@ -1,5 +1,6 @@
 """Every backend against the token loop in float64: outputs and outer gradients."""
 
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -186,3 +187,37 @@ def test_no_rows_and_no_tokens(backend: str) -> None:
 def test_the_token_loop_says_that_inference_mode_forbids_it() -> None:
     with torch.inference_mode(), pytest.raises(RuntimeError, match=r"use torch\.no_grad\(\)"):
         NeuralMemory(16, 2, backend="reference")(torch.randn(1, 3, 16))
+
+
+@pytest.mark.parametrize("chunk_size", [4, 16])
+def test_whole_chunks_in_a_row_of_calls(chunk_size: int, backend: str) -> None:
+    """A call that ends with a chunk hands its state on without a copy: outputs and gradients are the token loop's."""
+    problem = make(BASE.with_(tokens=48, chunk_size=chunk_size, theta=0.002))
+    names = ("q", "k", "v", "theta", "eta", "alpha")
+
+    def run(backend: str) -> list[torch.Tensor]:
+        state, said = None, []
+        for part in (slice(0, 16), slice(16, 48)):
+            y, state = neural_memory(
+                *(problem.leaves[n][:, part] for n in names),
+                problem.network,
+                problem.params,
+                state,
+                chunk_size,
+                backend,
+            )
+            said += [y, *state.weights, *state.momentum]  # read between the calls, as MAC does
+        leaves = list(problem.leaves.values())
+        return [*said, *torch.autograd.grad(sum(t.square().sum() for t in said), leaves)]
+
+    for got, want in zip(run(backend), run("reference"), strict=True):
+        assert distance(got, want) < EXACT
+
+
+def test_a_state_with_other_weights_is_what_its_weights_say(backend: str) -> None:
+    problem = make(BASE.with_(tokens=16, chunk_size=4, theta=0.002))
+    _, state = problem.run(backend)
+    changed = replace(state, weights=tuple(2 * w for w in state.weights))
+    (y, _), (want, _) = (problem.run(name, state=changed) for name in (backend, "reference"))
+    assert distance(y, want) < EXACT
+    assert distance(problem.run(backend, state=state)[0], want) > 1e-3

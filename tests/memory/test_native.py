@@ -12,6 +12,7 @@ from memory_cases import Case, distance, make, outputs_and_gradients, worst
 
 import titanslab.memory.chunked as chunked_module
 from titanslab.memory import NeuralMemory, chunk_loop, module, native
+from titanslab.memory.autograd import kept_states
 from titanslab.memory.conv import short_conv
 from titanslab.memory.features import conv_features, fits, gated_norm
 from titanslab.memory.native import build, features
@@ -147,7 +148,8 @@ def test_the_op_says_how_its_results_lie(tokens, compiled_kernel, monkeypatch) -
     arguments = (q, k, v, gates, *begin, 16, True, 2.0, True)
     torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=("test_faketensor",))
     y, _, _, end, running, kept = chunked_module.chunked_memory(*arguments)
-    given = (y, end, running, *(t.detach() for t in (q, k, v)), gates, *begin[1:], kept, 16, True, 2.0)
+    held = [*kept_states(kept, state)]
+    given = (y, end, running, *(t.detach() for t in (q, k, v)), gates, *begin[1:], held, 16, True, 2.0)
     torch.library.opcheck(chunked_module.chunked_memory_backward, given, test_utils=("test_faketensor",))
 
 
@@ -253,9 +255,10 @@ def test_packed_layer_is_the_layer(monkeypatch, options, carried, persistent, wr
     x, before = (torch.randn(2, n, 24, dtype=torch.float64, requires_grad=True) for n in (41, 11))
     vectors = torch.randn(3, 24, dtype=torch.float64)
 
-    def run(least: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(module, "RECOMPUTE_TOKENS", least)
-        assert layer._packs(x) == (least == 4)
+    def run(packs: bool, recomputes: bool) -> list[torch.Tensor]:
+        for name, yes in (("PACK_TOKENS", packs), ("RECOMPUTE_TOKENS", recomputes)):
+            monkeypatch.setattr(module, name, 4 if yes else 10**9)
+        assert layer._packs(x) == packs
         initial = layer.initial_state(1, vectors) if persistent else None
         state = layer(before, initial=initial)[1] if carried else None
         y, end, stats = layer(x, state, initial=initial, write_scale=write_scale, return_stats=True)
@@ -265,12 +268,44 @@ def test_packed_layer_is_the_layer(monkeypatch, options, carried, persistent, wr
         leaves = [x, *layer.parameters()] + [before] * carried
         return [*tensors, memory.offset, *stats.values(), *torch.autograd.grad(total, leaves)]
 
-    for a, b in zip(run(4), run(10**9), strict=True):
-        assert distance(a.double(), b.double()) < EXACT
+    want = run(False, False)
+    for packed in (run(True, True), run(True, False)):
+        for a, b in zip(packed, want, strict=True):
+            assert distance(a.double(), b.double()) < EXACT
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_halves_make_the_whole(monkeypatch, packs) -> None:
+    """What MAC calls piece by piece, its output made at the end, is `forward`; likewise the halves of a read."""
+    monkeypatch.setattr(module, "PACK_TOKENS", 4 if packs else 10**9)
+    torch.manual_seed(0)
+    layer = module.NeuralMemory(24, 3, chunk_size=4).double()
+    x = torch.randn(2, 27, 24, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(2, 27, dtype=torch.bool)
+    mask[1, 5:9] = False
+    gradients = []
+    for halves in (True, False):
+        if halves:
+            weights, state, said = layer.joined_weights(x), layer.initial_state(2), []
+            assert (weights is not None) == packs
+            for piece in x.split(12, 1):
+                y, state = layer(piece, state, output=False, weights=weights)
+                said.append(y)
+            y = layer.output(torch.cat(said, 1), x)
+            q, read = layer.queries(x, state, mask=mask)
+            z, read = layer.recall(q, read, mask=mask)
+            z = layer.output(z, x).masked_fill(~mask[..., None], 0)
+        else:
+            y, state = layer(x, layer.initial_state(2))
+            z, read = layer.retrieve(x, state, mask=mask)
+        total = sum(t.square().sum() for t in (y, z, *read.conv.values()))
+        gradients.append([y, z, *torch.autograd.grad(total, [x, *layer.parameters()])])
+    for a, b in zip(*gradients, strict=True):
+        assert distance(a, b) < EXACT
 
 
 def test_packed_layer_leaves_adapted_projections_alone(monkeypatch) -> None:
-    monkeypatch.setattr(module, "RECOMPUTE_TOKENS", 4)
+    monkeypatch.setattr(module, "PACK_TOKENS", 4)
     layer, x = module.NeuralMemory(24, 3, chunk_size=8), torch.randn(1, 8, 24)
     plain = layer(x)[0]
     assert layer._packs(x)

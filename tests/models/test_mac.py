@@ -60,3 +60,25 @@ def test_pieces_of_whole_segments_take_the_short_way(monkeypatch) -> None:
     assert walked == [False, True, True, True, True]
     for a, b in zip(short, long, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_what_a_training_segment_holds() -> None:
+    """A segment holds its state once and nothing as wide as the memory's hidden layer; all share one mask."""
+    torch.manual_seed(0)
+    config = small_mac(num_hidden_layers=1, num_persistent_tokens=0, segment_len=32, memory_expansion=3)
+    model, segments = TitansForCausalLM(config), 6
+    ids = torch.randint(0, 40, (1, 32 * segments))
+    held: dict[int, torch.Tensor] = {}
+
+    def note(t: torch.Tensor) -> torch.Tensor:
+        held[t.untyped_storage().data_ptr()] = t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        model(ids, labels=ids)
+    shapes = [tuple(t.shape) for t in held.values()]
+    inner = config.memory_expansion * config.head_dim
+    assert not [s for s in shapes if s[-2:] == (32, inner)]
+    assert shapes.count((32, 64)) == 1
+    states = [s for s in shapes if s[-2:] in ((2 * 8, inner), (8, inner), (2 * inner, 8), (inner, 8))]
+    assert 2 * (segments - 1) <= len(states) <= 2 * (segments + 2)

@@ -8,15 +8,21 @@ from torch import Tensor
 STATIC = 3  # chunk_size, residual, grad_clip: what backward takes of the arguments that are no tensors
 
 
+def kept_states(kept: Sequence[Tensor], state: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What forward kept, with the start `state` where an empty tensor says that no other was kept."""
+    states = [k if k.dim() > 1 else s.unsqueeze(0) for k, s in zip(kept, state, strict=False)]
+    return [*states, *kept[len(states) :]]
+
+
 def _save(ctx, inputs, output):
-    q, k, v, gates, _, anchor, initial, norm, offset, mask, reset, *static = inputs
+    q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, *static = inputs
     ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), static[:STATIC]
     ctx.others = 3 + len(static)  # arguments from offset on, which have no gradient
     ctx.set_materialize_grads(False)
     # only rows that reset look at it again
     ctx.shapes = [(i.shape, i.dtype) for i in initial] if reset is None else None
     held = [] if reset is None else initial
-    ctx.save_for_backward(q, k, v, gates, offset, mask, reset, *anchor, *held, *norm, *output[5])
+    ctx.save_for_backward(q, k, v, gates, offset, mask, reset, *anchor, *held, *norm, *kept_states(output[5], state))
 
 
 def gradients(

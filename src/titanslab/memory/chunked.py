@@ -59,6 +59,20 @@ def _plan(
     return schedule, group_size(blocks, block, sum(s.numel() * s.element_size() for s in state))
 
 
+def _one_group(
+    q: Tensor,
+    state: list[Tensor],
+    offset: Tensor | None,
+    mask: Tensor | None,
+    reset: Tensor | None,
+    block: int,
+) -> bool:
+    """Whether the only state to keep is the one at the start, as far as a trace can know: it is there already."""
+    if offset is not None or not is_aligned(q.shape[1], block, None, mask, reset):
+        return False
+    return _plan(q, state, None, None, None, block, block)[1] >= q.shape[1] // block
+
+
 def _like(x: Tensor) -> Tensor:
     """What the loops return for `x`: contiguous, however `x` lies."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -92,15 +106,19 @@ def chunked_memory(
         norm: weight and bias `[H, D]`, or nothing.
 
     Returns:
-        y, inner loss `[B,T,H]`, offset `[B]`, end state, end anchor (nothing where aligned), kept states.
+        y, inner loss `[B,T,H]`, offset `[B]`, end state, end anchor (nothing where aligned), kept states (empty
+        where that would be the start alone: `kept_states` puts it in).
     """
     loop, _ = implementation(q.device, q.dtype, len(state))
-    schedule, group = _plan(q, state, offset, mask, reset, chunk_size, loop.block_size(chunk_size))
+    block = loop.block_size(chunk_size)
+    schedule, group = _plan(q, state, offset, mask, reset, chunk_size, block)
     with torch.autocast(q.device.type, enabled=False):
-        y, loss, end, running, kept, offset = loop.forward(
+        y, loss, end, running, kept, end_offset = loop.forward(
             q, k, v, gates, state, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip, keep
         )
-    return y, loss, offset, end, running, kept
+    if _one_group(q, state, offset, mask, reset, block):
+        kept = [*(s.new_empty(0) for s in state), *kept[len(state) :]]
+    return y, loss, end_offset, end, running, kept
 
 
 @chunked_memory.register_fake
@@ -109,7 +127,7 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     end_offset = q.new_empty(q.shape[0], dtype=torch.int64)
     loop = implementation(q.device, q.dtype, len(state))[0]
     block = loop.block_size(chunk_size)
-    aligned = mask is None and reset is None and offset is None and q.shape[1] % block == 0
+    aligned = offset is None and is_aligned(q.shape[1], block, None, mask, reset)
     if aligned:
         blocks = q.shape[1] // block
         size = group_size(blocks, block, sum(s.numel() * s.element_size() for s in state))
@@ -117,7 +135,8 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     else:
         groups = torch.library.get_ctx().new_dynamic_size()
     running = [] if aligned else [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
-    kept = [s.new_empty(groups, *s.shape) for s in state]
+    empty = aligned and groups == 1
+    kept = [s.new_empty(0) if empty else s.new_empty(groups, *s.shape) for s in state]
     shape = loop.kept_activations(q, initial, block, blocks, grad_clip) if keep and aligned else None
     if shape is not None:
         kept.append(q.new_empty(shape))
@@ -196,6 +215,8 @@ def chunked(
 ) -> tuple[Tensor, MemoryState, Tensor]:
     """Same arguments and results as `reference`; `state` None (start at `initial`) spares a look at its offsets.
 
+    Where whole chunks follow a chunk boundary, the state that comes back has its weights for chunk_weights.
+
     `op`: what runs the loop, with the arguments and results of `chunked_memory`, the default.
     """
     batch, heads = q.shape[0], q.shape[2]
@@ -203,8 +224,10 @@ def chunked(
     if state is None:
         start, anchor, offset = begin, [], None
     else:
-        start = _stack(state.weights, state.momentum, batch)
+        start = state.stacked or _stack(state.weights, state.momentum, batch)
         anchor, offset = [c.flatten(0, 1) for c in state.chunk_weights], state.offset
+        if not torch.compiler.is_compiling() and is_aligned(q.shape[1], chunk_size, offset, mask, reset):
+            anchor, offset = [], None
     norm = [] if params.norm_weight is None else [params.norm_weight, params.norm_bias]
     # layers that share their gates share the coefficients too
     shared = all(a is b for g in gates for a, b in zip(g, gates[0], strict=True))
@@ -229,4 +252,4 @@ def chunked(
     ends = [e.unflatten(0, (batch, heads)).chunk(2, 2) for e in end]
     weights, momentum = tuple(e[0] for e in ends), tuple(e[1] for e in ends)
     chunk_weights = tuple(r.unflatten(0, (batch, heads)) for r in running) or weights
-    return y, MemoryState(weights, momentum, chunk_weights, end_offset), loss
+    return y, MemoryState(weights, momentum, chunk_weights, end_offset, (tuple(end), weights, momentum)), loss

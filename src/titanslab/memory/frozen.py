@@ -1,6 +1,7 @@
 """Reading with writes frozen: every token asks the memory, none changes it."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,11 +55,9 @@ def read_frozen(
     memory = start if state is None else state
 
     def read(x: Tensor) -> Tensor:
-        x = x.to(dtype).transpose(1, 2)
-        y = _apply(x, memory, network, params)
-        if begun is not None:
-            y = torch.where(begun[:, None, :, None], _apply(x, start, network, params), y)
-        return y.transpose(1, 2)
+        x = x.to(dtype)
+        y = _ask(x, memory, network, params)
+        return y if begun is None else torch.where(begun[:, :, None, None], _ask(x, start, network, params), y)
 
     with torch.autocast(q.device.type, enabled=False):
         y = read(q).to(q.dtype)
@@ -74,5 +73,41 @@ def read_frozen(
     return y, MemoryState(weights, momentum, chunk_weights, offset), loss
 
 
-def _apply(x: Tensor, state: MemoryState, network: MemoryNetwork, params: MemoryParams) -> Tensor:
-    return apply_network(x, tuple(w.to(x.dtype) for w in state.weights), network, params)
+def _ask(x: Tensor, state: MemoryState, network: MemoryNetwork, params: MemoryParams) -> Tensor:
+    """f(x; M) for `x [B,T,H,D]`."""
+    weights = tuple(w.to(x.dtype) for w in state.weights)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Ask.apply(network, x, params.norm_weight, params.norm_bias, *weights)
+    return _apply(network, x, params.norm_weight, params.norm_bias, weights)
+
+
+def _apply(
+    network: MemoryNetwork, x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weights: tuple[Tensor, ...]
+) -> Tensor:
+    params = MemoryParams((), norm_weight, norm_bias)
+    return apply_network(x.transpose(1, 2), weights, network, params).transpose(1, 2)
+
+
+class _Ask(torch.autograd.Function):
+    """The read with nothing held but its inputs: the hidden layers, several times as wide, are computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, network: MemoryNetwork, x: Tensor, *tensors: Any) -> Tensor:
+        ctx.network = network
+        ctx.save_for_backward(x, *tensors)
+        weight, bias, *weights = tensors
+        return _apply(network, x, weight, bias, tuple(weights))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        needed = ctx.needs_input_grad[1:]
+        with torch.enable_grad(), torch.autocast(dy.device.type, enabled=False):
+            saved = zip(ctx.saved_tensors, needed, strict=True)
+            inputs = [None if t is None else t.detach().requires_grad_(need) for t, need in saved]
+            x, weight, bias, *weights = inputs
+            assert x is not None
+            y = _apply(ctx.network, x, weight, bias, tuple(weights))  # type: ignore[arg-type]
+        asked = [t for t in inputs if t is not None and t.requires_grad]
+        found = iter(torch.autograd.grad(y, asked, dy))
+        return None, *(next(found) if t is not None and t.requires_grad else None for t in inputs)

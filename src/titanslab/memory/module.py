@@ -18,7 +18,8 @@ from titanslab.memory.layer_state import NeuralMemoryState
 from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
-from titanslab.memory.packed import emit, plain, project, remember
+from titanslab.memory.packed import emit, plain, project, remember, side_by_side
+from titanslab.memory.padding import compact, hiding, put_back, take
 from titanslab.memory.state import MemoryState
 
 # heads forget half of what they hold after 2**6 .. 2**14 tokens at the start of training
@@ -32,6 +33,7 @@ THETA_BIAS = 2.0  # a write starts near the stability limit
 GRAD_CLIP = 1.0
 # calls of so many tokens compute projections and gates again in backward, a third of what they would hold
 RECOMPUTE_TOKENS = 512
+PACK_TOKENS = 16  # the nodes of packed.py gain from so many
 
 
 class NeuralMemory(nn.Module):
@@ -279,8 +281,8 @@ class NeuralMemory(nn.Module):
         return *parts, *tail.split(self.num_heads * self.head_dim, -1)
 
     def _packs(self, x: Tensor) -> bool:
-        """Whether `_packed_forward` can train on `x`: a CPU's float32 or float64, enough tokens, bare projections."""
-        if not torch.is_grad_enabled() or x.shape[1] < max(RECOMPUTE_TOKENS, self.conv_size) or self.conv_size == 1:
+        """Whether `packed.py` can train on `x`: a CPU's float32 or float64, enough tokens, bare projections."""
+        if not torch.is_grad_enabled() or x.shape[1] < max(PACK_TOKENS, self.conv_size) or self.conv_size == 1:
             return False
         if self.backend not in ("auto", "chunked") or torch.is_autocast_enabled(x.device.type):
             return False
@@ -289,16 +291,26 @@ class NeuralMemory(nn.Module):
             return False
         return implementation(x.device, x.dtype, self.network.depth)[0] is not chunk_loop
 
-    def _packed_forward(
-        self, x: Tensor, state: NeuralMemoryState | None, initial: NeuralMemoryState | None, write_scale: float
-    ) -> tuple[Tensor, NeuralMemoryState, dict[str, Tensor]]:
-        """`forward` without mask and reset by the nodes of `packed.py`."""
+    def _packed(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState | None,
+        initial: NeuralMemoryState | None,
+        write_scale: float,
+        gated: bool,
+        weights: Tensor | None,
+    ) -> tuple[Tensor, NeuralMemoryState, dict[str, Tensor], Tensor | None]:
+        """`_plain` without mask and reset by the nodes of `packed.py`, and with `gated` the output gate.
+
+        `weights`: what `side_by_side` made before, for many calls in a row.
+        """
         source = state or initial
         convs = [getattr(self, f"{n}_conv1d").weight for n in "qkv"]
         tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
-        weights = [getattr(self, f"{n}_proj").weight for n in "qkvg"]
         gates = self._gate_projections()
-        packed = project(x, self.num_heads, weights, convs, tails, [p.weight for p in gates])
+        scalars = sum(p.out_features for p in gates)
+        sides = self._sides(gated) if weights is None else [weights]
+        packed = project(x, self.num_heads, sides, convs, tails, scalars, gated)
         theta, eta, alpha = self._activate(packed.scalars + torch.cat([p.bias for p in gates]), packed.k)
         if write_scale != 1.0:
             theta = theta * write_scale
@@ -318,10 +330,14 @@ class NeuralMemory(nn.Module):
             return_loss=True,
             op=partial(remember, packed, convs, tails),
         )
-        y = emit(y, packed.gate, self.o_norm, self.o_proj.weight, 1e-5)
         conv = dict(zip("qkv", packed.tails, strict=True))
         stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss}
-        return y, NeuralMemoryState(memory, self._with_read(conv, source)), stats
+        return y, NeuralMemoryState(memory, self._with_read(conv, source)), stats, packed.gate
+
+    def _sides(self, gated: bool) -> list[Tensor]:
+        """Weights of the projections that one product makes; with `gated` the output gate's too."""
+        names = "qkvg" if gated else "qkv"
+        return [*(getattr(self, f"{n}_proj").weight for n in names), *(p.weight for p in self._gate_projections())]
 
     @staticmethod
     def _with_read(conv: dict[str, Tensor], source: NeuralMemoryState | None) -> dict[str, Tensor]:
@@ -329,16 +345,15 @@ class NeuralMemory(nn.Module):
         read = conv["q"].new_zeros(conv["q"].shape) if source is None else source.conv["read"]
         return {**conv, "read": read.expand_as(conv["q"])}
 
-    def _output(self, y: Tensor, x: Tensor) -> Tensor:
-        """Norm per head, linear gate, projection."""
+    def output(self, y: Tensor, x: Tensor) -> Tensor:
+        """The layer's output `[B,T,hidden_size]` for what was read, `y [B,T,H,D]`, by tokens `x`."""
+        return _light(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
-        def compute(y: Tensor, x: Tensor) -> Tensor:
-            gate = self.g_proj(x)
-            if fits(y, self.o_norm, gate):
-                return self.o_proj(norm_and_gate(y, self.o_norm, gate, 1e-5))
-            return self.o_proj((rms_norm(y, self.o_norm, 1e-5).flatten(-2) * gate).to(x.dtype))
-
-        return _light(compute, y, x)
+    def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Norm per head of `y [B,T,H,D]`, times `gate [B,T,H*D]` (`g_proj` of the tokens), and the projection."""
+        if fits(y, self.o_norm, gate):
+            return self.o_proj(norm_and_gate(y, self.o_norm, gate, 1e-5))
+        return self.o_proj((rms_norm(y, self.o_norm, 1e-5).flatten(-2) * gate).to(gate.dtype))
 
     def initial_state(self, batch_size: int = 1, persistent: Tensor | None = None) -> NeuralMemoryState:
         """Where every document starts: M_0, or what is left after reading `persistent [N_p, hidden_size]`."""
@@ -366,20 +381,44 @@ class NeuralMemory(nn.Module):
         The memory stays as it is, but for rows in which a document begins (`reset`, `initial` as in `forward`); the
         returned state differs in the tail of the read's own convolution.
         """
-        mask = _hiding(mask)
+        q, state = self.queries(x, state, mask=mask, reset=reset, initial=initial)
+        y, state = self.recall(q, state, mask=mask, reset=reset, initial=initial)
+        y = self.output(y, x)
+        return y if mask is None else y.masked_fill(~mask[..., None], 0), state
+
+    def queries(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        initial: NeuralMemoryState | None = None,
+    ) -> tuple[Tensor, NeuralMemoryState]:
+        """The first half of `retrieve`, which no write changes: q `[B,T,H,D]`, and the state with the read's tail."""
+        mask = hiding(mask)
+        lengths = slot = None
         if mask is not None:
-            order, slot, lengths = _compact(mask)
-            x = _take(x, order)
-            reset = None if reset is None else _take(reset, order) & _take(mask, order)
-        else:
-            lengths = None
+            order, slot, lengths = compact(mask)
+            x = take(x, order)
+            reset = None if reset is None else take(reset, order) & take(mask, order)
         (q,), (tail,) = self._features("q", x, state, initial, lengths, reset, ("read",))
+        return q if slot is None else take(q, slot), NeuralMemoryState(state.memory, {**state.conv, "read": tail})
+
+    def recall(
+        self,
+        q: Tensor,
+        state: NeuralMemoryState,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        initial: NeuralMemoryState | None = None,
+    ) -> tuple[Tensor, NeuralMemoryState]:
+        """The second: what the memory says to `q`, `[B,T,H,D]`, and the state."""
         start = None if initial is None else initial.memory
+        reset = reset if reset is None or mask is None else reset & mask
         y, memory, _ = read_frozen(q, q, q, self.network, self.params, state.memory, start, reset)
-        y = self._output(y, x)
-        if mask is not None:
-            y = _take(y, slot).masked_fill(~mask[..., None], 0)
-        return y, NeuralMemoryState(memory, {**state.conv, "read": tail})
+        return y, NeuralMemoryState(memory, state.conv)
 
     def update(
         self,
@@ -404,6 +443,8 @@ class NeuralMemory(nn.Module):
         return_stats: bool = False,
         learn: bool = True,
         write_scale: float = 1.0,
+        output: bool = True,
+        weights: Tensor | None = None,
     ) -> tuple:
         """Write every token, and read it back right after its own write.
 
@@ -417,21 +458,48 @@ class NeuralMemory(nn.Module):
             learn: False freezes the memory: tokens read it and leave weights, momentum and chunk as they are; the
                 convolutions go on.
             write_scale: theta is multiplied by it.
+            output: False leaves the method `output` to the caller, who can make it for many calls at once.
+            weights: then, what `joined_weights` gave for all of them.
 
         Returns:
-            y `[B,T,hidden_size]` (0 at padding) and the new state, and the dict of stats on request.
+            y `[B,T,hidden_size]`, or without output `[B,T,H,D]` (0 at padding), and the new state, and the dict of
+            stats on request.
         """
         check_writes(learn, write_scale)
+        gate = None
         if learn and mask is None and reset is None and self._packs(x):
-            y, new_state, stats = self._packed_forward(x, state, initial, write_scale)
-            return (y, new_state, {n: t.detach() for n, t in stats.items()}) if return_stats else (y, new_state)
+            y, new_state, stats, gate = self._packed(x, state, initial, write_scale, output, weights)
+        else:
+            y, new_state, stats = self._plain(x, state, mask, reset, initial, learn, write_scale, return_stats)
+        if gate is not None:
+            y = emit(y, gate, self.o_norm, self.o_proj.weight, 1e-5)
+        elif output:
+            y = self.output(y, x)
+        return (y, new_state, _as_stats(stats)) if return_stats else (y, new_state)
+
+    def joined_weights(self, x: Tensor) -> Tensor | None:
+        """What `forward` joins in every call without output on tokens like `x [B,T,hidden_size]`; None = nothing."""
+        return side_by_side(self._sides(gated=False)) if self._packs(x) else None
+
+    def _plain(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState | None,
+        mask: Tensor | None,
+        reset: Tensor | None,
+        initial: NeuralMemoryState | None,
+        learn: bool,
+        write_scale: float,
+        with_stats: bool,
+    ) -> tuple[Tensor, NeuralMemoryState, dict[str, Tensor]]:
+        """What the memory says to each token, `[B,T,H,D]`, the state, and `with_stats` the gates and the loss."""
         if x.shape[1] == 0:  # nothing is read, and no document begins
             mask = reset = None
         lengths = slot = None
-        real = mask = _hiding(mask)
+        real = mask = hiding(mask)
         if mask is not None:
-            order, slot, lengths = _compact(mask)
-            x = _take(x, order)
+            order, slot, lengths = compact(mask)
+            x = take(x, order)
             real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
             reset = None if reset is None else reset.gather(1, order) & real
         (q, k, v), conv = self._features("qkv", x, state, initial, lengths, reset)
@@ -462,22 +530,20 @@ class NeuralMemory(nn.Module):
             )
         else:
             y, memory, loss = read_frozen(
-                q, k, v, self.network, self.params, before, document, reset, return_loss=return_stats
+                q, k, v, self.network, self.params, before, document, reset, return_loss=with_stats
             )
-        y = self._output(y, x)
         tails = dict(zip("qkv", conv, strict=True))
         new_state = NeuralMemoryState(memory, self._with_read(tails, state or initial))
+        stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss} if with_stats else {}
         if slot is not None and mask is not None:
-            y = _take(y, slot).masked_fill(~mask[..., None], 0)
-        if not return_stats:
-            return y, new_state
-        stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss}
-        stats = {n: t.detach() if t.dim() == 4 or n == "loss" else t.detach()[..., None] for n, t in stats.items()}
-        if slot is not None and mask is not None:
-            for name, t in stats.items():
-                t = _take(t, slot)
-                stats[name] = t.masked_fill(~mask.view(*mask.shape, *[1] * (t.dim() - 2)), 0)
+            y, *found = (put_back(t, slot, mask) for t in (y, *stats.values()))
+            stats = dict(zip(stats, found, strict=True))
         return y, new_state, stats
+
+
+def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Detached, each gate with a dimension for the layers."""
+    return {n: t.detach() if t.dim() == 4 or n == "loss" else t.detach()[..., None] for n, t in stats.items()}
 
 
 def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
@@ -487,22 +553,3 @@ def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     from torch.utils.checkpoint import checkpoint
 
     return checkpoint(compute, x, *rest, use_reentrant=False, preserve_rng_state=False)
-
-
-def _hiding(mask: Tensor | None) -> Tensor | None:
-    """The mask, None where it hides nothing and is small enough to look: MAC's decode step brings one."""
-    if mask is None or mask.shape[1] > 1 or mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return mask
-    return None if bool(mask.all()) else mask
-
-
-def _compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Order that puts a row's real tokens first, each token's place in it, and the number of real tokens."""
-    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
-    slot = (mask.cumsum(1) - 1).clamp_min(0)
-    return order, slot, mask.sum(1)
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """`x [B,T,...]` gathered along T by `index [B,T]`."""
-    return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:]))

@@ -104,6 +104,12 @@ def _check_state(name: str, state: MemoryState, q: Tensor, widths: list[tuple[in
             _check(f"{name}.{part}[{layer}]", tensor, (state.batch_size, q.shape[2], *width), q)
 
 
+def _in_dtype(state: MemoryState, dtype: torch.dtype) -> MemoryState:
+    """The state itself where it has the dtype already."""
+    parts = (*state.weights, *state.momentum, *state.chunk_weights)
+    return state if all(t.dtype == dtype for t in parts) else state.map_weights(lambda t: t.to(dtype))
+
+
 def neural_memory(
     q: Tensor,
     k: Tensor,
@@ -190,14 +196,14 @@ def neural_memory(
     )
     gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
     channelwise = isinstance(alpha, tuple | list)
-    state = None if state is None else state.map_weights(lambda t: t.to(dtype))
+    state = None if state is None else _in_dtype(state, dtype)
     name = backend
     if backend == "auto":
         name = choose_backend(q.device, out_dtype, tokens, network, head_dim, chunk_size, channelwise=channelwise).name
     if channelwise and name in ("chunked", "triton"):
         raise ValueError(f"backend {name!r} takes no channel-wise alpha; use 'recurrent', 'reference' or 'auto'")
     if initial is not None:
-        initial = initial.map_weights(lambda t: t.to(dtype))
+        initial = _in_dtype(initial, dtype)
     elif name == "recurrent" and state is not None and reset is None:
         initial = state  # not read: no document begins
     else:

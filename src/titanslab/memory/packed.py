@@ -4,12 +4,13 @@ One product for all projections of the input; the convolutions' outputs q, k, v,
 hold, are computed again in backward from that product, as is the output projection's input.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from titanslab.memory.autograd import STATIC, gradients
+from titanslab.memory.autograd import STATIC, gradients, kept_states
 from titanslab.memory.chunked import chunked_memory, chunked_memory_backward
 
 WHOLE = 16  # columns of the product are padded to whole cache lines
@@ -17,12 +18,12 @@ UNIT = 2  # q and k have unit norm, v has not
 
 
 class Packed(NamedTuple):
-    """Projections of a layer's input: `raw` holds them all, `gate` and `scalars` are columns of it."""
+    """Projections of a layer's input: `raw` holds them all, the output gate and `scalars` are columns of it."""
 
     q: Tensor
     k: Tensor
     v: Tensor
-    gate: Tensor
+    gate: Tensor | None
     scalars: Tensor
     tails: tuple[Tensor, ...]
     raw: Tensor
@@ -40,72 +41,83 @@ def _columns(raw: Tensor, width: int, count: int) -> list[Tensor]:
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heads: int, projections: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, heads: int, gated: bool, scalars: int, projections: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         from titanslab.memory.native.features import features
 
         weights, rest = tensors[:projections], tensors[projections:]
         convs, tails = rest[:3], rest[3:]
-        raw = (x.flatten(0, 1) @ _side_by_side(weights).t()).view(*x.shape[:2], -1)
-        width, back = weights[0].shape[0], convs[0].shape[0] - 1
-        columns = _columns(raw, width, 4)
+        raw = (x.flatten(0, 1) @ side_by_side(weights).t()).view(*x.shape[:2], -1)
+        back, width = convs[0].shape[0] - 1, convs[0].shape[1]
+        columns = _columns(raw, width, 3 + gated)
         parts = features(columns[:3], list(convs), list(tails), heads, UNIT)
-        scalars = raw[..., 4 * width : 4 * width + sum(w.shape[0] for w in weights[4:])].contiguous()
+        first = width * len(columns)
         ends = [c[:, -back:].contiguous() for c in columns[:3]]
-        ctx.heads, ctx.projections = heads, projections
+        ctx.heads, ctx.gated, ctx.projections = heads, gated, projections
         ctx.save_for_backward(x, raw, *tensors)
         ctx.mark_non_differentiable(raw)
         ctx.set_materialize_grads(False)
-        return *parts, columns[3], scalars, *ends, raw
+        return *parts, raw[..., first : first + scalars].contiguous(), *ends, raw, *columns[3:]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dq: Any, dk: Any, dv: Any, d_gate: Any, d_scalars: Any, *rest: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, dq: Any, dk: Any, dv: Any, d_scalars: Any, *rest: Any) -> tuple[Any, ...]:
         from titanslab.memory.native.features import features_backward
 
         n = ctx.projections
         x, raw, *tensors = ctx.saved_tensors
         weights, convs, tails = tensors[:n], tensors[n : n + 3], tensors[n + 3 :]
-        width, d_ends = weights[0].shape[0], rest[:3]
+        width, d_ends = convs[0].shape[1], rest[:3]
         d_raw = torch.empty_like(raw)
-        columns, into = _columns(raw, width, 3), _columns(d_raw, width, 4)
+        columns, into = _columns(raw, width, 3), _columns(d_raw, width, 3 + ctx.gated)
         dy = [torch.zeros_like(c) if d is None else d for d, c in zip((dq, dk, dv), columns, strict=True)]
         grads = features_backward(dy, columns, list(convs), list(tails), ctx.heads, UNIT, into[:3])[3:]
         for d, end in zip(into, d_ends, strict=False):
             if end is not None:
                 d[:, -end.shape[1] :] += end
-        for target, d in ((into[3], d_gate), (d_raw[..., 4 * width :], d_scalars)):
+        for target, d in zip((d_raw[..., width * len(into) :], *into[3:]), (d_scalars, *rest[4:]), strict=True):
             if d is None:
                 target.zero_()
             else:
                 target[..., : d.shape[-1]].copy_(d)
                 target[..., d.shape[-1] :].zero_()
         flat = d_raw.flatten(0, 1)
-        dx = (flat @ _side_by_side(weights)).view_as(x) if ctx.needs_input_grad[0] else None
+        dx = (flat @ side_by_side(weights)).view_as(x) if ctx.needs_input_grad[0] else None
         d_weights = (flat.t() @ x.flatten(0, 1))[: sum(w.shape[0] for w in weights)]
-        return dx, None, None, *d_weights.split([w.shape[0] for w in weights]), *grads
+        return dx, None, None, None, None, *d_weights.split([w.shape[0] for w in weights]), *grads
 
 
-def _side_by_side(weights: Any) -> Tensor:
+def side_by_side(weights: Sequence[Tensor]) -> Tensor:
     """The weights of all projections as one, with rows of zeros at the end where a cache line is not full."""
     rows = sum(w.shape[0] for w in weights)
+    if len(weights) == 1 and rows % WHOLE == 0:
+        return weights[0]
     padding = [weights[0].new_zeros(-rows % WHOLE, weights[0].shape[1])] if rows % WHOLE else []
     return torch.cat([*weights, *padding])
 
 
 def project(
-    x: Tensor, heads: int, weights: list[Tensor], convs: list[Tensor], tails: list[Tensor], gates: list[Tensor]
+    x: Tensor,
+    heads: int,
+    weights: Sequence[Tensor],
+    convs: list[Tensor],
+    tails: list[Tensor],
+    scalars: int,
+    gated: bool = True,
 ) -> Packed:
-    """q, k, v, the output gate and the raw gates (without bias) of `x [B,T,hidden]`, T at least the taps.
+    """q, k, v, the output gate (`gated`) and the raw gates (without bias) of `x [B,T,hidden]`, T at least the taps.
 
     Args:
-        weights: of the projections q, k, v and output gate. gates: those of theta, eta, alpha.
+        weights: of the projections q, k, v, with `gated` the output gate, and theta, eta, alpha, or what `side_by_side`
+            makes of them. scalars: rows of the last three.
         convs: `[taps, heads * D]` of q, k, v. tails: `[B, taps-1, heads * D]` of them, or nothing.
     """
-    *parts, gate, scalars, tail_q, tail_k, tail_v, raw = _Project.apply(
-        x, heads, 4 + len(gates), *weights, *gates, *convs, *tails
+    q, k, v, raw_gates, tail_q, tail_k, tail_v, raw, *gate = _Project.apply(
+        x, heads, gated, scalars, len(weights), *weights, *convs, *tails
     )
-    q, k, v = (p.unflatten(-1, (heads, -1)) for p in parts)
-    return Packed(q, k, v, gate, scalars, (tail_q, tail_k, tail_v), raw)
+    q, k, v = (p.unflatten(-1, (heads, -1)) for p in (q, k, v))
+    return Packed(q, k, v, gate[0] if gated else None, raw_gates, (tail_q, tail_k, tail_v), raw)
 
 
 class _Memory(torch.autograd.Function):
@@ -126,7 +138,7 @@ class _Memory(torch.autograd.Function):
         )
         ctx.static, ctx.counts, ctx.inputs = static[:STATIC], counts, (len(convs), len(tails))
         ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
-        ctx.save_for_backward(raw, gates, offset, *convs, *tails, *anchor, *norm, *kept)
+        ctx.save_for_backward(raw, gates, offset, *convs, *tails, *anchor, *norm, *kept_states(kept, state))
         ctx.mark_non_differentiable(loss, end_offset)
         ctx.set_materialize_grads(False)
         return y, loss, end_offset, *end, *running

@@ -1,7 +1,7 @@
 """The state of one memory as a plain value: save it, split it, copy it, send it away."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,12 +18,14 @@ class MemoryState:
         momentum: S_t, same shapes.
         chunk_weights: weights at the start of the running chunk, same shapes; not read where `offset` is 0.
         offset: int64 `[B]`, tokens of the running chunk already written, per row.
+        joined: what these weights and momentum are views of, for `stacked`, and the two themselves; None where nothing is.
     """
 
     weights: tuple[Tensor, ...]
     momentum: tuple[Tensor, ...]
     chunk_weights: tuple[Tensor, ...]
     offset: Tensor
+    joined: tuple[tuple[Tensor, ...], ...] | None = field(default=None, repr=False)
 
     @classmethod
     def initial(cls, params: MemoryParams, batch_size: int) -> "MemoryState":
@@ -36,6 +38,13 @@ class MemoryState:
     @property
     def batch_size(self) -> int:
         return self.offset.shape[0]
+
+    @property
+    def stacked(self) -> list[Tensor] | None:
+        """Weights above momentum, `[B * H, 2 d_in, d_out]` per layer, where they lie so: it spares a call a copy."""
+        if self.joined is None or self.joined[1] is not self.weights or self.joined[2] is not self.momentum:
+            return None  # also where dataclasses.replace put others in
+        return list(self.joined[0])
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "MemoryState":
         """`fn` applied to every tensor, `offset` included."""

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titanslab.layers import Attention, MemoryGate, RMSNorm
-from titanslab.memory import MemoryState, NeuralMemoryState
+from titanslab.memory import MemoryState
+from titanslab.memory.padding import take
 from titanslab.memory.state import where_rows
 from titanslab.models.config import TitansConfig
 from titanslab.models.layout import Layout
@@ -48,25 +49,27 @@ class MemoryAsContext(Mixer):
         assert layout.rotary is not None
         x, rotary, steps, size = self.norm(x), layout.rotary, layout.steps, self.segment_len
         if steps is not None:
-            x, size = _take(x, steps.token), steps.size
-            rotary = tuple(_take(t.expand(x.shape[0], -1, -1), steps.token) for t in rotary)  # type: ignore[assignment]
+            x, size = take(x, steps.token), steps.size
+            rotary = tuple(take(t.expand(x.shape[0], -1, -1), steps.token) for t in rotary)  # type: ignore[assignment]
         run = _Run(self, x, layout, state, return_state)
         queries = self.attention.queries(x, rotary)
         keys, values = self.attention.keys_values(x, rotary)
+        asks, gates = run.asks(x), self.memory.g_proj(x)
         # cut once: the gradient of a slice is as long as all tokens, that of a cut is not
-        cuts = (t.split(size, dim) for t, dim in ((x, 1), (queries, 2), (keys, 2), (values, 2)))
-        ys, reads = [], []
-        for n, (s, q, *own) in enumerate(zip(*cuts, strict=True)):
+        cuts = ((x, 1), (asks, 1), (gates, 1), (queries, 2), (keys, 2), (values, 2))
+        told = []
+        for n, (s, ask, gate, q, *own) in enumerate(zip(*(t.split(size, dim) for t, dim in cuts), strict=True)):
             part = slice(n * size, n * size + s.shape[1])
             run.begin(n, part)
-            h = self.h_norm(run.retrieve(s))  # Eq. 21
+            h = self.h_norm(self.memory.gated_output(run.recall(ask), gate))  # Eq. 21
             tables = (rotary[0][:, part], rotary[1][:, part])
             y = s + run.attend(q, self.attention.keys_values(h, tables), tuple(own))  # Eqs. 22, 23
-            ys.append(y)
-            reads.append(run.write(self.y_norm(y)))  # Eq. 24, and the read of Eq. 25
-        o = self.o_proj(self.gate(torch.cat(ys, dim=1), torch.cat(reads, dim=1)))  # Eq. 25
+            normed = self.y_norm(y)
+            told.append((y, normed, run.write(normed)))  # Eq. 24
+        y, normed, read = (torch.cat(parts, dim=1) for parts in zip(*told, strict=True))
+        o = self.o_proj(self.gate(y, self.memory.output(read, normed)))  # Eq. 25
         if steps is not None:
-            o = _take(o, steps.slot)
+            o = take(o, steps.slot)
         return o, run.state() if return_state else None
 
 
@@ -82,7 +85,9 @@ class _Run:
         self.mixer, self.steps, self.keep = mixer, layout.steps, keep
         self.learn, self.write_scale = layout.learn, layout.write_scale
         self.batch = x.shape[0]
+        self.weights = mixer.memory.joined_weights(x)
         self.initial = mixer.document_start(layout, state)
+        self.alike: dict[int, Tensor] = {}  # masks of whole segments, by length
         if state is not None and state.memory is not None and state.attention is not None:
             self.memory = state.memory
             self.read_weights = state.read_weights
@@ -122,42 +127,56 @@ class _Run:
             for new, old in zip(self.memory.memory.weights, self.read_weights, strict=True)
         )
 
-    def retrieve(self, s: Tensor) -> Tensor:
+    def asks(self, x: Tensor) -> Tensor:
+        """What all steps ask the memory, `[B,T,H,D]`: no write changes it."""
+        mask, reset = (None, None) if self.steps is None else (self.steps.mask, self.steps.reset)
+        asks, self.memory = self.mixer.memory.queries(x, self.memory, mask=mask, reset=reset, initial=self.initial)
+        return asks
+
+    def recall(self, ask: Tensor) -> Tensor:
         """Read the memory as it was when the segment began."""
         weights = self.read_weights
         reader = replace(self.memory, memory=MemoryState(weights, weights, weights, self.memory.memory.offset))
-        h, after = self.mixer.memory.retrieve(s, reader, mask=self.mask, reset=self.reset, initial=self.initial)
+        h, after = self.mixer.memory.recall(ask, reader, reset=self.reset, initial=self.initial)
         self.read_weights = after.memory.weights
-        self.memory = NeuralMemoryState(self.memory.memory, {**self.memory.conv, "read": after.conv["read"]})
         return h
 
     def attend(self, q: Tensor, h: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> Tensor:
         """Attention over [persistent | h so far | segment so far]; remembers the two for the next step."""
         if self.filled is not None and self.reset is None and q.shape[2] == 1:
             return self._attend_one(q, h, own)
-        size, prefix = q.shape[2], self.mixer.num_persistent_tokens
-        seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
         keys, values = self.keys, self.values
         if self.filled is None:
+            prefix = self.mixer.num_persistent_tokens
             keys, values = keys[:, :, :prefix], values[:, :, :prefix]
-            mask = torch.cat((seen, seen), dim=1)
-        else:
-            slot = torch.arange(self.mixer.segment_len, device=q.device)
-            before = (slot < self.filled[:, None])[:, None, :].expand(-1, size, -1)
-            seen = seen.expand(q.shape[0], -1, -1)
-            if self.reset is not None:
-                document = self.reset.cumsum(1)
-                before = before & (document == 0)[:, :, None]
-                seen = seen & (document[:, :, None] == document[:, None, :])
-            mask = torch.cat((before, before, seen, seen), dim=-1).unsqueeze(1)
-        mask = F.pad(mask, (prefix, 0), value=True)
         y = F.scaled_dot_product_attention(
-            q, torch.cat((keys, h[0], own[0]), dim=2), torch.cat((values, h[1], own[1]), dim=2), attn_mask=mask
+            q, torch.cat((keys, h[0], own[0]), dim=2), torch.cat((values, h[1], own[1]), dim=2), attn_mask=self._seen(q)
         )
         if self.keep or self.filled is not None:
             self.keys = self._store(self.keys, h[0], own[0])
             self.values = self._store(self.values, h[1], own[1])
         return self.mixer.attention.merge_heads(y)
+
+    def _seen(self, q: Tensor) -> Tensor:
+        """Which of [persistent | slots of the segment so far | h | own tokens] each query sees, what is added to
+        its scores where all segments are alike: made once for all."""
+        size, prefix = q.shape[2], self.mixer.num_persistent_tokens
+        if self.filled is None and size in self.alike:
+            return self.alike[size]
+        seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril()
+        if self.filled is None:
+            mask = F.pad(torch.cat((seen, seen), dim=1), (prefix, 0), value=True)
+            self.alike[size] = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)
+            return self.alike[size]
+        slot = torch.arange(self.mixer.segment_len, device=q.device)
+        before = (slot < self.filled[:, None])[:, None, :].expand(-1, size, -1)
+        seen = seen.expand(q.shape[0], -1, -1)
+        if self.reset is not None:
+            document = self.reset.cumsum(1)
+            before = before & (document == 0)[:, :, None]
+            seen = seen & (document[:, :, None] == document[:, None, :])
+        mask = torch.cat((before, before, seen, seen), dim=-1).unsqueeze(1)
+        return F.pad(mask, (prefix, 0), value=True)
 
     def _attend_one(self, q: Tensor, h: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> Tensor:
         """The same for one token: it is put into its slots first, and sees those filled so far."""
@@ -198,7 +217,7 @@ class _Run:
         return torch.cat(parts, dim=2)
 
     def write(self, y: Tensor) -> Tensor:
-        """Write y token by token, and read each back after its own write."""
+        """Write y token by token; what the memory says to each right after its own write."""
         read, self.memory = self.mixer.memory(
             y,
             self.memory,
@@ -207,13 +226,10 @@ class _Run:
             initial=self.initial,
             learn=self.learn,
             write_scale=self.write_scale,
+            output=False,
+            weights=self.weights,
         )
         return read
 
     def state(self) -> MixerState:
         return MixerState(self.memory, self.read_weights, self.keys, self.values)
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """`x [B, T, D]` gathered along T by `index [B, S]`."""
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
