@@ -18,7 +18,7 @@ class MemoryState:
         momentum: S_t, same shapes.
         chunk_weights: weights at the start of the running chunk, same shapes; not read where `offset` is 0.
         offset: int64 `[B]`, tokens of the running chunk already written, per row.
-        joined: what these weights and momentum are views of, for `stacked`, and the two themselves; None where nothing is.
+        joined: what these weights and momentum are views of, for `stacked`, and the two themselves; or None.
     """
 
     weights: tuple[Tensor, ...]
