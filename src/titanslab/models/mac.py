@@ -66,7 +66,7 @@ class MemoryAsContext(Mixer):
             y = s + run.attend(q, self.attention.keys_values(h, tables), tuple(own))  # Eqs. 22, 23
             normed = self.y_norm(y)
             told.append((y, normed, run.write(normed)))  # Eq. 24
-        y, normed, read = (torch.cat(parts, dim=1) for parts in zip(*told, strict=True))
+        y, normed, read = (torch.cat(p, dim=1) if len(p) > 1 else p[0] for p in zip(*told, strict=True))
         o = self.o_proj(self.gate(y, self.memory.output(read, normed)))  # Eq. 25
         if steps is not None:
             o = take(o, steps.slot)
