@@ -135,7 +135,7 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     else:
         groups = torch.library.get_ctx().new_dynamic_size()
     running = [] if aligned else [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
-    empty = aligned and groups == 1
+    empty = _one_group(q, state, offset, mask, reset, block)
     kept = [s.new_empty(0) if empty else s.new_empty(groups, *s.shape) for s in state]
     shape = loop.kept_activations(q, initial, block, blocks, grad_clip) if keep and aligned else None
     if shape is not None:
