@@ -19,7 +19,7 @@ from titanslab.memory.network import MemoryParams
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
 from titanslab.memory.packed import emit, plain, project, remember, side_by_side
-from titanslab.memory.padding import compact, hiding, put_back, take
+from titanslab.memory.padding import hiding, put_back, take, to_front
 from titanslab.memory.state import MemoryState
 
 # calls of so many tokens compute projections and gates again in backward, a third of what they would hold
@@ -223,9 +223,7 @@ class NeuralMemory(LayerParameters):
         mask = hiding(mask)
         lengths = slot = None
         if mask is not None:
-            order, slot, lengths = compact(mask)
-            x = take(x, order)
-            reset = None if reset is None else take(reset, order) & take(mask, order)
+            x, _, reset, slot, lengths = to_front(x, mask, reset)
         (q,), (tail,) = self._features("q", x, state, initial, lengths, reset, ("read",))
         return q if slot is None else take(q, slot), NeuralMemoryState(state.memory, {**state.conv, "read": tail})
 
@@ -322,10 +320,7 @@ class NeuralMemory(LayerParameters):
         lengths = slot = None
         real = mask = hiding(mask)
         if mask is not None:
-            order, slot, lengths = compact(mask)
-            x = take(x, order)
-            real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-            reset = None if reset is None else reset.gather(1, order) & real
+            x, real, reset, slot, lengths = to_front(x, mask, reset)
         (q, k, v), conv = self._features("qkv", x, state, initial, lengths, reset)
         theta, eta, alpha = self.gates(x, k, real)
         if write_scale != 1.0:

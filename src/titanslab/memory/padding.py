@@ -11,11 +11,13 @@ def hiding(mask: Tensor | None) -> Tensor | None:
     return None if bool(mask.all()) else mask
 
 
-def compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Order that puts a row's real tokens first, each token's place in it, and the number of real tokens."""
+def to_front(x: Tensor, mask: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    """`x [B,T,...]` and `reset` with a row's real tokens first: x, bool `[B,T]` which are real, reset, then each
+    token's place in its new row, for `put_back`, and the number of real tokens `[B]`."""
     order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
-    slot = (mask.cumsum(1) - 1).clamp_min(0)
-    return order, slot, mask.sum(1)
+    slot, lengths = (mask.cumsum(1) - 1).clamp_min(0), mask.sum(1)
+    real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+    return take(x, order), real, None if reset is None else take(reset, order) & real, slot, lengths
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
