@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from titanslab.memory.padding import take
+
 
 @dataclass(frozen=True)
 class Padding:
@@ -23,12 +25,12 @@ class Padding:
 
     def compact(self, x: Tensor) -> Tensor:
         """`[B, T, ...]` with each row's real tokens first."""
-        return x if self.order is None else _take(x, self.order)
+        return x if self.order is None else take(x, self.order)
 
     def restore(self, x: Tensor) -> Tensor:
         """Tokens of `[B, T, ...]` back where they came from, 0 at padding."""
         if self.slot is not None:
-            x = _take(x, self.slot)
+            x = take(x, self.slot)
         return x * self.mask.view(*self.mask.shape, *[1] * (x.dim() - 2))
 
 
@@ -52,7 +54,3 @@ def read_mask(attention_mask: Tensor | None, batch: int, tokens: int, past: int)
         return Padding(mask, lengths, None, None)
     order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
     return Padding(mask, lengths, order, order.argsort(dim=1))
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:]))
