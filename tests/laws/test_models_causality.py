@@ -5,18 +5,20 @@ import torch
 
 from titanslab import TitansConfig, TitansForCausalLM
 
-CASES = [("lmm", "mix"), ("mal", "mix"), ("attention", "mix"), ("full", "mix")]
+CASES = [("lmm", "mix"), ("mal", "mix"), ("attention", "mix"), ("full", "mix"), ("full_conv", "mix")]
 CASES += [(variant, gate) for variant in ("mag", "mac") for gate in ("mix", "sigmoid", "silu")]
 LENGTH = 27
 
 
 def make_model(variant: str, gate: str) -> TitansForCausalLM:
     torch.manual_seed(0)
+    variant, _, conv = variant.partition("_")
     window = None if variant == "full" else 6
     config = TitansConfig(
         variant="attention" if variant == "full" else variant, gate_type=gate, vocab_size=31, hidden_size=16,
         num_hidden_layers=2, num_attention_heads=2, memory_expansion=2, chunk_size=4, segment_len=8,
         window_size=window, num_persistent_tokens=3, intermediate_size=32, initializer_range=0.3,
+        attention_conv_size=4 if conv else 1,
     )  # fmt: skip
     return TitansForCausalLM(config).double().eval()
 

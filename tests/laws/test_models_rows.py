@@ -8,17 +8,18 @@ import torch
 from titanslab import TitansCache, TitansConfig, TitansForCausalLM
 from tolerances import EXACT
 
-VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "full"]
+VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "full", "full_conv"]
 
 
 @pytest.fixture(params=VARIANTS)
 def model(request) -> TitansForCausalLM:
     torch.manual_seed(0)
-    full = request.param == "full"
+    variant, _, conv = request.param.partition("_")
+    full = variant == "full"
     config = TitansConfig(
-        variant="attention" if full else request.param, vocab_size=31, hidden_size=16, num_hidden_layers=2,
+        variant="attention" if full else variant, vocab_size=31, hidden_size=16, num_hidden_layers=2,
         num_attention_heads=2, memory_expansion=2, chunk_size=4, segment_len=8, window_size=None if full else 6,
-        num_persistent_tokens=3, intermediate_size=32, initializer_range=0.3,
+        num_persistent_tokens=3, intermediate_size=32, initializer_range=0.3, attention_conv_size=4 if conv else 1,
     )  # fmt: skip
     return TitansForCausalLM(config).double().eval()
 

@@ -6,7 +6,7 @@ import torch
 from titanslab import TitansCache, TitansConfig, TitansForCausalLM
 from tolerances import EXACT
 
-VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "full"]
+VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "full", "attention_conv", "full_conv"]
 
 
 def make_model(variant: str, **overrides) -> TitansForCausalLM:
@@ -16,6 +16,9 @@ def make_model(variant: str, **overrides) -> TitansForCausalLM:
         memory_expansion=2, chunk_size=4, segment_len=8, window_size=6, num_persistent_tokens=3,
         intermediate_size=32, initializer_range=0.3,
     )  # fmt: skip
+    variant, _, conv = variant.partition("_")
+    if conv:
+        fields["attention_conv_size"] = 4
     if variant == "full":
         variant, fields["window_size"] = "attention", None
     model = TitansForCausalLM(TitansConfig(variant=variant, **(fields | overrides)))
@@ -60,7 +63,7 @@ def test_several_tokens_onto_a_filled_cache(variant, cuts):
 )
 @torch.no_grad()
 def test_decode_is_prefill(variant, overrides):
-    if variant == "full":
+    if variant.startswith("full"):
         overrides = {k: v for k, v in overrides.items() if k != "window_size"}
     model, ids = make_model(variant, **overrides), tokens(2, 19)
     pieces, _ = in_pieces(model, ids, list(range(1, 19)))
@@ -103,7 +106,7 @@ def test_a_fork_leaves_its_origin_alone(variant):
     assert fork.get_seq_length() == 14
 
 
-@pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac", "attention"])
+@pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac", "attention", "attention_conv"])
 @torch.no_grad()
 def test_bytes_do_not_grow(variant):
     model, sizes = make_model(variant), []

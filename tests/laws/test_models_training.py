@@ -6,7 +6,7 @@ import torch
 from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.memory import NeuralMemory
 
-VARIANTS = ["lmm", "mal", "mag", "mac", "attention"]
+VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "attention_conv"]
 SMALL = dict(
     vocab_size=31, hidden_size=16, num_attention_heads=2, memory_expansion=2, chunk_size=4, segment_len=8,
     window_size=6, num_persistent_tokens=3, intermediate_size=32,
@@ -15,7 +15,10 @@ SMALL = dict(
 
 def make(variant: str, layers: int = 2, **overrides) -> TitansForCausalLM:
     torch.manual_seed(0)
-    config = TitansConfig(variant=variant, num_hidden_layers=layers, **(SMALL | overrides))
+    variant, _, conv = variant.partition("_")
+    config = TitansConfig(
+        variant=variant, num_hidden_layers=layers, attention_conv_size=4 if conv else 1, **(SMALL | overrides)
+    )
     return TitansForCausalLM(config).train()
 
 

@@ -2,10 +2,12 @@
 
 import copy
 import gc
+import json
 import os
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import DynamicCache
 
@@ -92,6 +94,19 @@ def test_load_refuses_another_model(model, ids, tmp_path):
         TitansCache.load(path, other)
     other.load_state_dict(model.state_dict())
     TitansCache.load(path, other)
+
+
+@torch.no_grad()
+def test_a_cache_file_of_before_a_field_was_there_is_read(model, ids, tmp_path):
+    model(ids).past_key_values.save(tmp_path / "c")
+    with safe_open(tmp_path / "c", "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    config = json.loads(metadata["config"])
+    del config["attention_conv_size"]
+    save_file(tensors, tmp_path / "old", metadata | {"config": json.dumps(config)})
+    loaded = TitansCache.load(tmp_path / "old", model)
+    assert all(torch.equal(t, tensors[name]) for name, t in loaded.tensors().items())
+    assert model(ids, past_key_values=TitansCache.load(tmp_path / "old")).logits.isfinite().all()
 
 
 @torch.no_grad()

@@ -49,6 +49,8 @@ def test_preset_overrides_and_defaults():
         (lambda: TitansConfig(memory_grad_clip=-1.0), "memory_grad_clip must be a positive number"),
         (lambda: TitansConfig(memory_norm=1), "memory_norm must be True or False, got 1"),
         (lambda: TitansConfig(pad_token_id=32000), "pad_token_id must be None or within the vocabulary"),
+        (lambda: TitansConfig(variant="mag", attention_conv_size=4), "attention_conv_size must be 1 for variant 'mag'"),
+        (lambda: TitansConfig(variant="attention", attention_conv_size=0), "attention_conv_size must be an integer of"),
         (lambda: TitansConfig(rms_norm_eps=0), "rms_norm_eps must be a positive number"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.memory import MemoryNetwork, module
 from titanslab.models.cost import cache_bytes, chunk_flops, cost, forward_flops
 
-VARIANTS = ["lmm", "mal", "mag", "mac", "attention"]
+VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "attention_conv"]
 OPTIONS = [
     {},
     {"memory_depth": 1, "memory_norm": False, "num_persistent_tokens": 0, "conv_size": 1},
@@ -29,7 +29,8 @@ def small(variant: str, **overrides) -> TitansConfig:
         vocab_size=31, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, chunk_size=4, segment_len=16,
         window_size=12, num_persistent_tokens=3, intermediate_size=48,
     )  # fmt: skip
-    return TitansConfig(variant=variant, **(fields | overrides))
+    variant, _, conv = variant.partition("_")
+    return TitansConfig(variant=variant, attention_conv_size=5 if conv else 1, **(fields | overrides))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -42,7 +43,7 @@ def test_parameters_and_cache_bytes_are_exact(variant, options):
         with torch.no_grad():
             cache = model(torch.zeros(2, tokens, dtype=torch.int64)).past_key_values
         assert cache.nbytes() == cache_bytes(config, 2, tokens)
-    if variant == "attention":
+    if config.variant == "attention":
         config.window_size = None
         with torch.no_grad():
             cache = TitansForCausalLM(config).eval()(torch.zeros(1, 9, dtype=torch.int64)).past_key_values
@@ -61,7 +62,7 @@ def test_flops_are_what_a_counter_counts(variant, options, tokens, monkeypatch):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, tokens, dtype=torch.int64), use_cache=False)
     chunks = 0
-    if variant != "attention":
+    if config.variant != "attention":
         for rows, length in ((2, tokens), (1, config.num_persistent_tokens)):
             whole, rest = divmod(length, config.chunk_size)
             one_head = whole * chunk_flops(config, config.chunk_size) + chunk_flops(config, rest)

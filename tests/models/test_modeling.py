@@ -90,6 +90,28 @@ def test_a_missing_weight_starts_as_in_a_new_model(tmp_path):
             assert torch.equal(mine[name], value)
 
 
+def test_attention_with_convolutions_starts_as_a_memory_does_and_loads_what_there_is(tmp_path):
+    """A query finds what followed its tokens: k's convolution is q's one token later, over one projection."""
+    from safetensors.torch import load_file, save_file
+
+    model = make("attention", attention_conv_size=4, hidden_size=64, initializer_range=0.001)
+    mixer = model.model.layers[0].mixer
+    assert torch.equal(mixer.attention.q_proj.weight, mixer.attention.k_proj.weight)
+    assert 0.1 < float(mixer.attention.q_proj.weight.detach().std()) < 0.15  # 64 ** -0.5
+    q, k = mixer.convs["q"].weight.detach(), mixer.convs["k"].weight.detach()
+    assert float((k[1:] - q[:-1]).abs().max()) < 0.2 < float(q[:-1].abs().mean())
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.0.mixer.convs.k.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded, info = TitansForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert list(info["missing_keys"]) == ["model.layers.0.mixer.convs.k.weight"]
+    mine = loaded.state_dict()
+    assert all(torch.equal(mine[name], value) for name, value in tensors.items())
+    fresh = mine["model.layers.0.mixer.convs.k.weight"]
+    torch.testing.assert_close(fresh.std(), k.std(), atol=0, rtol=0.5)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_bfloat16_loses_little_and_keeps_gates_exact(variant, ids, tmp_path):
     model = make(variant).eval()

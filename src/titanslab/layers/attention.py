@@ -1,5 +1,7 @@
 """Multi-head attention with persistent tokens, full or with a sliding window, and its bounded cache."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,10 @@ class Attention(nn.Module):
         """`[B, T, hidden]` -> `[B, H, T, D]`."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
+    def projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v `[B, T, hidden]` of `x [B, T, hidden]`, before their rotation, for `over`."""
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
     def queries(self, x: Tensor, rotary: Tables) -> Tensor:
         """Rotated queries `[B, H, T, D]` of `x [B, T, hidden]`."""
         return apply_rotary(self.split_heads(self.q_proj(x)), rotary)
@@ -53,9 +59,23 @@ class Attention(nn.Module):
         x = x.transpose(1, 2).flatten(2)
         return x if self.o_proj is None else self.o_proj(x)
 
-    def forward(
+    def forward(self, x: Tensor, rotary: Tables, **others: Any) -> tuple[Tensor, KeysValues | None]:
+        """Attend, and on request return what later calls need.
+
+        Args:
+            x: `[B, T, hidden]`, real tokens on the left of each row.
+            others: as in `over`.
+
+        Returns:
+            `(y [B, T, hidden], state or None)`.
+        """
+        return self.over(*self.projected(x), rotary, **others)
+
+    def over(
         self,
-        x: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
         rotary: Tables,
         *,
         persistent: Tensor | None = None,
@@ -65,10 +85,10 @@ class Attention(nn.Module):
         documents: Tensor | None = None,
         return_state: bool = False,
     ) -> tuple[Tensor, KeysValues | None]:
-        """Attend, and on request return what later calls need.
+        """`forward` of `projected(x)`, so that something may stand between them.
 
         Args:
-            x: `[B, T, hidden]`, real tokens on the left of each row.
+            queries, keys, values: `[B, T, hidden]`, real tokens on the left of each row, not rotated.
             rotary: cosines and sines `[B or 1, T, D/2]` of the positions in their documents.
             persistent: `[N, hidden]` or None.
             state: keys and values `[B, H, N + L, D]` an earlier call returned: the persistent tokens', then
@@ -81,19 +101,19 @@ class Attention(nn.Module):
             `(y [B, T, hidden], state or None)`.
         """
         size = 0 if persistent is None else persistent.shape[0]
-        q = self.queries(x, rotary)
-        k, v = self.keys_values(x, rotary)
-        if state is not None and count is not None and lengths is None and x.shape[1] == 1:
-            keys, values = torch.cat((state[0], k), dim=2), torch.cat((state[1], v), dim=2)
-            y = self.merge_heads(attend_last(q, keys, values, keys.shape[2] - size - 1, count, documents))
-            return y, self._without_oldest(size, keys, values) if return_state else None
+        q, k = (apply_rotary(self.split_heads(t), rotary) for t in (queries, keys))
+        v = self.split_heads(values)
+        if state is not None and count is not None and lengths is None and q.shape[2] == 1:
+            seen = torch.cat((state[0], k), dim=2), torch.cat((state[1], v), dim=2)
+            y = self.merge_heads(attend_last(q, *seen, seen[0].shape[2] - size - 1, count, documents))
+            return y, self._without_oldest(size, *seen) if return_state else None
         past: KeysValues | None = None
         prefix: KeysValues | None = None
         if state is not None:
             prefix = (state[0][:, :, :size], state[1][:, :, :size])
             past = (state[0][:, :, size:], state[1][:, :, size:])
         elif persistent is not None:
-            prefix = self.keys_values(persistent.unsqueeze(0).to(x.dtype), None)
+            prefix = self.keys_values(persistent.unsqueeze(0).to(queries.dtype), None)
         if size == 0:
             prefix = None
         out = attend(q, k, v, prefix=prefix, window=self.window_size, past=past, past_count=count, documents=documents)

@@ -266,6 +266,7 @@ class TitansCache(Cache):
             for state in cache.states:
                 complete &= config.variant == "attention" or state.memory is not None  # type: ignore[union-attr]
                 complete &= config.variant == "lmm" or state.attention is not None  # type: ignore[union-attr]
+                complete &= (config.attention_conv_size > 1) == bool(state.conv)  # type: ignore[union-attr]
         except (KeyError, IndexError):
             complete = False
         if not complete:

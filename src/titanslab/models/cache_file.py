@@ -21,11 +21,11 @@ IDENTITY = (
     "variant", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_memory_heads", "memory_depth", "memory_expansion", "memory_residual", "memory_norm",
     "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "memory_gate_keys",
-    "conv_size", "chunk_size", "segment_len", "window_size", "num_persistent_tokens", "gate_type", "rope_parameters",
-    "rms_norm_eps",
+    "conv_size", "attention_conv_size", "chunk_size", "segment_len", "window_size", "num_persistent_tokens",
+    "gate_type", "rope_parameters", "rms_norm_eps",
 )
 # fmt: on
-
+LATER_FIELDS = {"attention_conv_size": 1}  # what files of before a field was there mean
 
 @dataclass(frozen=True)
 class CacheHeader:
@@ -68,6 +68,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 def differences(stored: dict[str, Any], config: TitansConfig) -> str:
     """The fields in which a stored identity and a config differ, in words; "" where they agree."""
     mine = config_identity(config)
+    stored = LATER_FIELDS | stored
     different = [name for name in IDENTITY if stored.get(name) != mine[name]]
     facts = ", ".join(f"{n} {stored.get(n)!r} there and {mine[n]!r} here" for n in different[:3])
     return facts + (f" and {len(different) - 3} more" if len(different) > 3 else "")

@@ -65,6 +65,8 @@ class TitansConfig(PreTrainedConfig):
         memory_write_floor: None = each write costs its gate; a small number = it costs the gate's logarithm from there
             on, so that gates of a thousandth close too (`mean_write`). OURS.
         conv_size: taps of the short convolution after the memory's q, k, v; 1 = none.
+        attention_conv_size: variant "attention" only: taps of such a convolution after attention's q, k, v, started
+            as the memory's is; 1 = none. OURS.
         chunk_size: tokens whose inner gradients are taken at the same weights.
         segment_len: tokens of a MAC segment. Not read by the other variants.
         window_size: tokens an attention position sees, itself included, in "mal", "mag" and "attention";
@@ -101,6 +103,7 @@ class TitansConfig(PreTrainedConfig):
     memory_write_cost: float = 0.0
     memory_write_floor: float | None = None
     conv_size: int = 4
+    attention_conv_size: int = 1
     chunk_size: int = 16
     segment_len: int = 512
     window_size: int | None = 2048
@@ -177,7 +180,7 @@ class TitansConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}{nearest(value, allowed)}")
         at_least_one = (
             "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_memory_heads "
-            "memory_depth memory_expansion conv_size chunk_size segment_len"
+            "memory_depth memory_expansion conv_size attention_conv_size chunk_size segment_len"
         )
         for name in at_least_one.split():
             self._check_integer(name, getattr(self, name), 1)
@@ -188,6 +191,11 @@ class TitansConfig(PreTrainedConfig):
             raise ValueError(
                 f"window_size must be an integer for variant {self.variant!r}, got None (all tokens); "
                 "only variant 'attention' may see all of them"
+            )
+        if self.attention_conv_size > 1 and self.variant != "attention":
+            raise ValueError(
+                f"attention_conv_size must be 1 for variant {self.variant!r}, got {self.attention_conv_size}; "
+                "only attention alone has such a convolution"
             )
         for name in ("num_attention_heads", "num_memory_heads"):
             if self.hidden_size % getattr(self, name):

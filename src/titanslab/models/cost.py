@@ -81,7 +81,7 @@ def cache_bytes(config: TitansConfig, batch: int, tokens: int, dtype: torch.dtyp
         slots = 0
     else:
         slots = persistent + (tokens if config.window_size is None else config.window_size - 1)
-    block += 2 * slots * d * dtype.itemsize
+    block += (2 * slots + 3 * (config.attention_conv_size - 1)) * d * dtype.itemsize
     return batch * (config.num_hidden_layers * block + 8)
 
 
@@ -106,6 +106,7 @@ def _mixer_parameters(config: TitansConfig) -> int:
         total += 2 * d if config.memory_norm else 0
     if config.variant != "lmm":
         total += 4 * d * d
+    total += 3 * config.attention_conv_size * d if config.attention_conv_size > 1 else 0
     total += {"mal": d, "mag": 2 * d, "mac": 4 * d}.get(config.variant, 0)
     if config.variant in ("mag", "mac") and config.gate_type == "mix":
         total += d * d

@@ -1,5 +1,6 @@
 """`TitansModel` and `TitansForCausalLM`: Llama-like blocks around a Titans mixer, as Hugging Face models."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -37,6 +38,16 @@ MIXERS: dict[str, type[Mixer]] = {
 GATES = ("theta_proj", "theta_key_proj", "eta_proj", "alpha_proj")
 
 
+def _reset_unless_loaded(module: nn.Module, reset: Callable[[], None]) -> None:
+    """Draw the initial values of a module as a whole; parameters that were loaded keep theirs."""
+    loaded = [(p, p.clone()) for p in module.parameters() if getattr(p, "_is_hf_initialized", False)]
+    if len(loaded) == len(list(module.parameters())):
+        return
+    reset()
+    for parameter, value in loaded:
+        parameter.copy_(value)
+
+
 class TitansBlock(GradientCheckpointingLayer):
     """Mixer and MLP, each with its norm and its residual."""
 
@@ -72,7 +83,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
         # a NeuralMemory initialises itself as a whole; what is inside it is passed over
         if getattr(module, "_inside_memory", False):
             module._is_hf_initialized = True  # type: ignore[assignment]
-        elif isinstance(module, NeuralMemory):
+        elif isinstance(module, NeuralMemory | AttentionMixer):  # what is missing may be inside, not its own
             if not getattr(module, "_is_hf_initialized", False):
                 self._init_weights(module)
                 module._is_hf_initialized = True  # type: ignore[assignment]
@@ -90,20 +101,22 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
             init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
-        elif isinstance(module, Mixer) and module.persistent is not None:
-            init.normal_(module.persistent)
+        elif isinstance(module, Mixer):
+            if module.persistent is not None:
+                init.normal_(module.persistent)
+            if isinstance(module, AttentionMixer) and module.convs is not None:
+                _reset_unless_loaded(module, module.reset_projections)
 
     def _init_memory(self, memory: NeuralMemory) -> None:
         """The memory's own initial values, whatever the trunk's; weights that were loaded stay."""
-        loaded = [(p, p.clone()) for p in memory.parameters() if getattr(p, "_is_hf_initialized", False)]
-        if len(loaded) == len(list(memory.parameters())):
-            return
-        for name, child in memory.named_modules():
-            if name and name not in GATES and hasattr(child, "reset_parameters"):
-                child.reset_parameters()
-        memory.reset_parameters()
-        for parameter, value in loaded:
-            parameter.copy_(value)
+
+        def reset() -> None:
+            for name, child in memory.named_modules():
+                if name and name not in GATES and hasattr(child, "reset_parameters"):
+                    child.reset_parameters()
+            memory.reset_parameters()
+
+        _reset_unless_loaded(memory, reset)
 
     def decay_parameter_names(self) -> list[str]:
         """Parameters that weight decay may act on: matrices and embeddings.

@@ -1,7 +1,7 @@
 """`MixerState`: what one block carries over between calls, as a plain value."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,12 +18,14 @@ class MixerState:
         read_weights: MAC only, the memory's weights at the start of the running segment, which its reads use.
         keys, values: `[B, H, N_p + L, D]`, attention's persistent tokens and then its last L slots: the
             window, all tokens, or (MAC) the retrieved and the own tokens of the running segment.
+        conv: `[B, attention_conv_size - 1, hidden]` for "q", "k", "v", the last inputs of attention's convolutions.
     """
 
     memory: NeuralMemoryState | None = None
     read_weights: tuple[Tensor, ...] = ()
     keys: Tensor | None = None
     values: Tensor | None = None
+    conv: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def attention(self) -> tuple[Tensor, Tensor] | None:
@@ -37,6 +39,7 @@ class MixerState:
             tuple(fn(t) for t in self.read_weights),
             None if self.keys is None else fn(self.keys),
             None if self.values is None else fn(self.values),
+            {name: fn(t) for name, t in self.conv.items()},
         )
 
     def in_dtype(self, dtype: torch.dtype) -> "MixerState":
@@ -51,7 +54,7 @@ class MixerState:
         out |= {f"read_weights.{i}": t for i, t in enumerate(self.read_weights)}
         if self.keys is not None and self.values is not None:
             out |= {"keys": self.keys, "values": self.values}
-        return out
+        return out | {f"conv.{name}": t for name, t in self.conv.items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "MixerState":
@@ -63,6 +66,7 @@ class MixerState:
             tuple(tensors[f"read_weights.{i}"] for i in range(count)),
             tensors.get("keys"),
             tensors.get("values"),
+            {k.removeprefix("conv."): t for k, t in tensors.items() if k.startswith("conv.")},
         )
 
 
