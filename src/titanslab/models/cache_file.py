@@ -27,6 +27,7 @@ IDENTITY = (
 # fmt: on
 LATER_FIELDS = {"attention_conv_size": 1}  # what files of before a field was there mean
 
+
 @dataclass(frozen=True)
 class CacheHeader:
     """What a cache file says of itself.
