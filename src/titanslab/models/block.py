@@ -1,0 +1,40 @@
+"""`TitansBlock`: a Titans mixer and an MLP, as in Llama."""
+
+from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from titanslab.layers import RMSNorm, SwiGLU
+from titanslab.models.attention import AttentionMixer
+from titanslab.models.config import TitansConfig
+from titanslab.models.layout import Layout
+from titanslab.models.lmm import MemoryMixer
+from titanslab.models.mac import MemoryAsContext
+from titanslab.models.mag import MemoryAsGate
+from titanslab.models.mal import MemoryAsLayer
+from titanslab.models.mixer import Mixer
+from titanslab.models.state import MixerState
+
+MIXERS: dict[str, type[Mixer]] = {
+    "lmm": MemoryMixer,
+    "mal": MemoryAsLayer,
+    "mag": MemoryAsGate,
+    "mac": MemoryAsContext,
+    "attention": AttentionMixer,
+}
+
+
+class TitansBlock(GradientCheckpointingLayer):
+    """Mixer and MLP, each with its norm and its residual."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.mixer = MIXERS[config.variant](config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size or 0)
+
+    def forward(
+        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+    ) -> tuple[Tensor, MixerState | None]:
+        mixed, state = self.mixer(x, layout, state, return_state)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), state
