@@ -178,7 +178,7 @@ def allocations(call: Callable[[], Any], device: torch.device) -> dict[str, int]
         return {"held": held, "peak": torch.cuda.max_memory_allocated(device) - before}
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as prof:
         kept = call()
     results = prof.profiler.kineto_results  # type: ignore[union-attr]
     changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]

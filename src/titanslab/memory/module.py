@@ -106,6 +106,8 @@ class NeuralMemory(LayerParameters):
 
     def _packs(self, x: Tensor) -> bool:
         """Whether `packed.py` can train on `x`: a CPU's float32 or float64, enough tokens, bare projections."""
+        if torch.compiler.is_compiling():
+            return False  # fuses PyTorch's own operations; older releases cannot trace what follows
         if not torch.is_grad_enabled() or x.shape[1] < max(PACK_TOKENS, self.conv_size) or self.conv_size == 1:
             return False
         if self.backend not in ("auto", "chunked") or torch.is_autocast_enabled(x.device.type):

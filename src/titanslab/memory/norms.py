@@ -8,7 +8,12 @@ from torch import Tensor
 
 
 def own_backward(x: Tensor) -> bool:
-    """Where a backward pass is not ahead, wrapping costs a decode step more than it spares."""
+    """Where a backward pass is not ahead, wrapping costs a decode step more than it spares.
+
+    torch.compile fuses PyTorch's own operations, and of ours some releases lose gradients (SwiGLU's in 2.11).
+    """
+    if torch.compiler.is_compiling():
+        return False
     return torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 

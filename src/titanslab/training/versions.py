@@ -30,6 +30,7 @@ def versions() -> dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
+    found["torch"] = torch.__version__  # with its build, which the package's metadata may leave out
     found["platform"] = platform.platform()
     found["processor"] = _processor()
     found["cpus"] = os.cpu_count()
