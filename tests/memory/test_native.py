@@ -153,6 +153,22 @@ def test_the_op_says_how_its_results_lie(tokens, compiled_kernel, monkeypatch) -
     torch.library.opcheck(chunked_module.chunked_memory_backward, given, test_utils=("test_faketensor",))
 
 
+@pytest.mark.parametrize("compiled_kernel", [True, False])
+@pytest.mark.parametrize(("chunk", "tokens"), [(4, 3), (4, 19), (4, 24), (4, 27), (16, 40), (2, 2**14 + 5)])
+def test_the_op_knows_its_shapes_where_a_chunk_is_cut(chunk, tokens, compiled_kernel, monkeypatch) -> None:
+    """Without state, padding and documents nothing depends on the data, so a compiled caller has no graph break."""
+    if not compiled_kernel:
+        monkeypatch.setattr(chunked_module, "implementation", lambda *_: (chunked_module.chunk_loop, ""))
+    q = torch.randn(1, tokens, 1, 8)
+    gates = 0.1 * torch.rand(3, 1, 1, tokens, 1)
+    state = [0.1 * torch.randn(1, 16, 8)]
+    arguments = (q, q, q, gates, state, [], state, [], None, None, None, chunk, True, None, True)
+    torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=("test_faketensor",))
+    torch._dynamo.reset()  # graphs of the other loop
+    call = torch.compile(chunked_module.chunked_memory, fullgraph=True, backend="eager")
+    assert [t.shape for t in call(*arguments)[5]] == [t.shape for t in chunked_module.chunked_memory(*arguments)[5]]
+
+
 def test_tensors_without_data_do_not_reach_the_kernel() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -56,6 +56,8 @@ def test_ops_describe_themselves() -> None:
     torch.library.opcheck(fused_op.fused_memory, forward, test_utils=checks)
     *_, kept = fused_op.fused_memory(*forward)
     running = [torch.zeros(1, 16, 16, device=DEVICE)]
+    odd = [t[:, :13] for t in (q, q, q)] + [gates[:, :, :, :13]]
+    torch.library.opcheck(fused_op.fused_memory, (*odd, [state], *rest, 4, True, None), test_utils=checks)
     backward = (q, [state], running, q, q, q, gates, *rest, kept, 16, True, None)
     torch.library.opcheck(fused_op.fused_memory_backward, backward, test_utils=checks)
     weights = [normal(1, 1, 16, 16)]

@@ -14,7 +14,7 @@ from titanslab.memory import chunk_loop
 from titanslab.memory.autograd import register_backward
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Gates
-from titanslab.memory.schedule import Schedule, is_aligned, make_schedule
+from titanslab.memory.schedule import Schedule, count_blocks, is_aligned, make_schedule
 from titanslab.memory.state import MemoryState
 
 # tokens between kept states times the chunk's, and the fewest; most chunks, and bytes that recomputing them may hold:
@@ -113,12 +113,12 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     loop = implementation(q.device, q.dtype, len(state))[0]
     block = loop.block_size(chunk_size)
     aligned = offset is None and is_aligned(q.shape[1], block, None, mask, reset)
-    if aligned:
-        blocks = q.shape[1] // block
+    if offset is None and mask is None and reset is None:
+        blocks = count_blocks(q.shape[1], chunk_size, block)
         size = group_size(blocks, block, sum(s.numel() * s.element_size() for s in state))
         groups = -(-blocks // size)
     else:
-        groups = torch.library.get_ctx().new_dynamic_size()
+        groups = torch.library.get_ctx().new_dynamic_size()  # type: ignore[assignment]
     running = [] if aligned else [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
     empty = aligned and groups == 1
     kept = [s.new_empty(0) if empty else s.new_empty(groups, *s.shape) for s in state]

@@ -37,6 +37,14 @@ def is_aligned(tokens: int, chunk_size: int, offset: Tensor | None, mask: Tensor
     return offset is None or not bool(offset.any())
 
 
+def count_blocks(tokens: int, chunk_size: int, block: int) -> int:
+    """Blocks of a call without state, padding and documents, as `make_schedule` lays them out: known without a look."""
+    # divisions alone, so that a compiled caller's length may be a symbol
+    rest = tokens % block
+    running = rest % chunk_size  # has a block of its own
+    return tokens // block + -(-(rest - running) // block) + -(-running // chunk_size)
+
+
 def make_schedule(
     tokens: int,
     chunk_size: int,

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from titanslab.memory.autograd import register_backward
 from titanslab.memory.kernels import plan as planning
-from titanslab.memory.kernels.layout import is_ragged
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Gates
+from titanslab.memory.schedule import count_blocks
 from titanslab.memory.state import MemoryState
 
 
@@ -52,10 +52,11 @@ def fused_memory(
 @fused_memory.register_fake
 def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, residual, grad_clip):
     plan = _plan(q, len(state), state[-1], chunk_size)
-    if is_ragged(q.shape[1], plan.block, offset, mask, reset):
-        groups = torch.library.get_ctx().new_dynamic_size()
+    if offset is None and mask is None and reset is None:
+        blocks = count_blocks(q.shape[1], chunk_size, plan.block)
+        groups = -(-blocks // planning.group_size(plan.block, chunk_size, state))
     else:
-        groups = -(-(q.shape[1] // plan.block) // planning.group_size(plan.block, chunk_size, state))
+        groups = torch.library.get_ctx().new_dynamic_size()  # type: ignore[assignment]
     running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
     kept = [s.new_empty(groups, *s.shape) for s in state]
     end_offset = q.new_empty(q.shape[0], dtype=torch.int64)

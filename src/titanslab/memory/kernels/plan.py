@@ -1,12 +1,14 @@
 """What the kernels can run, and with which tiles; the one file to edit when timing says otherwise."""
 
 import os
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 
 from titanslab.memory.network import MemoryNetwork
 
+INSTALLED = find_spec("triton") is not None  # looked up here, because older releases of torch.compile cannot
 MAX_HEAD_DIM = 128
 MAX_HIDDEN = 1024
 MAX_CHUNK = 64
@@ -113,7 +115,7 @@ def supported(
             f"chunks of at most {MAX_CHUNK_WIDE_FLOAT32} tokens for {dtype} heads wider than {WIDE_HEAD_DIM} "
             f"(shared memory; bfloat16 has half the bytes), got {chunk_size}"
         )
-    elif not _installed():
+    elif not INSTALLED:
         reason = "Triton is not installed (pip install 'titans-lab[triton]')"
     elif device.type == "cpu" and not interpreted():
         reason = "q is on the CPU and Triton compiles for CUDA (TRITON_INTERPRET=1 runs it slowly, for tests)"
@@ -125,12 +127,6 @@ def supported(
     elif device.type == "cuda" and dtype == torch.float64:
         reason = "float64 only under the interpreter"
     return not reason, reason or "fused kernels"
-
-
-def _installed() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("triton") is not None
 
 
 def operand_precision(dtype: torch.dtype) -> str:
