@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.chunk import Form, write_chunk
-from titanslab.memory.chunk_slots import Layout
+from titanslab.memory.chunk_slots import Layout, by_row
 from titanslab.memory.decay import Decay, Products, decay
 
 
@@ -35,11 +35,6 @@ def flush(state: list[Tensor]) -> list[Tensor]:
     if state[0].device.type != "cpu" or state[0].dtype != torch.float32:
         return state
     return [torch.where(s.abs() < 1e-30, 0, s) for s in state]
-
-
-def by_row(x: Tensor, heads: int) -> Tensor:
-    """`[B]` -> `[B*H, 1, 1]`."""
-    return x.repeat_interleave(heads)[:, None, None]
 
 
 class Group(NamedTuple):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.chunk import Form, ReadGradient, read_chunks, read_chunks_backward, write_chunk_backward
-from titanslab.memory.chunk_groups import Group, Loop, by_row, coefficients_of, flush
-from titanslab.memory.chunk_slots import from_slots, in_slots, to_slots
+from titanslab.memory.chunk_groups import Group, Loop, coefficients_of, flush
+from titanslab.memory.chunk_slots import by_row, from_slots, in_slots, to_slots
 from titanslab.memory.decay import Decay, Products, decay_backward
 from titanslab.memory.schedule import Schedule
 

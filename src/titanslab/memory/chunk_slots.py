@@ -58,3 +58,8 @@ def in_slots(
         real = to_slots(schedule.real[:, :, None].expand(-1, -1, q.shape[2]), None, chunk_size)
     slots = (to_slots(q, schedule, chunk_size), to_slots(k, schedule, chunk_size), to_slots(v, schedule, chunk_size))
     return Layout(slots[0], slots[1], slots[2], flat.view(3, gates.shape[1], *flat.shape[1:]), real, schedule, group)
+
+
+def by_row(x: Tensor, heads: int) -> Tensor:
+    """`[B]` -> `[B*H, 1, 1]`."""
+    return x.repeat_interleave(heads)[:, None, None]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from titanslab.memory.chunk_slots import to_slots
 from titanslab.memory.schedule import Schedule, make_schedule
 
 
@@ -38,28 +39,6 @@ def is_ragged(tokens: int, block: int, offset: Tensor | None, mask: Tensor | Non
     return offset is not None or mask is not None or reset is not None or tokens % block != 0
 
 
-def to_slots(x: Tensor, schedule: Schedule | None, block: int) -> Tensor:
-    """`[B,T,H,...]` -> `[blocks, B*H, R, ...]`."""
-    if schedule is not None:
-        index = schedule.tokens.view(*schedule.tokens.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-        x = x.gather(1, index)
-    batch, tokens, heads, *rest = x.shape
-    x = x.reshape(batch, tokens // block, block, heads, *rest).transpose(2, 3)
-    return x.transpose(0, 1).reshape(-1, batch * heads, block, *rest).contiguous()
-
-
-def from_slots(x: Tensor, schedule: Schedule | None, batch: int, mask: Tensor | None) -> Tensor:
-    """Inverse of `to_slots`; padding gets 0."""
-    blocks, rows, size, *rest = x.shape
-    x = x.reshape(blocks, batch, rows // batch, size, *rest).transpose(2, 3).transpose(0, 1)
-    x = x.reshape(batch, blocks * size, rows // batch, *rest)
-    if schedule is None:
-        return x.contiguous()
-    index = schedule.slot.view(*schedule.slot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-    x = x.gather(1, index)
-    return x if mask is None else x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0)
-
-
 def make_layout(
     q: Tensor,
     k: Tensor,
@@ -81,7 +60,7 @@ def make_layout(
     fresh = goes_on = last = torch.zeros(0, dtype=torch.int32, device=q.device)
     if is_ragged(tokens, block, offset if offset.any() else None, mask, reset):
         schedule = make_schedule(tokens, block, offset, mask, reset)
-        real = to_slots(schedule.real[:, :, None].expand(-1, -1, heads), None, block)
+        real = to_slots(schedule.real[:, :, None].expand(-1, -1, heads), None, block).contiguous()
         fresh = schedule.resets.repeat_interleave(heads, 1).int().contiguous()
         goes_on = schedule.continues.repeat_interleave(heads).int()
         # the schedule counts blocks; the end of a row is in the chunk of its last token
@@ -89,7 +68,7 @@ def make_layout(
         chunk = torch.where(schedule.last < 0, -1, schedule.last * (block // chunk_size) + inside)
         last = chunk.repeat_interleave(heads).int()
         offset = schedule.offset % chunk_size
-    q, k, v = (to_slots(x, schedule, block) for x in (q, k, v))
+    q, k, v = contiguous([to_slots(x, schedule, block) for x in (q, k, v)])
     flat = torch.stack([to_slots(g, schedule, block) for g in gates.flatten(0, 1)])
     flat = flat.view(3, gates.shape[1], *flat.shape[1:])
     return Layout(q, k, v, flat, real, schedule, fresh, goes_on, last, offset.clone())

@@ -7,7 +7,6 @@ from titanslab.memory.autograd import register_backward
 from titanslab.memory.kernels import plan as planning
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Gates
-from titanslab.memory.schedule import count_blocks
 from titanslab.memory.state import MemoryState
 
 
@@ -53,7 +52,7 @@ def fused_memory(
 def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, residual, grad_clip):
     plan = _plan(q, len(state), state[-1], chunk_size)
     if offset is None and mask is None and reset is None:
-        blocks = count_blocks(q.shape[1], chunk_size, plan.block)
+        blocks = -(-q.shape[1] // plan.block)
         groups = -(-blocks // planning.group_size(plan.block, chunk_size, state))
     else:
         groups = torch.library.get_ctx().new_dynamic_size()  # type: ignore[assignment]

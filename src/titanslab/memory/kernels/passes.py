@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from titanslab.memory.chunk_slots import by_row, from_slots, to_slots
 from titanslab.memory.decay import Decay, Products, decay, decay_backward
 from titanslab.memory.kernels import plan as planning
-from titanslab.memory.kernels.layout import Layout, contiguous, from_slots, make_layout, to_slots
+from titanslab.memory.kernels.layout import Layout, contiguous, make_layout
 from titanslab.memory.kernels.read import read_backward, read_forward
 from titanslab.memory.kernels.state import state_forward
 from titanslab.memory.kernels.state_backward import state_backward
@@ -36,11 +37,6 @@ class Written(NamedTuple):
     z: Tensor
     d: Tensor
     loss: Tensor
-
-
-def _rows(x: Tensor, heads: int) -> Tensor:
-    """`[B]` -> `[B*H, 1, 1]`."""
-    return x.repeat_interleave(heads)[:, None, None]
 
 
 class Passes:
@@ -264,9 +260,9 @@ def forward(
         passes.read(first, last, written, c, y[first:last])
         losses[first:last] = written.loss
         state = [s[-1].clone() for s in written.states]
-    at_start = _rows(layout.offset == 0, q.shape[2])
+    at_start = by_row(layout.offset == 0, q.shape[2])
     running = [torch.where(at_start, o, r) for o, r in zip(_own(state), running, strict=True)]
-    y, losses = (from_slots(x, layout.schedule, q.shape[0], mask) for x in (y, losses))
+    y, losses = (from_slots(x, layout.schedule, q.shape[0]) for x in (y, losses))
     return y, losses, layout.offset, state, running, [torch.stack(s) for s in zip(*kept, strict=True)]
 
 
@@ -295,7 +291,7 @@ def backward(
     passes = Passes(layout, anchor, initial, norm, form, heads, chunk_size, plan)
     if mask is not None:
         dy = dy.masked_fill(~mask[:, :, None, None], 0)
-    dy = to_slots(dy, layout.schedule, plan.block)
+    dy = to_slots(dy, layout.schedule, plan.block).contiguous()
     if layout.real is not None:
         dy = dy.masked_fill(~layout.real[..., None], 0)
     out = Gradients(
@@ -308,12 +304,12 @@ def backward(
         [torch.zeros_like(i) for i in passes.initial],
         [norm[0].new_zeros(passes.rows, passes.head_dim) for _ in norm],
     )
-    at_start = _rows(layout.offset == 0, heads)
+    at_start = by_row(layout.offset == 0, heads)
     for into, r in zip(_own(out.state), d_running, strict=True):
         into += torch.where(at_start, r, 0)
     d_running = contiguous([torch.where(at_start, 0, r) for r in d_running])
     if layout.schedule is not None:
-        untouched = _rows(layout.schedule.last < 0, heads)
+        untouched = by_row(layout.schedule.last < 0, heads)
         # rows without a token: the anchor passes through
         for into, r in zip(out.anchor, d_running, strict=False):
             into += torch.where(untouched, r, 0)
@@ -322,8 +318,8 @@ def backward(
         running = [torch.empty_like(r) for r in d_running]  # not wanted again
         written = passes.write(first, last, [s[g] for s in kept], c, running, keep_all=True)
         passes.backward(first, last, written, c, dy[first:last], out, d_running)
-    q, k, v = (from_slots(x, layout.schedule, batch, mask) for x in out[:3])
-    flat = torch.stack([from_slots(x, layout.schedule, batch, mask) for x in out.gates.flatten(0, 1)])
+    q, k, v = (from_slots(x, layout.schedule, batch) for x in out[:3])
+    flat = torch.stack([from_slots(x, layout.schedule, batch) for x in out.gates.flatten(0, 1)])
     return Gradients(
         q, k, v, flat.view(gates.shape), out.state, out.anchor, out.initial,
         [d.view(batch, heads, -1).sum(0) for d in out.norm],
