@@ -67,7 +67,7 @@ def _layer_gates(
     depth, outer = len(widths), tuple(q.shape[:3])
     by_layer: dict[str, list[Tensor]] = {}
     for name, gate in gates.items():
-        if isinstance(gate, tuple | list):
+        if isinstance(gate, (tuple, list)):
             if name != "alpha" or len(gate) != depth:
                 raise ValueError(
                     f"{name} may be a tensor; only alpha may be a tuple (channel-wise, one [B,T,H,d_in] per layer, "
@@ -195,7 +195,7 @@ def neural_memory(
         None if params.norm_bias is None else params.norm_bias.to(dtype),
     )
     gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
-    channelwise = isinstance(alpha, tuple | list)
+    channelwise = isinstance(alpha, (tuple, list))
     state = None if state is None else _in_dtype(state, dtype)
     name = backend
     if backend == "auto":

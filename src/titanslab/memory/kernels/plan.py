@@ -1,6 +1,7 @@
 """What the kernels can run, and with which tiles; the one file to edit when timing says otherwise."""
 
 import os
+import warnings
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -142,6 +143,8 @@ def operand_precision(dtype: torch.dtype) -> str:
 def _exact_float32() -> bool:
     """Whether products of float32 are asked to be exact, in the old setting or, where it was used, the new one."""
     try:
-        return torch.get_float32_matmul_precision() == "highest"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch 2.9 warns of its old setting where it is only read
+            return torch.get_float32_matmul_precision() == "highest"
     except RuntimeError:  # "mix of the legacy and new APIs"
         return torch.backends.cuda.matmul.fp32_precision != "tf32"
