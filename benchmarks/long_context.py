@@ -14,10 +14,11 @@ With --late every row that has a memory is trained in a second stage too, recipe
 is tested instead; without it the first stage is. One work folder holds both.
 
 With --lessons (babilong) every row is trained in the lessons of recipes/lessons, one after the other, with hints; rows
-are then mac, lmm, mal, mag, window and attention, models of one size in the MAC's place.
+are then mac, lmm, mal, mag, window and attention, models of one size in the MAC's place, and window_recall and
+attention_recall, attention with the memory's convolutions and their start.
 
 With --exact (niah) every row is trained as recipes/exact says, with a memory that overwrites exactly; the rows are then
-the same six.
+the same eight.
 
 BABILong is trained on stories of our own, or with --train-facts on bAbI's training files, and tested on those of
 --facts. Rows are models of one size on the same data; what their recipes say can be changed by --set, for one row by
