@@ -9,6 +9,7 @@ from memory_cases import Case, distance, make
 from triton_cases import DEVICE, on_device
 
 import titanslab.memory.kernels.op as fused_op
+from compiling import whole_graphs
 from titanslab.memory import neural_memory
 
 pytest.importorskip("triton", reason="Triton exists for Linux only", exc_type=ImportError)
@@ -30,7 +31,8 @@ def test_compiled_is_eager(changes: dict) -> None:
 
         if compiled:
             call = torch.compile(call, fullgraph=True, backend="aot_eager")
-        loss = call(*(problem.leaves[n] for n in names))
+        with whole_graphs():
+            loss = call(*(problem.leaves[n] for n in names))
         return loss, torch.autograd.grad(loss, [problem.leaves[n] for n in names])
 
     (want, want_grads), (got, got_grads) = run(False), run(True)
