@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.memory.conv import ShortConv, start_to_recall
+from titanslab.memory.conv import ShortConv, start_projections
 from titanslab.memory.network import MemoryNetwork, MemoryParams, gelu_second_moment
 
 # heads forget half of what they hold after 2**6 .. 2**14 tokens at the start of training
@@ -105,20 +105,10 @@ class LayerParameters(nn.Module):
         self.reset_gates()
 
     def reset_projections(self) -> None:
-        """OURS: a query finds what once followed the tokens it ends with (figures in docs/log.md).
-
-        q starts with the projection of k, and k's convolution is q's one token later: the key under which token t
-        is written is made of the tokens before t, as is the query that asks for it. g_proj as in `nn.Linear`.
-        """
-        q_proj, k_proj, v_proj = (getattr(self, f"{name}_proj") for name in "qkv")
-        for proj in (k_proj, v_proj):
-            nn.init.normal_(proj.weight, std=self.hidden_size**-0.5)
-        # a small share of the residual stream, whatever the trunk's embeddings
-        nn.init.normal_(self.o_proj.weight, std=0.1 * self.hidden_size**-0.5)
-        with torch.no_grad():
-            q_proj.weight.copy_(k_proj.weight)
-            if self.conv_size > 1:
-                start_to_recall(*(getattr(self, f"{name}_conv1d").weight for name in "qkv"))
+        """q, k, v, their convolutions and the output, `start_projections`; g_proj as in `nn.Linear`."""
+        projections = [getattr(self, f"{name}_proj").weight for name in "qkvo"]
+        taps = [getattr(self, f"{name}_conv1d").weight for name in "qkv"] if self.conv_size > 1 else []
+        start_projections(projections, taps)
 
     def reset_gates(self) -> None:
         """Gate biases; their weights start small, so that the biases decide."""

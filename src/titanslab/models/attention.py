@@ -1,10 +1,9 @@
 """The baseline: the same trunk with full or sliding-window attention alone."""
 
-import torch
 from torch import Tensor, nn
 
 from titanslab.layers import Attention
-from titanslab.memory.conv import ShortConv, start_to_recall
+from titanslab.memory.conv import ShortConv, start_projections
 from titanslab.models.config import TitansConfig
 from titanslab.models.layout import Layout
 from titanslab.models.mixer import Mixer
@@ -27,33 +26,30 @@ class AttentionMixer(Mixer):
             self.convs = nn.ModuleDict({name: ShortConv(*sizes) for name in "qkv"})
             self.reset_projections()
 
-    @torch.no_grad()
     def reset_projections(self) -> None:
-        """As `NeuralMemory.reset_projections`: a query finds what once followed the tokens it ends with."""
+        """As a `NeuralMemory` does, for a model with convolutions."""
+        attention = self.attention
         assert self.convs is not None
-        hidden = self.attention.q_proj.in_features
-        for proj in (self.attention.k_proj, self.attention.v_proj):
-            nn.init.normal_(proj.weight, std=hidden**-0.5)
-        self.attention.q_proj.weight.copy_(self.attention.k_proj.weight)
-        assert self.attention.o_proj is not None
-        nn.init.normal_(self.attention.o_proj.weight, std=0.1 * hidden**-0.5)
-        start_to_recall(*(conv.weight for conv in self.convs.values() if isinstance(conv, ShortConv)))
+        assert attention.o_proj is not None
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        taps = [conv.weight for conv in self.convs.values() if isinstance(conv, ShortConv)]
+        start_projections([projection.weight for projection in projections], taps)
 
     def forward(
         self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
         assert layout.rotary is not None
-        projected = self.attention.projected(self.norm(x))
+        q, k, v = self.attention.projected(self.norm(x))
         tails: dict[str, Tensor] = {}
         if self.convs is not None:
             before = {} if state is None else state.conv
-            made = {
-                name: conv(t, before.get(name), layout.lengths, layout.reset)
-                for (name, conv), t in zip(self.convs.items(), projected, strict=True)
-            }
-            projected, tails = tuple(y for y, _ in made.values()), {name: tail for name, (_, tail) in made.items()}
+            q, tails["q"] = self.convs["q"](q, before.get("q"), layout.lengths, layout.reset)
+            k, tails["k"] = self.convs["k"](k, before.get("k"), layout.lengths, layout.reset)
+            v, tails["v"] = self.convs["v"](v, before.get("v"), layout.lengths, layout.reset)
         y, attention = self.attention.over(
-            *projected,
+            q,
+            k,
+            v,
             layout.rotary,
             persistent=self.persistent,
             state=None if state is None else state.attention,

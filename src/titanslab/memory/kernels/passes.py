@@ -289,8 +289,6 @@ def backward(
     heads, batch = q.shape[2], q.shape[0]
     layout = make_layout(q, k, v, gates, offset, mask, reset, chunk_size, plan.block)
     passes = Passes(layout, anchor, initial, norm, form, heads, chunk_size, plan)
-    if mask is not None:
-        dy = dy.masked_fill(~mask[:, :, None, None], 0)
     dy = to_slots(dy, layout.schedule, plan.block).contiguous()
     if layout.real is not None:
         dy = dy.masked_fill(~layout.real[..., None], 0)

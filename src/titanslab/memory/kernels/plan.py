@@ -1,7 +1,6 @@
 """What the kernels can run, and with which tiles; the one file to edit when timing says otherwise."""
 
 import os
-import warnings
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -137,14 +136,5 @@ def operand_precision(dtype: torch.dtype) -> str:
     if dtype == torch.float64:
         return "float64"
     # OURS: three tf32 products stand for float32; exact float32 products do not run on the tensor cores
-    return "tf32x3" if _exact_float32() else "tf32"
-
-
-def _exact_float32() -> bool:
-    """Whether products of float32 are asked to be exact, in the old setting or, where it was used, the new one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch 2.9 warns of its old setting where it is only read
-            return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # "mix of the legacy and new APIs"
-        return torch.backends.cuda.matmul.fp32_precision != "tf32"
+    # the setting that knows what was asked by any of its names
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
