@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from memory_cases import Case, distance, make, outputs_and_gradients, worst
+from memory_cases import Case, distance, loss_of_precision, make, outputs_and_gradients, worst
 
 import titanslab.memory.chunked as chunked_module
 from titanslab.memory import NeuralMemory, chunk_loop, module, native
 from titanslab.memory.autograd import kept_states
 from titanslab.memory.conv import short_conv
 from titanslab.memory.features import conv_features, fits, gated_norm
-from titanslab.memory.native import build, features
+from titanslab.memory.native import build, features, reuse
 from tolerances import EXACT
 
 
@@ -83,7 +83,7 @@ def test_kept_activations_are_what_backward_would_compute(monkeypatch, clip) -> 
         kept.append(len(results[4]) - case.depth)
         return results
 
-    new_empty = torch.Tensor.new_empty
+    new_empty, lend = torch.Tensor.new_empty, native.lend
 
     def poisoned(self, *shape, **options):
         made = new_empty(self, *shape, **options)
@@ -91,6 +91,7 @@ def test_kept_activations_are_what_backward_would_compute(monkeypatch, clip) -> 
 
     monkeypatch.setattr(native, "forward", spy)
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+    monkeypatch.setattr(native, "lend", lambda shape, dtype: lend(shape, dtype).fill_(float("nan")))
     outputs, gradients = outputs_and_gradients(make(case), "chunked")
     with torch.no_grad():
         make(case).run("chunked")
@@ -100,6 +101,72 @@ def test_kept_activations_are_what_backward_would_compute(monkeypatch, clip) -> 
     assert kept == [1, 0, 0, 0]
     assert all(torch.equal(outputs[name], again[name]) for name in outputs)
     assert all(torch.equal(gradients[name], others[name]) for name in gradients)
+
+
+def fading(kind: str, case: Case):
+    """The problem of `case` with gates after which momentum fades within a chunk, or does not, or comes to an end."""
+    problem, g = make(case), torch.Generator().manual_seed(case.seed)
+
+    def draw() -> torch.Tensor:
+        return torch.rand(problem.leaves["eta"].shape, generator=g, dtype=torch.float64)
+
+    some = (draw() < 0.1).to(torch.float64)
+    eta = {  # "negative": no gate of ours, but the equations take it
+        "fades": 0.1 + 0.2 * draw(),
+        "none": 0 * draw(),
+        "tiny": 1e-6 * draw(),
+        "lasts": 0.9 + 0.1 * draw(),
+        "ends": (1 - some) * (0.3 + 0.2 * draw()),
+        "holds": some + (1 - some) * 0.2 * draw(),
+        "forgotten": 0.2 * draw(),
+        "idle": 0.3 * draw(),
+        "negative": -0.2 - 0.3 * draw(),
+    }[kind]
+    alpha = some * 0.999 if kind == "forgotten" else 0.01 * draw()
+    theta = case.theta * draw() * (some if kind == "idle" else 1)
+    for name, gate in {"theta": theta, "eta": eta, "alpha": alpha}.items():
+        problem.leaves[name] = gate.to(case.dtype).requires_grad_()
+    return problem
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("kind", ["fades", "none", "tiny", "lasts", "ends", "holds", "forgotten", "idle", "negative"])
+def test_momentum_that_has_faded_is_left_out_to_rounding(kind, per_layer) -> None:
+    """Outputs and every gradient, that of an eta of 0 among them: none is left out for being multiplied by nothing."""
+    case = Case(batch=1, heads=1, chunk_size=64, tokens=128, theta=0.002, per_layer=per_layer, state=True, depth=2)
+    for at in (case, case.with_(chunk_size=48, tokens=110, depth=3, mask=True, reset=True, initial=True)):
+        (outputs, gradients), (truth, slopes) = (
+            outputs_and_gradients(fading(kind, at), backend) for backend in ("chunked", "reference")
+        )
+        errors = {n: distance(outputs[n], truth[n]) for n in truth}
+        # relative to each gradient's own size, which is small for eta
+        errors |= {n: loss_of_precision(gradients[n], slopes[n]) for n in slopes if slopes[n].any()}
+        assert max(errors.values()) < EXACT, (at, errors)
+
+
+def test_float32_is_as_exact_where_momentum_fades() -> None:
+    case = Case(batch=1, heads=2, chunk_size=64, tokens=192, theta=0.002, dtype=torch.float32)
+    truth, slopes = outputs_and_gradients(fading("fades", case.with_(dtype=torch.float64)), "reference")
+    outputs, gradients = outputs_and_gradients(fading("fades", case), "chunked")
+    errors = {n: loss_of_precision(t, {**truth, **slopes}[n]) for n, t in {**outputs, **gradients}.items() if t.any()}
+    assert max(errors.values()) < 1e-5, errors
+
+
+def test_lent_memory_comes_back_when_nobody_holds_it(monkeypatch) -> None:
+    monkeypatch.setattr(reuse, "_free", [])
+    monkeypatch.setattr(reuse, "FREE_BYTES", 1000)
+    first = reuse.lend((10, 10), torch.float32)
+    place = first.data_ptr()
+    view = first[2:].view(-1)
+    del first
+    assert reuse.lend((10, 10), torch.float32).data_ptr() != place
+    other = reuse.lend((10, 10), torch.float32)
+    del view
+    assert reuse.lend((100,), torch.float32).data_ptr() == place
+    del other
+    large = reuse.lend((251,), torch.float32)
+    del large
+    assert all(buffer.numel() <= 1000 for buffer in reuse._free)
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 16, 29, 50])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.native.build import LAYERS, MAX_LAYERS, Library, load
+from titanslab.memory.native.reuse import lend
 from titanslab.memory.schedule import Schedule
 
 # chunks of at most so many tokens, and fewer than a vector has numbers, are taken several at once
@@ -215,7 +216,7 @@ def forward(
     if keep and schedule is None:
         shape = kept_activations(q, initial, chunk_size, call.arguments.chunks, grad_clip)
     if shape is not None:
-        kept = [*kept, q.new_empty(shape)]
+        kept = [*kept, lend(shape, q.dtype)]
         call.give_activations(kept[-1])
     call.run(backward=False)
     return y, loss, end, running, kept, offset.clone()

@@ -37,7 +37,7 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
     for (T* sums : {dstart[l], dlag[l], dw[l], dw2[l]}) std::fill_n(sums, LC, T(0));
     auto minus_ends = [&](long j, V p, V q) { return -at(c.w + j) * p - at(c.w2 + j) * q; };
     pair(
-        wi, wo, dm, ds, ld[l], 1, t.d[l], LOWER, X[l], mixedT, dA[l],
+        wi, wo, dm, ds, writes(c, dm), ld[l], 1, t.d[l], LOWER, X[l], mixedT, dA[l],
         [&](long i, long j, V p, V q) {
           V a = at(t.a[l] + i);
           add_to(dw[l] + j, -a * p), add_to(dw2[l] + j, -a * q);
@@ -45,12 +45,13 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
         },
         [](long, V x) { return x; });
     pair(
-        wo, wi, dm, ds, 1, ld[l], t.a[l], LOWER, dZ, weightedT, dD[l],
+        wo, wi, dm, ds, writes(c, dm), 1, ld[l], t.a[l], LOWER, dZ, weightedT, dD[l],
         [&](long, long j, V p, V q) { return minus_ends(j, p, q); }, [](long, V x) { return x; });
     // through the state at the chunk's start
+    Both both = reads(c, l, state);
     auto through = [&](auto finish) {
       pair(
-          wi, wo, state.m[l], state.s[l], ld[l], 1, dZ, UPPER, t.a[l], mixed, dX,
+          wi, wo, state.m[l], state.s[l], both, ld[l], 1, dZ, UPPER, t.a[l], mixed, dX,
           [&](long i, long j, V p, V q) {
             V x = at(X[l] + i);
             add_to(dstart[l] + j, x * p), add_to(dlag[l] + j, x * q);
@@ -66,15 +67,22 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
       through([](long, V x) { return x; });
     // the gradient at the chunk's start
     as_two_rows(dZ, l, c.start, c.lag);
-    V dots[3] = {V{}, V{}, V{}};
+    V dots[4] = {V{}, V{}, V{}, V{}};
     tiles(wi, columns[l], [&](long i, long j, auto rows, auto vectors) {
       long at = i * ld[l] + j;
-      retreat_tile<T, rows(), vectors()>(C, X[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), ld[l], state.m[l] + at,
-                                         state.s[l] + at, dm + at, ds + at, c.b, c.f, c.e, dots);
+      retreat_tile<T, rows(), vectors()>(C, c.lagging, c.ratio, X[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j),
+                                         ld[l], state.m[l] + at, state.s[l] + at, dm + at, ds + at, c.b, c.f, c.e, dots);
     });
     for (int k = 0; k < 3; k++) {
       dends[l][k] = 0;
       for (long j = 0; j < VL; j++) dends[l][k] += dots[k][j];
+    }
+    if (c.lagging < C) {
+      // dstart is that of start * (m + ratio s) there: what is left is that of the ratio, as of its first token's lag
+      T along = 0;
+      for (long j = 0; j < VL; j++) along += dots[3][j];
+      along /= c.start[c.lagging];
+      dlag[l][c.lagging] += along, dstart[l][c.lagging] -= c.ratio * along;
     }
     if (l > 0) std::swap(dX, dZ);
   }

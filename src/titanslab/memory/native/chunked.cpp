@@ -1,7 +1,9 @@
 // The exact parallel form of the neural memory on a CPU: one (batch, head) row per thread from the first chunk to the
 // last, its state in that core's cache. Same mathematics as chunk.py and decay.py beside it, which are the fall-back.
 // Activations are [width, tokens] ("T" in a name), tokens in the vector lanes, padded with zeros to whole vectors.
+// Products with the momentum are made for the tokens that it has a part in, to rounding (decay.hpp).
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 #include <vector>
 
@@ -40,6 +42,9 @@ struct Decay {
   T *start, *lag;                // [LC]
   T *mixT, *w, *w2;              // [C, LC] (row = write, lane = token), [C], [C]
   T b, f, e;
+  long recent;   // writes before it have left the chunk's momentum: w2 is 0 but for rounding
+  long lagging;  // reads from it on need no momentum of their own: lag is ratio * start but for rounding
+  T ratio;
 };
 
 // Of one block of short chunks, rows of tokens (short_chunks.hpp).
@@ -78,7 +83,7 @@ struct Row {
   T *qT, *X[MAX_LAYERS], *Xs[MAX_LAYERS], *Z, *Zs[MAX_LAYERS], *bX, *fX, *scores, *mixed, *mixRows, *asked[MAX_LAYERS], *rowsA, *rowsB, *tmp, *tmp2;
   T *unit, *rstd, *dZ, *dX, *dA[MAX_LAYERS], *dD[MAX_LAYERS], *extra[MAX_LAYERS], *dhT[MAX_LAYERS];
   T *dmix[MAX_LAYERS], *dstart[MAX_LAYERS], *dlag[MAX_LAYERS], *dw[MAX_LAYERS], *dw2[MAX_LAYERS];
-  T *lamG, *lamE, *dtheta, *dnorm, *sums;
+  T *lamG, *lamE, *dtheta, *dnorm, *sums, *fading, *fading_less_one, *blended;
   T dends[MAX_LAYERS][3];
   TokenRows<T> tokens;  // gradients of a block of short chunks
   T *pieces, *weighted, *mixedT, *weightedT;
@@ -145,6 +150,10 @@ struct Row {
     long panels = (wide + PANEL<T> - 1) / PANEL<T> * PANEL<T>;
     rowsA = take(LC * panels), rowsB = take(LC * panels), tmp = take(wide * LC), tmp2 = take(wide * LC);
     unit = take(D * LC), rstd = take(LC), sums = take(8 * LC);
+    fading = take(C), fading_less_one = take(C);
+    long most = 0;
+    for (long l = 0; l < L; l++) most = std::max(most, in[l] * ld[l]);
+    blended = take(most);
     if (!backward) return;
     states.resize(group + 1);
     for (auto& s : states) state(s, true);
@@ -167,21 +176,26 @@ struct Row {
     matmul(m, LC, k, a, am, ak, b, LC, c, LC, mode);
   }
 
-  // fn(i, j, rows, vectors) for tiles at row i, column j that cover rows x columns
+  // fn(i, rows) for groups of H rows, and smaller ones at the end
+  template <int H, typename F>
+  static void groups_of(long rows, long i, F fn) {
+    for (; i + H <= rows; i += H) fn(i, Size<H>{});
+    if constexpr (H > 1) groups_of<(H > 4 ? 4 : H / 2)>(rows, i, fn);
+  }
+  // fn(i, j, rows, vectors) for tiles at row i, column j that cover rows x columns, of sums over a chunk's tokens
   template <typename F>
-  static void tiles(long rows, long columns, F fn) {
+  void tiles(long rows, long columns, F fn) const {
     long j = 0;
     auto down = [&](auto height, auto vectors) {
-      long i = 0;
-      for (; i + height() <= rows; i += height()) fn(i, j, height, vectors);
-      for (; i < rows; i++) fn(i, j, Size<1>{}, vectors);
+      groups_of<height()>(rows, 0, [&](long i, auto tall) { fn(i, j, tall, vectors); });
       j += vectors() * VL;
     };
 #if TITANS_VECTOR_BYTES == 64
     while (j + 4 * VL <= columns) down(Size<3>{}, Size<4>{});
     while (j + 2 * VL <= columns) down(Size<4>{}, Size<2>{});
 #else
-    while (j + 2 * VL <= columns) down(Size<3>{}, Size<2>{});
+    // what does not fit into registers is put away once a tile: little where a tile's sums are long
+    while (j + 2 * VL <= columns) C < 32 ? down(Size<3>{}, Size<2>{}) : down(Size<6>{}, Size<2>{});
 #endif
     while (j < columns) down(Size<4>{}, Size<1>{});
   }
@@ -233,6 +247,7 @@ struct Row {
   void gates_of(long n, long g);
   void end_coefficients(long n);
   void coefficients(long n);
+  void fade(Decay<T>& c);
   void gate_gradients(long n);
 
   // ---- LayerNorm over the width, one token per lane ----
@@ -407,28 +422,40 @@ struct Row {
       as_two_rows(t.d[l], l, c.w, c.w2);
       tiles(in[l], columns[l], [&](long i, long j, auto rows, auto vectors) {
         long at = i * w + j;
-        advance_tile<T, rows(), vectors()>(C, t.a[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), w, from.m[l] + at,
-                                           from.s[l] + at, to.m[l] + at, to.s[l] + at, c.b, c.f, c.e);
+        advance_tile<T, rows(), vectors()>(C, c.recent, t.a[l] + i * LC, LC, rowsA + panel(j), rowsB + panel(j), w,
+                                           from.m[l] + at, from.s[l] + at, to.m[l] + at, to.s[l] + at, c.b, c.f, c.e);
       });
     }
   }
 
   // ---- products whose tiles are finished while they are in registers ----
-  // out[m, tokens] = finish(i, j, combine(i, j, P b, Q b) - a s) for the triangular s [C, LC] and a [m, LC]; `at` of
-  // combine and finish is i * LC + j, their values are vectors.
+  // Tokens whose products need both matrices, whole vectors of them; the others are multiplied with `alone` only.
+  struct Both {
+    long first, last;
+    const T* alone;
+  };
+  // to[m, tokens] = finish(i, combine(i, j, P b, Q b) - a s) for the triangular s [C, LC] and a [m, LC]; i is the place
+  // in [m, LC], j the token, values are vectors. Beyond `both` P b is alone b, and Q b 0.
   template <typename F, typename G>
-  void pair(long m, long k, const T* P, const T* Q, long am, long ak, const T* x, Triangle part, const T* a, const T* s,
-            T* to, F combine, G finish) {
-    auto tile = [&](long i, long j, auto rows, auto vectors) {
+  void pair(long m, long k, const T* P, const T* Q, Both both, long am, long ak, const T* x, Triangle part, const T* a,
+            const T* s, T* to, F combine, G finish) {
+    auto tile = [&](long i, long j, auto rows, auto vectors, auto two) {
       constexpr int MR = rows(), NV = vectors();
       Pair<T, MR, NV> acc;
-      if (am == 1)
-        pair_of<T, MR, NV, true>(k, P + i, Q + i, am, ak, x + j, LC, acc);
-      else
-        pair_of<T, MR, NV, false>(k, P + i * am, Q + i * am, am, ak, x + j, LC, acc);
+      const T* left = two() ? P : both.alone;
+      if constexpr (two() && 2 * MR * NV < REGISTERS) {
+        am == 1 ? pair_of<T, MR, NV, true>(k, P + i, Q + i, am, ak, x + j, LC, acc)
+                : pair_of<T, MR, NV, false>(k, P + i * am, Q + i * am, am, ak, x + j, LC, acc);
+      } else {
+        am == 1 ? product_of<T, MR, NV, true>(k, left + i, am, ak, x + j, LC, acc.p)
+                : product_of<T, MR, NV, false>(k, left + i * am, am, ak, x + j, LC, acc.p);
+        if constexpr (two())
+          am == 1 ? product_of<T, MR, NV, true>(k, Q + i, am, ak, x + j, LC, acc.q)
+                  : product_of<T, MR, NV, false>(k, Q + i * am, am, ak, x + j, LC, acc.q);
+      }
       for (int r = 0; r < MR; r++)
         for (int v = 0; v < NV; v++)
-          acc.p[r][v] = combine((i + r) * LC + j + v * VL, j + v * VL, acc.p[r][v], acc.q[r][v]);
+          acc.p[r][v] = combine((i + r) * LC + j + v * VL, j + v * VL, acc.p[r][v], two() ? acc.q[r][v] : V{});
       if (part == UPPER)
         minus_triangle<T, MR, NV>(UPPER, C, a + i * LC, LC, s, LC, j, acc.p);
       else
@@ -439,21 +466,25 @@ struct Row {
           *(V*)(to + at) = finish(at, acc.p[r][v]);
         }
     };
-    long j = 0;
-    auto down = [&](auto height, auto vectors) {
-      long i = 0;
-      for (; i + height() <= m; i += height()) tile(i, j, height, vectors);
-      for (; i + 2 <= m; i += 2) tile(i, j, Size<2>{}, vectors);
-      for (; i < m; i++) tile(i, j, Size<1>{}, vectors);
-      j += vectors() * VL;
+    auto group = [&](long i, auto rows) {
+      auto across = [&](long j, long end, auto two) {
+        for (; j + 2 * VL <= end; j += 2 * VL) tile(i, j, rows, Size<2>{}, two);
+        for (; j < end; j += VL) tile(i, j, rows, Size<1>{}, two);
+      };
+      across(0, both.first, std::false_type{});
+      across(both.first, both.last, std::true_type{});
+      across(both.last, LC, std::false_type{});
     };
-#if TITANS_VECTOR_BYTES == 64
-    while (j + 2 * VL <= LC) down(Size<6>{}, Size<2>{});
-    while (j < LC) down(Size<6>{}, Size<1>{});
-#else
-    while (j + 2 * VL <= LC) down(Size<3>{}, Size<2>{});
-    while (j < LC) down(Size<4>{}, Size<1>{});
-#endif
+    REGISTERS < 32 && C < 32 && both.first < both.last ? groups_of<3>(m, 0, group) : groups_of<6>(m, 0, group);
+  }
+  // of a chunk's writes, as their gradients meet the gradient `dm` in the weights at its end
+  Both writes(const Decay<T>& c, const T* dm) const { return {c.recent, LC, dm}; }
+  // of its reads, as they meet the weights and momentum at its start
+  Both reads(const Decay<T>& c, long l, const State<T>& from) const {
+    if (c.lagging >= C) return {0, LC, nullptr};
+    if (c.ratio == 0) return {0, c.lagging, from.m[l]};
+    for (long i = 0; i < in[l] * ld[l]; i++) blended[i] = from.m[l][i] + c.ratio * from.s[l][i];
+    return {0, c.lagging, blended};
   }
   static V at(const T* x) { return *(const V*)x; }
   static void add_to(T* to, V x) { *(V*)to += x; }
@@ -478,7 +509,7 @@ struct Row {
       scores_of(in[l], t.a[l], X[l], asked[l]);
       mul_into(mixed, asked[l], c.mixT, C * LC);
       pair(
-          out[l], in[l], from.m[l], from.s[l], 1, ld[l], X[l], UPPER, t.d[l], mixed, Zs[l],
+          out[l], in[l], from.m[l], from.s[l], reads(c, l, from), 1, ld[l], X[l], UPPER, t.d[l], mixed, Zs[l],
           [&](long, long j, V p, V q) { return at(c.start + j) * p + at(c.lag + j) * q; },
           [](long, V x) { return x; });
       if (l < L - 1) gelu_and_slope(out[l] * LC, Zs[l], X[l + 1], Xs[l]);

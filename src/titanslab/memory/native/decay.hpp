@@ -1,6 +1,10 @@
 // Decay coefficients of a chunk (decay.py) and their adjoint. Included by chunked.cpp.
 #pragma once
 
+// What has decayed to this part of what stands beside it is left out: a sixteenth of rounding.
+template <typename T>
+constexpr T FADED = sizeof(T) == 4 ? T(1) / (1 << 28) : T(1) / (1LL << 57);
+
 template <typename T>
 void Row<T>::gates_of(long n, long g) {
   Decay<T>& c = decays[g];
@@ -20,13 +24,18 @@ void Row<T>::end_coefficients(long n) {
     gates_of(n, g);
     Decay<T>& c = decays[g];
     T kept = 1, carried = 1, both = 0;
+    T less_one = 0;  // `carried` without the eta whose absence leaves most: what a gradient in eta is made of
     for (long i = C - 1; i >= 0; i--) {
       both = (i + 1 < C ? c.eta[i + 1] : T(0)) * both + c.real[i] * kept;
       c.w[i] = both * c.theta[i];
       c.w2[i] = carried * c.theta[i];
+      T least = FADED<T> * std::min(T(1), both);
+      if (!(std::abs(carried) <= least && less_one <= least)) c.recent = i;
       kept *= c.keep[i];
+      less_one = std::max(less_one * std::abs(c.eta[i]), std::abs(carried));
       carried *= c.eta[i];
     }
+    c.recent = c.recent / VL * VL;
     c.b = kept, c.f = c.eta[0] * both, c.e = carried;
   }
 }
@@ -60,7 +69,29 @@ void Row<T>::coefficients(long n) {
       for (long i = 0; i < C; i++) mix[i] = m[i + 1] * c.theta[i];
     }
     transpose(C, C, mixRows, LC, c.mixT, LC);
+    fade(c);
   }
+}
+
+// Sets `lagging` and `ratio`: lag_t / start_t is the sum of the products of eta / (1 - alpha) up to each token until t,
+// and grows no more once these have faded.
+template <typename T>
+void Row<T>::fade(Decay<T>& c) {
+  c.lagging = C, c.ratio = 0;
+  if (!(c.start[C - 1] > T(1e-6))) return;  // what is all but forgotten is no measure
+  c.ratio = c.lag[C - 1] / c.start[C - 1];
+  T product = 1, less_one = 0;
+  for (long t = 0; t < C; t++) {
+    less_one = std::max(less_one * std::abs(c.eta[t]), product) / c.keep[t];
+    product *= std::abs(c.eta[t]) / c.keep[t];
+    fading[t] = c.real[t] * product, fading_less_one[t] = c.real[t] * less_one;
+  }
+  T rest = 0, rest_less_one = 0;
+  for (long t = C - 1; t >= 0 && rest <= FADED<T> * c.ratio && rest_less_one <= FADED<T>; t--) {
+    c.lagging = t;
+    rest += fading[t], rest_less_one += fading_less_one[t];
+  }
+  c.lagging = std::min(C, (c.lagging + VL - 1) / VL * VL);
 }
 
 // adjoint of `coefficients`; layers that share their gates add up

@@ -12,6 +12,8 @@
 #define TITANS_VECTOR_BYTES 16
 #endif
 
+constexpr int REGISTERS = TITANS_VECTOR_BYTES == 64 ? 32 : 16;  // that hold vectors
+
 template <typename T>
 struct Lanes {
   typedef T V __attribute__((vector_size(TITANS_VECTOR_BYTES), aligned(TITANS_VECTOR_BYTES), may_alias));
@@ -20,13 +22,12 @@ struct Lanes {
 
 enum Mode { SET, ADD, SUB };
 
-// c[i, :] (op)= sum_p a[i*am + p*ak] b[p, :] for MR rows and NV vectors, accumulators in registers.
+// acc[i, :] = sum_p a[i*am + p*ak] b[p, :] for MR rows and NV vectors.
 template <typename T, int MR, int NV, bool UNIT>
-static inline __attribute__((always_inline)) void tile_of(long k, const T* a, long am, long ak, const T* b, long ldb,
-                                                       T* c, long ldc, Mode mode) {
+static inline __attribute__((always_inline)) void product_of(long k, const T* a, long am, long ak, const T* b, long ldb,
+                                                          typename Lanes<T>::V (&acc)[MR][NV]) {
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
-  V acc[MR][NV];
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) acc[i][j] = V{};
   for (long p = 0; p < k; p++, a += UNIT ? ak : 1, b += ldb) {
@@ -37,6 +38,16 @@ static inline __attribute__((always_inline)) void tile_of(long k, const T* a, lo
       for (int j = 0; j < NV; j++) acc[i][j] += s * row[j];
     }
   }
+}
+
+// c[i, :] (op)= that product, accumulators in registers.
+template <typename T, int MR, int NV, bool UNIT>
+static inline __attribute__((always_inline)) void tile_of(long k, const T* a, long am, long ak, const T* b, long ldb,
+                                                       T* c, long ldc, Mode mode) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  V acc[MR][NV];
+  product_of<T, MR, NV, UNIT>(k, a, am, ak, b, ldb, acc);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       V* out = (V*)(c + i * ldc + j * VL);

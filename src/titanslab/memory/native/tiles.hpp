@@ -10,16 +10,35 @@ constexpr long LINE = 64 / sizeof(T);  // of the first cache
 template <typename T>
 constexpr long PANEL = 4 * Lanes<T>::VL;
 
-// am = a^T d, as = a^T d2 of a tile: a [rows, LC], d and d2 [C, PANEL].
+// acc += a^T d of a tile over the tokens from `first` to `last`: a [rows, LC], d [C, PANEL].
 template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void outer_tile(long C, const T* a, long LC, const T* d, const T* d2,
-                                                          typename Lanes<T>::V (&am)[MR][NV],
+static inline __attribute__((always_inline)) void outer_of(long first, long last, const T* a, long LC, const T* d,
+                                                        typename Lanes<T>::V (&acc)[MR][NV]) {
+  typedef typename Lanes<T>::V V;
+  constexpr long VL = Lanes<T>::VL;
+  for (long c = first; c < last; c++) {
+    V x[NV];
+    for (int j = 0; j < NV; j++) x[j] = *(const V*)(d + c * PANEL<T> + j * VL);
+    for (int i = 0; i < MR; i++) {
+      T v = a[i * LC + c];
+      for (int j = 0; j < NV; j++) acc[i][j] += v * x[j];
+    }
+  }
+}
+
+// am += a^T d and as += a^T d2: together where registers hold both tiles, else one after the other.
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void outer_tile(long first, long last, const T* a, long LC, const T* d,
+                                                          const T* d2, typename Lanes<T>::V (&am)[MR][NV],
                                                           typename Lanes<T>::V (&as)[MR][NV]) {
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
-  for (long c = 0; c < C; c++) {
+  if constexpr (2 * MR * NV > REGISTERS) {
+    outer_of<T, MR, NV>(first, last, a, LC, d, am);
+    outer_of<T, MR, NV>(first, last, a, LC, d2, as);
+    return;
+  }
+  for (long c = first; c < last; c++) {
     V v[MR], x[NV];
     for (int i = 0; i < MR; i++) {
       v[i] = a[i * LC + c] - V{};
@@ -36,20 +55,22 @@ static inline __attribute__((always_inline)) void outer_tile(long C, const T* a,
   }
 }
 
-// c' = b c + f s - a^T(w d), s' = e s - a^T(w' d), one pass over the state.
+// c' = b c + f s - a^T(w d), s' = e s - a^T(w' d), one pass over the state; w' is 0 before token `recent`.
 template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void advance_tile(long C, const T* aT, long LC, const T* dw, const T* dw2,
-                                                               long ld, const T* m, const T* s, T* m1, T* s1, T b, T f,
-                                                               T e) {
+static inline __attribute__((always_inline)) void advance_tile(long C, long recent, const T* aT, long LC, const T* dw,
+                                                               const T* dw2, long ld, const T* m, const T* s, T* m1,
+                                                               T* s1, T b, T f, T e) {
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V am[MR][NV], as[MR][NV];
   for (int i = 0; i < MR; i++)  // the state comes from far: asked for before the products it is added to
     for (int j = 0; j < NV; j++) {
+      am[i][j] = as[i][j] = V{};
       __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
       __builtin_prefetch(m1 + i * ld + j * VL, 1), __builtin_prefetch(s1 + i * ld + j * VL, 1);
     }
-  outer_tile<T, MR, NV>(C, aT, LC, dw, dw2, am, as);
+  if (recent > 0) outer_of<T, MR, NV>(0, recent, aT, LC, dw, am);
+  outer_tile<T, MR, NV>(recent, C, aT, LC, dw, dw2, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       long at = i * ld + j * VL;
@@ -59,11 +80,12 @@ static inline __attribute__((always_inline)) void advance_tile(long C, const T* 
     }
 }
 
-// dm1 = b dm + X^T (b dz), ds1 = f dm + e ds + X^T (f dz), and the dot products <m,dm>, <s,dm>, <s,ds>.
+// dm1 = b dm + X^T (b dz), ds1 = f dm + e ds + X^T (f dz), and the dot products <m,dm>, <s,dm>, <s,ds>. From token
+// `lagging` on f is `ratio` times b, and the fourth is <s, X^T (b dz)> of these tokens.
 template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void retreat_tile(long C, const T* X, long LC, const T* dz, const T* dz2,
-                                                               long ld, const T* m, const T* s, T* dm, T* ds, T b, T f,
-                                                               T e, typename Lanes<T>::V* dots) {
+static inline __attribute__((always_inline)) void retreat_tile(long C, long lagging, T ratio, const T* X, long LC,
+                                                               const T* dz, const T* dz2, long ld, const T* m, const T* s,
+                                                               T* dm, T* ds, T b, T f, T e, typename Lanes<T>::V* dots) {
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V am[MR][NV], as[MR][NV];
@@ -72,7 +94,17 @@ static inline __attribute__((always_inline)) void retreat_tile(long C, const T* 
       __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
       __builtin_prefetch(dm + i * ld + j * VL, 1), __builtin_prefetch(ds + i * ld + j * VL, 1);
     }
-  outer_tile<T, MR, NV>(C, X, LC, dz, dz2, am, as);
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
+  if (lagging < C) {
+    outer_of<T, MR, NV>(lagging, C, X, LC, dz, am);
+    for (int i = 0; i < MR; i++)
+      for (int j = 0; j < NV; j++) {
+        dots[3] += *(const V*)(s + i * ld + j * VL) * am[i][j];
+        as[i][j] = ratio * am[i][j];
+      }
+  }
+  outer_tile<T, MR, NV>(0, lagging, X, LC, dz, dz2, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       long at = i * ld + j * VL;
