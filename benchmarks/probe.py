@@ -19,6 +19,7 @@ from benchmarks.machine import ROOT
 from benchmarks.measure import allocations, one_line, peak_bytes
 from benchmarks.models import ModelSetting
 from benchmarks.peers import Setting
+from titanslab.memory.native.reuse import release
 
 # glibc's heap fragments: resident size grows beyond what is in use (2.2 times in titans-pytorch). With this,
 # larger blocks come from the system and go back at once.
@@ -40,11 +41,15 @@ def probe(name: str, setting: Setting | ModelSetting, peak_only: bool = False) -
     device = torch.device(setting.device)
     work = _build(name, setting)
     work.step()
+    release()  # what lies ready for the next call counts as its own
     result: dict[str, Any] = {"forward_backward_peak": peak_bytes(work.step, device)}
     if peak_only:
         return result
+    release()
     result["forward_peak"] = peak_bytes(work.forward, device)
+    release()
     held = allocations(work.output, device)
+    release()
     whole = allocations(work.step, device)
     tokens = setting.batch * setting.tokens
     result["held_for_backward_bytes"] = held["held"]

@@ -155,6 +155,7 @@ def test_float32_is_as_exact_where_momentum_fades() -> None:
 def test_lent_memory_comes_back_when_nobody_holds_it(monkeypatch) -> None:
     monkeypatch.setattr(reuse, "_free", [])
     monkeypatch.setattr(reuse, "FREE_BYTES", 1000)
+    monkeypatch.setattr(reuse, "LARGE_BYTES", 400)
     first = reuse.lend((10, 10), torch.float32)
     place = first.data_ptr()
     view = first[2:].view(-1)
@@ -166,7 +167,13 @@ def test_lent_memory_comes_back_when_nobody_holds_it(monkeypatch) -> None:
     del other
     large = reuse.lend((251,), torch.float32)
     del large
-    assert all(buffer.numel() <= 1000 for buffer in reuse._free)
+    assert sum(buffer.numel() for buffer in reuse._free) <= 1000
+    reuse.lend((100,), torch.float32)
+    small = reuse.lend((99,), torch.float32)
+    del small
+    assert [buffer.numel() for buffer in reuse._free] == [400]
+    reuse.release()
+    assert not reuse._free
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 16, 29, 50])

@@ -17,17 +17,17 @@ from titanslab.memory.reference import Gates
 from titanslab.memory.schedule import Schedule, count_blocks, is_aligned, make_schedule
 from titanslab.memory.state import MemoryState
 
-# tokens between kept states times the chunk's, and the fewest; most chunks, and bytes that recomputing them may hold:
-# a state a chunk leaves the processor's cache after a few, and long chunks have few states to keep
-GROUP_AREA = 1024 * 16
-GROUP_TOKENS = 256
+# tokens between kept states at chunk 1, falling with the chunk's square, and the fewest; most chunks, and bytes that
+# recomputing them may hold: a state a chunk leaves the processor's cache after a few, long chunks have few to keep
+GROUP_VOLUME = 1024 * 16**2
+GROUP_TOKENS = 128
 GROUP_CHUNKS = 64
 GROUP_BYTES = 192 << 20
 
 
 def group_size(chunks: int, chunk_size: int, state_bytes: int) -> int:
     """Chunks between two kept states."""
-    tokens = max(GROUP_TOKENS, GROUP_AREA // chunk_size)
+    tokens = max(GROUP_TOKENS, GROUP_VOLUME // chunk_size**2)
     return max(1, min(chunks, GROUP_CHUNKS, tokens // chunk_size, max(2, GROUP_BYTES // state_bytes)))
 
 

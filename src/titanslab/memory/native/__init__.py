@@ -210,7 +210,7 @@ def forward(
     if schedule is not None or anchor:
         running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
     groups = -(-call.arguments.chunks // group)
-    kept = [s.new_empty(groups, *s.shape) for s in state]
+    kept = [lend((groups, *s.shape), s.dtype) for s in state]
     call.give(state=state, y=y, loss=loss, end=end, running=running, kept=kept)
     shape = None
     if keep and schedule is None:
