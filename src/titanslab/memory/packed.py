@@ -121,10 +121,7 @@ def project(
 
 
 class _Memory(torch.autograd.Function):
-    """`chunked_memory` that holds what q, k, v are computed from instead of them.
-
-    Where the kernel holds what it computes of each chunk (long chunks) they are little beside it and are held too.
-    """
+    """`chunked_memory` that holds what q, k, v are computed from instead of them."""
 
     @staticmethod
     def forward(
@@ -139,11 +136,9 @@ class _Memory(torch.autograd.Function):
         y, loss, end_offset, end, running, kept = chunked_memory(
             q, k, v, gates, state, anchor, initial, norm, offset, None, None, *static
         )
-        ctx.held = len(kept) > len(state)
-        source = (q, k, v) if ctx.held else (raw, *convs, *tails)
-        ctx.static, ctx.counts, ctx.inputs = static[:STATIC], counts, (len(source), len(convs))
+        ctx.static, ctx.counts, ctx.inputs = static[:STATIC], counts, (len(convs), len(tails))
         ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
-        ctx.save_for_backward(gates, offset, *source, *anchor, *norm, *kept_states(kept, state))
+        ctx.save_for_backward(raw, gates, offset, *convs, *tails, *anchor, *norm, *kept_states(kept, state))
         ctx.mark_non_differentiable(loss, end_offset)
         ctx.set_materialize_grads(False)
         return y, loss, end_offset, *end, *running
@@ -153,16 +148,12 @@ class _Memory(torch.autograd.Function):
     def backward(ctx: Any, dy: Any, d_loss: Any, d_offset: Any, *d_states: Any) -> tuple[Any, ...]:
         from titanslab.memory.native.features import features
 
-        gates, offset, *rest = ctx.saved_tensors
-        (inputs, n), (states, anchors, norms) = ctx.inputs, ctx.counts
-        source, rest = rest[:inputs], rest[inputs:]
+        raw, gates, offset, *rest = ctx.saved_tensors
+        (n, m), (states, anchors, norms) = ctx.inputs, ctx.counts
+        convs, tails, rest = rest[:n], rest[n : n + m], rest[n + m :]
         anchor, norm, kept = rest[:anchors], rest[anchors : anchors + norms], rest[anchors + norms :]
-        if ctx.held:
-            q, k, v = source
-        else:
-            raw, convs, tails = source[0], source[1 : n + 1], source[n + 1 :]
-            columns = _columns(raw, convs[0].shape[1], 3)
-            q, k, v = (p.unflatten(-1, (ctx.heads, -1)) for p in features(columns, convs, tails, ctx.heads, UNIT))
+        columns = _columns(raw, convs[0].shape[1], 3)
+        q, k, v = (p.unflatten(-1, (ctx.heads, -1)) for p in features(columns, convs, tails, ctx.heads, UNIT))
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         grads = gradients(
             chunked_memory_backward,
