@@ -5,7 +5,8 @@ For what waits for backward alone: what is gone sooner would only lie here inste
 
 import ctypes
 import math
-from functools import cache
+import sys
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 # what may lie unused between calls, and what comes from the system at every call otherwise
 FREE_BYTES = 192 << 20
 LARGE_BYTES = 1 << 20
-_free: list[Tensor] = []  # of bytes, longest unused first
+_free: dict[int, list[Tensor]] = {}  # by size, longest unused first; each step is one of Python's, so threads may meet
 
 
 def release() -> None:
@@ -21,25 +22,36 @@ def release() -> None:
     _free.clear()
 
 
+def unused_bytes() -> int:
+    """What `release` would give back."""
+    return sum(size * len(buffers) for size, buffers in list(_free.items()))
+
+
 def lend(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor; another of its size gets the same memory once nobody holds this one, if it is large."""
     size = math.prod(shape) * dtype.itemsize
     if size < LARGE_BYTES:
         return torch.empty(shape, dtype=dtype)
-    at = next((i for i, buffer in enumerate(_free) if buffer.numel() == size), None)
-    buffer = torch.empty(size, dtype=torch.uint8) if at is None else _free.pop(at)
+    try:
+        buffer = _free[size].pop()
+    except (KeyError, IndexError):
+        buffer = torch.empty(size, dtype=torch.uint8)
     lease = _lease(size).from_address(buffer.data_ptr())
     lease.buffer = buffer  # type: ignore[attr-defined]
     return torch.frombuffer(lease, dtype=dtype).view(shape)
 
 
 def _take_back(buffer: Tensor) -> None:
-    _free.append(buffer)
-    while sum(b.numel() for b in _free) > FREE_BYTES:
-        _free.pop(0)
+    size = buffer.numel()
+    same = _free.pop(size, [])
+    while _free and unused_bytes() + (len(same) + 1) * size > FREE_BYTES:
+        _free.pop(next(iter(_free), 0), None)
+    if (len(same) + 1) * size <= FREE_BYTES:
+        same.append(buffer)
+    _free[size] = same
 
 
-@cache
+@lru_cache(maxsize=64)
 def _lease(size: int) -> type[ctypes.Array]:
     """What a tensor's storage holds on to: as it goes, its memory is free."""
 
@@ -47,6 +59,7 @@ def _lease(size: int) -> type[ctypes.Array]:
         buffer: Tensor
 
         def __del__(self) -> None:
-            _take_back(self.buffer)
+            if not sys.is_finalizing():
+                _take_back(self.buffer)
 
     return Lease
