@@ -48,7 +48,8 @@ def _take_back(buffer: Tensor) -> None:
         _free.pop(next(iter(_free), 0), None)
     if (len(same) + 1) * size <= FREE_BYTES:
         same.append(buffer)
-    _free[size] = same
+    if same:
+        _free[size] = same
 
 
 @lru_cache(maxsize=64)
