@@ -39,8 +39,11 @@ part "${tests[@]}" tests/memory/test_triton.py tests/memory/test_triton_compile.
 graph=right
 part "${tests[@]}" tests/models/test_decode_graph.py || graph=wrong
 
-# chunked, the portable path and what `auto` takes on a GPU, and triton, the fused one
-for backend in auto triton; do
+# what `auto` takes here, and why: a trial of the fused kernels beside the others
+part "$python" -m titanslab.cli info --preset 340m --variant mag
+
+# chunked, the portable path, and triton, the fused one; each token alone takes what `auto` would without a trial, or triton
+for backend in chunked triton; do
     if [ $backend = triton ] && [ $kernels = wrong ]; then
         left_out "the kernels are wrong here" "memory_op, train_step and decode with --backend triton"
         continue
@@ -51,10 +54,12 @@ for backend in auto triton; do
     part "$python" -m benchmarks.train_step --row gpu --size 170m "${on[@]}" "${flags[@]}"
     part "$python" -m benchmarks.train_step --row gpu --size 340m --compile "${on[@]}" "${flags[@]}"
     part "$python" -m benchmarks.train_step --row gpu --size 340m --checkpointing "${on[@]}" "${flags[@]}"
-    if [ $graph = right ]; then
-        part "$python" -m benchmarks.decode --size 170m "${on[@]}" "${quick_repeats[@]}"
-    else
+    if [ $graph = wrong ]; then
         left_out "decoding as a CUDA graph is wrong here" "decode with --backend $backend"
+    elif [ $backend = chunked ]; then
+        part env TITANS_MEASURE=0 "$python" -m benchmarks.decode --size 170m --backend auto "${quick_repeats[@]}"
+    else
+        part "$python" -m benchmarks.decode --size 170m "${on[@]}" "${quick_repeats[@]}"
     fi
     part "$python" -m benchmarks.memory_op --batch 8 --dim 1024 --heads 16 --window 2048 --device cuda \
         --memory-limit 70 "${on[@]}" "${flags[@]}"

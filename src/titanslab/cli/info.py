@@ -99,12 +99,14 @@ def _backends(console: Any, config: Any) -> None:
         expansion=config.memory_expansion if config.memory_depth > 1 else MemoryNetwork().expansion,
         residual=config.memory_residual,
         norm=config.memory_norm,
+        grad_clip=config.memory_grad_clip,
     )
     places = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     for place in places:
         for what, tokens in (("reading", 1024), ("decoding", 1)):
             dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-            choice = choose_backend(place, dtype, tokens, network, config.memory_head_dim, config.chunk_size)
+            with torch.no_grad():
+                choice = choose_backend(place, dtype, tokens, network, config.memory_head_dim, config.chunk_size)
             console.print(f"memory     {place.type}, {what}: {choice.name} ({choice.reason})")
 
 

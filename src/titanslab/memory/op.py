@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.chunked import chunked, implementation
-from titanslab.memory.kernels import fused, supported
+from titanslab.memory.kernels import fused, take_fused, tried
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.recurrent import recurrent
 from titanslab.memory.reference import Gates, reference
@@ -35,19 +35,28 @@ def choose_backend(
     *,
     channelwise: bool = False,
 ) -> BackendChoice:
-    """What `backend="auto"` means for a call; `titans info` prints the same."""
+    """What `backend="auto"` means for a call; `titans info` prints the same.
+
+    On a GPU the first call of a shape of memory may try the fused kernels beside the others, in a process of its own.
+    """
     if channelwise:
         return BackendChoice("recurrent", "channel-wise alpha is computed token by token")
-    if tokens <= STEP_TOKENS:
-        return BackendChoice("recurrent", f"{tokens} token(s): steps cost less than a chunk")
+    few = tokens <= STEP_TOKENS
+    fused, why = False, ""
+    if device.type == "cuda" and (not few or (tokens == 1 and not torch.is_grad_enabled())):
+        form = (network.depth, network.expansion, network.residual, network.norm, network.grad_clip is not None)
+        fused = take_fused(device, dtype, few, *form, head_dim, chunk_size)
+        why = "" if torch.compiler.is_compiling() else "; " + tried(device, dtype, few, *form, head_dim, chunk_size)[1]
+    if few:
+        return BackendChoice(
+            "triton" if fused else "recurrent", f"{tokens} token(s): steps cost less than a chunk{why}"
+        )
+    if fused:
+        return BackendChoice("triton", f"the exact parallel form, fused kernels{why}")
     if torch.compiler.is_compiling():  # the reason would load the kernel inside the traced graph
         return BackendChoice("chunked", "the exact parallel form")
     _, how = implementation(device, torch.float64 if dtype == torch.float64 else torch.float32, network.depth)
-    if device.type == "cuda":
-        fits, why_not = supported(device, dtype, network, head_dim, chunk_size)
-        # a choice "from measurements" needs one: until the kernels are timed on a GPU, they run when asked for
-        how += "; backend 'triton' runs here too, by name" if fits else f"; no fused kernel: {why_not}"
-    return BackendChoice("chunked", f"the exact parallel form, {how}")
+    return BackendChoice("chunked", f"the exact parallel form, {how}{why}")
 
 
 def _check(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:

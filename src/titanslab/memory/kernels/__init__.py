@@ -1,6 +1,6 @@
 """The fused path, `backend="triton"`. Triton itself is imported at the first call, not here."""
 
 from titanslab.memory.kernels.op import fused
-from titanslab.memory.kernels.plan import supported
+from titanslab.memory.kernels.verdict import take_fused, tried
 
-__all__ = ["fused", "supported"]
+__all__ = ["fused", "take_fused", "tried"]

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 
+from titanslab.memory.folder import cache_folder
+
 # of each kernel: what is compiled, and what that includes
 SOURCES = {
     "chunked": (
@@ -51,12 +53,6 @@ class Library(NamedTuple):
 
     handle: ctypes.CDLL | None
     reason: str
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: `TITANS_CACHE`, else the user's cache folder."""
-    root = os.environ.get("TITANS_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "titanslab"
 
 
 def _cpu_features() -> str:
