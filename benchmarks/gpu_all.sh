@@ -64,5 +64,9 @@ for backend in chunked triton; do
     part "$python" -m benchmarks.memory_op --batch 8 --dim 1024 --heads 16 --window 2048 --device cuda \
         --memory-limit 70 "${on[@]}" "${flags[@]}"
 done
+# the portable path where its functions are compiled
+export TITANS_COMPILE=1
+part "$python" -m benchmarks.memory_op --row gpu16 --memory-limit 70 --backend chunked "${flags[@]}"
+part "$python" -m benchmarks.train_step --row gpu --size 340m --backend chunked "${flags[@]}"
 echo; echo "== done, $failed part(s) failed or were left out; results in benchmarks/results"
 exit $failed

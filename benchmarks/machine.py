@@ -30,6 +30,10 @@ PACKAGES = (
 )
 
 
+# settings of the environment that change what is measured
+SWITCHES = ("TITANS_NATIVE", "TITANS_COMPILE", "TITANS_MEASURE")
+
+
 def cpu_model() -> str:
     """The processor's name, as the system gives it."""
     info = Path("/proc/cpuinfo")
@@ -51,6 +55,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_average": os.getloadavg()[0],
         "device": device.type,
+        "switches": {name: os.environ[name] for name in SWITCHES if name in os.environ},
     }
     if device.type == "cuda":
         gpu = torch.cuda.get_device_properties(device)

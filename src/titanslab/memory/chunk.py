@@ -5,6 +5,7 @@ A layer's state is one tensor `[N, 2 d_in, d_out]`: the weights M above the mome
 against the token loop, not derived from another fast path.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -294,3 +295,15 @@ def write_chunk_backward(
     d_anchor = [torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)]
     dk = da[0] + d_error if form.residual else da[0]
     return dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift
+
+
+class Functions(NamedTuple):
+    """What the chunk loop calls: the functions above, as they are or compiled."""
+
+    write_chunk: Callable[..., Write] = write_chunk
+    read_chunks: Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]] = read_chunks
+    read_chunks_backward: Callable[..., tuple[ReadGradient, list[Tensor]]] = read_chunks_backward
+    write_chunk_backward: Callable[..., tuple] = write_chunk_backward
+
+
+AS_WRITTEN = Functions()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.chunk import Form, write_chunk
+from titanslab.memory.chunk import Form, Functions
 from titanslab.memory.chunk_slots import Layout, by_row
 from titanslab.memory.decay import Decay, Products, decay
 
@@ -59,7 +59,9 @@ class Loop:
         norm: list[Tensor],
         form: Form,
         heads: int,
+        functions: Functions,
     ) -> None:
+        self.functions = functions
         self.layout, self.anchor, self.initial, self.form, self.heads = layout, anchor, initial, form, heads
         self.chunks, self.rows = layout.q.shape[:2]
         self.batch = self.rows // heads
@@ -111,7 +113,7 @@ class Loop:
             goes_on = self.goes_on(first + i)
             if goes_on is not None:
                 special = anchor = [torch.where(goes_on, a, o) for a, o in zip(self.anchor, anchor, strict=True)]
-            write = write_chunk(
+            write = self.functions.write_chunk(
                 layout.k[first + i],
                 layout.v[first + i],
                 state,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.chunk import Form, ReadGradient, read_chunks, read_chunks_backward, write_chunk_backward
+from titanslab.memory.chunk import AS_WRITTEN, Form, Functions, ReadGradient
 from titanslab.memory.chunk_groups import Group, Loop, coefficients_of, flush
 from titanslab.memory.chunk_slots import by_row, from_slots, in_slots, to_slots
 from titanslab.memory.decay import Decay, Products, decay_backward
@@ -44,6 +44,7 @@ def forward(
     residual: bool,
     grad_clip: float | None,
     keep: bool,
+    functions: Functions = AS_WRITTEN,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """y, loss, end state, end anchor (none where aligned and no state came), kept states, end offset.
 
@@ -51,7 +52,7 @@ def forward(
     """
     form = Form(len(state), residual, bool(norm), grad_clip)
     layout = in_slots(q, k, v, gates, schedule, chunk_size, group)
-    loop = Loop(layout, anchor, initial, norm, form, q.shape[2])
+    loop = Loop(layout, anchor, initial, norm, form, q.shape[2], functions)
     batch = q.shape[0]
     y, losses = torch.empty_like(layout.q), torch.empty_like(layout.gates[0, 0])
     running = [] if schedule is None else [a.clone() for a in anchor or loop.own(state)]
@@ -63,7 +64,7 @@ def forward(
         values, _ = loop.decay(first, last)
         part = loop.run(first, last, state, coefficients_of(values, form.depth))
         for i in range(0, last - first, READ_CHUNKS):
-            out, _, _ = read_chunks(*loop.read_arguments(first, last, part, slice(i, i + READ_CHUNKS)))
+            out, _, _ = functions.read_chunks(*loop.read_arguments(first, last, part, slice(i, i + READ_CHUNKS)))
             y[first:last][i : i + READ_CHUNKS] = out.view(-1, *y.shape[1:])
         losses[first:last] = part.loss
         if schedule is not None:
@@ -117,11 +118,12 @@ def backward(
     group: int,
     residual: bool,
     grad_clip: float | None,
+    functions: Functions = AS_WRITTEN,
 ) -> _Gradients:
     """Gradients of everything `forward` takes; `d_state`, `d_running` belong to its end state and anchor."""
     form = Form(len(initial), residual, bool(norm), grad_clip)
     layout = in_slots(q, k, v, gates, schedule, chunk_size, group)
-    loop = Loop(layout, anchor, initial, norm, form, q.shape[2])
+    loop = Loop(layout, anchor, initial, norm, form, q.shape[2], functions)
     batch = q.shape[0]
     dy = to_slots(dy, schedule, chunk_size)
     if schedule is not None and layout.real is not None:
@@ -159,7 +161,7 @@ def backward(
             before = [s[i] for s in part.state]
             goes_on = loop.goes_on(chunk)
             own_anchor = part.anchor if goes_on is not None else loop.own(before)
-            dk[chunk], dv[chunk], d_state, d_own, ends, mixes, d_scale, d_shift = write_chunk_backward(
+            dk[chunk], dv[chunk], d_state, d_own, ends, mixes, d_scale, d_shift = functions.write_chunk_backward(
                 layout.k[chunk],
                 layout.v[chunk],
                 before,
@@ -224,7 +226,7 @@ def _read_backward(loop: Loop, first: int, last: int, group: Group, dy: Tensor) 
     for i in range(0, n, READ_CHUNKS):
         part = slice(i, i + READ_CHUNKS)
         arguments = loop.read_arguments(first, last, group, part)
-        grads, reads = read_chunks_backward(dy[first:last][part].flatten(0, 1), *arguments)
+        grads, reads = loop.functions.read_chunks_backward(dy[first:last][part].flatten(0, 1), *arguments)
         parts.append(grads)
         all_reads.append(reads)
 

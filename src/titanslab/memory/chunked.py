@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from titanslab.memory import chunk_loop
+from titanslab.memory import chunk_compiled, chunk_loop
 from titanslab.memory.autograd import register_backward
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Gates
@@ -32,13 +32,19 @@ def group_size(chunks: int, chunk_size: int, state_bytes: int) -> int:
 
 
 def implementation(device: torch.device, dtype: torch.dtype, depth: int) -> tuple[ModuleType, str]:
-    """The module that runs the chunk loop (compiled kernel or PyTorch operations), and why that one."""
+    """The module that runs the chunk loop (compiled kernel, or PyTorch operations as they are or compiled), and why."""
     if device.type == "cpu":
         from titanslab.memory import native
 
         fits, reason = native.available(device, dtype, depth)
-        return (native, reason) if fits else (chunk_loop, reason)
-    return chunk_loop, f"PyTorch operations on {device.type}"
+        if fits:
+            return native, reason
+    else:
+        reason = f"PyTorch operations on {device.type}"
+    if chunk_compiled.wanted():
+        failed = chunk_compiled.failures()
+        return chunk_compiled, f"{reason}, through torch.compile" + (f", which failed: {failed}" if failed else "")
+    return chunk_loop, reason
 
 
 def _plan(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titanslab.memory import chunk_loop
+from titanslab.memory import chunk_compiled, chunk_loop
 from titanslab.memory.chunked import implementation
 from titanslab.memory.conv import short_conv
 from titanslab.memory.features import convolve, fits, norm_and_gate
@@ -115,7 +115,7 @@ class NeuralMemory(LayerParameters):
         projections = [*(getattr(self, f"{n}_proj") for n in "qkvgo"), *self._gate_projections()]
         if not plain(*projections) or not fits(x, *(p.weight for p in projections), *self.memory_weights):
             return False
-        return implementation(x.device, x.dtype, self.network.depth)[0] is not chunk_loop
+        return implementation(x.device, x.dtype, self.network.depth)[0] not in (chunk_loop, chunk_compiled)
 
     def _packed(
         self,

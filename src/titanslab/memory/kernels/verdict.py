@@ -212,7 +212,10 @@ def tried(
     return (found.decoding, found.reason_decoding) if decoding else (found.reading, found.reason)
 
 
-@torch.compiler.assume_constant_result
 def take_fused(*call: Any) -> bool:
     """The first half of `tried`, which a compiled caller takes for a constant."""
     return tried(*call)[0]
+
+
+# what torch.compiler.assume_constant_result does, which imports all of the compiler for it
+take_fused._dynamo_marked_constant = True  # type: ignore[attr-defined]
