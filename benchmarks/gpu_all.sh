@@ -36,6 +36,7 @@ unset TRITON_INTERPRET
 tests=("$python" -m pytest -q -o addopts= --import-mode=importlib -W default)
 kernels=right
 part "${tests[@]}" tests/memory/test_triton.py tests/memory/test_triton_compile.py || kernels=wrong
+part "${tests[@]}" tests/memory/test_trial.py
 graph=right
 part "${tests[@]}" tests/models/test_decode_graph.py || graph=wrong
 
