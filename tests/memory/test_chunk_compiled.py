@@ -25,7 +25,6 @@ def asked_for(monkeypatch) -> None:
 def uncalled(monkeypatch, backend) -> list[chunk_compiled.Compiled]:
     """Functions that nobody has called yet, through a backend of torch.compile."""
     functions = [chunk_compiled.Compiled(f) for f in AS_WRITTEN]
-    monkeypatch.setattr(chunk_compiled, "COMPILED", functions)
     monkeypatch.setattr(chunk_compiled, "FUNCTIONS", Functions(*functions))
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: original(function, backend=backend))

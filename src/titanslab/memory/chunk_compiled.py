@@ -50,13 +50,12 @@ class Compiled:
             return result
 
 
-COMPILED = [Compiled(function) for function in AS_WRITTEN]
-FUNCTIONS = Functions(*COMPILED)
+FUNCTIONS = Functions(*map(Compiled, AS_WRITTEN))
 
 
 def failures() -> str:
     """Why functions of this process did not compile; nothing where they did, or have not been called."""
-    return "; ".join(sorted({c.failed for c in COMPILED if c.failed}))
+    return "; ".join(sorted({f.failed for f in FUNCTIONS if isinstance(f, Compiled) and f.failed}))
 
 
 def forward(*arguments: Any, **named: Any) -> tuple:

@@ -44,9 +44,10 @@ def choose_backend(
     few = tokens <= STEP_TOKENS
     fused, why = False, ""
     if device.type == "cuda" and (not few or (tokens == 1 and not torch.is_grad_enabled())):
-        form = (network.depth, network.expansion, network.residual, network.norm, network.grad_clip is not None)
-        fused = take_fused(device, dtype, few, *form, head_dim, chunk_size)
-        why = "" if torch.compiler.is_compiling() else "; " + tried(device, dtype, few, *form, head_dim, chunk_size)[1]
+        clipped = network.grad_clip is not None
+        form = (network.depth, network.expansion, network.residual, network.norm, clipped, head_dim, chunk_size)
+        fused = take_fused(device, dtype, few, *form)
+        why = "" if torch.compiler.is_compiling() else f"; {tried(device, dtype, few, *form)[1]}"
     if few:
         return BackendChoice(
             "triton" if fused else "recurrent", f"{tokens} token(s): steps cost less than a chunk{why}"

@@ -189,24 +189,15 @@ def _keep(file: Path, outcome: Outcome) -> Outcome:
 
 
 @cache
-def tried(
-    device: torch.device,
-    dtype: torch.dtype,
-    decoding: bool,
-    depth: int,
-    expansion: int,
-    residual: bool,
-    norm: bool,
-    clipped: bool,
-    head_dim: int,
-    chunk_size: int,
-) -> tuple[bool, str]:
-    """Whether `auto` takes the fused kernels on that GPU, for one token or (`decoding` False) for many, and why."""
+def tried(device: torch.device, dtype: torch.dtype, decoding: bool, *form: Any) -> tuple[bool, str]:
+    """Whether `auto` takes the fused kernels on that GPU, for one token or (`decoding` False) for many, and why.
+
+    `form`: the fields of a `Trial` from depth on.
+    """
     if device.index is None:
         device = torch.device(device.type, torch.cuda.current_device())
-    form = (depth, expansion, residual, norm, clipped, head_dim, chunk_size)
     trial = Trial(str(device), str(dtype).removeprefix("torch."), *form)
-    fits, why_not = supported(device, dtype, trial.network(), head_dim, chunk_size)
+    fits, why_not = supported(device, dtype, trial.network(), trial.head_dim, trial.chunk_size)
     if not fits:
         return False, f"no fused kernel: {why_not}"
     found = verdict(trial)
