@@ -37,6 +37,7 @@ tests=("$python" -m pytest -q -o addopts= --import-mode=importlib -W default)
 kernels=right
 part "${tests[@]}" tests/memory/test_triton.py tests/memory/test_triton_compile.py || kernels=wrong
 part "${tests[@]}" tests/memory/test_trial.py
+part "${tests[@]}" tests/memory/test_chunk_compiled.py
 graph=right
 part "${tests[@]}" tests/models/test_decode_graph.py || graph=wrong
 
@@ -65,8 +66,8 @@ for backend in chunked triton; do
     part "$python" -m benchmarks.memory_op --batch 8 --dim 1024 --heads 16 --window 2048 --device cuda \
         --memory-limit 70 "${on[@]}" "${flags[@]}"
 done
-# the portable path where its functions are compiled
-export TITANS_COMPILE=1
+# the portable path where its functions are not compiled
+export TITANS_COMPILE=0
 part "$python" -m benchmarks.memory_op --row gpu16 --memory-limit 70 --backend chunked "${flags[@]}"
 part "$python" -m benchmarks.train_step --row gpu --size 340m --backend chunked "${flags[@]}"
 echo; echo "== done, $failed part(s) failed or were left out; results in benchmarks/results"

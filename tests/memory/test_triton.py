@@ -54,8 +54,6 @@ def poison(monkeypatch) -> None:
 @pytest.fixture
 def in_blocks(monkeypatch) -> None:
     """Small tiles: the state in several blocks of columns, several read blocks, several groups."""
-    monkeypatch.setattr(plan, "RESIDENT_NUMBERS", 0)
-    monkeypatch.setattr(plan, "RESIDENT_NUMBERS_BACKWARD", 0)
     monkeypatch.setattr(plan, "FORWARD_COLUMNS", 16 * 16)
     monkeypatch.setattr(plan, "BACKWARD_COLUMNS", 16 * 16)
     monkeypatch.setattr(plan, "BLOCK_TOKENS", 8)

@@ -106,7 +106,7 @@ anchor = [s[:, : s.shape[1] // 2].contiguous() for s in state]
 norm = [torch.ones(rows, width)] * 2
 q, gates = torch.zeros(1, 32, rows, width, dtype=torch.bfloat16), torch.rand(3, 2, 1, 32, rows)
 offset, mask = torch.ones(1, dtype=torch.int64), torch.ones(1, 32, dtype=torch.bool)
-tiles = plan.make_plan(2, width, hidden, 16, 32)
+tiles = plan.make_plan(2, width, hidden, 16, 32, torch.bfloat16)
 arguments = (anchor, state, norm, offset, mask, None)
 *_, running, kept = passes.forward(q, q, q, gates, state, *arguments, 16, form, tiles)
 passes.backward(q, state, running, q, q, q, gates, *arguments, kept, 16, form, tiles)

@@ -1,61 +1,116 @@
-"""The chunk loop with its functions through `torch.compile`, `TITANS_COMPILE=1`: fewer and larger launches.
+"""The chunk loop with its functions through `torch.compile`: fewer and larger launches, the default on GPUs.
 
-Compiling takes a minute or more, and again where shapes differ. What does not compile runs as it is written, and the
-reason is said once.
+Compiling takes a minute or more, and again where shapes differ. At its first call a compiled function is compared with
+the function as it is written, and timed beside it: what does not compile, is wrong or is slower runs as it is written,
+and why is said once. `TITANS_COMPILE=0` leaves all of it, `TITANS_COMPILE=1` asks for it on CPUs too.
 """
 
+import inspect
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from titanslab.memory import chunk_loop
 from titanslab.memory.chunk import AS_WRITTEN, Functions
 from titanslab.memory.chunk_loop import block_size, kept_activations
 
-__all__ = ["backward", "block_size", "failures", "forward", "kept_activations", "wanted"]
+__all__ = ["backward", "block_size", "forward", "kept_activations", "wanted", "written"]
+# largest relative distance of any result; products in TF32 are that far apart
+ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-9}
+TURNS = 5
 _log = logging.getLogger(__name__)
 
 
-def wanted() -> bool:
-    """Whether `TITANS_COMPILE` asks for it."""
-    return os.environ.get("TITANS_COMPILE", "0") == "1"
+def wanted(device: torch.device) -> bool:
+    """Whether the functions are compiled there."""
+    return os.environ.get("TITANS_COMPILE", "1" if device.type == "cuda" else "0") == "1"
 
 
 class Compiled:
-    """A function, compiled at its first call; as it is written once that has failed."""
+    """A function, compiled, compared and timed at its first call; `why_not` where it runs as it is written since."""
 
     def __init__(self, function: Callable) -> None:
         self.function = function
         self.compiled: Callable | None = None
-        self.failed = ""
+        self.why_not = ""
+        names = list(inspect.signature(function).parameters)
+        self.out = names.index("out") if "out" in names else None  # what it writes into, in whole
 
     def __call__(self, *arguments: Any) -> Any:
-        if self.failed:
-            return self.function(*arguments)
-        if self.compiled is None:
-            self.compiled = torch.compile(self.function)
+        if self.compiled is None and not self.why_not:
+            return self._first(*arguments)
+        return (self.compiled or self.function)(*arguments)
+
+    def _first(self, *arguments: Any) -> Any:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return self.function(*arguments)  # neither compiled nor timed while a graph is recorded
         try:
-            return self.compiled(*arguments)
+            compiled = torch.compile(self.function)
+            got = self._results(compiled(*arguments), arguments)
+            want = self._results(self.function(*arguments), arguments)
+            apart, allowed = max(map(_distance, got, want)), ALLOWED[want[0].dtype]
+            if not apart <= allowed:
+                self.why_not = f"its results were {apart:.1e} apart, {allowed:g} is allowed"
+            else:
+                fast, plain = self._seconds(compiled, arguments), self._seconds(self.function, arguments)
+                if fast > plain:
+                    self.why_not = f"it took {1e6 * fast:.0f} us, as it is written {1e6 * plain:.0f} us"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers raise anything
-            # what it wrote into is written in whole again
-            result = self.function(*arguments)
             cause = getattr(error, "inner_exception", error)  # what dynamo wraps
-            self.failed = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
-            _log.warning("torch.compile failed on %s, which runs uncompiled: %s", self.function.__name__, self.failed)
-            return result
+            self.why_not = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
+        if self.why_not:
+            _log.warning("torch.compile of %s is not taken: %s", self.function.__name__, self.why_not)
+        else:
+            self.compiled = compiled
+        return self.function(*arguments)
+
+    def _results(self, returned: Any, arguments: tuple) -> list[Tensor]:
+        """Copies: compiled functions may give the same memory again."""
+        into = [] if self.out is None else arguments[self.out]
+        return [t.clone() for t in (*_tensors(returned), *into)]
+
+    def _seconds(self, function: Callable, arguments: tuple) -> float:
+        device = next(_tensors(arguments)).device
+        wait = torch.cuda.synchronize if device.type == "cuda" else lambda *_: None
+        least = float("inf")
+        for _ in range(TURNS):
+            wait(device)
+            start = time.perf_counter()
+            function(*arguments)
+            wait(device)
+            least = min(least, time.perf_counter() - start)
+        return least
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for part in tree:
+            yield from _tensors(part)
+
+
+def _distance(got: Tensor, want: Tensor) -> float:
+    """Relative; infinite where one is not finite and the other is."""
+    if torch.equal(got, want):
+        return 0.0
+    apart = float((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30))
+    return apart if apart == apart else float("inf")
 
 
 FUNCTIONS = Functions(*map(Compiled, AS_WRITTEN))
 
 
-def failures() -> str:
-    """Why functions of this process did not compile; nothing where they did, or have not been called."""
-    return "; ".join(sorted({f.failed for f in FUNCTIONS if isinstance(f, Compiled) and f.failed}))
+def written() -> str:
+    """Which functions of this process run as they are written, and why; nothing where none does or was called."""
+    return "; ".join(f"{f.function.__name__}: {f.why_not}" for f in FUNCTIONS if isinstance(f, Compiled) and f.why_not)
 
 
 def forward(*arguments: Any, **named: Any) -> tuple:

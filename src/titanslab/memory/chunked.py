@@ -41,9 +41,9 @@ def implementation(device: torch.device, dtype: torch.dtype, depth: int) -> tupl
             return native, reason
     else:
         reason = f"PyTorch operations on {device.type}"
-    if chunk_compiled.wanted():
-        failed = chunk_compiled.failures()
-        return chunk_compiled, f"{reason}, through torch.compile" + (f", which failed: {failed}" if failed else "")
+    if chunk_compiled.wanted(device):
+        written = chunk_compiled.written()
+        return chunk_compiled, f"{reason}, through torch.compile" + (f", but not {written}" if written else "")
     return chunk_loop, reason
 
 

@@ -12,7 +12,7 @@ from titanslab.memory.state import MemoryState
 
 def _plan(q: Tensor, depth: int, last: Tensor, chunk_size: int) -> planning.Plan:
     """From q `[B,T,H,D]` and the last layer's state `[B*H, 2 d_in, D]`."""
-    return planning.make_plan(depth, q.shape[3], last.shape[1] // 2, chunk_size, q.shape[1])
+    return planning.make_plan(depth, q.shape[3], last.shape[1] // 2, chunk_size, q.shape[1], q.dtype)
 
 
 @torch.library.custom_op("titanslab::fused_memory", mutates_args=())
@@ -53,7 +53,7 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     plan = _plan(q, len(state), state[-1], chunk_size)
     if offset is None and mask is None and reset is None:
         blocks = -(-q.shape[1] // plan.block)
-        groups = -(-blocks // planning.group_size(plan.block, chunk_size, state))
+        groups = -(-blocks // planning.group_size(plan.block, state))
     else:
         groups = torch.library.get_ctx().new_dynamic_size()  # type: ignore[assignment]
     running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]

@@ -19,20 +19,22 @@ from titanslab.memory.network import MemoryNetwork
 
 
 class Coefficients(NamedTuple):
-    """Decay of one group: over blocks for the reads, over chunks for the state; G = 1 or depth layers."""
+    """Decay of one group over its blocks; G = 1 or depth layers."""
 
-    read: Decay
-    read_products: Products
-    ends: Tensor  # [G, blocks, rows, R / C, 3]
-    mixes: Tensor  # [2, G, blocks, rows, R]
-    chunk_products: Products
+    decay: Decay
+    products: Products
 
 
 class Written(NamedTuple):
-    """What the state kernel leaves: states in slots by layer, z_1 and d_1, z_L and d_L, the inner loss."""
+    """What the state kernel leaves: the state at the end, by layer, and at every block's start as the products read it.
 
-    states: list[Tensor]
+    Then z_1, a_1 and d_1, z_L and d_L, and the inner loss.
+    """
+
+    end: list[Tensor]
+    slots: list[Tensor]
     hidden: Tensor
+    active: Tensor
     slope: Tensor
     z: Tensor
     d: Tensor
@@ -54,93 +56,77 @@ class Passes:
         plan: planning.Plan,
     ) -> None:
         self.layout, self.form = layout, form
-        self.anchor, self.initial, self.norm = contiguous(anchor), contiguous(initial), contiguous(norm)
         self.heads, self.chunk_size, self.plan = heads, chunk_size, plan
         self.blocks, self.rows, self.block, self.head_dim = layout.q.shape
         self.in_block = self.block // chunk_size
         self.hidden = initial[-1].shape[1] // 2
-        self.dtype = initial[0].dtype
         self.precision = planning.operand_precision(layout.q.dtype)
-        self.group = planning.group_size(self.block, chunk_size, initial)
+        # what only products read is kept in their precision
+        self.dtype = torch.bfloat16 if self.precision == "bf16" else initial[0].dtype
+        self.anchor, self.initial, self.norm = contiguous(anchor), contiguous(initial), contiguous(norm)
+        self.anchor_operands = [a.to(self.dtype) for a in self.anchor]
+        self.group = planning.group_size(self.block, initial)
 
     def groups(self) -> list[tuple[int, int]]:
         return [(i, min(i + self.group, self.blocks)) for i in range(0, self.blocks, self.group)]
 
+    def _gates(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
+        real = self.layout.real
+        return self.layout.gates[:, :, first:last], None if real is None else real[first:last]
+
     def coefficients(self, first: int, last: int) -> Coefficients:
-        theta, eta, alpha = self.layout.gates[:, :, first:last]
-        real = None if self.layout.real is None else self.layout.real[first:last]
-        read, read_products = decay(theta, eta, alpha, real)
-        theta, eta, alpha = (x.unflatten(-1, (self.in_block, self.chunk_size)) for x in (theta, eta, alpha))
-        real = None if real is None else real.unflatten(-1, (self.in_block, self.chunk_size))
-        ends, products = decay(theta, eta, alpha, real)
-        return Coefficients(
-            Decay(*(x.contiguous() for x in read)),
-            read_products,
-            torch.stack([ends.start[..., -1], ends.lag[..., -1], ends.momentum_end], -1),
-            torch.stack([ends.mix[..., -1, :], ends.momentum_mix]).flatten(-2),
-            products,
-        )
+        (theta, eta, alpha), real = self._gates(first, last)
+        values, products = decay(theta, eta, alpha, real)
+        return Coefficients(Decay(*(x.contiguous() for x in values)), products)
 
-    def _empty(self, blocks: int, width: int) -> Tensor:
-        return self.initial[0].new_empty(blocks, self.rows, self.block, width)
+    def _empty(self, blocks: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
+        return self.initial[0].new_empty(blocks, self.rows, self.block, width, dtype=dtype)
 
-    def _shapes(self, tiles: planning.Tiles) -> dict:
-        """Compile-time arguments that every kernel takes."""
+    def _read_shapes(self, tiles: planning.Tiles) -> dict:
+        """Compile-time arguments of the read kernels."""
         return {
             "H": self.heads, "R": self.block, "D": self.head_dim, "E": self.hidden, "BE": tiles.columns,
-            "TD": planning.power_of_two(self.head_dim), "DEPTH": self.form.depth,
-            "RESIDUAL": self.form.residual, "NORM": self.form.norm, "PRECISION": self.precision,
-            "num_warps": tiles.warps, "num_stages": planning.pipeline_stages(self.head_dim, self.layout.q.dtype),
+            "TR": planning.power_of_two(self.block), "TD": planning.power_of_two(self.head_dim),
+            "DEPTH": self.form.depth, "RESIDUAL": self.form.residual, "NORM": self.form.norm,
+            "PRECISION": self.precision, "num_warps": tiles.warps,
+            "num_stages": planning.pipeline_stages(self.head_dim, self.layout.q.dtype),
         }  # fmt: skip
 
     def _state_shapes(self, tiles: planning.Tiles) -> dict:
-        return self._shapes(tiles) | {
+        return self._read_shapes(tiles) | {
             "C": self.chunk_size, "TC": planning.power_of_two(self.chunk_size),
             "CLIP": self.form.grad_clip is not None, "RAGGED": self.layout.schedule is not None,
-            "RESIDENT": tiles.resident, "ANCHOR": self.layout.schedule is not None and bool(self.anchor),
+            "ANCHOR": self.layout.schedule is not None and bool(self.anchor),
         }  # fmt: skip
 
-    def _read_shapes(self, tiles: planning.Tiles, slots: int) -> dict:
-        return self._shapes(tiles) | {"SLOTS": slots, "TR": planning.power_of_two(self.block)}
-
-    def write(
-        self,
-        first: int,
-        last: int,
-        start: list[Tensor],
-        c: Coefficients,
-        running: list[Tensor],
-        keep_all: bool,
-    ) -> Written:
-        """The state kernel over blocks `first..last`; a slot per chunk with `keep_all`, else per block."""
+    def write(self, first: int, last: int, start: list[Tensor], c: Coefficients, running: list[Tensor]) -> Written:
+        """The state kernel over blocks `first..last`."""
         n, layout = last - first, self.layout
-        span = 1 if keep_all else self.in_block
-        states = [s.new_empty(n * self.in_block // span + 1, *s.shape) for s in start]
-        for into, s in zip(states, start, strict=True):
+        end = [s.clone(memory_format=torch.contiguous_format) for s in start]
+        slots = [s.new_empty(n, *s.shape, dtype=self.dtype) for s in start]
+        for into, s in zip(slots, start, strict=True):
             into[0] = s
-        up, down = states[0], states[-1]
-        depth1 = self.form.depth == 1
-        hidden, slope = (self._empty(n, 0 if depth1 else self.hidden) for _ in range(2))
+        up, down = end[0], end[-1]
+        wide = 0 if self.form.depth == 1 else self.hidden
+        hidden, active, slope = (self._empty(n, wide, dtype) for dtype in (None, self.dtype, self.dtype))
         z, d = (self._empty(n, self.head_dim) for _ in range(2))
         loss = self._empty(n, 1).squeeze(-1)
-        anchor, norm = self.anchor or [down, down], self.norm or [down, down]
+        anchor, norm = self.anchor_operands or [slots[-1], slots[-1]], self.norm or [down, down]
         state_forward[(self.rows,)](
-            layout.k[first:last], layout.v[first:last], up, down, anchor[0], anchor[-1], self.initial[0],
-            self.initial[-1], running[0], running[-1], *norm, c.ends, c.mixes, layout.fresh[first:last],
-            layout.goes_on, layout.last, hidden, slope, z, d, loss, n * self.in_block,
-            first * self.in_block, self.rows, c.ends.shape[0], self.form.grad_clip or 0.0, SPAN=span,
-            **self._state_shapes(self.plan.state),
+            layout.k[first:last], layout.v[first:last], up, down, slots[0], slots[-1], anchor[0], anchor[-1],
+            self.initial[0], self.initial[-1], running[0], running[-1], *norm, *c.decay,
+            layout.fresh[first:last], layout.goes_on, layout.last, hidden, active, slope, z, d, loss, n, first,
+            self.rows, layout.gates.shape[1], self.form.grad_clip or 0.0, **self._state_shapes(self.plan.state),
         )  # fmt: skip
-        return Written(states, hidden, slope, z, d, loss)
+        return Written(end, slots, hidden, active, slope, z, d, loss)
 
     def read(self, first: int, last: int, w: Written, c: Coefficients, y: Tensor) -> None:
-        """The read kernel; `w` with a slot per block."""
+        """The read kernel."""
         n, layout = last - first, self.layout
         norm = self.norm or [w.d, w.d]
         read_forward[(self.rows, n)](
-            layout.q[first:last], layout.k[first:last], w.states[0], w.states[-1], *norm, c.read.start,
-            c.read.lag, c.read.mix, w.hidden, w.slope, w.d, y, self.rows, n, c.ends.shape[0],
-            **self._read_shapes(self.plan.read, 1),
+            layout.q[first:last], layout.k[first:last], w.slots[0], w.slots[-1], *norm, *c.decay[:3],
+            w.active, w.slope, w.d, y, self.rows, n, layout.gates.shape[1], **self._read_shapes(self.plan.read),
         )  # fmt: skip
 
     def backward(
@@ -153,68 +139,89 @@ class Passes:
         out: "Gradients",
         d_running: list[Tensor],
     ) -> None:
-        """Both backward kernels over one group; `w` with a slot per chunk. Adds to and overwrites `out`."""
+        """Both backward kernels over one group. Adds to and overwrites `out`."""
         n, layout, depth = last - first, self.layout, self.form.depth
         wide = 0 if depth == 1 else self.hidden
         query_hidden, query_slope, d_hidden, d_slope = (self._empty(n, wide) for _ in range(4))
-        dz, d_d, dk = (self._empty(n, self.head_dim) for _ in range(3))
-        d_start, d_lag = (dz.new_empty(depth, n, self.rows, self.block) for _ in range(2))
+        query_dz, dz, d_d, dk = (self._empty(n, self.head_dim) for _ in range(4))
+        d_start, d_lag, d_later = (dz.new_empty(depth, n, self.rows, self.block) for _ in range(3))
         d_mix = dz.new_empty(depth, n, self.rows, self.block, self.block)
         d_scale, d_shift = (dz.new_zeros(n + 1, self.rows, self.head_dim) for _ in range(2))
-        up, down = w.states[0], w.states[-1]
         norm = self.norm or [w.d, w.d]
         q, k, v = (x[first:last] for x in (layout.q, layout.k, layout.v))
         read_backward[(self.rows, n)](
-            dy, q, k, up, down, norm[0], c.read.start, c.read.lag, c.read.mix, w.hidden, w.slope, w.d,
-            out.q[first:last], dk, query_hidden, query_slope, dz, d_hidden, d_slope, d_d, d_start, d_lag,
-            d_mix, d_scale, d_shift, self.rows, n, c.ends.shape[0],
-            **self._read_shapes(self.plan.read_backward, self.in_block),
+            dy, q, k, w.slots[0], w.slots[-1], norm[0], *c.decay[:3], w.active, w.slope, w.d,
+            out.q[first:last], dk, query_hidden, query_slope, query_dz, d_hidden, d_slope, d_d, d_start, d_lag,
+            d_mix, d_scale, d_shift, self.rows, n, layout.gates.shape[1],
+            **self._read_shapes(self.plan.read_backward),
         )  # fmt: skip
-        anchor, d_running = self.anchor or [down, down], d_running or [down, down]
-        d_anchor = out.anchor or [down, down]
         d_ends = dz.new_empty(depth, n, self.rows, self.in_block, 3)
-        d_mixes = dz.new_empty(2, depth, n, self.rows, self.block)
+        d_mixes = dz.new_empty(depth, n, self.rows, self.in_block, self.block)
+        if layout.schedule is not None:
+            writes = ([dk, d_hidden], [d_slope, d_d]) if depth == 2 else ([dk], [d_d])
+            self._through_end_anchor(first, last, w, c, d_running, out.anchor, *writes, d_start, d_lag, d_mix)
+        anchor, running = self.anchor_operands or [w.slots[-1]] * 2, d_running or [w.d, w.d]
+        d_anchor = out.anchor or [w.d, w.d]
         state_backward[(self.rows,)](
-            k, v, up, down, anchor[0], anchor[-1], *norm, c.ends, c.mixes, layout.fresh[first:last],
-            layout.goes_on, layout.last, w.hidden, w.slope, w.z, w.d, q, query_hidden, query_slope, dz,
-            c.read.start, c.read.lag, d_hidden, d_slope, d_d, dk, d_running[0], d_running[-1],
-            out.state[0], out.state[-1], d_anchor[0], d_anchor[-1], out.initial[0], out.initial[-1],
-            out.k[first:last], out.v[first:last], d_ends, d_mixes, d_scale[n], d_shift[n],
-            n * self.in_block, first * self.in_block, self.rows, c.ends.shape[0],
-            self.form.grad_clip or 0.0, TR=planning.power_of_two(self.block),
-            **self._state_shapes(self.plan.state_backward),
+            k, v, w.slots[0], w.slots[-1], anchor[0], anchor[-1], *norm, *c.decay, layout.fresh[first:last],
+            layout.goes_on, layout.last, w.hidden, w.active, w.slope, w.z, w.d, q, query_hidden, query_slope,
+            query_dz, d_hidden, d_slope, d_d, dk, dz, running[0], running[-1], out.state[0], out.state[-1],
+            d_anchor[0], d_anchor[-1], out.initial[0], out.initial[-1], out.k[first:last], out.v[first:last],
+            d_ends, d_mixes, d_later, d_scale[n], d_shift[n], n, first, self.rows, layout.gates.shape[1],
+            self.form.grad_clip or 0.0, **self._state_shapes(self.plan.state_backward),
         )  # fmt: skip
         if self.norm:
             out.norm[0].add_(d_scale.sum(0))
             out.norm[1].add_(d_shift.sum(0))
-        out.gates[:, :, first:last] = self._gate_gradients(
-            first, last, c, Decay(d_start, d_lag, d_mix, d_start[..., 0], d_start), d_ends, d_mixes
-        )
+        # the weights after a chunk are the next one's anchor, or the block's end
+        after = slice(self.chunk_size - 1, None, self.chunk_size)
+        d_start[..., after] += d_ends[..., 0]
+        d_lag[..., after] += d_ends[..., 1]
+        d_mix[..., after, :] += d_mixes
+        grad = Decay(d_start, d_lag, d_mix, d_ends[..., -1, 2], d_later)
+        if layout.gates.shape[1] < depth:  # the layers share their gates
+            grad = Decay(*(g.sum(0, keepdim=True) for g in grad))
+        (theta, _, _), real = self._gates(first, last)
+        out.gates[:, :, first:last] = torch.stack(decay_backward(grad, theta, c.products, real))
 
-    def _gate_gradients(
-        self, first: int, last: int, c: Coefficients, read: Decay, d_ends: Tensor, d_mixes: Tensor
-    ) -> Tensor:
-        """Gradients of theta, eta, alpha `[3, G, n, rows, R]` from those of the coefficients, by layer."""
-        theta = self.layout.gates[0, :, first:last]
-        real = None if self.layout.real is None else self.layout.real[first:last]
-        start, lag, mix = read.start, read.lag, read.mix
-        if c.ends.shape[0] < self.form.depth:  # the layers share their gates
-            start, lag, mix, d_ends = (x.sum(0, keepdim=True) for x in (start, lag, mix, d_ends))
-            d_mixes = d_mixes.sum(1, keepdim=True)
-        nothing = torch.zeros_like(start)
-        grad = Decay(start, lag, mix, nothing[..., 0], nothing)
-        by_read = decay_backward(grad, theta, c.read_products, real)
-        # the chunk's end is its last row
-        size = (self.in_block, self.chunk_size)
-        now, later = d_mixes.unflatten(-1, size)
-        at_end = [nothing.unflatten(-1, size).clone() for _ in range(2)]
-        at_end[0][..., -1], at_end[1][..., -1] = d_ends[..., 0], d_ends[..., 1]
-        full = now.new_zeros(*now.shape, self.chunk_size)
-        full[..., -1, :] = now
-        grad = Decay(at_end[0], at_end[1], full, d_ends[..., 2], later)
-        real = None if real is None else real.unflatten(-1, size)
-        by_state = decay_backward(grad, theta.unflatten(-1, size), c.chunk_products, real)
-        return torch.stack([a + b.flatten(-2) for a, b in zip(by_read, by_state, strict=True)])
+    def _through_end_anchor(
+        self,
+        first: int,
+        last: int,
+        w: Written,
+        c: Coefficients,
+        d_running: list[Tensor],
+        d_anchor: list[Tensor],
+        d_inputs: list[Tensor],
+        d_slopes: list[Tensor],
+        d_start: Tensor,
+        d_lag: Tensor,
+        d_mix: Tensor,
+    ) -> None:
+        """Adds what the gradient of the end anchor asks of the writes and coefficients; of the state, the kernel does.
+
+        That anchor is `start M + lag S - (a * mix)^T d` before a row's last chunk, or the one that came in.
+        """
+        layout, rows = self.layout, torch.arange(self.rows, device=w.d.device)
+        block, token = layout.last // self.in_block - first, layout.last % self.in_block * self.chunk_size
+        here = (layout.last >= 0) & (block >= 0) & (block < last - first)
+        came_in = here & (layout.goes_on != 0) & (layout.last == 0)
+        for into, g in zip(d_anchor, d_running, strict=False):
+            into += torch.where(came_in[:, None, None], g, 0)
+        here = here & ~came_in & (token > 0)  # at a block's start the anchor is the state
+        at, before = (block.clamp(0, last - first - 1).long(), rows), (token - 1).clamp_min(0).long()
+        keys = layout.k[first:last]
+        inputs, slopes = ([keys, w.active], [w.slope, w.d]) if self.form.depth == 2 else ([keys], [w.d])
+        for layer, g in enumerate(torch.where(here[:, None, None], r, 0) for r in d_running):
+            a, d = inputs[layer][at].to(g.dtype), slopes[layer][at].to(g.dtype)
+            m, s = w.slots[layer][at].to(g.dtype).chunk(2, 1)
+            mix = c.decay.mix[min(layer, layout.gates.shape[1] - 1)][*at, before, :, None]
+            by_a = a @ g
+            d_slopes[layer][at] -= mix * by_a
+            d_inputs[layer][at] -= mix * (d @ g.mT)
+            d_start[layer][*at, before] += (m * g).sum((1, 2))
+            d_lag[layer][*at, before] += (s * g).sum((1, 2))
+            d_mix[layer][*at, before] -= (by_a * d).sum(2)
 
 
 class Gradients(NamedTuple):
@@ -256,10 +263,10 @@ def forward(
     for first, last in passes.groups():
         kept.append(state)
         c = passes.coefficients(first, last)
-        written = passes.write(first, last, state, c, running, keep_all=False)
+        written = passes.write(first, last, state, c, running)
         passes.read(first, last, written, c, y[first:last])
         losses[first:last] = written.loss
-        state = [s[-1].clone() for s in written.states]
+        state = written.end
     at_start = by_row(layout.offset == 0, q.shape[2])
     running = [torch.where(at_start, o, r) for o, r in zip(_own(state), running, strict=True)]
     y, losses = (from_slots(x, layout.schedule, q.shape[0]) for x in (y, losses))
@@ -314,7 +321,7 @@ def backward(
     for g, (first, last) in reversed(list(enumerate(passes.groups()))):
         c = passes.coefficients(first, last)
         running = [torch.empty_like(r) for r in d_running]  # not wanted again
-        written = passes.write(first, last, [s[g] for s in kept], c, running, keep_all=True)
+        written = passes.write(first, last, [s[g] for s in kept], c, running)
         passes.backward(first, last, written, c, dy[first:last], out, d_running)
     q, k, v = (from_slots(x, layout.schedule, batch) for x in out[:3])
     flat = torch.stack([from_slots(x, layout.schedule, batch) for x in out.gates.flatten(0, 1)])

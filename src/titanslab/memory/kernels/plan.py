@@ -15,11 +15,9 @@ MAX_CHUNK = 64
 # float32 tiles of wide heads fill shared memory (227 KB on Hopper) at longer chunks
 WIDE_HEAD_DIM = 64
 MAX_CHUNK_WIDE_FLOAT32 = 32
-# tokens of one read block, where the chunk size allows it
+# tokens of one block, where the chunk size allows it
 BLOCK_TOKENS = 64
-# the state stays in registers up to this many numbers, weights and momentum together
-RESIDENT_NUMBERS = 128 * 128 * 2
-RESIDENT_NUMBERS_BACKWARD = 128 * 128
+BLOCK_TOKENS_WIDE_FLOAT32 = 32
 # numbers in one block of hidden columns of a layer
 FORWARD_COLUMNS = 64 * 64
 BACKWARD_COLUMNS = 64 * 32
@@ -30,15 +28,14 @@ GROUP_TOKENS = 1024
 
 
 class Tiles(NamedTuple):
-    """How one kernel is cut: hidden columns at a time, warps, and whether its state stays in registers."""
+    """How one kernel is cut: hidden columns at a time, and warps."""
 
     columns: int
     warps: int
-    resident: bool = False
 
 
 class Plan(NamedTuple):
-    """Tokens of a read block, and the tiles of the four kernels."""
+    """Tokens of a block, and the tiles of the four kernels."""
 
     block: int
     state: Tiles
@@ -52,38 +49,34 @@ def power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def make_plan(depth: int, head_dim: int, hidden: int, chunk_size: int, tokens: int) -> Plan:
-    """Tiles for heads of `head_dim`; `hidden` counts for depth 2 only."""
-    chunks = max(1, min(BLOCK_TOKENS // chunk_size, -(-tokens // chunk_size)))
+def make_plan(depth: int, head_dim: int, hidden: int, chunk_size: int, tokens: int, dtype: torch.dtype) -> Plan:
+    """Tiles for heads of `head_dim` with q, k and v of `dtype`; `hidden` counts for depth 2 only."""
+    block = BLOCK_TOKENS_WIDE_FLOAT32 if _wide_float32(head_dim, dtype) else BLOCK_TOKENS
+    chunks = max(1, min(block // chunk_size, -(-tokens // chunk_size)))
     side = power_of_two(head_dim)
     if depth == 1:  # one layer is one block of columns
-        width, columns, columns_backward = side, side, side
+        forward = backward = Tiles(side, 8)
     else:
         width = power_of_two(hidden)
-        columns, columns_backward = min(width, FORWARD_COLUMNS // side), min(width, BACKWARD_COLUMNS // side)
-    numbers = 2 * depth * side * width
+        forward = Tiles(min(width, FORWARD_COLUMNS // side), 8)
+        backward = Tiles(min(width, BACKWARD_COLUMNS // side), 8)
+    return Plan(chunks * chunk_size, forward, forward, backward, backward)
 
-    def state_tiles(limit: int, columns: int) -> Tiles:
-        return Tiles(width, 8, True) if numbers <= limit else Tiles(columns, 8, False)
 
-    return Plan(
-        chunks * chunk_size,
-        state_tiles(RESIDENT_NUMBERS, columns),
-        Tiles(columns, 8),
-        state_tiles(RESIDENT_NUMBERS_BACKWARD, columns_backward),
-        Tiles(columns_backward, 8),
-    )
+def _wide_float32(head_dim: int, dtype: torch.dtype) -> bool:
+    """Whether tiles fill shared memory."""
+    return head_dim > WIDE_HEAD_DIM and dtype != torch.bfloat16
 
 
 def pipeline_stages(head_dim: int, dtype: torch.dtype) -> int:
     """Loads in flight per loop, as far as shared memory holds them."""
-    return 1 if head_dim > WIDE_HEAD_DIM and dtype != torch.bfloat16 else 2
+    return 1 if _wide_float32(head_dim, dtype) else 2
 
 
-def group_size(block: int, chunk_size: int, state: list[torch.Tensor]) -> int:
+def group_size(block: int, state: list[torch.Tensor]) -> int:
     """Blocks between two kept states, `state` as `[rows, 2 d_in, d_out]` per layer."""
-    bytes_of_block = sum(s.numel() * s.element_size() for s in state) * (block // chunk_size)
-    return max(1, min(GROUP_TOKENS // block, GROUP_BYTES // bytes_of_block))
+    bytes_of_state = sum(s.numel() * s.element_size() for s in state)
+    return max(1, min(GROUP_TOKENS // block, GROUP_BYTES // bytes_of_state))
 
 
 def interpreted() -> bool:
@@ -110,7 +103,7 @@ def supported(
         reason = f"hidden width of at most {MAX_HIDDEN}, got {hidden}"
     elif chunk_size > MAX_CHUNK:
         reason = f"chunks of at most {MAX_CHUNK} tokens (its tiles hold C x C coefficients), got {chunk_size}"
-    elif head_dim > WIDE_HEAD_DIM and chunk_size > MAX_CHUNK_WIDE_FLOAT32 and dtype != torch.bfloat16:
+    elif _wide_float32(head_dim, dtype) and chunk_size > MAX_CHUNK_WIDE_FLOAT32:
         reason = (
             f"chunks of at most {MAX_CHUNK_WIDE_FLOAT32} tokens for {dtype} heads wider than {WIDE_HEAD_DIM} "
             f"(shared memory; bfloat16 has half the bytes), got {chunk_size}"

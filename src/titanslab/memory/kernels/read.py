@@ -22,7 +22,7 @@ from titanslab.memory.kernels.tiles import (
 
 @triton.jit
 def _products(
-    q, k, up, down, hidden_ptr, slope_ptr, query_hidden_ptr,
+    q, k, up, down, active_ptr, slope_ptr, query_hidden_ptr,
     up_start, up_lag, up_mix, down_start, down_lag,
     D: tl.constexpr, E: tl.constexpr, R: tl.constexpr, TR: tl.constexpr, TD: tl.constexpr, BE: tl.constexpr,
     DEPTH: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
@@ -41,7 +41,7 @@ def _products(
             if KEEP:
                 put(query_hidden_ptr, hidden, 0, e, R, E)
             x = gelu(hidden)
-            a = gelu(tile(hidden_ptr, 0, e, R, E, TR, BE))
+            a = tile(active_ptr, 0, e, R, E, TR, BE)
         else:
             x = q
             a = k
@@ -54,21 +54,21 @@ def _products(
 @triton.jit(do_not_specialize=["rows", "blocks", "gate_layers"])
 def read_forward(
     q_ptr, k_ptr,  # [blocks, rows, R, D]
-    up_ptr, down_ptr,  # states, one slot every SLOTS: [slots, rows, 2 D, E], [slots, rows, 2 E, D]
+    up_slots, down_slots,  # states at every block's start: [blocks, rows, 2 D, E], [blocks, rows, 2 E, D]
     scale_ptr, shift_ptr,  # [H, D]
     start_ptr, lag_ptr, mix_ptr,  # [G, blocks, rows, R], the same, [G, blocks, rows, R, R]
-    hidden_ptr, slope_ptr, d_ptr,  # z_1, d_1 [blocks, rows, R, E], d_L [blocks, rows, R, D]
+    active_ptr, slope_ptr, d_ptr,  # a_1, d_1 [blocks, rows, R, E], d_L [blocks, rows, R, D]
     y_ptr,  # out: [blocks, rows, R, D]
     rows, blocks, gate_layers,
-    H: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, SLOTS: tl.constexpr, TR: tl.constexpr,
+    H: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, TR: tl.constexpr,
     TD: tl.constexpr, BE: tl.constexpr, DEPTH: tl.constexpr, RESIDUAL: tl.constexpr, NORM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
-    acc = down_ptr.dtype.element_ty
+    acc = d_ptr.dtype.element_ty
     place = block * rows + row
-    state = (block * SLOTS * rows + row) * 2 * D * E
+    state = place * 2 * D * E
     last = ((gate_layers - 1) * blocks + block) * rows + row
     q = tile(q_ptr + place * R * D, 0, 0, R, D, TR, TD).to(acc)
     k = tile(k_ptr + place * R * D, 0, 0, R, D, TR, TD).to(acc)
@@ -78,7 +78,7 @@ def read_forward(
     down_start = vector(start_ptr + last * R, R, TR)[:, None]
     down_lag = vector(lag_ptr + last * R, R, TR)[:, None]
     z, score = _products(
-        q, k, up_ptr + state, down_ptr + state, hidden_ptr + place * R * E, slope_ptr + place * R * E,
+        q, k, up_slots + state, down_slots + state, active_ptr + place * R * E, slope_ptr + place * R * E,
         slope_ptr, up_start, up_lag, up_mix, down_start, down_lag, D, E, R, TR, TD, BE, DEPTH, False,
         PRECISION,
     )  # fmt: skip
@@ -95,8 +95,8 @@ def read_forward(
 
 @triton.jit(do_not_specialize=["rows", "blocks", "gate_layers"])
 def read_backward(
-    dy_ptr, q_ptr, k_ptr, up_ptr, down_ptr, scale_ptr, start_ptr, lag_ptr, mix_ptr,
-    hidden_ptr, slope_ptr, d_ptr,
+    dy_ptr, q_ptr, k_ptr, up_slots, down_slots, scale_ptr, start_ptr, lag_ptr, mix_ptr,
+    active_ptr, slope_ptr, d_ptr,
     dq_ptr, dk_ptr,  # out: [blocks, rows, R, D]
     query_hidden_ptr, query_slope_ptr,  # out: the queries' z_1 and its gradient [blocks, rows, R, E]
     dz_ptr,  # out: gradient of the queries' z_L [blocks, rows, R, D]
@@ -104,17 +104,17 @@ def read_backward(
     d_start_ptr, d_lag_ptr, d_mix_ptr,  # out: [DEPTH, blocks, rows, R], the same, [DEPTH, blocks, rows, R, R]
     d_scale_ptr, d_shift_ptr,  # out: [blocks, rows, D]
     rows, blocks, gate_layers,
-    H: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, SLOTS: tl.constexpr, TR: tl.constexpr,
+    H: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, TR: tl.constexpr,
     TD: tl.constexpr, BE: tl.constexpr, DEPTH: tl.constexpr, RESIDUAL: tl.constexpr, NORM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Backward of `read_forward`, all but the state's gradient, which `state_backward` makes from z's."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
-    acc = down_ptr.dtype.element_ty
+    acc = d_ptr.dtype.element_ty
     SIZE: tl.constexpr = D * E
     place = block * rows + row
-    state = (block * SLOTS * rows + row) * 2 * SIZE
+    state = place * 2 * SIZE
     last = ((gate_layers - 1) * blocks + block) * rows + row
     into = ((DEPTH - 1) * blocks + block) * rows + row
     wide, narrow = place * R * E, place * R * D
@@ -128,7 +128,7 @@ def read_backward(
     down_lag = vector(lag_ptr + last * R, R, TR)[:, None]
     down_mix = tile(mix_ptr + last * R * R, 0, 0, R, R, TR, TR)
     z, score = _products(
-        q, k, up_ptr + state, down_ptr + state, hidden_ptr + wide, slope_ptr + wide, query_hidden_ptr + wide,
+        q, k, up_slots + state, down_slots + state, active_ptr + wide, slope_ptr + wide, query_hidden_ptr + wide,
         up_start, up_lag, up_mix, down_start, down_lag, D, E, R, TR, TD, BE, DEPTH, True, PRECISION,
     )  # fmt: skip
     z -= product(score * down_mix, d, PRECISION)
@@ -161,12 +161,12 @@ def read_backward(
         if DEPTH == 2:
             hidden = tile(query_hidden_ptr + wide, 0, e, R, E, TR, BE)
             x = gelu(hidden)
-            a = gelu(tile(hidden_ptr + wide, 0, e, R, E, TR, BE))
+            a = tile(active_ptr + wide, 0, e, R, E, TR, BE)
         else:
             x = q
             a = k
-        by_m = product(dz, tl.trans(tile(down_ptr + state, e, 0, E, D, BE, TD)), PRECISION)
-        by_s = product(dz, tl.trans(tile(down_ptr + state + SIZE, e, 0, E, D, BE, TD)), PRECISION)
+        by_m = product(dz, tl.trans(tile(down_slots + state, e, 0, E, D, BE, TD)), PRECISION)
+        by_s = product(dz, tl.trans(tile(down_slots + state + SIZE, e, 0, E, D, BE, TD)), PRECISION)
         d_start += tl.sum(x * by_m, 1)
         d_lag += tl.sum(x * by_s, 1)
         dx = down_start * by_m + down_lag * by_s + product(d_score, a, PRECISION)
@@ -178,8 +178,8 @@ def read_backward(
             put(d_slope_ptr + wide, -product(tl.trans(raw * up_mix), slope, PRECISION), 0, e, R, E)
             written = tile(slope_ptr + wide, 0, e, R, E, TR, BE)
             d_mixed -= product(slope, tl.trans(written), PRECISION)
-            through_m += product(slope, tl.trans(tile(up_ptr + state, 0, e, D, E, TD, BE)), PRECISION)
-            through_s += product(slope, tl.trans(tile(up_ptr + state + SIZE, 0, e, D, E, TD, BE)), PRECISION)
+            through_m += product(slope, tl.trans(tile(up_slots + state, 0, e, D, E, TD, BE)), PRECISION)
+            through_s += product(slope, tl.trans(tile(up_slots + state + SIZE, 0, e, D, E, TD, BE)), PRECISION)
         else:
             dq += dx
             dk += da

@@ -12,7 +12,7 @@ _NORM_EPS = tl.constexpr(1e-5)
 
 
 @triton.jit
-def tile(ptr, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr):
+def tile(ptr, row, column, ROWS, COLUMNS: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr):
     """`[TR, TC]` of the `[ROWS, COLUMNS]` matrix at `ptr`, from (row, column)."""
     i = row + tl.arange(0, TR)[:, None]
     j = column + tl.arange(0, TC)[None, :]
@@ -20,11 +20,24 @@ def tile(ptr, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TR: tl.con
 
 
 @triton.jit
-def put(ptr, value, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def put(ptr, value, row, column, ROWS, COLUMNS: tl.constexpr):
     """Stores a tile; inverse of `tile`."""
     i = row + tl.arange(0, value.shape[0])[:, None]
     j = column + tl.arange(0, value.shape[1])[None, :]
     tl.store(ptr + i * COLUMNS + j, value, mask=(i < ROWS) & (j < COLUMNS))
+
+
+@triton.jit
+def put_as(ptr, value, row, column, ROWS, COLUMNS: tl.constexpr):
+    """`put` in the precision of the memory at `ptr`."""
+    put(ptr, value.to(ptr.dtype.element_ty), row, column, ROWS, COLUMNS)
+
+
+@triton.jit
+def add(ptr, value, row, column, ROWS, COLUMNS: tl.constexpr):
+    """Adds a tile to what is there."""
+    before = tile(ptr, row, column, ROWS, COLUMNS, value.shape[0], value.shape[1])
+    put(ptr, before + value, row, column, ROWS, COLUMNS)
 
 
 @triton.jit

@@ -144,7 +144,7 @@ def _file(trial: Trial) -> Path:
     """Where the outcome is kept: named by all that it depends on."""
     device = torch.device(trial.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    depends = [trial._replace(device=name), torch.__version__, _triton_version(), os.environ.get("TITANS_COMPILE", "0")]
+    depends = [trial._replace(device=name), torch.__version__, _triton_version(), os.environ.get("TITANS_COMPILE", "")]
     digest = hashlib.sha256(json.dumps(depends).encode())
     memory = Path(__file__).parents[1]
     for source in sorted((*memory.glob("*.py"), *memory.glob("kernels/*.py"))):
