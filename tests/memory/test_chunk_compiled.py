@@ -82,7 +82,7 @@ def test_what_is_wrong_is_not_taken(monkeypatch, caplog) -> None:
         return lambda *arguments: tuple(2 * t for t in graph(*arguments))
 
     functions = uncalled(monkeypatch, wrong)
-    check(CASES["documents"])
+    check(CASES["linear"])
     assert all(f.compiled is None for f in functions)
     assert "apart, 1e-09 is allowed" in said(caplog)[0]
 
@@ -102,7 +102,7 @@ def test_what_is_slower_is_not_taken(monkeypatch, caplog) -> None:
     functions = uncalled(monkeypatch, as_it_is)
     written = list(AS_WRITTEN)
     monkeypatch.setattr(chunk_compiled.Compiled, "_seconds", lambda _, f, __: 1e-3 if f in written else 2e-3)
-    check(CASES["documents"])
+    check(CASES["linear"])
     assert all(f.compiled is None for f in functions)
     assert "it took 2000 us, as it is written 1000 us" in said(caplog)[0]
 
