@@ -28,7 +28,7 @@ def uncalled(monkeypatch, backend) -> list[chunk_compiled.Compiled]:
     monkeypatch.setattr(chunk_compiled, "FUNCTIONS", Functions(*functions))
     original = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: original(function, backend=backend))
-    monkeypatch.setattr(chunk_compiled.Compiled, "_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(chunk_compiled, "seconds", lambda ways, *_: dict.fromkeys(ways, 1.0))
     return functions
 
 
@@ -100,18 +100,17 @@ def test_what_it_writes_into_is_compared_too(monkeypatch) -> None:
 
 def test_what_is_slower_is_not_taken(monkeypatch, caplog) -> None:
     functions = uncalled(monkeypatch, as_it_is)
-    written = list(AS_WRITTEN)
-    monkeypatch.setattr(chunk_compiled.Compiled, "_seconds", lambda _, f, __: 1e-3 if f in written else 2e-3)
+    monkeypatch.setattr(chunk_compiled, "seconds", lambda *_: {"compiled": 2e-3, "written": 1e-3})
     check(CASES["linear"])
     assert all(f.compiled is None for f in functions)
     assert "it took 2000 us, as it is written 1000 us" in said(caplog)[0]
 
 
-def test_times_are_the_least_of_some_turns() -> None:
+def test_times_are_of_some_turns_and_one_not_counted() -> None:
     calls = []
-    seconds = chunk_compiled.Compiled(AS_WRITTEN.write_chunk)._seconds(calls.append, (torch.zeros(1),))
-    assert len(calls) == chunk_compiled.TURNS
-    assert 0 < seconds < 1
+    taken = chunk_compiled.seconds({"way": lambda: calls.append(1)}, CPU, chunk_compiled.TURNS)
+    assert len(calls) == chunk_compiled.TURNS + 1
+    assert 0 < taken["way"] < 1
 
 
 def test_default_is_on_gpus(monkeypatch) -> None:

@@ -8,8 +8,8 @@ and why is said once. `TITANS_COMPILE=0` leaves all of it, `TITANS_COMPILE=1` as
 import inspect
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from titanslab.memory import chunk_loop
 from titanslab.memory.chunk import AS_WRITTEN, Functions
 from titanslab.memory.chunk_loop import block_size, kept_activations
+from titanslab.memory.side_by_side import distance, seconds
 
 __all__ = ["backward", "block_size", "forward", "kept_activations", "wanted", "written"]
 # largest relative distance of any result; products in TF32 are that far apart
@@ -53,13 +54,14 @@ class Compiled:
             compiled = torch.compile(self.function)
             got = self._results(compiled(*arguments), arguments)
             want = self._results(self.function(*arguments), arguments)
-            apart, allowed = max(map(_distance, got, want)), ALLOWED[want[0].dtype]
+            apart, allowed = distance(got, want), ALLOWED[want[0].dtype]
             if not apart <= allowed:
                 self.why_not = f"its results were {apart:.1e} apart, {allowed:g} is allowed"
             else:
-                fast, plain = self._seconds(compiled, arguments), self._seconds(self.function, arguments)
-                if fast > plain:
-                    self.why_not = f"it took {1e6 * fast:.0f} us, as it is written {1e6 * plain:.0f} us"
+                ways = {"compiled": partial(compiled, *arguments), "written": partial(self.function, *arguments)}
+                taken = {way: 1e6 * s for way, s in seconds(ways, want[0].device, TURNS).items()}
+                if taken["compiled"] > taken["written"]:
+                    self.why_not = f"it took {taken['compiled']:.0f} us, as it is written {taken['written']:.0f} us"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers raise anything
@@ -76,18 +78,6 @@ class Compiled:
         into = [] if self.out is None else arguments[self.out]
         return [t.clone() for t in (*_tensors(returned), *into)]
 
-    def _seconds(self, function: Callable, arguments: tuple) -> float:
-        device = next(_tensors(arguments)).device
-        wait = torch.cuda.synchronize if device.type == "cuda" else lambda *_: None
-        least = float("inf")
-        for _ in range(TURNS):
-            wait(device)
-            start = time.perf_counter()
-            function(*arguments)
-            wait(device)
-            least = min(least, time.perf_counter() - start)
-        return least
-
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
@@ -95,14 +85,6 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, (tuple, list)):
         for part in tree:
             yield from _tensors(part)
-
-
-def _distance(got: Tensor, want: Tensor) -> float:
-    """Relative; infinite where one is not finite and the other is."""
-    if torch.equal(got, want):
-        return 0.0
-    apart = float((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30))
-    return apart if apart == apart else float("inf")
 
 
 FUNCTIONS = Functions(*map(Compiled, AS_WRITTEN))

@@ -160,12 +160,11 @@ class Passes:
         if layout.schedule is not None:
             writes = ([dk, d_hidden], [d_slope, d_d]) if depth == 2 else ([dk], [d_d])
             self._through_end_anchor(first, last, w, c, d_running, out.anchor, *writes, d_start, d_lag, d_mix)
-        anchor, running = self.anchor_operands or [w.slots[-1]] * 2, d_running or [w.d, w.d]
-        d_anchor = out.anchor or [w.d, w.d]
+        anchor, d_anchor = self.anchor_operands or [w.slots[-1]] * 2, out.anchor or [w.d, w.d]
         state_backward[(self.rows,)](
             k, v, w.slots[0], w.slots[-1], anchor[0], anchor[-1], *norm, *c.decay, layout.fresh[first:last],
             layout.goes_on, layout.last, w.hidden, w.active, w.slope, w.z, w.d, q, query_hidden, query_slope,
-            query_dz, d_hidden, d_slope, d_d, dk, dz, running[0], running[-1], out.state[0], out.state[-1],
+            query_dz, d_hidden, d_slope, d_d, dk, dz, d_running[0], d_running[-1], out.state[0], out.state[-1],
             d_anchor[0], d_anchor[-1], out.initial[0], out.initial[-1], out.k[first:last], out.v[first:last],
             d_ends, d_mixes, d_later, d_scale[n], d_shift[n], n, first, self.rows, layout.gates.shape[1],
             self.form.grad_clip or 0.0, **self._state_shapes(self.plan.state_backward),

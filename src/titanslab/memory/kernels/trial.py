@@ -5,10 +5,7 @@ takes nobody with it.
 """
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -17,6 +14,7 @@ from torch import Tensor
 from titanslab.memory.kernels.verdict import ROWS, TOKENS, Outcome, Trial, allowed
 from titanslab.memory.network import MemoryParams
 from titanslab.memory.op import neural_memory
+from titanslab.memory.side_by_side import distance, seconds
 from titanslab.memory.state import MemoryState
 
 TURNS = 11
@@ -68,30 +66,6 @@ class _Problem:
         q, k, v, theta, eta, alpha = inputs
         form = (self.network, self.params, state, self.chunk_size, backend)
         return neural_memory(q, k, v, theta, eta, alpha, *form)
-
-
-def distance(got: list[Tensor], want: list[Tensor]) -> float:
-    """The largest relative distance of a tensor from the one that is wanted; infinite where one is not finite."""
-    worst = 0.0
-    for a, b in zip(got, want, strict=True):
-        apart = float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30))
-        worst = max(worst, apart if apart == apart else float("inf"))
-    return worst
-
-
-def seconds(calls: Mapping[str, Callable[[], object]], device: torch.device, turns: int) -> dict[str, float]:
-    """The median time of each call, all in turns, after one call that is not counted."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda *_: None
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(turns + 1):
-        for name, call in calls.items():
-            wait(device)
-            start = time.perf_counter()
-            call()
-            wait(device)
-            if turn:
-                taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def run(trial: Trial, rows: int = ROWS, tokens: int = TOKENS, turns: int = TURNS) -> Outcome:
