@@ -35,36 +35,22 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
     // the gradient at the chunk's end, through this chunk's writes
     T *dm = grad.m[l], *ds = grad.s[l];
     for (T* sums : {dstart[l], dlag[l], dw[l], dw2[l]}) std::fill_n(sums, LC, T(0));
-    auto minus_ends = [&](long j, V p, V q) { return -at(c.w + j) * p - at(c.w2 + j) * q; };
-    pair(
-        wi, wo, dm, ds, writes(c, dm), ld[l], 1, t.d[l], LOWER, X[l], mixedT, dA[l],
-        [&](long i, long j, V p, V q) {
-          V a = at(t.a[l] + i);
-          add_to(dw[l] + j, -a * p), add_to(dw2[l] + j, -a * q);
-          return minus_ends(j, p, q);
-        },
-        [](long, V x) { return x; });
-    pair(
-        wo, wi, dm, ds, writes(c, dm), 1, ld[l], t.a[l], LOWER, dZ, weightedT, dD[l],
-        [&](long, long j, V p, V q) { return minus_ends(j, p, q); }, [](long, V x) { return x; });
+    auto as_it_is = [](long, V x) { return x; };
+    pair<LOWER, true>(wi, wo, dm, ds, writes(c, dm), ld[l], 1, t.d[l], c.w, c.w2, X[l], mixedT, dA[l],
+                      {t.a[l], dw[l], dw2[l]}, as_it_is);
+    pair<LOWER, false>(wo, wi, dm, ds, writes(c, dm), 1, ld[l], t.a[l], c.w, c.w2, dZ, weightedT, dD[l], {}, as_it_is);
     // through the state at the chunk's start
     Both both = reads(c, l, state);
     auto through = [&](auto finish) {
-      pair(
-          wi, wo, state.m[l], state.s[l], both, ld[l], 1, dZ, UPPER, t.a[l], mixed, dX,
-          [&](long i, long j, V p, V q) {
-            V x = at(X[l] + i);
-            add_to(dstart[l] + j, x * p), add_to(dlag[l] + j, x * q);
-            return at(c.start + j) * p + at(c.lag + j) * q;
-          },
-          finish);
+      pair<UPPER, true>(wi, wo, state.m[l], state.s[l], both, ld[l], 1, dZ, c.start, c.lag, t.a[l], mixed, dX,
+                        {X[l], dstart[l], dlag[l]}, finish);
     };
     if (l > 0)
       through([&](long i, V x) { return x * at(Xs[l - 1] + i); });
     else if (A.residual)
       through([&](long i, V x) { return x + at(dy + i); });
     else
-      through([](long, V x) { return x; });
+      through(as_it_is);
     // the gradient at the chunk's start
     as_two_rows(dZ, l, c.start, c.lag);
     V dots[4] = {V{}, V{}, V{}, V{}};

@@ -434,36 +434,54 @@ struct Row {
     long first, last;
     const T* alone;
   };
-  // to[m, tokens] = finish(i, combine(i, j, P b, Q b) - a s) for the triangular s [C, LC] and a [m, LC]; i is the place
-  // in [m, LC], j the token, values are vectors. Beyond `both` P b is alone b, and Q b 0.
-  template <typename F, typename G>
-  void pair(long m, long k, const T* P, const T* Q, Both both, long am, long ak, const T* x, Triangle part, const T* a,
-            const T* s, T* to, F combine, G finish) {
+  // What else is made of the products P b and Q b: p[token] += sum_i x[i] (P b)[i], q likewise; x [m, LC].
+  struct Dots {
+    const T* x;
+    T *p, *q;
+  };
+  // to[m, tokens] = finish(i, f[token] (P b) + g[token] (Q b) - a s) for the triangular s [C, LC] and a [m, LC]; i is the
+  // place in [m, LC], values are vectors. Beyond `both` P b is alone b, and Q b 0. Of writes (LOWER) minus f, g and sums.
+  template <Triangle PART, bool DOTS, typename F>
+  void pair(long m, long k, const T* P, const T* Q, Both both, long am, long ak, const T* b, const T* f, const T* g,
+            const T* a, const T* s, T* to, Dots dots, F finish) {
     auto tile = [&](long i, long j, auto rows, auto vectors, auto two) {
       constexpr int MR = rows(), NV = vectors();
+      constexpr T SIGN = PART == LOWER ? -1 : 1;
       Pair<T, MR, NV> acc;
       const T* left = two() ? P : both.alone;
       if constexpr (two() && 2 * MR * NV < REGISTERS) {
-        am == 1 ? pair_of<T, MR, NV, true>(k, P + i, Q + i, am, ak, x + j, LC, acc)
-                : pair_of<T, MR, NV, false>(k, P + i * am, Q + i * am, am, ak, x + j, LC, acc);
+        am == 1 ? pair_of<T, MR, NV, true>(k, P + i, Q + i, am, ak, b + j, LC, acc)
+                : pair_of<T, MR, NV, false>(k, P + i * am, Q + i * am, am, ak, b + j, LC, acc);
       } else {
-        am == 1 ? product_of<T, MR, NV, true>(k, left + i, am, ak, x + j, LC, acc.p)
-                : product_of<T, MR, NV, false>(k, left + i * am, am, ak, x + j, LC, acc.p);
+        am == 1 ? product_of<T, MR, NV, true>(k, left + i, am, ak, b + j, LC, acc.p)
+                : product_of<T, MR, NV, false>(k, left + i * am, am, ak, b + j, LC, acc.p);
         if constexpr (two())
-          am == 1 ? product_of<T, MR, NV, true>(k, Q + i, am, ak, x + j, LC, acc.q)
-                  : product_of<T, MR, NV, false>(k, Q + i * am, am, ak, x + j, LC, acc.q);
+          am == 1 ? product_of<T, MR, NV, true>(k, Q + i, am, ak, b + j, LC, acc.q)
+                  : product_of<T, MR, NV, false>(k, Q + i * am, am, ak, b + j, LC, acc.q);
       }
-      for (int r = 0; r < MR; r++)
-        for (int v = 0; v < NV; v++)
-          acc.p[r][v] = combine((i + r) * LC + j + v * VL, j + v * VL, acc.p[r][v], two() ? acc.q[r][v] : V{});
-      if (part == UPPER)
-        minus_triangle<T, MR, NV>(UPPER, C, a + i * LC, LC, s, LC, j, acc.p);
-      else
-        minus_triangle<T, MR, NV>(LOWER, C, a + i * LC, LC, s, LC, j, acc.p);
+      for (int v = 0; v < NV; v++) {
+        long token = j + v * VL;
+        if constexpr (DOTS) {
+          V along_p{}, along_q{};
+          for (int r = 0; r < MR; r++) {
+            V x = at(dots.x + (i + r) * LC + token);
+            along_p += x * acc.p[r][v];
+            if constexpr (two()) along_q += x * acc.q[r][v];
+          }
+          add_to(dots.p + token, SIGN * along_p);
+          if constexpr (two()) add_to(dots.q + token, SIGN * along_q);
+        }
+        V with_p = SIGN * at(f + token), with_q = SIGN * at(g + token);
+        for (int r = 0; r < MR; r++) {
+          acc.p[r][v] *= with_p;
+          if constexpr (two()) acc.p[r][v] += with_q * acc.q[r][v];
+        }
+      }
+      minus_triangle<PART, T, MR, NV>(C, a + i * LC, LC, s, LC, j, acc.p);
       for (int r = 0; r < MR; r++)
         for (int v = 0; v < NV; v++) {
-          long at = (i + r) * LC + j + v * VL;
-          *(V*)(to + at) = finish(at, acc.p[r][v]);
+          long place = (i + r) * LC + j + v * VL;
+          *(V*)(to + place) = finish(place, acc.p[r][v]);
         }
     };
     auto group = [&](long i, auto rows) {
@@ -508,10 +526,8 @@ struct Row {
       const Decay<T>& c = decay(l);
       scores_of(in[l], t.a[l], X[l], asked[l]);
       mul_into(mixed, asked[l], c.mixT, C * LC);
-      pair(
-          out[l], in[l], from.m[l], from.s[l], reads(c, l, from), 1, ld[l], X[l], UPPER, t.d[l], mixed, Zs[l],
-          [&](long, long j, V p, V q) { return at(c.start + j) * p + at(c.lag + j) * q; },
-          [](long, V x) { return x; });
+      pair<UPPER, false>(out[l], in[l], from.m[l], from.s[l], reads(c, l, from), 1, ld[l], X[l], c.start, c.lag, t.d[l],
+                         mixed, Zs[l], {}, [](long, V x) { return x; });
       if (l < L - 1) gelu_and_slope(out[l] * LC, Zs[l], X[l + 1], Xs[l]);
     }
     if (Zs[L - 1] != Z) std::copy_n(Zs[L - 1], D * LC, Z);

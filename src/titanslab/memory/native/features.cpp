@@ -35,6 +35,8 @@ static inline T sigmoid(T z) {
   return z < 0 ? e * s : s;
 }
 
+constexpr long AHEAD = 8;  // tokens that are asked for before they are needed
+
 // WIDTH: the head's width where it is known to the compiler, else 0.
 template <typename T, int WIDTH>
 struct Features {
@@ -58,6 +60,8 @@ struct Features {
     if (WIDTH && back == 3 && t >= 3) {
       const T *x0 = row(A.x, A.tail, A.stride, t), *x1 = x0 - A.stride, *x2 = x1 - A.stride, *x3 = x2 - A.stride;
       const T *w0 = tap(0), *w1 = tap(1), *w2 = tap(2), *w3 = tap(3);
+      if (t + AHEAD < A.tokens)  // tokens are pages apart: the processor does not guess the next
+        for (long i = 0; i < D(); i += 64 / sizeof(T)) __builtin_prefetch(x0 + AHEAD * A.stride + i);
 #pragma omp simd reduction(+ : sum)
       for (long i = 0; i < D(); i++) {
         T c = w0[i] * x0[i] + w1[i] * x1[i] + w2[i] * x2[i] + w3[i] * x3[i];

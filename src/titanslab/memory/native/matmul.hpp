@@ -1,5 +1,6 @@
 // Small matrix products for one core. Tokens (or output columns) are the vector lanes, so n is a multiple of VL.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -131,25 +132,40 @@ static inline __attribute__((always_inline)) void pair_of(long k, const T* P, co
 // Which part of a square matrix s[p, lane] is not zero.
 enum Triangle { UPPER, LOWER };
 
-// acc[i, :] -= sum_p a[i*am + p] s[p, :] for the lanes from j on of a triangular s of `size` rows.
-template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void minus_triangle(Triangle part, long size, const T* a, long am,
-                                                              const T* s, long lds, long j,
-                                                              typename Lanes<T>::V (&acc)[MR][NV]) {
+// acc[i, v] -= sum_p a[i*am + p] s[p, v] over the rows of s between two, for the vectors from V0 to V1.
+template <typename T, int MR, int NV, int V0, int V1>
+static inline __attribute__((always_inline)) void minus_rows(long from, long to, const T* a, long am, const T* s,
+                                                          long lds, typename Lanes<T>::V (&acc)[MR][NV]) {
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
-  long from = part == UPPER ? 0 : j < size ? j : size;
-  for (int step = 0; step < NV; step++) {
-    // of UPPER the vectors from `step` on, of LOWER those up to it
-    long to = part == LOWER && step == NV - 1 ? size : j + (step + 1) * VL < size ? j + (step + 1) * VL : size;
-    for (long p = from; p < to; p++)
-      for (int v = 0; v < NV; v++) {
-        if (part == UPPER ? v < step : v > step) continue;
-        V row = *(const V*)(s + p * lds + j + v * VL);
-        for (int i = 0; i < MR; i++) acc[i][v] -= a[i * am + p] * row;
-      }
-    from = to;
+  for (long p = from; p < to; p++) {
+    V row[NV];
+    for (int v = V0; v < V1; v++) row[v] = *(const V*)(s + p * lds + v * VL);
+    for (int i = 0; i < MR; i++) {
+      T x = a[i * am + p];
+      for (int v = V0; v < V1; v++) acc[i][v] -= x * row[v];
+    }
   }
+}
+
+// acc[i, :] -= sum_p a[i*am + p] s[p, :] for the lanes from j on of a triangular s of `size` rows: vectors from STEP on,
+// whose first row is `from`. The vectors a row has are known to the compiler, so that the sums stay in registers.
+template <Triangle PART, typename T, int MR, int NV, int STEP>
+static inline __attribute__((always_inline)) void minus_triangle(long size, const T* a, long am, const T* s, long lds,
+                                                              long j, typename Lanes<T>::V (&acc)[MR][NV], long from) {
+  constexpr long VL = Lanes<T>::VL;
+  if constexpr (STEP < NV) {
+    // of UPPER the vectors from STEP on, of LOWER those up to it
+    constexpr int V0 = PART == UPPER ? STEP : 0, V1 = PART == UPPER ? NV : STEP + 1;
+    long to = PART == LOWER && V1 == NV ? size : std::min(j + (STEP + 1) * VL, size);
+    minus_rows<T, MR, NV, V0, V1>(from, to, a, am, s + j, lds, acc);
+    minus_triangle<PART, T, MR, NV, STEP + 1>(size, a, am, s, lds, j, acc, to);
+  }
+}
+template <Triangle PART, typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void minus_triangle(long size, const T* a, long am, const T* s, long lds,
+                                                              long j, typename Lanes<T>::V (&acc)[MR][NV]) {
+  minus_triangle<PART, T, MR, NV, 0>(size, a, am, s, lds, j, acc, PART == UPPER ? 0 : std::min(j, size));
 }
 
 #if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)

@@ -66,11 +66,17 @@ static inline __attribute__((always_inline)) void advance_tile(long C, long rece
   for (int i = 0; i < MR; i++)  // the state comes from far: asked for before the products it is added to
     for (int j = 0; j < NV; j++) {
       am[i][j] = as[i][j] = V{};
+      if (j * VL % LINE<T> != 0) continue;
       __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
       __builtin_prefetch(m1 + i * ld + j * VL, 1), __builtin_prefetch(s1 + i * ld + j * VL, 1);
     }
-  if (recent > 0) outer_of<T, MR, NV>(0, recent, aT, LC, dw, am);
-  outer_tile<T, MR, NV>(recent, C, aT, LC, dw, dw2, am, as);
+  if constexpr (2 * MR * NV > REGISTERS) {
+    outer_of<T, MR, NV>(0, C, aT, LC, dw, am);
+    outer_of<T, MR, NV>(recent, C, aT, LC, dw2, as);
+  } else {
+    if (recent > 0) outer_of<T, MR, NV>(0, recent, aT, LC, dw, am);
+    outer_tile<T, MR, NV>(recent, C, aT, LC, dw, dw2, am, as);
+  }
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       long at = i * ld + j * VL;
@@ -91,6 +97,7 @@ static inline __attribute__((always_inline)) void retreat_tile(long C, long lagg
   V am[MR][NV], as[MR][NV];
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
+      if (j * VL % LINE<T> != 0) continue;
       __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
       __builtin_prefetch(dm + i * ld + j * VL, 1), __builtin_prefetch(ds + i * ld + j * VL, 1);
     }
