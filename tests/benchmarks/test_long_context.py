@@ -355,16 +355,18 @@ def test_what_does_not_go_with_lessons_or_exact_is_said(make, words, message, te
 
 
 def test_lessons_from_end_to_end(text, tmp_path):
-    words = ["--rows", "lmm", "--names", "qa1", "--lengths", "0k", "--off", "0k", "--samples", "2"]
+    words = ["--rows", "lmm,attention", "--names", "qa1", "--lengths", "0k", "--off", "0k", "--samples", "2"]
     words += ["--max-new-tokens", "2", "--output", str(tmp_path / "out.json")]
     changes = ["lesson-1:model.hidden_size=16", "lesson-1:model.intermediate_size=16", "training.steps=2"]
     changes += ["training.batch_size=2", "training.log_every=1", "data.task_options.same_length_rows=2"]
     for change in (*changes, 'data.task_options.tasks=["qa1"]', "data.sequence_length=256"):
         words += ["--set", change]
     assert main(lesson_arguments(text, tmp_path, *words)) == 0
-    (lmm,) = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [run["steps"] for run in (*lmm["lessons"], lmm["training"])] == [2, 2, 2, 2, 2]
-    assert [cell["samples"] for cell in lmm["cells"]] == [2]
+    attention, lmm = sorted(json.loads((tmp_path / "out.json").read_text())["results"], key=lambda r: r["row"])
+    for result in (attention, lmm):
+        assert [run["steps"] for run in (*result["lessons"], result["training"])] == [2, 2, 2, 2, 2]
+        assert [cell["samples"] for cell in result["cells"]] == [2]
+    assert not attention["cells_memory_off"]
     assert [cell["samples"] for cell in lmm["cells_memory_off"]] == [2]
     tokens = sum(run["tokens"] for run in (*lmm["lessons"], lmm["training"]))
     assert f"| lmm | 0 | {lmm['parameters']:,} | {tokens:,} |" in (tmp_path / "out.md").read_text()

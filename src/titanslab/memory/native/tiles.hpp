@@ -26,19 +26,21 @@ static inline __attribute__((always_inline)) void outer_of(long first, long last
   }
 }
 
-// am += a^T d and as += a^T d2: together where registers hold both tiles, else one after the other.
+// am += a^T d over the tokens up to `last`, as += a^T d2 over those from `second` on: together where registers hold both
+// tiles, else one after the other.
 template <typename T, int MR, int NV>
-static inline __attribute__((always_inline)) void outer_tile(long first, long last, const T* a, long LC, const T* d,
+static inline __attribute__((always_inline)) void outer_tile(long second, long last, const T* a, long LC, const T* d,
                                                           const T* d2, typename Lanes<T>::V (&am)[MR][NV],
                                                           typename Lanes<T>::V (&as)[MR][NV]) {
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   if constexpr (2 * MR * NV > REGISTERS) {
-    outer_of<T, MR, NV>(first, last, a, LC, d, am);
-    outer_of<T, MR, NV>(first, last, a, LC, d2, as);
+    outer_of<T, MR, NV>(0, last, a, LC, d, am);
+    outer_of<T, MR, NV>(second, last, a, LC, d2, as);
     return;
   }
-  for (long c = first; c < last; c++) {
+  if (second > 0) outer_of<T, MR, NV>(0, second, a, LC, d, am);
+  for (long c = second; c < last; c++) {
     V v[MR], x[NV];
     for (int i = 0; i < MR; i++) {
       v[i] = a[i * LC + c] - V{};
@@ -55,6 +57,18 @@ static inline __attribute__((always_inline)) void outer_tile(long first, long la
   }
 }
 
+// Asks for a tile of four matrices, of which the last two are written too; they come from far, and products with what is
+// near go first.
+template <typename T, int MR, int NV>
+static inline __attribute__((always_inline)) void ask_for(long ld, const T* one, const T* two, const T* to, const T* to2) {
+  for (int i = 0; i < MR; i++)
+    for (long j = 0; j < NV * Lanes<T>::VL; j += LINE<T>) {
+      long at = i * ld + j;
+      __builtin_prefetch(one + at), __builtin_prefetch(two + at);
+      __builtin_prefetch(to + at, 1), __builtin_prefetch(to2 + at, 1);
+    }
+}
+
 // c' = b c + f s - a^T(w d), s' = e s - a^T(w' d), one pass over the state; w' is 0 before token `recent`.
 template <typename T, int MR, int NV>
 static inline __attribute__((always_inline)) void advance_tile(long C, long recent, const T* aT, long LC, const T* dw,
@@ -63,20 +77,10 @@ static inline __attribute__((always_inline)) void advance_tile(long C, long rece
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V am[MR][NV], as[MR][NV];
-  for (int i = 0; i < MR; i++)  // the state comes from far: asked for before the products it is added to
-    for (int j = 0; j < NV; j++) {
-      am[i][j] = as[i][j] = V{};
-      if (j * VL % LINE<T> != 0) continue;
-      __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
-      __builtin_prefetch(m1 + i * ld + j * VL, 1), __builtin_prefetch(s1 + i * ld + j * VL, 1);
-    }
-  if constexpr (2 * MR * NV > REGISTERS) {
-    outer_of<T, MR, NV>(0, C, aT, LC, dw, am);
-    outer_of<T, MR, NV>(recent, C, aT, LC, dw2, as);
-  } else {
-    if (recent > 0) outer_of<T, MR, NV>(0, recent, aT, LC, dw, am);
-    outer_tile<T, MR, NV>(recent, C, aT, LC, dw, dw2, am, as);
-  }
+  ask_for<T, MR, NV>(ld, m, s, m1, s1);
+  for (int i = 0; i < MR; i++)
+    for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
+  outer_tile<T, MR, NV>(recent, C, aT, LC, dw, dw2, am, as);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) {
       long at = i * ld + j * VL;
@@ -95,12 +99,7 @@ static inline __attribute__((always_inline)) void retreat_tile(long C, long lagg
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V am[MR][NV], as[MR][NV];
-  for (int i = 0; i < MR; i++)
-    for (int j = 0; j < NV; j++) {
-      if (j * VL % LINE<T> != 0) continue;
-      __builtin_prefetch(m + i * ld + j * VL), __builtin_prefetch(s + i * ld + j * VL);
-      __builtin_prefetch(dm + i * ld + j * VL, 1), __builtin_prefetch(ds + i * ld + j * VL, 1);
-    }
+  ask_for<T, MR, NV>(ld, m, s, dm, ds);
   for (int i = 0; i < MR; i++)
     for (int j = 0; j < NV; j++) am[i][j] = as[i][j] = V{};
   if (lagging < C) {
