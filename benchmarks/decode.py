@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import rate_probes
 from benchmarks.measure import ERRORS, in_turns, one_line, ratio, spread
 from benchmarks.models import (
     SIZES,
@@ -34,7 +33,8 @@ from benchmarks.models import (
     llama_config,
 )
 from benchmarks.peers import Missing
-from benchmarks.report import Report, human, picture, quiet_progress, say, table
+from titanslab.experiments.machine import rate_probes
+from titanslab.experiments.report import Report, human, picture, quiet_progress, say, table
 from titanslab.models.cache_name import CACHE, cache_of
 
 POSITIONS = (1 << 10, 1 << 16, 1 << 20, 10 << 20)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from benchmarks import floor
-from benchmarks.machine import rate_probes
 from benchmarks.measure import in_turns, one_line, ratio, spread
 from benchmarks.peers import CANDIDATES, Missing, Setting, Work, build, too_much
 from benchmarks.probe import in_fresh_process
-from benchmarks.report import Report, human, picture, quiet_progress, say, table
+from titanslab.experiments.machine import rate_probes
+from titanslab.experiments.report import Report, human, picture, quiet_progress, say, table
 
 OURS = ("titanslab", "titanslab-op")
 ATTENTION = ("sdpa-full", "sdpa-window")

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import Report, clear_transient, human, say, table, transient
+from titanslab.experiments.report import Report, clear_transient, human, say, table, transient
 
 WARM = 100_000  # by then every buffer has been made
 MOST_MEMORY, LEAST_SPEED = 1.05, 0.95
@@ -74,8 +74,8 @@ def random_tokens(vocab_size: int, seed: int) -> Iterator[torch.Tensor]:
 
 def file_tokens(path: str, tokenizer: Any) -> Iterator[torch.Tensor]:
     """The tokens of a text, again and again."""
+    from titanslab.data.encode import chunk_encoder
     from titanslab.reading.source import TextSource
-    from titanslab.tasks.tokens import chunk_encoder
 
     encode = chunk_encoder(tokenizer)
     for _ in itertools.count():
@@ -175,7 +175,7 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
     from titanslab.data import byte_tokenizer
 
     if arguments.model is not None:
-        from titanslab.training.loading import load_model, load_model_tokenizer
+        from titanslab.runs.loading import load_model, load_model_tokenizer
 
         return load_model(arguments.model), load_model_tokenizer(arguments.model)
     torch.manual_seed(arguments.seed)

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 from benchmarks import floor
-from benchmarks.machine import rate_probes
 from benchmarks.measure import ERRORS, in_turns, one_line, ratio, spread
 from benchmarks.models import CANDIDATES, SIZES, TITANS, TRUNK, ModelSetting, Training, build
 from benchmarks.peers import Missing
 from benchmarks.probe import in_fresh_process
-from benchmarks.report import Report, human, picture, quiet_progress, say, table
+from titanslab.experiments.machine import rate_probes
+from titanslab.experiments.report import Report, human, picture, quiet_progress, say, table
 
 MAC_ROW = ("mac", "titans-pytorch-mac", "titans-pytorch-mac-128")
 GPU_TOKENS = 32768  # of one step, whatever the length

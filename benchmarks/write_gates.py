@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.report import Report
+from titanslab.data.text import iter_texts
 from titanslab.evaluation.trace import memories_of
+from titanslab.experiments.report import Report
 from titanslab.memory import counting_writes
 from titanslab.models.cache_name import cache_of
-from titanslab.tasks.babilong import BABILong
-from titanslab.tasks.niah import NIAH, VARIANTS
+from titanslab.tasks.babilong.samples import BABILong
+from titanslab.tasks.niah.samples import NIAH, VARIANTS
 from titanslab.tasks.sample import derive_seed, parse_length
-from titanslab.tasks.sources import iter_texts
 
 TASKS = ("qa1", "qa2", "qa3", "qa4", "qa5")
 Places = dict[str, list[tuple[int, int]]]  # name -> characters, from and to
@@ -128,12 +128,12 @@ def main(words: list[str] | None = None) -> int:
         length = parse_length(options.length)
     except ValueError as error:
         parser.error(f"--length: {error}")
-    from titanslab.cli.quiet import quiet_libraries
+    from titanslab.runs.quiet import quiet_libraries
 
     quiet_libraries()
-    from titanslab.tasks.background import Background
-    from titanslab.tasks.tokens import TokenCounter
-    from titanslab.training.loading import load_model, load_model_tokenizer
+    from titanslab.data.encode import TokenCounter
+    from titanslab.runs.loading import load_model, load_model_tokenizer
+    from titanslab.tasks.babilong.background import Background
 
     settings = {name: value for name, value in vars(options).items() if name != "output"}
     report = Report("write_gates", options.seed, torch.device("cpu"), settings, path=options.output)

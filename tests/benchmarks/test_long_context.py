@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.long_context import main
-from benchmarks.long_context_arguments import RECIPES, read_arguments
-from benchmarks.long_context_plan import changes, make_jobs
-from benchmarks.long_context_row import Job, alone
-from benchmarks.long_context_running import run_jobs
-from benchmarks.long_context_table import draw, figures, markdown
-from benchmarks.long_context_tokenizer import make_tokenizer
 
+from titanslab.experiments.arguments import RECIPES, read_arguments
+from titanslab.experiments.jobs import run_jobs
+from titanslab.experiments.long_context import main
+from titanslab.experiments.plan import changes, make_jobs
+from titanslab.experiments.row import Job, alone
+from titanslab.experiments.table import draw, figures, markdown
+from titanslab.experiments.tokenizer import make_tokenizer
 from titanslab.training.recipe import load_recipe
 
 LINE = "the river ran under an old bridge where nobody had crossed since winter came to town"
@@ -202,7 +202,7 @@ def test_a_folder_that_is_worked_on_is_left_alone(tmp_path):
 def test_ended_in_the_middle_the_jobs_end_too_and_go_on_later(text, tmp_path):
     words = arguments(text, tmp_path / "work", "--rows", "window", "--steps", "16", "--lengths", "512", "--off", "")
     words += ["--samples", "1", "--max-new-tokens", "2", "--output", str(tmp_path / "out.json"), *SMALL]
-    start = [sys.executable, "-m", "benchmarks.long_context", *words]
+    start = [sys.executable, "-m", "titanslab.experiments.long_context", *words]
     process = subprocess.Popen(start, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
     run = tmp_path / "work" / "window-seed0"
     until = time.monotonic() + 100
@@ -243,7 +243,7 @@ def exact_arguments(text, folder, *more):
 def test_facts_alone_have_a_place_in_the_picture(monkeypatch):
     """A logarithmic axis has no 0."""
     panels = []
-    monkeypatch.setattr("benchmarks.long_context_table.picture", lambda path, given, title: panels.extend(given))
+    monkeypatch.setattr("titanslab.experiments.table.picture", lambda path, given, title: panels.extend(given))
     cells = [
         {"task": "babilong_qa1", "length": n, "samples": 4, "scores": {"official": score}}
         for n, score in ((0, 0.75), (16_000, 0.5), (128_000, 0.25))

@@ -3,7 +3,8 @@
 import struct
 
 import pytest
-from benchmarks.report import _short, picture
+
+from titanslab.experiments.report import _short, picture
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from benchmarks.report import Report
+
+from titanslab.experiments.report import Report
 
 
 def test_out_is_a_file_before_anything_is_measured(tmp_path):

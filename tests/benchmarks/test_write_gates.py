@@ -7,11 +7,11 @@ import torch
 
 from benchmarks import write_gates
 from titanslab.data import byte_tokenizer
+from titanslab.data.encode import TokenCounter
 from titanslab.evaluation.trace import memories_of
 from titanslab.models import TitansConfig, TitansForCausalLM
-from titanslab.tasks.babilong import BABILong
-from titanslab.tasks.niah import NIAH, VARIANTS
-from titanslab.tasks.tokens import TokenCounter
+from titanslab.tasks.babilong.samples import BABILong
+from titanslab.tasks.niah.samples import NIAH, VARIANTS
 
 LINE = "the river ran under an old bridge where nobody had crossed since winter came. "
 

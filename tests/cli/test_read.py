@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from titanslab import TitansCache
-from titanslab.training.loading import load_model, load_model_tokenizer
+from titanslab.runs.loading import load_model, load_model_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import titanslab  # noqa: F401
 from titanslab.evaluation.decode import GreedyAnswerer
 from titanslab.quickstart.corpus import bundled_text
-from titanslab.tasks.babi_world import STORY_FACTS
-from titanslab.tasks.babilong import BABILong
-from titanslab.tasks.niah import NIAH, VARIANTS, score_niah
+from titanslab.tasks.babilong.samples import BABILong
+from titanslab.tasks.babilong.world import STORY_FACTS
+from titanslab.tasks.niah.samples import NIAH, VARIANTS, score_niah
 from titanslab.tasks.sample import TaskSample
 
 FOLDER = Path(__file__).parents[2] / "checkpoints"

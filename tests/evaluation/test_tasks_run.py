@@ -6,11 +6,11 @@ import re
 import pytest
 
 from titanslab.data import byte_tokenizer
+from titanslab.data.encode import load_counter
 from titanslab.evaluation.cells import babilong_cells, niah_cells, split_lengths, split_names
 from titanslab.evaluation.results import hold, read_records
 from titanslab.evaluation.run_task import run_cells
-from titanslab.evaluation.task_summary import babilong_heat_map, niah_heat_map, summarise, table, tables
-from titanslab.tasks.tokens import load_counter
+from titanslab.evaluation.table import babilong_heat_map, niah_heat_map, summarise, table, tables
 
 FACTS = """1 John went to the office.
 2 Mary moved to the garden.

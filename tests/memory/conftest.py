@@ -2,8 +2,8 @@
 
 import pytest
 
-import titanslab.memory.chunked as chunked_module
-from titanslab.memory import chunk_loop
+import titanslab.memory.chunked.op as chunked_module
+from titanslab.memory.chunked import loop as chunk_loop
 
 
 @pytest.fixture(params=["recurrent", "chunked", "chunked-loop"])

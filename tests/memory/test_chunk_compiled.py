@@ -4,9 +4,11 @@ import pytest
 import torch
 from memory_cases import Case, distance, make, outputs_and_gradients
 
-from titanslab.memory import chunk_compiled, chunk_loop, native
-from titanslab.memory.chunk import AS_WRITTEN, Functions
-from titanslab.memory.chunked import implementation
+from titanslab.memory.chunked import compiled as chunk_compiled
+from titanslab.memory.chunked import loop as chunk_loop
+from titanslab.memory.chunked.equations import AS_WRITTEN, Functions
+from titanslab.memory.chunked.op import implementation
+from titanslab.memory.cpu import chunked as native
 from tolerances import EXACT
 
 CPU = torch.device("cpu")

@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from memory_cases import Case, distance, loss_of_precision, make, outputs_and_gradients, worst
 
-import titanslab.memory.chunked as chunked_module
-from titanslab.memory import NeuralMemory, chunk_loop, module, native
+import titanslab.memory.chunked.op as chunked_module
+from titanslab.memory import NeuralMemory
+from titanslab.memory import layer as module
 from titanslab.memory.autograd import kept_states
+from titanslab.memory.chunked import loop as chunk_loop
 from titanslab.memory.conv import short_conv
-from titanslab.memory.features import conv_features, fits, gated_norm
-from titanslab.memory.native import build, features, reuse
+from titanslab.memory.cpu import build, features, reuse
+from titanslab.memory.cpu import chunked as native
+from titanslab.memory.cpu.ops import conv_features, fits, gated_norm
 from tolerances import EXACT
 
 
@@ -27,7 +30,7 @@ def test_this_machine_compiles_it() -> None:
 @pytest.mark.parametrize("kernel", build.SOURCES)
 def test_a_changed_file_compiles_anew(kernel) -> None:
     """The name of a compiled kernel depends on every file that goes into it."""
-    folder, seen, todo = Path(build.__file__).parent, set(), [build.SOURCES[kernel][0]]
+    folder, seen, todo = Path(build.__file__).parent / "source", set(), [build.SOURCES[kernel][0]]
     while todo:
         name = todo.pop()
         seen.add(name)

@@ -5,7 +5,7 @@ import torch
 from memory_cases import Case, distance, make
 
 from titanslab.memory import NeuralMemory
-from titanslab.memory.native import build, step
+from titanslab.memory.cpu import build, step
 from tolerances import EXACT, FLOAT32_FLOOR
 
 CASES = {

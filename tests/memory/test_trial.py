@@ -7,9 +7,9 @@ import torch
 from triton_cases import DEVICE
 
 from titanslab.memory import MemoryNetwork, choose_backend, op
-from titanslab.memory.chunked import chunked
-from titanslab.memory.kernels import trial, verdict
-from titanslab.memory.kernels.verdict import Outcome, Trial, judge
+from titanslab.memory.chunked.op import chunked
+from titanslab.memory.gpu import trial, verdict
+from titanslab.memory.gpu.verdict import Outcome, Trial, judge
 
 GPU = torch.device("cuda", 0)  # a name: nothing here needs one
 SMALL = Trial(str(DEVICE), "float32", 1, 4, True, True, True, 16, 16)

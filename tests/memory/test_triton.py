@@ -6,7 +6,7 @@ from memory_cases import Case, distance, make, outputs_and_gradients
 from triton_cases import DEVICE, check, on_device
 
 from titanslab.memory import MemoryState
-from titanslab.memory.kernels import plan
+from titanslab.memory.gpu import plan
 from titanslab.memory.reference import reference
 from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
 

@@ -8,7 +8,7 @@ import torch
 from memory_cases import Case, distance, make
 from triton_cases import DEVICE, on_device
 
-import titanslab.memory.kernels.op as fused_op
+import titanslab.memory.gpu.op as fused_op
 from compiling import whole_graphs
 from titanslab.memory import neural_memory
 
@@ -72,7 +72,7 @@ HOPPER = '''
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from titanslab.memory.kernels import passes, plan, step
+from titanslab.memory.gpu import passes, plan, step
 from titanslab.memory.network import MemoryNetwork
 
 NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1"}

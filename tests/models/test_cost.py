@@ -6,7 +6,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from titanslab import TitansConfig, TitansForCausalLM
-from titanslab.memory import MemoryNetwork, module
+from titanslab.memory import MemoryNetwork
+from titanslab.memory import layer as module
 from titanslab.models.cost import cache_bytes, chunk_flops, cost, forward_flops
 
 VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "attention_conv"]

@@ -2,7 +2,7 @@
 
 import torch
 
-from titanslab.models import layout
+from titanslab.models import call as layout
 from titanslab.models.cache import TitansCache
 from titanslab.models.config import TitansConfig
 from titanslab.models.modeling import TitansForCausalLM

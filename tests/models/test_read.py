@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from titanslab import TitansCache, TitansConfig, TitansForCausalLM, TitansModel
-from titanslab.models.reading import piece_unit
+from titanslab.models.read import piece_unit
 from tolerances import EXACT
 
 VARIANTS = ["lmm", "mal", "mag", "mac", "attention"]

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from titanslab.tasks.babi_world import GIVERS, PEOPLE, PLACES, SIDES, SIGNS, STORY_FACTS, THINGS, Asked, story
-from titanslab.tasks.babilong import BABILong, score_babilong
+from titanslab.tasks.babilong.samples import BABILong, score_babilong
+from titanslab.tasks.babilong.world import GIVERS, PEOPLE, PLACES, SIDES, SIGNS, STORY_FACTS, THINGS, Asked, story
 from titanslab.tasks.mixture import Mixture
 
 PLACE, THING = "|".join(PLACES), "|".join(THINGS)

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from titanslab.tasks.babi import read_babi
-from titanslab.tasks.babilong import TASKS, BABILong, score_babilong
-from titanslab.tasks.background import Background
+from titanslab.data.encode import TokenCounter
+from titanslab.tasks.babilong.babi import read_babi
+from titanslab.tasks.babilong.background import Background
+from titanslab.tasks.babilong.samples import TASKS, BABILong, score_babilong
 from titanslab.tasks.sentences import split_sentences
-from titanslab.tasks.tokens import TokenCounter
 
 
 def _bytes(text: str) -> int:

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from titanslab.tasks.babi import load_babi
+from titanslab.tasks.babilong.babi import load_babi
 from titanslab.tasks.mixture import Mixture, mixture
 
 

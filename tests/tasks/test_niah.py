@@ -6,9 +6,9 @@ import uuid
 
 import pytest
 
-from titanslab.tasks.haystack import NOISE_LINE
-from titanslab.tasks.niah import DEPTHS, NIAH, VARIANTS, Needle, score_niah
-from titanslab.tasks.tokens import TokenCounter
+from titanslab.data.encode import TokenCounter
+from titanslab.tasks.niah.haystack import NOISE_LINE
+from titanslab.tasks.niah.samples import DEPTHS, NIAH, VARIANTS, Needle, score_niah
 
 
 def _bytes(text: str) -> int:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from titanslab.tasks.kv_recall import KVVocabulary, accuracy_by_distance, make_kv_recall
-from titanslab.tasks.recall import RecallTask, answers_right
+from titanslab.tasks.recall.kv import KVVocabulary, accuracy_by_distance, make_kv_recall
+from titanslab.tasks.recall.samples import RecallTask, answers_right
 
 
 @pytest.mark.parametrize(

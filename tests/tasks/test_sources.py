@@ -6,11 +6,7 @@ import lzma
 
 import pytest
 
-from titanslab.tasks.babi import read_babi
-from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
-from titanslab.tasks.sentences import split_sentences
-from titanslab.tasks.sources import iter_texts, read_words
-from titanslab.tasks.tokens import (
+from titanslab.data.encode import (
     TokenCounter,
     encode_answer,
     encode_long,
@@ -18,6 +14,10 @@ from titanslab.tasks.tokens import (
     leading_special_tokens,
     load_counter,
 )
+from titanslab.data.text import iter_texts, read_words
+from titanslab.tasks.babilong.babi import read_babi
+from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
+from titanslab.tasks.sentences import split_sentences
 
 
 def test_texts_from_every_kind_of_file(tmp_path):

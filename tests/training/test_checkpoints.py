@@ -1,6 +1,6 @@
 """Only whole checkpoints count."""
 
-from titanslab.training import checkpoints
+from titanslab.runs import checkpoints
 
 
 def make(folder, step, *, mark=True):

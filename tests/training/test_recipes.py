@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.long_context_arguments import EXACT_ROWS, LESSON_ROWS
 
 from titanslab.data import byte_tokenizer
+from titanslab.experiments.arguments import EXACT_ROWS, LESSON_ROWS
 from titanslab.training.recipe import load_recipe
 from titanslab.training.run import build_model
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from titanslab.data import byte_tokenizer
-from titanslab.training import checkpoints, run
+from titanslab.runs import checkpoints
+from titanslab.training import run
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
 

@@ -41,7 +41,7 @@ def ask(
     text = sys.stdin.read() if question == "-" else question
     prompt = fill_template(template, text)
     from titanslab.cli.generate import TextWriter
-    from titanslab.cli.memory_files import check_save, load_reader, read_notes
+    from titanslab.reading.files import check_save, load_reader, read_notes
 
     if save is not None:
         check_save(save)

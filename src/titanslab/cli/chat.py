@@ -42,8 +42,8 @@ def chat(
     from titanslab.cli.ask import fill_template, set_freeze
     from titanslab.cli.errors import Interrupted
     from titanslab.cli.generate import TextWriter
-    from titanslab.cli.memory_files import check_save, load_reader, read_notes
-    from titanslab.training.loading import find_model_folder
+    from titanslab.reading.files import check_save, load_reader, read_notes
+    from titanslab.runs.loading import find_model_folder
 
     fill_template(template, "")
     there = session.exists()

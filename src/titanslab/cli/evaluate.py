@@ -60,10 +60,10 @@ def evaluate(
         return
     if model is None or not data:
         raise ValueError("titans evaluate needs --model RUN and --data PATH (see titans evaluate --help)")
-    from titanslab.cli.devices import pick_device
-    from titanslab.cli.quiet import quiet_libraries
     from titanslab.data import open_corpus
-    from titanslab.training.loading import find_model_folder, load_model, load_model_tokenizer
+    from titanslab.runs.devices import pick_device
+    from titanslab.runs.loading import find_model_folder, load_model, load_model_tokenizer
+    from titanslab.runs.quiet import quiet_libraries
 
     find_model_folder(model)
     corpus = open_corpus(data[0] if len(data) == 1 else data, "--data", column=text_column, split=split, streaming=True)
@@ -74,8 +74,8 @@ def evaluate(
     quiet_libraries()
     network: Any = load_model(model).to(place)
     tokenizer = load_model_tokenizer(model)
-    from titanslab.cli.bars import bar
     from titanslab.evaluation.perplexity import evaluate_perplexity
+    from titanslab.progress import bar
 
     results = []
     for length in sorted(set(context_length or [1024])):
@@ -103,7 +103,7 @@ def _file_name(data: list[str]) -> str:
 
 def _write(results: list[PerplexityResult], folder: Path, name: str, about: dict[str, Any]) -> None:
     from titanslab.evaluation.perplexity_plot import plot_positions
-    from titanslab.training.versions import versions
+    from titanslab.runs.versions import versions
 
     folder.mkdir(parents=True, exist_ok=True)
     content = about | {"results": [result.to_dict() for result in results], "versions": versions()}

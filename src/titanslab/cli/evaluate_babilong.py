@@ -10,8 +10,8 @@ import typer
 from titanslab.cli.evaluate_task import default_output, run_task_verb
 
 if TYPE_CHECKING:
+    from titanslab.data.encode import TokenCounter
     from titanslab.evaluation.run_task import Cell
-    from titanslab.tasks.tokens import TokenCounter
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -87,9 +87,9 @@ def babilong(
             seed=seed,
         )
 
-    from titanslab.cli.devices import pick_device
     from titanslab.evaluation.run_model import TaskRun
-    from titanslab.evaluation.task_summary import babilong_heat_map
+    from titanslab.evaluation.table import babilong_heat_map
+    from titanslab.runs.devices import pick_device
 
     run = TaskRun(
         model,

@@ -10,8 +10,8 @@ import typer
 from titanslab.cli.evaluate_task import default_output, run_task_verb
 
 if TYPE_CHECKING:
+    from titanslab.data.encode import TokenCounter
     from titanslab.evaluation.run_task import Cell
-    from titanslab.tasks.tokens import TokenCounter
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -63,7 +63,7 @@ def niah(
 
     def make(counter: TokenCounter, name: str) -> list[Cell]:
         from titanslab.evaluation.cells import niah_cells
-        from titanslab.tasks.niah import VARIANTS
+        from titanslab.tasks.niah.samples import VARIANTS
 
         return niah_cells(
             variant or ("single_1" if haystack is None else ",".join(VARIANTS)),
@@ -76,9 +76,9 @@ def niah(
             seed=seed,
         )
 
-    from titanslab.cli.devices import pick_device
     from titanslab.evaluation.run_model import TaskRun
-    from titanslab.evaluation.task_summary import niah_heat_map
+    from titanslab.evaluation.table import niah_heat_map
+    from titanslab.runs.devices import pick_device
 
     run = TaskRun(
         model,

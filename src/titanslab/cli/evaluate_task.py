@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from titanslab.cli.errors import Interrupted
 
 if TYPE_CHECKING:
+    from titanslab.data.encode import TokenCounter
     from titanslab.evaluation.run_model import TaskRun
     from titanslab.evaluation.run_task import Cell
-    from titanslab.tasks.tokens import TokenCounter
 
 
 def default_output(model: str, task: str) -> Path:
@@ -31,16 +31,16 @@ def run_task_verb(
     heat_map: Callable[[Sequence[dict[str, Any]], Path], None],
 ) -> None:
     """Answer what is left to answer, print its table, write summary.json and heat_map.png of all in the folder."""
-    from titanslab.cli.quiet import quiet_libraries
     from titanslab.evaluation.run_model import run_model
-    from titanslab.training.loading import find_model_folder
+    from titanslab.runs.loading import find_model_folder
+    from titanslab.runs.quiet import quiet_libraries
 
     folder = find_model_folder(run.model)
     quiet_libraries()
     from rich.console import Console
 
     from titanslab.evaluation.results import read_records, write_whole
-    from titanslab.evaluation.task_summary import summarise, tables
+    from titanslab.evaluation.table import summarise, tables
 
     try:
         records = run_model(run, make_cells, {"model": str(folder.resolve()), **settings})

@@ -34,9 +34,9 @@ def generate(
     text = read_prompt(prompt, file)
     if not 0.0 < top_p <= 1.0:
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p}")
-    from titanslab.cli.devices import pick_device
-    from titanslab.cli.quiet import quiet_libraries
-    from titanslab.training.loading import find_model_folder
+    from titanslab.runs.devices import pick_device
+    from titanslab.runs.loading import find_model_folder
+    from titanslab.runs.quiet import quiet_libraries
 
     find_model_folder(model)
     place = pick_device(device)
@@ -44,7 +44,7 @@ def generate(
     from accelerate.utils import set_seed
 
     from titanslab.data import TextEncoder, padding_id
-    from titanslab.training.loading import load_model, load_model_tokenizer
+    from titanslab.runs.loading import load_model, load_model_tokenizer
 
     network: Any = load_model(model).to(place)
     tokenizer = load_model_tokenizer(model)

@@ -29,7 +29,7 @@ def info(
         raise ValueError("--variant needs --preset, such as --preset tiny")
     from rich.console import Console
 
-    from titanslab.cli.quiet import quiet_libraries
+    from titanslab.runs.quiet import quiet_libraries
 
     quiet_libraries()
     chosen = None
@@ -50,7 +50,7 @@ def read_config(path: Path) -> Any:
     """The config at `path`: a config.json, a model or run folder, or a recipe; else ValueError."""
     from transformers import AutoConfig
 
-    from titanslab.training.loading import find_model_folder
+    from titanslab.runs.loading import find_model_folder
 
     if path.suffix == ".toml":
         from titanslab.data import load_tokenizer
@@ -72,7 +72,7 @@ def read_config(path: Path) -> Any:
 
 
 def _versions(console: Any) -> None:
-    from titanslab.training.versions import versions
+    from titanslab.runs.versions import versions
 
     found = versions()
     names = ("titanslab", "python", "torch", "transformers", "accelerate", "datasets", "triton")

@@ -29,7 +29,7 @@ def inspect(
 
     Writes inspect.html, one file with everything in it, inspect.png and inspect.json.
     """
-    from titanslab.cli.memory_files import load_reader
+    from titanslab.reading.files import load_reader
     from titanslab.reading.source import TextSource
 
     source = TextSource(text)
@@ -44,11 +44,11 @@ def inspect(
 
     import torch
 
-    from titanslab.cli.bars import bar
+    from titanslab.data.encode import chunk_encoder
+    from titanslab.evaluation.pictures import plot_trace
     from titanslab.evaluation.trace import memories_of, trace_memory
     from titanslab.evaluation.trace_page import token_texts, write_page
-    from titanslab.evaluation.trace_plot import plot_trace
-    from titanslab.tasks.tokens import chunk_encoder
+    from titanslab.progress import bar
 
     memories_of(network)
     encode = chunk_encoder(tokenizer)

@@ -44,8 +44,8 @@ def read(
     Memory use does not grow with the text. Ctrl-C keeps what was read so far; --resume goes on from there.
     """
     from titanslab.cli.errors import Interrupted
-    from titanslab.cli.memory_files import check_save, load_reader
     from titanslab.memory.frozen import check_writes
+    from titanslab.reading.files import check_save, load_reader
     from titanslab.reading.source import TextSource
 
     check_writes(learn, write_scale)
@@ -119,7 +119,7 @@ def read(
 
 def _unfinished(save: Path, resume: bool, about: dict[str, Any]) -> dict[str, Any]:
     """The notes of the reading to go on with; ValueError where there is none, or one would be lost."""
-    from titanslab.cli.memory_files import read_notes
+    from titanslab.reading.files import read_notes
 
     if not save.exists():
         if resume:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from titanslab.cli.bars import SECONDS_BETWEEN_LINES
+from titanslab.progress import SECONDS_BETWEEN_LINES
 
 if TYPE_CHECKING:
     from titanslab.reading.text import ReadProgress

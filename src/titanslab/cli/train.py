@@ -35,7 +35,7 @@ def train(
     gives the same losses. On several GPUs: torchrun --nproc-per-node 8 -m titanslab.cli train ...
     """
     from titanslab.cli.errors import Interrupted
-    from titanslab.cli.quiet import quiet_libraries
+    from titanslab.runs.quiet import quiet_libraries
     from titanslab.training.recipe import load_recipe
 
     if recipe is None:
@@ -60,7 +60,7 @@ def train(
 def _how_to_resume(recipe: Path, assignments: list[str], output: Path) -> str:
     import shlex
 
-    from titanslab.training.checkpoints import last_complete
+    from titanslab.runs.checkpoints import last_complete
 
     if not (output / "recipe.toml").exists():
         return "interrupted before training began; nothing was written"

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from titanslab.data.encode import TokenCounter
+from titanslab.data.text import iter_texts, read_words
 from titanslab.evaluation.run_task import Cell
 from titanslab.evaluation.sample_cache import file_identity
-from titanslab.tasks.babilong import TASKS, BABILong
-from titanslab.tasks.background import Background
-from titanslab.tasks.niah import NIAH, VARIANTS, score_niah
+from titanslab.tasks.babilong.background import Background
+from titanslab.tasks.babilong.samples import TASKS, BABILong
+from titanslab.tasks.niah.samples import NIAH, VARIANTS, score_niah
 from titanslab.tasks.sample import TaskSample, parse_length
-from titanslab.tasks.sources import iter_texts, read_words
-from titanslab.tasks.tokens import TokenCounter
 
 
 def split_lengths(text: str, kilo: int) -> list[int]:

@@ -17,11 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from titanslab.tasks.babilong import BABILong, score_babilong
-from titanslab.tasks.niah import NIAH, score_niah
+from titanslab.data.encode import load_counter
+from titanslab.data.text import iter_texts, read_words
+from titanslab.tasks.babilong.samples import BABILong, score_babilong
+from titanslab.tasks.niah.samples import NIAH, score_niah
 from titanslab.tasks.sample import TaskSample, parse_length
-from titanslab.tasks.sources import iter_texts, read_words
-from titanslab.tasks.tokens import load_counter
 
 INCLUDE_PATH = str(Path(__file__).parent / "lm_eval_configs")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from titanslab.data.encode import TokenCounter
     from titanslab.evaluation.run_task import Cell
-    from titanslab.tasks.tokens import TokenCounter
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def run_model(
         settings: what else decides an answer; a folder made under others is refused.
     """
     from titanslab.data import padding_id
+    from titanslab.data.encode import TokenCounter, load_counter, tokenizer_identity
     from titanslab.evaluation.decode import GreedyAnswerer
     from titanslab.evaluation.run_task import run_cells
     from titanslab.evaluation.sample_cache import file_identity, fingerprint
     from titanslab.evaluation.task_progress import TaskProgress
-    from titanslab.tasks.tokens import TokenCounter, load_counter, tokenizer_identity
-    from titanslab.training.loading import find_model_folder, load_config, load_model, load_model_tokenizer
+    from titanslab.runs.loading import find_model_folder, load_config, load_model, load_model_tokenizer
 
     folder = find_model_folder(run.model)
     tokenizer = load_model_tokenizer(run.model)

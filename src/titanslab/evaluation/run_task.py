@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from titanslab.data.encode import encode_long, leading_special_tokens
 from titanslab.evaluation.decode import Answerer
 from titanslab.evaluation.results import ResultLog
 from titanslab.evaluation.sample_cache import SampleCache
 from titanslab.tasks.sample import TaskSample
-from titanslab.tasks.tokens import encode_long, leading_special_tokens
 
 
 @dataclass(frozen=True)

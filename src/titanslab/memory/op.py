@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.chunked import chunked, implementation
-from titanslab.memory.kernels import fused, take_fused, tried
+from titanslab.memory.chunked.op import chunked, implementation
+from titanslab.memory.gpu import fused, take_fused, tried
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.recurrent import recurrent
 from titanslab.memory.reference import Gates, reference

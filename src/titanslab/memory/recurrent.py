@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titanslab.memory.inner import gelu_slope, output_gradient
+from titanslab.memory.gradient import gelu_slope, output_gradient
 from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network
 from titanslab.memory.reference import Gates
 from titanslab.memory.state import MemoryState, where_rows
@@ -50,7 +50,7 @@ def recurrent(
 ) -> tuple[Tensor, MemoryState, Tensor]:
     """Same arguments and results as `reference`."""
     if mask is None and reset is None and q.device.type == "cpu" and q.shape[1] == 1:
-        from titanslab.memory.native import step as compiled
+        from titanslab.memory.cpu import step as compiled
 
         if compiled.takes(q, k, v, gates, params, state):
             return compiled.step(q, k, v, gates, network, params, state, chunk_size)

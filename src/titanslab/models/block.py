@@ -4,9 +4,9 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from titanslab.layers import RMSNorm, SwiGLU
-from titanslab.models.attention import AttentionMixer
+from titanslab.models.baseline import AttentionMixer
+from titanslab.models.call import Layout
 from titanslab.models.config import TitansConfig
-from titanslab.models.layout import Layout
 from titanslab.models.lmm import MemoryMixer
 from titanslab.models.mac import MemoryAsContext
 from titanslab.models.mag import MemoryAsGate

@@ -10,8 +10,8 @@ from titanslab.layers import Attention, MemoryGate, RMSNorm
 from titanslab.memory import MemoryState
 from titanslab.memory.padding import take
 from titanslab.memory.state import where_rows
+from titanslab.models.call import Layout
 from titanslab.models.config import TitansConfig
-from titanslab.models.layout import Layout
 from titanslab.models.mixer import Mixer, make_memory
 from titanslab.models.state import MixerState
 

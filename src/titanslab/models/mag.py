@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from titanslab.layers import Attention, MemoryGate
+from titanslab.models.call import Layout
 from titanslab.models.config import TitansConfig
-from titanslab.models.layout import Layout
 from titanslab.models.mixer import Mixer, make_memory
 from titanslab.models.state import MixerState
 

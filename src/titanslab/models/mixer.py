@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from titanslab.layers import RMSNorm
 from titanslab.memory import NeuralMemory, NeuralMemoryState
 from titanslab.memory.layer_parameters import HALF_LIVES
+from titanslab.models.call import Layout
 from titanslab.models.config import TitansConfig
-from titanslab.models.layout import Layout
 from titanslab.models.state import MixerState
 
 

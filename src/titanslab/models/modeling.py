@@ -14,8 +14,8 @@ from titanslab.memory import NeuralMemory, counting_writes, mean_write
 from titanslab.models.block import TitansBlock
 from titanslab.models.cache import TitansCache
 from titanslab.models.cache_name import CACHE, cache_of, either, renamed
+from titanslab.models.call import make_layout
 from titanslab.models.config import TitansConfig
-from titanslab.models.layout import make_layout
 from titanslab.models.padding import Padding, read_mask
 from titanslab.models.pretrained import TitansPreTrainedModel
 from titanslab.models.state import own_storage

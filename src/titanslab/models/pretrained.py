@@ -10,11 +10,11 @@ from transformers import initialization as init
 
 from titanslab.layers import RMSNorm
 from titanslab.memory import NeuralMemory
-from titanslab.models.attention import AttentionMixer
+from titanslab.models.baseline import AttentionMixer
 from titanslab.models.cache_name import NEW, OLD
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
-from titanslab.models.reading import Reads
+from titanslab.models.read import Reads
 
 GATES = ("theta_proj", "theta_key_proj", "eta_proj", "alpha_proj")
 

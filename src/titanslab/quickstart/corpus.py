@@ -10,7 +10,7 @@ import torch
 
 from titanslab.data import byte_tokenizer
 from titanslab.quickstart.settings import TEMPLATE, Settings
-from titanslab.tasks.recall import RecallBatch, RecallTask
+from titanslab.tasks.recall.samples import RecallBatch, RecallTask
 
 SEPARATOR = "\n\f\n"
 

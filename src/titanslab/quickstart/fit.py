@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titanslab.quickstart.corpus import Facts
-from titanslab.tasks.recall import RecallBatch
+from titanslab.tasks.recall.samples import RecallBatch
 
 LAST_RATE = 0.05  # share of the learning rate that is left at the end
 SMOOTHING = 0.95

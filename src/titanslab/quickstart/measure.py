@@ -11,7 +11,7 @@ from torch import Tensor
 
 from titanslab.quickstart.corpus import Facts
 from titanslab.quickstart.fit import token_losses
-from titanslab.tasks.recall import RecallBatch, answers_right
+from titanslab.tasks.recall.samples import RecallBatch, answers_right
 
 TOKENS_AT_ONCE = 1 << 15
 

@@ -115,7 +115,7 @@ def _results(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from titanslab.training.versions import versions
+    from titanslab.runs.versions import versions
 
     chance = 10.0**-settings.value_digits
     window = measured["window"]["recall_beyond_window"]

@@ -38,7 +38,7 @@ def answer(
         ValueError: no token to start from.
     """
     from titanslab.data import padding_id
-    from titanslab.tasks.tokens import chunk_encoder
+    from titanslab.data.encode import chunk_encoder
 
     cache = TitansCache(model.config) if cache is None else cache
     empty = cache.position is None

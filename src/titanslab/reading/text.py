@@ -104,7 +104,7 @@ class _Tokens:
     """The tokens of a text, an iterable of `[1, T]`, that knows which place a count of them stands for."""
 
     def __init__(self, source: TextSource, tokenizer: Any, place: Place, with_start: bool) -> None:
-        from titanslab.tasks.tokens import chunk_encoder
+        from titanslab.data.encode import chunk_encoder
 
         self.source, self.place = source, place
         self.encode = chunk_encoder(tokenizer)

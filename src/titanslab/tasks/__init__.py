@@ -1,12 +1,12 @@
 """Tasks that measure recall: they make samples and score predictions, and know no model."""
 
-from titanslab.tasks.babilong import BABILong, score_babilong
-from titanslab.tasks.kv_recall import KVRecall, accuracy_by_distance, make_kv_recall
+from titanslab.data.encode import TokenCounter, load_counter
+from titanslab.tasks.babilong.samples import BABILong, score_babilong
 from titanslab.tasks.mixture import Mixture, mixture
-from titanslab.tasks.niah import NIAH, score_niah
-from titanslab.tasks.recall import RecallTask
+from titanslab.tasks.niah.samples import NIAH, score_niah
+from titanslab.tasks.recall.kv import KVRecall, accuracy_by_distance, make_kv_recall
+from titanslab.tasks.recall.samples import RecallTask
 from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
-from titanslab.tasks.tokens import TokenCounter, load_counter
 
 __all__ = [
     "NIAH",

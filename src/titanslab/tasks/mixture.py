@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from titanslab.data import padding_id
-from titanslab.tasks.babi_world import HINTED_BLOCKS
-from titanslab.tasks.babilong_rows import babilong_rows
-from titanslab.tasks.niah_rows import niah_rows
-from titanslab.tasks.recall_rows import kv_rows, recall_rows
+from titanslab.data.encode import encoder_of
+from titanslab.tasks.babilong.rows import babilong_rows
+from titanslab.tasks.babilong.world import HINTED_BLOCKS
+from titanslab.tasks.niah.rows import niah_rows
+from titanslab.tasks.recall.rows import kv_rows, recall_rows
 from titanslab.tasks.row import MakeRow
 from titanslab.tasks.sample import derive_seed
-from titanslab.tasks.tokens import encoder_of
 
 
 class Mixture(Dataset[dict[str, Tensor]]):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from titanslab.tasks.sources import iter_texts
-from titanslab.tasks.tokens import encoder_of
+from titanslab.data.encode import encoder_of
+from titanslab.data.text import iter_texts
 
 
 class Row(NamedTuple):

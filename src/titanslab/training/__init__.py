@@ -1,6 +1,6 @@
 """Training: recipes, the run folder, and the wiring to the Hugging Face Trainer."""
 
-from titanslab.training.loading import find_model_folder, load_model, load_model_tokenizer
+from titanslab.runs.loading import find_model_folder, load_model, load_model_tokenizer
 from titanslab.training.recipe import (
     DataRecipe,
     ModelRecipe,

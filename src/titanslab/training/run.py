@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
-from titanslab.training import checkpoints
+from titanslab.runs import checkpoints
+from titanslab.runs.loading import load_config, load_model
 from titanslab.training.architecture import (
     TITANS,
     architecture_config,
     check_one_document_a_row,
     without_documents,
 )
-from titanslab.training.gated_deltanet import start_gated_deltanet
-from titanslab.training.loading import load_config, load_model
+from titanslab.training.baselines import start_gated_deltanet
 from titanslab.training.recipe import ModelRecipe, Recipe, load_recipe
 
 RECIPE, VERSIONS, RESULT = "recipe.toml", "versions.json", "result.json"
@@ -72,7 +72,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     world.wait_for_everyone()
     checkpoint = _checkpoint_to_resume(output, say) if resume else None
     if resume and world.is_main_process:
-        from titanslab.training.reporting import METRICS, truncate_metrics
+        from titanslab.training.callbacks import METRICS, truncate_metrics
 
         truncate_metrics(output / METRICS, checkpoints.step_of(checkpoint) if checkpoint else 0)
     world.wait_for_everyone()
@@ -129,8 +129,8 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from titanslab.data import RunRows, collate, load_tokenizer, padding_id
+    from titanslab.training.callbacks import METRICS, MetricsWriter, ProgressLine, SaveAtLogs
     from titanslab.training.progress import reading_progress
-    from titanslab.training.reporting import METRICS, MetricsWriter, ProgressLine, SaveAtLogs
     from titanslab.training.sources import training_stream, validation_rows
     from titanslab.training.trainer import CheckpointCallback, TitansTrainer
     from titanslab.training.write_cost import WriteCostWarmup
@@ -303,7 +303,7 @@ def _check_trackers(names: list[str]) -> None:
 
 
 def _open_folder(output: Path, recipe: Recipe, resume: bool) -> None:
-    from titanslab.training.versions import versions
+    from titanslab.runs.versions import versions
 
     output.mkdir(parents=True, exist_ok=True)
     if resume:

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 
-from titanslab.training import checkpoints, state_files
+from titanslab.runs import checkpoints
+from titanslab.training import state_files
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.watchdog import check_step
 

@@ -1,0 +1,1 @@
+"""Studies: many trainings and evaluations from one description, run, resumed, tabled and drawn."""

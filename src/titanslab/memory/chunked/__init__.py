@@ -1,0 +1,1 @@
+"""The exact parallel form of the memory in PyTorch operations."""

@@ -1,0 +1,309 @@
+"""One chunk of the exact parallel form: write, read, and the backward of both, by hand.
+
+Rows are the C tokens of a chunk, `N = batch * heads` (times chunks, for reads) is the batch of every matrix product.
+A layer's state is one tensor `[N, 2 d_in, d_out]`: the weights M above the momentum S. Gradients are checked
+against the token loop, not derived from another fast path.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titanslab.memory.gradient import (
+    clip_rows,
+    gelu_curve,
+    gelu_slope,
+    normalize,
+    normalize_backward,
+    normalize_double_backward,
+)
+
+
+class Form(NamedTuple):
+    """What of the network is fixed while a function is compiled."""
+
+    depth: int
+    residual: bool
+    norm: bool
+    grad_clip: float | None
+
+
+class Write(NamedTuple):
+    """What one chunk writes: layer inputs `a_1..` (a_0 = k is not repeated), gradients d_1.., loss `[N, C]`."""
+
+    inputs: list[Tensor]
+    slopes: list[Tensor]
+    loss: Tensor
+
+
+def outer_slopes(
+    k: Tensor, v: Tensor, anchor: list[Tensor], scale: Tensor | None, shift: Tensor | None, form: Form
+) -> tuple[Write, list[Tensor]]:
+    """Inner gradients of a chunk at the anchor weights, in factors; also the products z_l.
+
+    Args:
+        k, v: `[N, C, D]`; anchor: `[N, d_in, d_out]` per layer; scale, shift: `[N, 1, D]` or None.
+    """
+    inputs, products, a = [], [], k
+    for layer in range(form.depth):
+        z = torch.bmm(a, anchor[layer])
+        products.append(z)
+        if layer < form.depth - 1:
+            a = F.gelu(z)
+            inputs.append(a)
+    z = products[-1]
+    if scale is not None and shift is not None:
+        unit, rstd = normalize(z)
+        error = unit * scale + shift - v
+    else:
+        error = z - v
+    if form.residual:
+        error = error + k
+    d = 2 * error
+    if scale is not None and shift is not None:
+        d = normalize_backward(d * scale, unit, rstd)
+    slopes = [clip_rows(d, form.grad_clip)]
+    for layer in range(form.depth - 2, -1, -1):
+        d = torch.bmm(slopes[0], anchor[layer + 1].transpose(1, 2)) * gelu_slope(products[layer])
+        slopes.insert(0, d)
+    return Write(inputs, slopes, error.square().sum(-1)), products
+
+
+def advance(
+    state: list[Tensor],
+    a: list[Tensor],
+    d: list[Tensor],
+    ends: list[Tensor],
+    mixes: list[Tensor],
+    out: list[Tensor],
+) -> None:
+    """State after a chunk, into `out`. `ends [N, 3]`: start, lag, momentum_end; `mixes [N, C, 2]`: of its writes."""
+    for layer in range(len(state)):
+        width = a[layer].shape[2]
+        m, s = state[layer][:, :width], state[layer][:, width:]
+        b, f, e = (x[:, None, None] for x in ends[layer].unbind(1))
+        torch.mul(m, b, out=out[layer][:, :width]).addcmul_(s, f)
+        torch.mul(s, e, out=out[layer][:, width:])
+        writes = (mixes[layer][:, :, :, None] * a[layer][:, :, None]).flatten(2)
+        out[layer].baddbmm_(writes.transpose(1, 2), d[layer], alpha=-1)
+
+
+def write_chunk(
+    k: Tensor,
+    v: Tensor,
+    state: list[Tensor],
+    anchor: list[Tensor],
+    ends: list[Tensor],
+    mixes: list[Tensor],
+    scale: Tensor | None,
+    shift: Tensor | None,
+    out: list[Tensor],
+    form: Form,
+) -> Write:
+    """Writes one chunk: the new state goes into `out`."""
+    write, _ = outer_slopes(k, v, anchor, scale, shift, form)
+    advance(state, [k, *write.inputs], write.slopes, ends, mixes, out)
+    return write
+
+
+def read_chunks(
+    q: Tensor,
+    inputs: list[Tensor],
+    slopes: list[Tensor],
+    state: list[Tensor],
+    start: list[Tensor],
+    lag: list[Tensor],
+    mix: list[Tensor],
+    scale: Tensor | None,
+    shift: Tensor | None,
+    form: Form,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """f(q_t; M_t) for the tokens of many chunks at once, with the layer inputs and products of the read.
+
+    Args:
+        inputs: a_0.. (keys first); state: at each chunk's start; start, lag: `[N, C]`; mix: `[N, C, C]`.
+    """
+    reads, products, x = [], [], q
+    for layer in range(form.depth):
+        reads.append(x)
+        both = torch.cat([start[layer][:, :, None] * x, lag[layer][:, :, None] * x], 2)
+        score = torch.bmm(x, inputs[layer].transpose(1, 2)) * mix[layer]
+        z = torch.baddbmm(torch.bmm(both, state[layer]), score, slopes[layer], alpha=-1)
+        products.append(z)
+        if layer < form.depth - 1:
+            x = F.gelu(z)
+    z = products[-1]
+    if scale is not None and shift is not None:
+        z = normalize(z)[0] * scale + shift
+    return (q + z if form.residual else z), reads, products
+
+
+class ReadGradient(NamedTuple):
+    q: Tensor
+    inputs: list[Tensor]
+    slopes: list[Tensor]
+    products: list[Tensor]
+    start: list[Tensor]
+    lag: list[Tensor]
+    mix: list[Tensor]
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+def read_chunks_backward(
+    dy: Tensor,
+    q: Tensor,
+    inputs: list[Tensor],
+    slopes: list[Tensor],
+    state: list[Tensor],
+    start: list[Tensor],
+    lag: list[Tensor],
+    mix: list[Tensor],
+    scale: Tensor | None,
+    shift: Tensor | None,
+    form: Form,
+) -> tuple[ReadGradient, list[Tensor]]:
+    """Backward of `read_chunks`, all but the state's gradient; also the read's layer inputs, for that."""
+    _, reads, products = read_chunks(q, inputs, slopes, state, start, lag, mix, scale, shift, form)
+    d_scale = d_shift = None
+    dz = dy
+    if scale is not None and shift is not None:
+        unit, rstd = normalize(products[-1])
+        d_scale, d_shift = dy * unit, dy
+        dz = normalize_backward(dy * scale, unit, rstd)
+    grads: list[list[Tensor]] = [[], [], [], [], [], []]
+    for layer in range(form.depth - 1, -1, -1):
+        x, a, d = reads[layer], inputs[layer], slopes[layer]
+        width = x.shape[2]
+        raw = torch.bmm(x, a.transpose(1, 2))
+        d_mixed = torch.bmm(dz, d.transpose(1, 2))  # minus the gradient of score
+        d_raw = d_mixed * mix[layer]
+        through = torch.bmm(dz, state[layer].transpose(1, 2))
+        d_start, d_lag = through[:, :, :width], through[:, :, width:]
+        dx = start[layer][:, :, None] * d_start + lag[layer][:, :, None] * d_lag
+        dx = torch.baddbmm(dx, d_raw, a, alpha=-1)
+        values = (
+            -torch.bmm(d_raw.transpose(1, 2), x),
+            -torch.bmm((raw * mix[layer]).transpose(1, 2), dz),
+            dz,
+            (x * d_start).sum(2),
+            (x * d_lag).sum(2),
+            -(d_mixed * raw),
+        )
+        for into, value in zip(grads, values, strict=True):
+            into.insert(0, value)
+        if layer > 0:
+            dz = dx * gelu_slope(products[layer - 1])
+    dq = dx + dy if form.residual else dx
+    return ReadGradient(dq, grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], d_scale, d_shift), reads
+
+
+def write_chunk_backward(
+    k: Tensor,
+    v: Tensor,
+    state: list[Tensor],
+    anchor: list[Tensor],
+    ends: list[Tensor],
+    mixes: list[Tensor],
+    scale: Tensor | None,
+    shift: Tensor | None,
+    d_state: list[Tensor],
+    d_inputs: list[Tensor],
+    d_slopes: list[Tensor],
+    reads: list[Tensor],
+    d_products: list[Tensor],
+    start: list[Tensor],
+    lag: list[Tensor],
+    form: Form,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor | None, Tensor | None]:
+    """Backward of one chunk's write, and the gradient of its reads in the state.
+
+    Args:
+        d_state: gradient at the chunk's end; d_inputs, d_slopes: the reads' share for a_0.. and d_1..;
+        reads, d_products, start, lag: the reads' layer inputs and product gradients, for the state's share.
+
+    Returns:
+        gradients of k, v, state (at the chunk's start), anchor, ends, mixes, and rows of scale and shift.
+    """
+    write, products = outer_slopes(k, v, anchor, scale, shift, form)
+    inputs, slopes = [k, *write.inputs], write.slopes
+    depth, rows = form.depth, k.shape[0]
+    da, dd, d_ends, d_mixes, d_before = list(d_inputs), list(d_slopes), [], [], []
+    for layer in range(depth):
+        a, d, mixed = inputs[layer], slopes[layer], mixes[layer]
+        width = a.shape[2]
+        m, s = state[layer][:, :width], state[layer][:, width:]
+        dm, ds = d_state[layer][:, :width], d_state[layer][:, width:]
+        b, f, e = (x[:, None, None] for x in ends[layer].unbind(1))
+        d_ends.append(torch.stack([(m * dm).sum((1, 2)), (s * dm).sum((1, 2)), (s * ds).sum((1, 2))], 1))
+        # writes = [w a | w' a]^T d, taken from the state
+        d_writes = torch.bmm(d, d_state[layer].transpose(1, 2)).view(rows, -1, 2, width)
+        da[layer] = da[layer] - (d_writes * mixed[:, :, :, None]).sum(2)
+        d_mixes.append(-(d_writes * a[:, :, None]).sum(3))
+        both = (mixed[:, :, :, None] * a[:, :, None]).flatten(2)
+        dd[layer] = torch.baddbmm(dd[layer], both, d_state[layer], alpha=-1)
+        x, dz = reads[layer], d_products[layer]
+        seen = torch.cat([start[layer][:, :, None] * x, lag[layer][:, :, None] * x], 2)
+        carried = torch.cat([b * dm, f * dm + e * ds], 1)
+        d_before.append(torch.baddbmm(carried, seen.transpose(1, 2), dz))
+    # through d_l = (d_{l+1} W_{l+1}^T) gelu'(z_l), from the first layer to the last
+    dz_extra: list[Tensor] = []
+    left: list[list[Tensor]] = [[] for _ in range(depth)]
+    right: list[list[Tensor]] = [[] for _ in range(depth)]
+    for layer in range(depth - 1):
+        back = torch.bmm(slopes[layer + 1], anchor[layer + 1].transpose(1, 2))
+        d_back = dd[layer] * gelu_slope(products[layer])
+        dz_extra.append(dd[layer] * back * gelu_curve(products[layer]))
+        dd[layer + 1] = torch.baddbmm(dd[layer + 1], d_back, anchor[layer + 1])
+        left[layer + 1].append(d_back)
+        right[layer + 1].append(slopes[layer + 1])
+    # through the gradient of the loss at z_L
+    z, d_last = products[-1], dd[-1]
+    d_scale = d_shift = None
+    if scale is not None and shift is not None:
+        unit, rstd = normalize(z)
+        error = unit * scale + shift - v
+    else:
+        error = z - v
+    if form.residual:
+        error = error + k
+    if form.grad_clip is not None:
+        full = normalize_backward(2 * error * scale, unit, rstd) if scale is not None else 2 * error
+        inverse = torch.rsqrt(full.square().sum(-1, keepdim=True).clamp_min(1e-38))
+        factor, direction = form.grad_clip * inverse, full * inverse
+        along = (direction * d_last).sum(-1, keepdim=True)
+        d_last = torch.where(factor < 1, factor * (d_last - direction * along), d_last)
+    if scale is not None and shift is not None:
+        d_grad = normalize_backward(d_last, unit, rstd)
+        d_error = 2 * d_grad * scale
+        dz = normalize_double_backward(d_last, 2 * error * scale, unit, rstd)
+        dz = dz + normalize_backward(d_error * scale, unit, rstd)
+        d_scale, d_shift = d_grad * 2 * error + d_error * unit, d_error
+    else:
+        d_error = 2 * d_last
+        dz = d_error
+    # through the forward pass of the keys
+    for layer in range(depth - 1, -1, -1):
+        left[layer].append(inputs[layer])
+        right[layer].append(dz)
+        da[layer] = torch.baddbmm(da[layer], dz, anchor[layer].transpose(1, 2))
+        if layer > 0:
+            dz = da[layer] * gelu_slope(products[layer - 1]) + dz_extra[layer - 1]
+    d_anchor = [torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)]
+    dk = da[0] + d_error if form.residual else da[0]
+    return dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift
+
+
+class Functions(NamedTuple):
+    """What the chunk loop calls: the functions above, as they are or compiled."""
+
+    write_chunk: Callable[..., Write] = write_chunk
+    read_chunks: Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]] = read_chunks
+    read_chunks_backward: Callable[..., tuple[ReadGradient, list[Tensor]]] = read_chunks_backward
+    write_chunk_backward: Callable[..., tuple] = write_chunk_backward
+
+
+AS_WRITTEN = Functions()

@@ -1,0 +1,98 @@
+"""Compile the CPU kernels with the system's C++ compiler, once per machine and source."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from titanslab.memory.folder import cache_folder
+
+# of each kernel: what is compiled, and what that includes
+SOURCES = {
+    "chunked": (
+        "chunked.cpp",
+        "chunk_backward.hpp",
+        "decay.hpp",
+        "flush.hpp",
+        "gelu.hpp",
+        "matmul.hpp",
+        "pages.hpp",
+        "short_chunks.hpp",
+        "tiles.hpp",
+        "workspace.hpp",
+    ),
+    "features": ("features.cpp", "flush.hpp", "gelu.hpp"),
+    "step": ("step.cpp", "flush.hpp", "gelu.hpp"),
+}
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-signed-zeros",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+)
+MAX_LAYERS = 8  # of a memory; the arrays of the kernels' arguments are so long
+LAYERS = ctypes.c_void_p * MAX_LAYERS
+REALS = {torch.float32: "float", torch.float64: "double"}
+
+
+class Library(NamedTuple):
+    """The loaded kernel, or None and the reason."""
+
+    handle: ctypes.CDLL | None
+    reason: str
+
+
+def _cpu_features() -> str:
+    """What `-march=native` depends on: a cache on a shared disk must not serve another processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), platform.machine())
+
+
+def _compile(compiler: str, real: str, source: str, target: Path) -> None:
+    folder = Path(__file__).parent / "source"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        built = Path(scratch) / target.name
+        command = [compiler, *FLAGS, f"-DTITANS_REAL={real}", str(folder / source), "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise OSError((done.stderr.strip().splitlines() or ["no message"])[-1])
+        os.replace(built, target)
+
+
+@cache
+def load(dtype: torch.dtype, kernel: str = "chunked") -> Library:
+    """A kernel for float32 or float64, compiled on first use; where that fails, why."""
+    if os.environ.get("TITANS_NATIVE", "1") == "0":
+        return Library(None, "turned off by TITANS_NATIVE=0")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return Library(None, "no C++ compiler found (g++ or clang++)")
+    digest = hashlib.sha256(" ".join((compiler, *FLAGS, REALS[dtype], _cpu_features())).encode())
+    for name in SOURCES[kernel]:
+        digest.update((Path(__file__).parent / "source" / name).read_bytes())
+    target = cache_folder() / f"{kernel}-{REALS[dtype]}-{digest.hexdigest()[:16]}.so"
+    try:
+        if not target.exists():
+            _compile(compiler, REALS[dtype], SOURCES[kernel][0], target)
+        handle = ctypes.CDLL(str(target))
+        handle.titans_arguments_size.restype = ctypes.c_int64
+    except (OSError, subprocess.SubprocessError) as error:
+        return Library(None, f"the CPU kernel did not compile or load: {error}")
+    return Library(handle, f"compiled with {Path(compiler).name}")

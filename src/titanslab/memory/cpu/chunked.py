@@ -1,0 +1,259 @@
+"""The chunk loop as one compiled CPU kernel; `chunked` uses it where a C++ compiler is at hand.
+
+Same function as the PyTorch loop beside it (`chunk.py`), one core per (batch, head) row, its state in that core's
+cache. Imported only on a first CPU call.
+"""
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from titanslab.memory.cpu.build import LAYERS, MAX_LAYERS, Library, load
+from titanslab.memory.cpu.reuse import lend
+from titanslab.memory.rows import Schedule
+
+# chunks of at most so many tokens, and fewer than a vector has numbers, are taken several at once
+SHORT_CHUNK = 8
+BLOCK = 16  # tokens of those several, at most
+LANES = 16  # numbers of the widest vector
+# a fifth of a step is spent on what backward computes again: chunks so long keep it, where all of it is no more
+KEEP_CHUNK = 32
+KEEP_BYTES = 128 << 20
+_INTS = [
+    "batch",
+    "tokens",
+    "heads",
+    "head_dim",
+    "hidden",
+    "depth",
+    "chunk",
+    "chunks",
+    "gate_layers",
+    "group",
+    "residual",
+    "inner",
+    "threads",
+    "activation_reals",
+]
+_POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset", "activations"]
+
+
+class Arguments(ctypes.Structure):
+    """Mirrors `struct Arguments` in chunked.cpp, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in _INTS),
+        ("grad_clip", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, LAYERS) for name in ("state", "anchor", "initial", "kept")),
+        *((name, ctypes.c_void_p) for name in ("y", "loss")),
+        *((name, LAYERS) for name in ("end", "running")),
+        ("dy", ctypes.c_void_p),
+        *((name, LAYERS) for name in ("d_end", "d_running")),
+        *((name, ctypes.c_void_p) for name in ("dq", "dk", "dv", "d_gates")),
+        *((name, LAYERS) for name in ("d_state", "d_anchor", "d_initial")),
+        ("d_norm", ctypes.c_void_p),
+    )
+
+
+def available(device: torch.device, dtype: torch.dtype, depth: int) -> tuple[bool, str]:
+    """Whether a call can use the kernel, and why or why not."""
+    if device.type != "cpu":
+        return False, f"the compiled kernel is for CPUs, the tensors are on {device.type}"
+    if depth > MAX_LAYERS:
+        return False, f"the compiled kernel takes memories of depth {MAX_LAYERS} or less, got {depth}"
+    if dtype not in (torch.float32, torch.float64):
+        return False, f"the compiled kernel takes float32 and float64, got {dtype}"
+    library: Library = load(dtype)
+    return library.handle is not None, library.reason
+
+
+def block_size(chunk_size: int) -> int:
+    """Tokens that the loop takes at once: a chunk, or as many short ones as a block holds."""
+    handle = load(torch.float32).handle
+    if handle is None or chunk_size > SHORT_CHUNK or chunk_size >= handle.titans_lanes():
+        return chunk_size
+    return BLOCK // chunk_size * chunk_size
+
+
+def kept_activations(
+    q: Tensor, initial: list[Tensor], chunk_size: int, chunks: int, grad_clip: float | None
+) -> tuple[int, int, int] | None:
+    """Shape of what forward keeps of each chunk for backward; None = backward computes it again.
+
+    Kept where chunks are long, so that it is a few times what a state a chunk would be, and little in all.
+    """
+    if chunk_size < KEEP_CHUNK:
+        return None
+    head_dim, layers = q.shape[3], len(initial)
+    hidden = initial[0].shape[2] if layers > 1 else 0
+    slots = -(-chunk_size // LANES) * LANES
+    width = layers * slots + 3 * (layers - 1) * hidden + (5 if grad_clip else 4) * head_dim + 1
+    shape = (chunks, q.shape[0] * q.shape[2], width * slots)
+    return shape if math.prod(shape) * q.element_size() <= KEEP_BYTES else None
+
+
+class _Call:
+    """Fills `Arguments` and keeps the tensors alive while the kernel runs."""
+
+    def __init__(self, q: Tensor, depth: int, hidden: int, chunk_size: int, chunks: int, group: int) -> None:
+        batch, tokens, heads, head_dim = q.shape
+        self.alive: list[Tensor] = []
+        self.arguments = Arguments(
+            batch=batch,
+            tokens=tokens,
+            heads=heads,
+            head_dim=head_dim,
+            hidden=hidden,
+            depth=depth,
+            chunk=chunk_size,
+            chunks=chunks,
+            group=group,
+            threads=torch.get_num_threads(),
+        )
+        self.dtype = q.dtype
+
+    def give(self, **tensors: Tensor | list[Tensor] | None) -> None:
+        for name, value in tensors.items():
+            if isinstance(value, list):
+                value = [v.contiguous() for v in value]
+                self.alive += value
+                setattr(self.arguments, name, LAYERS(*(v.data_ptr() for v in value)))
+            elif value is not None:
+                value = value.contiguous()
+                self.alive.append(value)
+                setattr(self.arguments, name, value.data_ptr())
+
+    def schedule(self, schedule: Schedule | None, offset: Tensor, last: Tensor) -> None:
+        self.give(offset=offset, last=last)
+        if schedule is None:
+            return
+        index = schedule.tokens.masked_fill(~schedule.real, -1)
+        self.give(index=index, resets=schedule.resets.to(torch.uint8), continues=schedule.continues.to(torch.uint8))
+
+    def give_activations(self, activations: Tensor) -> None:
+        self.give(activations=activations)
+        self.arguments.activation_reals = activations.shape[2]
+
+    def run(self, backward: bool) -> None:
+        handle = load(self.dtype).handle
+        assert handle is not None
+        if handle.titans_chunked(ctypes.byref(self.arguments), int(backward)):
+            raise MemoryError("the neural memory's CPU kernel could not allocate its workspace")
+
+
+def _prepare(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    anchor: list[Tensor],
+    initial: list[Tensor],
+    norm: list[Tensor],
+    schedule: Schedule | None,
+    chunk_size: int,
+    group: int,
+    residual: bool,
+    grad_clip: float | None,
+) -> tuple[_Call, Tensor]:
+    hidden = initial[0].shape[2] if len(initial) > 1 else 0
+    block = block_size(chunk_size)
+    chunks = q.shape[1] // block if schedule is None else schedule.chunks
+    call = _Call(q, len(initial), hidden, block, chunks, group)
+    call.arguments.inner = chunk_size if block != chunk_size else 0
+    call.arguments.gate_layers, call.arguments.residual = gates.shape[1], int(residual)
+    call.arguments.grad_clip = grad_clip or 0.0
+    call.give(q=q, k=k, v=v, gates=gates, initial=initial, anchor=anchor)
+    if norm:
+        call.give(scale=norm[0], shift=norm[1])
+    if schedule is None:
+        offset = torch.zeros(q.shape[0], dtype=torch.int64)
+        call.schedule(None, offset, offset + (chunks - 1))
+    else:
+        offset = schedule.offset
+        call.schedule(schedule, offset, schedule.last)
+    return call, offset
+
+
+def _filled(like: Tensor, schedule: Schedule | None) -> Tensor:
+    """What the kernel writes for each token it is given: for all, or zeros where some are padding."""
+    new = torch.empty_like if schedule is None else torch.zeros_like
+    return new(like, memory_format=torch.contiguous_format)
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    state: list[Tensor],
+    anchor: list[Tensor],
+    initial: list[Tensor],
+    norm: list[Tensor],
+    schedule: Schedule | None,
+    chunk_size: int,
+    group: int,
+    residual: bool,
+    grad_clip: float | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
+    """y, loss, end state, end anchor, kept states, end offset.
+
+    With `keep` (a backward will follow) there may be a last tensor among the kept, see `kept_activations`.
+    """
+    call, offset = _prepare(q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip)
+    y, loss = _filled(q, schedule), _filled(q[..., 0], schedule)
+    end = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
+    running = []
+    if schedule is not None or anchor:
+        running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
+    groups = -(-call.arguments.chunks // group)
+    kept = [lend((groups, *s.shape), s.dtype) for s in state]
+    call.give(state=state, y=y, loss=loss, end=end, running=running, kept=kept)
+    shape = None
+    if keep and schedule is None:
+        shape = kept_activations(q, initial, chunk_size, call.arguments.chunks, grad_clip)
+    if shape is not None:
+        kept = [*kept, lend(shape, q.dtype)]
+        call.give_activations(kept[-1])
+    call.run(backward=False)
+    return y, loss, end, running, kept, offset.clone()
+
+
+def backward(
+    dy: Tensor,
+    d_end: list[Tensor],
+    d_running: list[Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    anchor: list[Tensor],
+    initial: list[Tensor],
+    norm: list[Tensor],
+    schedule: Schedule | None,
+    kept: list[Tensor],
+    chunk_size: int,
+    group: int,
+    residual: bool,
+    grad_clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """Gradients of q, k, v, gates, state, anchor, initial and norm."""
+    call, _ = _prepare(q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip)
+    dq, dk, dv, d_gates = (_filled(x, schedule) for x in (q, q, q, gates))
+    d_state, d_initial = [torch.empty_like(i) for i in initial], [torch.zeros_like(i) for i in initial]
+    d_anchor = [torch.zeros_like(a) for a in anchor]
+    if len(kept) > len(initial):
+        call.give_activations(kept[-1])
+    call.give(kept=kept[: len(initial)], dy=dy, d_end=d_end, d_running=d_running, dq=dq, dk=dk, dv=dv, d_gates=d_gates)
+    call.give(d_state=d_state, d_anchor=d_anchor, d_initial=d_initial)
+    d_norm: list[Tensor] = []
+    if norm:
+        per_row = q.new_zeros(q.shape[0], q.shape[2], 2, q.shape[3])
+        call.give(d_norm=per_row)
+    call.run(backward=True)
+    if norm:
+        d_norm = [per_row[:, :, i].sum(0) for i in range(2)]
+    return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm

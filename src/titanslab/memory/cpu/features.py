@@ -1,0 +1,141 @@
+"""The compiled kernel's passes around the memory: short convolution + SiLU + unit norm, and RMS norm + gate."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from titanslab.memory.cpu.build import load
+
+MAX_PARTS = 3
+_PARTS = ctypes.c_void_p * MAX_PARTS
+_SIZES = ("batch", "tokens", "heads", "head_dim")
+
+
+class FeatureArguments(ctypes.Structure):
+    """Mirrors `struct FeatureArguments` in features.cpp, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in (*_SIZES, "taps", "parts", "unit", "threads", "stride")),
+        *((name, _PARTS) for name in ("x", "weight", "tail", "y", "dy", "dx", "d_weight", "d_tail")),
+    )
+
+
+class GateArguments(ctypes.Structure):
+    """Mirrors `struct GateArguments` in features.cpp, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in (*_SIZES, "threads", "stride")),
+        ("eps", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("y", "weight", "gate", "out", "d_out", "dy", "d_weight", "d_gate")),
+    )
+
+
+def _features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> FeatureArguments:
+    batch, tokens, width = x[0].shape
+    return FeatureArguments(
+        batch=batch,
+        tokens=tokens,
+        heads=heads,
+        head_dim=width // heads,
+        taps=weight[0].shape[0],
+        parts=len(x),
+        unit=unit,
+        threads=torch.get_num_threads(),
+        stride=x[0].stride(1),
+        x=_pointers(x),
+        weight=_pointers(weight),
+        tail=_pointers(tail),
+    )
+
+
+def _pointers(tensors: list[Tensor]) -> ctypes.Array:
+    return _PARTS(*(t.data_ptr() for t in tensors))
+
+
+def _contiguous(*lists: list[Tensor]) -> list[list[Tensor]]:
+    return [[t.contiguous() for t in tensors] for tensors in lists]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`x [B,T,W]` as it is where its tokens lie one stride apart (columns of a wider tensor), else a copy."""
+    batch, tokens, _ = x.shape
+    fits = x.stride(2) == 1 and (batch == 1 or x.stride(0) == tokens * x.stride(1))
+    return x if fits else x.contiguous()
+
+
+def _inputs(x: list[Tensor]) -> list[Tensor]:
+    x = [_rows(part) for part in x]
+    return x if len({part.stride(1) for part in x}) == 1 else [part.contiguous() for part in x]
+
+
+def features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
+    """As `conv_features` of `features.py`."""
+    x, (weight, tail) = _inputs(x), _contiguous(weight, tail)
+    arguments = _features(x, weight, tail, heads, unit)
+    y = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in x]
+    arguments.y = _pointers(y)
+    load(x[0].dtype, "features").handle.titans_features(ctypes.byref(arguments), 0)  # type: ignore[union-attr]
+    return y
+
+
+def features_backward(
+    dy: list[Tensor],
+    x: list[Tensor],
+    weight: list[Tensor],
+    tail: list[Tensor],
+    heads: int,
+    unit: int,
+    dx: list[Tensor] | None = None,
+) -> list[Tensor]:
+    """Gradients of each x, weight and tail; those of x into `dx` where given, which has the strides of x."""
+    x, (dy, weight, tail) = _inputs(x), _contiguous(dy, weight, tail)
+    if dx is None:
+        x = [part.contiguous() for part in x]
+        dx = [torch.empty_like(part) for part in x]
+    arguments = _features(x, weight, tail, heads, unit)
+    d_weight = [w.new_zeros(x[0].shape[0], *w.shape) for w in weight]
+    d_tail = [torch.zeros_like(t) for t in tail]
+    arguments.dy, arguments.dx = _pointers(dy), _pointers(dx)
+    arguments.d_weight, arguments.d_tail = _pointers(d_weight), _pointers(d_tail)
+    load(x[0].dtype, "features").handle.titans_features(ctypes.byref(arguments), 1)  # type: ignore[union-attr]
+    return [*dx, *(w.sum(0) for w in d_weight), *d_tail]
+
+
+def _gate(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> GateArguments:
+    batch, tokens, heads, head_dim = y.shape
+    return GateArguments(
+        batch=batch,
+        tokens=tokens,
+        heads=heads,
+        head_dim=head_dim,
+        threads=torch.get_num_threads(),
+        stride=gate.stride(1),
+        eps=eps,
+        y=y.data_ptr(),
+        weight=weight.data_ptr(),
+        gate=gate.data_ptr(),
+    )
+
+
+def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
+    """As `gated_norm` of `features.py`."""
+    y, weight, gate = y.contiguous(), weight.contiguous(), _rows(gate)
+    arguments, out = _gate(y, weight, gate, eps), torch.empty_like(gate, memory_format=torch.contiguous_format)
+    arguments.out = out.data_ptr()
+    load(y.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 0)  # type: ignore[union-attr]
+    return out
+
+
+def gated_norm_backward(
+    d_out: Tensor, y: Tensor, weight: Tensor, gate: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of y, weight and gate."""
+    d_out, y, weight, gate = d_out.contiguous(), y.contiguous(), weight.contiguous(), _rows(gate)
+    arguments, dy = _gate(y, weight, gate, eps), torch.empty_like(y)
+    d_gate = torch.empty_like(gate, memory_format=torch.contiguous_format)
+    d_weight = weight.new_zeros(y.shape[0], *weight.shape)
+    arguments.d_out, arguments.dy = d_out.data_ptr(), dy.data_ptr()
+    arguments.d_weight, arguments.d_gate = d_weight.data_ptr(), d_gate.data_ptr()
+    load(y.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 1)  # type: ignore[union-attr]
+    return dy, d_weight.sum(0), d_gate

@@ -1,0 +1,231 @@
+"""The state pass: one program per (row, head) walks blocks of R tokens, and the chunks of a block one by one.
+
+At the weights W of a chunk's start (anchor), `z_1 = k W_1`, `a_1 = gelu(z_1)`, `z_2 = a_1 W_2`, the gradient `d_2` of
+the inner loss, `d_1 = (d_2 W_2^T) gelu'(z_1)`. W is never formed: the state M, S stays as it was at the block's start,
+and `x W = start (x M) + lag (x S) - ((x a^T) * mix) d` with the writes (a, d) of the block's earlier chunks. So the
+state moves once a block, `M' = start M + lag S - (a * mix)^T d` and `S' = end S - (a * later)^T d` with the decay
+coefficients of its last token, and what the products read of it in between is a copy in their own precision, small
+enough for the first cache.
+
+The last layer is "down" (`[E, D]`), the one before it "up" (`[D, E]`); with depth 1 there is only "down", E = D and its
+input is k. Hidden columns are taken BE at a time.
+"""
+
+# Triton drops branches on compile-time values, which only stand alone
+# ruff: noqa: SIM102
+
+import triton
+import triton.language as tl
+
+from titanslab.memory.gpu.tiles import (
+    gelu,
+    gelu_slope,
+    loss_error,
+    loss_slope,
+    product,
+    put,
+    put_as,
+    put_vector,
+    tile,
+    vector,
+)
+
+
+@triton.jit
+def copy_state(source, target, slot, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TC: tl.constexpr):
+    """Into the state and into its copy for the products."""
+    for i in range(0, ROWS, 16):
+        part = tile(source, i, 0, ROWS, COLUMNS, 16, TC)
+        put(target, part, i, 0, ROWS, COLUMNS)
+        put_as(slot, part, i, 0, ROWS, COLUMNS)
+
+
+@triton.jit
+def before_token(start_ptr, lag_ptr, mix_ptr, place, t, R: tl.constexpr, TR: tl.constexpr):
+    """Coefficients of the weights before token t of a block: start, lag, and mix `[1, TR]` of the writes before t."""
+    at = place * R + t - 1
+    j = tl.arange(0, TR)
+    start = tl.load(start_ptr + at, mask=t > 0, other=1)
+    lag = tl.load(lag_ptr + at, mask=t > 0, other=0)
+    return start, lag, tl.load(mix_ptr + at * R + j, mask=j < t, other=0)[None, :]
+
+
+@triton.jit(do_not_specialize=["blocks", "first_block", "rows", "gate_layers"])
+def state_forward(
+    k_ptr, v_ptr,  # [blocks, rows, R, D]
+    up_ptr, down_ptr,  # the state, weights above momentum, in place: [rows, 2 D, E], [rows, 2 E, D]
+    up_slots, down_slots,  # out: the same at each block's start [blocks, rows, ...]; the first is given
+    up_anchor, down_anchor,  # [rows, D, E], [rows, E, D]
+    up_initial, down_initial,  # [rows, 2 D, E], [rows, 2 E, D]
+    up_running, down_running,  # out: anchor of the chunk `last`
+    scale_ptr, shift_ptr,  # [H, D]
+    start_ptr, lag_ptr, mix_ptr,  # [G, blocks, rows, R], the same, [G, blocks, rows, R, R]: of M after each token
+    end_ptr, later_ptr,  # [G, blocks, rows], [G, blocks, rows, R]: of S after the block
+    fresh_ptr, goes_on_ptr, last_ptr,  # [blocks, rows], [rows], [rows]: resets, chunk 0 continues, last chunk
+    hidden_ptr, active_ptr, slope_ptr,  # out: z_1, a_1, d_1 [blocks, rows, R, E]
+    z_ptr, d_ptr,  # out: z_L, d_L [blocks, rows, R, D]
+    loss_ptr,  # out: [blocks, rows, R]
+    blocks, first_block, rows, gate_layers, clip,
+    H: tl.constexpr, C: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, TC: tl.constexpr,
+    TR: tl.constexpr, TD: tl.constexpr, BE: tl.constexpr, DEPTH: tl.constexpr, RESIDUAL: tl.constexpr,
+    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    acc = down_ptr.dtype.element_ty
+    SIZE: tl.constexpr = D * E
+    IN_BLOCK: tl.constexpr = R // C
+    scale = tl.zeros([1, TD], acc)
+    shift = tl.zeros([1, TD], acc)
+    if NORM:
+        scale += vector(scale_ptr + (row % H) * D, D, TD)[None, :]
+        shift += vector(shift_ptr + (row % H) * D, D, TD)[None, :]
+    up = up_ptr + row * 2 * SIZE
+    down = down_ptr + row * 2 * SIZE
+    for block in range(blocks):
+        place = block * rows + row
+        # gates shared by the layers: both read layer 0
+        last_place = ((gate_layers - 1) * blocks + block) * rows + row
+        up_slot = up_slots + place * 2 * SIZE
+        down_slot = down_slots + place * 2 * SIZE
+        narrow = place * R * D
+        wide = place * R * E
+        if RAGGED:
+            if tl.load(fresh_ptr + place) != 0:
+                copy_state(down_initial + row * 2 * SIZE, down, down_slot, 2 * E, D, TD)
+                if DEPTH == 2:
+                    for e in range(0, E, BE):
+                        part = tile(up_initial + row * 2 * SIZE, 0, e, 2 * D, E, 2 * TD, BE)
+                        put(up, part, 0, e, 2 * D, E)
+                        put_as(up_slot, part, 0, e, 2 * D, E)
+                tl.debug_barrier()
+        for c in range(IN_BLOCK):
+            t = c * C
+            at = place * R + t
+            goes_on = False
+            if ANCHOR:
+                goes_on = (block + first_block + c == 0) & (tl.load(goes_on_ptr + row) != 0)
+            up_weights = up_slot
+            down_weights = down_slot
+            if ANCHOR:
+                if goes_on:
+                    up_weights = up_anchor + row * SIZE
+                    down_weights = down_anchor + row * SIZE
+            k = tile(k_ptr + at * D, 0, 0, C, D, TC, TD).to(acc)
+            v = tile(v_ptr + at * D, 0, 0, C, D, TC, TD).to(acc)
+            down_start, down_lag, down_mix = before_token(start_ptr, lag_ptr, mix_ptr, last_place, t, R, TR)
+            if IN_BLOCK > 1:
+                score = tl.zeros([TC, TR], acc)
+                d_before = tile(d_ptr + narrow, 0, 0, t, D, TR, TD)
+                k_before = tile(k_ptr + narrow, 0, 0, t, D, TR, TD).to(acc)
+            if DEPTH == 2:
+                up_start, up_lag, up_mix = before_token(start_ptr, lag_ptr, mix_ptr, place, t, R, TR)
+                if IN_BLOCK > 1:
+                    mixed = product(k, tl.trans(k_before), PRECISION) * up_mix
+
+            # keys forward
+            z = tl.zeros([TC, TD], acc)
+            for e in range(0, E, BE):
+                if DEPTH == 2:
+                    hidden = up_start * product(k, tile(up_weights, 0, e, D, E, TD, BE), PRECISION)
+                    if IN_BLOCK > 1:
+                        hidden += up_lag * product(k, tile(up_slot + SIZE, 0, e, D, E, TD, BE), PRECISION)
+                        hidden -= product(mixed, tile(slope_ptr + wide, 0, e, t, E, TR, BE), PRECISION)
+                    put(hidden_ptr + at * E, hidden, 0, e, C, E)
+                    a = gelu(hidden)
+                    put_as(active_ptr + at * E, a, 0, e, C, E)
+                else:
+                    a = k
+                z += down_start * product(a, tile(down_weights, e, 0, E, D, BE, TD), PRECISION)
+                if IN_BLOCK > 1:
+                    z += down_lag * product(a, tile(down_slot + SIZE, e, 0, E, D, BE, TD), PRECISION)
+                    if DEPTH == 2:
+                        a_before = tile(active_ptr + wide, 0, e, t, E, TR, BE)
+                    else:
+                        a_before = k_before
+                    score += product(a, tl.trans(a_before), PRECISION)
+            if IN_BLOCK > 1:
+                z -= product(score * down_mix, d_before, PRECISION)
+            error = loss_error(k, v, z, scale, shift, D, RESIDUAL, NORM)
+            d = loss_slope(error, z, scale, clip, D, NORM, CLIP)
+            put(z_ptr + at * D, z, 0, 0, C, D)
+            put(d_ptr + at * D, d, 0, 0, C, D)
+            put_vector(loss_ptr + at, tl.sum(error * error, 1), C)
+
+            # the gradient back to the first layer
+            if DEPTH == 2:
+                tl.debug_barrier()  # z_1 was stored in another layout
+                if IN_BLOCK > 1:
+                    mixed = product(d, tl.trans(d_before), PRECISION) * down_mix
+                for e in range(0, E, BE):
+                    m = tile(down_weights, e, 0, E, D, BE, TD)
+                    back = down_start * product(d, tl.trans(m), PRECISION)
+                    if IN_BLOCK > 1:
+                        s = tile(down_slot + SIZE, e, 0, E, D, BE, TD)
+                        back += down_lag * product(d, tl.trans(s), PRECISION)
+                        back -= product(mixed, tile(active_ptr + wide, 0, e, t, E, TR, BE), PRECISION)
+                    slope = back * gelu_slope(tile(hidden_ptr + at * E, 0, e, C, E, TC, BE))
+                    put_as(slope_ptr + at * E, slope, 0, e, C, E)
+            if RAGGED:
+                here = tl.load(last_ptr + row) == (block + first_block) * IN_BLOCK + c
+                if here & (goes_on == 0):
+                    for e in range(0, E, BE):
+                        w = down_start * tile(down, e, 0, E, D, BE, TD)
+                        if IN_BLOCK > 1:
+                            w += down_lag * tile(down + SIZE, e, 0, E, D, BE, TD)
+                            if DEPTH == 2:
+                                a_before = tile(active_ptr + wide, 0, e, t, E, TR, BE).to(acc)
+                            else:
+                                a_before = k_before
+                            w -= product(tl.trans(a_before * tl.trans(down_mix)), d_before, PRECISION)
+                        put(down_running + row * SIZE, w, e, 0, E, D)
+                        if DEPTH == 2:
+                            w = up_start * tile(up, 0, e, D, E, TD, BE)
+                            if IN_BLOCK > 1:
+                                w += up_lag * tile(up + SIZE, 0, e, D, E, TD, BE)
+                                before = tile(slope_ptr + wide, 0, e, t, E, TR, BE)
+                                w -= product(tl.trans(k_before * tl.trans(up_mix)), before, PRECISION)
+                            put(up_running + row * SIZE, w, 0, e, D, E)
+            tl.debug_barrier()  # the next chunk loads what this one stored
+
+        # Eqs. 13 and 14 over the block
+        start = tl.load(start_ptr + last_place * R + R - 1)
+        lag = tl.load(lag_ptr + last_place * R + R - 1)
+        end = tl.load(end_ptr + last_place)
+        now = vector(mix_ptr + (last_place * R + R - 1) * R, R, TR)[:, None]
+        later = vector(later_ptr + last_place * R, R, TR)[:, None]
+        keys = tile(k_ptr + narrow, 0, 0, R, D, TR, TD).to(acc)
+        slopes = tile(d_ptr + narrow, 0, 0, R, D, TR, TD)
+        for e in range(0, E, BE):
+            if DEPTH == 2:
+                a_all = tile(active_ptr + wide, 0, e, R, E, TR, BE).to(acc)
+            else:
+                a_all = keys
+            m = tile(down, e, 0, E, D, BE, TD)
+            s = tile(down + SIZE, e, 0, E, D, BE, TD)
+            m = start * m + lag * s - product(tl.trans(a_all * now), slopes, PRECISION)
+            s = end * s - product(tl.trans(a_all * later), slopes, PRECISION)
+            put(down, m, e, 0, E, D)
+            put(down + SIZE, s, e, 0, E, D)
+            if block + 1 < blocks:
+                next_slot = down_slot + rows * 2 * SIZE
+                put_as(next_slot, m, e, 0, E, D)
+                put_as(next_slot + SIZE, s, e, 0, E, D)
+        if DEPTH == 2:
+            start = tl.load(start_ptr + place * R + R - 1)
+            lag = tl.load(lag_ptr + place * R + R - 1)
+            end = tl.load(end_ptr + place)
+            k_now = tl.trans(keys * vector(mix_ptr + (place * R + R - 1) * R, R, TR)[:, None])
+            k_later = tl.trans(keys * vector(later_ptr + place * R, R, TR)[:, None])
+            for e in range(0, E, BE):
+                slope_all = tile(slope_ptr + wide, 0, e, R, E, TR, BE)
+                m = tile(up, 0, e, D, E, TD, BE)
+                s = tile(up + SIZE, 0, e, D, E, TD, BE)
+                m = start * m + lag * s - product(k_now, slope_all, PRECISION)
+                s = end * s - product(k_later, slope_all, PRECISION)
+                put(up, m, 0, e, D, E)
+                put(up + SIZE, s, 0, e, D, E)
+                if block + 1 < blocks:
+                    next_slot = up_slot + rows * 2 * SIZE
+                    put_as(next_slot, m, 0, e, D, E)
+                    put_as(next_slot + SIZE, s, 0, e, D, E)
+        tl.debug_barrier()  # the next block loads what this one stored

@@ -1,6 +1,0 @@
-"""The fused path, `backend="triton"`. Triton itself is imported at the first call, not here."""
-
-from titanslab.memory.kernels.op import fused
-from titanslab.memory.kernels.verdict import take_fused, tried
-
-__all__ = ["fused", "take_fused", "tried"]

@@ -1,0 +1,61 @@
+"""The baseline: the same trunk with full or sliding-window attention alone."""
+
+from torch import Tensor, nn
+
+from titanslab.layers import Attention
+from titanslab.memory.conv import ShortConv, start_projections
+from titanslab.models.call import Layout
+from titanslab.models.config import TitansConfig
+from titanslab.models.mixer import Mixer
+from titanslab.models.state import MixerState
+
+
+class AttentionMixer(Mixer):
+    """Attention over the persistent tokens and the last `window_size` tokens, or all of them.
+
+    OURS: with `attention_conv_size` its q, k and v have the memory's short convolutions, and start as the memory's
+    do, so that a model without a memory can be compared with one that has it from the same start.
+    """
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
+        self.attention = Attention(config.hidden_size, config.num_attention_heads, config.window_size)
+        self.convs: nn.ModuleDict | None = None
+        if config.attention_conv_size > 1:
+            sizes = (config.hidden_size, config.attention_conv_size)
+            self.convs = nn.ModuleDict({name: ShortConv(*sizes) for name in "qkv"})
+            self.reset_projections()
+
+    def reset_projections(self) -> None:
+        """As a `NeuralMemory` does, for a model with convolutions."""
+        attention = self.attention
+        assert self.convs is not None
+        assert attention.o_proj is not None
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        taps = [conv.weight for conv in self.convs.values() if isinstance(conv, ShortConv)]
+        start_projections([projection.weight for projection in projections], taps)
+
+    def forward(
+        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+    ) -> tuple[Tensor, MixerState | None]:
+        assert layout.rotary is not None
+        q, k, v = self.attention.projected(self.norm(x))
+        tails: dict[str, Tensor] = {}
+        if self.convs is not None:
+            before = {} if state is None else state.conv
+            q, tails["q"] = self.convs["q"](q, before.get("q"), layout.lengths, layout.reset)
+            k, tails["k"] = self.convs["k"](k, before.get("k"), layout.lengths, layout.reset)
+            v, tails["v"] = self.convs["v"](v, before.get("v"), layout.lengths, layout.reset)
+        y, attention = self.attention.over(
+            q,
+            k,
+            v,
+            layout.rotary,
+            persistent=self.persistent,
+            state=None if state is None else state.attention,
+            count=layout.start,
+            lengths=layout.lengths,
+            documents=layout.documents,
+            return_state=return_state,
+        )
+        return y, None if attention is None else MixerState(keys=attention[0], values=attention[1], conv=tails)

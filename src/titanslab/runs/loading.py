@@ -1,0 +1,116 @@
+"""A model and its tokenizer from a folder: a run, a checkpoint, or any Hugging Face causal model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from titanslab.runs.checkpoints import last_complete
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+def find_model_folder(name: str | Path) -> Path:
+    """The folder with config.json and weights: `name` itself, or the last whole checkpoint of the run there.
+
+    Raises FileNotFoundError when nothing is there and ValueError when it is not a model.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"model {str(name)!r} does not exist (looked for {path.absolute()})")
+    if path.is_file():
+        raise ValueError(f"model {str(name)!r} is a file; give the folder that holds config.json and the weights")
+    if (path / "config.json").exists():
+        return path
+    checkpoint = last_complete(path / "checkpoints")
+    if checkpoint is None:
+        hint = "the run there has no checkpoint yet" if (path / "recipe.toml").exists() else "it holds no config.json"
+        raise ValueError(f"model folder {str(name)!r} is not a model: {hint}; give a run folder or a saved model")
+    return checkpoint
+
+
+def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
+    """Load a causal language model from a folder, in evaluation mode and in the dtype it was saved in.
+
+    Of a run that has not finished it is the newest checkpoint, and a warning is logged. Only safetensors are read
+    and no code from the folder is run. Raises FileNotFoundError or ValueError, in one line, for a folder that is
+    not a model and for weights that are cut off, missing or of other shapes.
+    """
+    from transformers import AutoModelForCausalLM
+
+    import titanslab.models.modeling  # noqa: F401  registers the Titans models with the Auto classes
+
+    folder = find_model_folder(name)
+    if folder != Path(name).expanduser():
+        logger.warning("model %r is a run that has not finished; taken is its newest checkpoint, %s", str(name), folder)
+    _check_config(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **config_changes,
+        )
+    except Exception as error:
+        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
+    model, report = loaded
+    missing = sorted(map(str, report.get("missing_keys", ())))
+    if missing:
+        raise ValueError(
+            f"the weights in {str(folder)!r} lack {len(missing)} parameters of the model, {missing[0]} "
+            "first; "
+            "the checkpoint is incomplete or belongs to another config"
+        )
+    return model.eval()
+
+
+def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
+    """The config of the model in a folder with changes, no weight read; errors as `load_model`'s."""
+    from transformers import AutoConfig
+
+    import titanslab.models.modeling  # noqa: F401  registers the Titans configs with the Auto classes
+
+    folder = find_model_folder(name)
+    _check_config(folder)
+    try:
+        config, unknown = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, return_unused_kwargs=True, **changes
+        )
+    except Exception as error:
+        raise ValueError(f"the config in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
+    if wrong := sorted(unknown.keys() & changes.keys()):
+        raise ValueError(f"the config in {str(folder)!r} has no field {wrong[0]!r}")
+    return config
+
+
+def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved beside a model."""
+    from titanslab.data import load_tokenizer
+
+    folder = find_model_folder(name)
+    if not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise ValueError(f"model folder {str(folder)!r} holds no tokenizer (tokenizer.json); save one beside the model")
+    return load_tokenizer(str(folder))
+
+
+def _check_config(folder: Path) -> None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(folder / 'config.json')!r} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ValueError(f"{str(folder / 'config.json')!r} names no model_type; it is not a model's config")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

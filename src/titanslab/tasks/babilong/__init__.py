@@ -1,0 +1,1 @@
+"""bAbI questions inside books (BABILong): samples, rows for training, scores."""

@@ -1,0 +1,87 @@
+"""Questions of the bAbI tasks, read from their files."""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from titanslab.data.text import utf8_lines
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What a block's output should say at a word of a sentence: one step of an answer, told to a model in training.
+
+    Args:
+        block: 1 for the output of the first block.
+        says: the word.
+        word: index of the word in its sentence at whose last token it should; -1 = the last.
+    """
+
+    block: int
+    says: str
+    word: int = -1
+
+
+@dataclass(frozen=True)
+class BabiQuestion:
+    """All statements of a story before a question, the question, and its answer as the file has it."""
+
+    facts: tuple[str, ...]
+    question: str
+    answer: str
+    supporting: tuple[int, ...]  # indices into facts
+    earlier: tuple["BabiQuestion", ...] = ()  # the story's questions before this one
+    hints: tuple[Hint, ...] = ()  # for the question; stories of our own have them, published ones have not
+    fact_hints: tuple[tuple[Hint, ...], ...] = ()  # for each fact; empty = none
+
+
+def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
+    """The questions of one bAbI file, in its order.
+
+    Lines are `number statement`, or `number question <tab> answer <tab> the supporting numbers`;
+    number 1 begins a new story.
+    """
+    questions: list[BabiQuestion] = []
+    facts: list[str] = []
+    earlier: tuple[BabiQuestion, ...] = ()
+    place: dict[int, int] = {}
+    for row, line in enumerate(utf8_lines(Path(path)), 1):
+        if not line.strip():
+            continue
+        match = re.match(r"(\d+) (.*)", line)
+        if match is None:
+            raise ValueError(f"path {path}, line {row} is not a line of bAbI; it must begin with a number")
+        number, text = int(match[1]), match[2]
+        if number == 1:
+            facts, earlier, place = [], (), {}
+        if "\t" in text:
+            question, answer, *support = text.split("\t")
+            known = tuple(place[int(n)] for n in " ".join(support).split() if int(n) in place)
+            questions.append(BabiQuestion(tuple(facts), question.strip(), answer.strip(), known, earlier))
+            earlier = (*earlier, questions[-1])
+        else:
+            place[number] = len(facts)
+            facts.append(text.strip())
+    if not questions:
+        raise ValueError(f"path {path} holds no bAbI question; name a file such as qa1_..._test.txt")
+    return questions
+
+
+def find_babi(folder: str | os.PathLike[str], task: str, split: str = "test") -> Path:
+    """The file of a task (`qa1`) and split (`train`, `test`) in or below a folder; the largest if several."""
+    where = Path(folder)
+    if not where.is_dir():
+        raise FileNotFoundError(f"facts folder {where} does not exist; name the folder with bAbI's qa*_{split}.txt")
+    pattern = f"{task}_*_{split}.txt"
+    found = sorted(where.glob(pattern)) or sorted(where.rglob(pattern))
+    if not found:
+        raise FileNotFoundError(f"facts folder {where} has no {pattern}; name the folder with bAbI's files")
+    return max(found, key=lambda file: file.stat().st_size)
+
+
+@lru_cache(maxsize=32)
+def load_babi(folder: str, task: str, split: str = "test") -> list[BabiQuestion]:
+    """`read_babi` of `find_babi`, kept in memory."""
+    return read_babi(find_babi(folder, task, split))

@@ -1,0 +1,1 @@
+"""Needle in a haystack (RULER S-NIAH): samples, rows for training, scores."""

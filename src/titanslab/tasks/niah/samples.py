@@ -1,0 +1,200 @@
+"""A needle in a haystack: RULER's S-NIAH single_1, single_2 and single_3, at any length.
+
+A key and its value are hidden in one place of a long text and asked for at its end. single_1 hides a number
+in a repeated line, single_2 a number in running text, single_3 a uuid in running text.
+
+Source: RULER (Hsieh et al., 2024), tasks niah_single_1/2/3; Titans, table 2.
+"""
+
+import random
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from titanslab.data.encode import TokenCounter
+from titanslab.tasks.niah.haystack import Haystack, RepeatedLine, RunningText
+from titanslab.tasks.niah.words import ADJECTIVES, NOUNS
+from titanslab.tasks.sample import TaskSample, derive_seed
+
+VARIANTS = ("single_1", "single_2", "single_3")
+DEPTHS: tuple[int, ...] = tuple(round(100 * i / 39) for i in range(40))
+RESERVED_TOKENS = 128
+
+_NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
+_HEAD = (
+    "A special magic {kind} is hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the {kind} afterwards.\n"
+)
+_QUESTION = "\nWhat is the special magic {kind} for {key} mentioned in the provided text?"
+_ANSWER_PREFIX = " The special magic {kind} for {key} mentioned in the provided text is"
+
+
+@dataclass(frozen=True)
+class Needle:
+    """What is hidden: `kind` is `number` or `uuid`."""
+
+    kind: str
+    key: str
+    value: str
+
+    @property
+    def sentence(self) -> str:
+        return _NEEDLE.format(kind=self.kind, key=self.key, value=self.value)
+
+    @property
+    def head(self) -> str:
+        return _HEAD.format(kind=self.kind)
+
+    @property
+    def question(self) -> str:
+        """The question and the words that begin the answer."""
+        text = _QUESTION + _ANSWER_PREFIX
+        return text.format(kind=self.kind, key=self.key)
+
+    def prompt(self, context: str) -> str:
+        """All that the model reads, given the haystack with the needle in it."""
+        return self.head + context + self.question
+
+
+def score_niah(target: str, output: str) -> float:
+    """1.0 where the reference is contained in the output, case ignored."""
+    return float(target.lower() in output.lower())
+
+
+class NIAH:
+    """Makes S-NIAH samples of one variant.
+
+    Sample `index` of a length and seed is always the same text, whatever else was made before it.
+
+    Args:
+        variant: `single_1`, `single_2` or `single_3`.
+        tokenizer: what measures the length; see `TokenCounter`.
+        haystack: running text for single_2 and single_3 (any number of texts, joined); single_1 takes none.
+        adjectives: first halves of the keys; a list of our own by default.
+        nouns: second halves of the keys.
+        reserve: tokens kept free for the answer within a sample's length.
+    """
+
+    def __init__(
+        self,
+        variant: str,
+        tokenizer: Any,
+        *,
+        haystack: Sequence[str] | str | None = None,
+        adjectives: Sequence[str] = ADJECTIVES,
+        nouns: Sequence[str] = NOUNS,
+        reserve: int = RESERVED_TOKENS,
+    ):
+        if variant not in VARIANTS:
+            raise ValueError(f"variant is {variant!r}; it must be one of {', '.join(VARIANTS)}")
+        if variant == "single_1" and haystack is not None:
+            raise ValueError("haystack was given, but single_1 hides its needle in a line of its own; leave it out")
+        if variant != "single_1" and not haystack:
+            raise ValueError(f"haystack is missing; {variant} hides its needle in running text: name a file of it")
+        self.variant = variant
+        self.name = f"niah_{variant}"
+        self.kind = "uuid" if variant == "single_3" else "number"
+        self.counter = tokenizer if isinstance(tokenizer, TokenCounter) else TokenCounter(tokenizer)
+        self.adjectives, self.nouns, self.reserve = tuple(adjectives), tuple(nouns), reserve
+        self.haystack: Haystack = (
+            RepeatedLine(self.counter) if haystack is None else RunningText(haystack, self.counter)
+        )
+        self._probe: Needle | None = None
+        self._probe_cost = 0
+        self._units: dict[int, int] = {}
+
+    def num_units(self, length: int) -> int:
+        """N of a length: lines (single_1) or words of haystack with which the longest needle still fits."""
+        if length in self._units:
+            return self._units[length]
+        probe = self.probe()
+        budget = length - self.reserve
+
+        def exact(units: int) -> int:
+            return self.counter.count(probe.prompt(self.haystack.insert(units, probe.sentence, 0.5)[0]))
+
+        smallest = exact(1)
+        if smallest > budget:
+            raise ValueError(
+                f"length is {length} tokens, too short for {self.name}: its prompt and {self.reserve} tokens "
+                f"of answer take at least {smallest + self.reserve}; ask for a longer one"
+            )
+        # Summed counts are off by a nearly constant few tokens; one full count measures by how many.
+        off = smallest - self.haystack.tokens(1)
+        units = self.haystack.most_units(budget - off)
+        for _ in range(8):
+            off = exact(units) - self.haystack.tokens(units)
+            better = max(1, self.haystack.most_units(budget - off))
+            if better == units:
+                break
+            units = better
+        while units > 1 and exact(units) > budget:
+            units -= 1
+        self._units[length] = units
+        return units
+
+    def probe(self) -> Needle:
+        """The needle that takes the most tokens, as far as 256 drawn values can tell."""
+        if self._probe is None:
+            adjectives = self.counter.count_following([f"{word}-" for word in self.adjectives])
+            nouns = self.counter.count_following([f"x-{word}" for word in self.nouns])
+            key = f"{self._longest(self.adjectives, adjectives)}-{self._longest(self.nouns, nouns)}"
+            rng = random.Random(derive_seed("niah probe", self.kind))
+            values = [self._value(rng) for _ in range(256)]
+            self._probe = Needle(self.kind, key, self._longest(values, self.counter.count_following(values)))
+            self._probe_cost = self._cost(self._probe)
+        return self._probe
+
+    def needle(self, length: int, index: int, seed: int = 42) -> Needle:
+        """Key and value of one sample."""
+        return self.draw(self._rng(length, index, seed))
+
+    def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
+        """Sample `index` of a length; `info` has depth (percent), key, position and N."""
+        units = self.num_units(length)
+        rng = self._rng(length, index, seed)
+        needle = self.draw(rng)
+        # A needle longer than the probe takes its few extra tokens from the haystack.
+        units = max(1, units - max(0, self._cost(needle) - self._probe_cost))
+        if self.variant == "single_1":
+            line = rng.randrange(units)
+            depth, share = 100 * line / units, line / units
+        else:
+            depth = float(DEPTHS[rng.randrange(len(DEPTHS))])
+            share = depth / 100
+        context, position = self.haystack.insert(units, needle.sentence, share)
+        info = {
+            "variant": self.variant,
+            "depth": depth,
+            "key": needle.key,
+            "position": position,
+            "num_haystack": units,
+        }
+        return TaskSample(self.name, length, index, needle.prompt(context), needle.value, info)
+
+    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
+        """The first `num_samples` samples of a length, one by one."""
+        for index in range(num_samples):
+            yield self.sample(length, index, seed)
+
+    def _rng(self, length: int, index: int, seed: int) -> random.Random:
+        return random.Random(derive_seed(self.name, length, seed, index))
+
+    def draw(self, rng: random.Random) -> Needle:
+        """A key and a value."""
+        adjective = self.adjectives[rng.randrange(len(self.adjectives))]
+        noun = self.nouns[rng.randrange(len(self.nouns))]
+        return Needle(self.kind, f"{adjective}-{noun}", self._value(rng))
+
+    def _value(self, rng: random.Random) -> str:
+        if self.kind == "uuid":
+            return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+        return str(10**6 + rng.randrange(9 * 10**6))
+
+    def _cost(self, needle: Needle) -> int:
+        return sum(self.counter.count_following([needle.sentence, needle.question]))
+
+    @staticmethod
+    def _longest(words: Sequence[str], sizes: Sequence[int]) -> str:
+        return words[max(range(len(words)), key=sizes.__getitem__)]

@@ -1,0 +1,1 @@
+"""Key-value recall, the small task of the quickstart and of tests."""

@@ -1,0 +1,34 @@
+"""Rows of the recall tasks to train on."""
+
+from typing import Any
+
+import torch
+
+from titanslab.tasks.row import MakeRow, Row, read_some
+
+
+def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **options: Any) -> MakeRow:
+    """Rows of `RecallTask`; `background` is a path, the rest as there."""
+    from titanslab.tasks.recall.samples import RecallTask
+
+    task = RecallTask(tokenizer, "\n\n".join(read_some(background, 5_000_000)), **options)
+
+    def make(length: int, seed: int) -> Row:
+        row = task.row(length, seed, 0, loss)
+        return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
+
+    return make
+
+
+def kv_rows(tokenizer: Any, **options: Any) -> MakeRow:
+    """Rows of `make_kv_recall`."""
+    from titanslab.tasks.recall.kv import KVVocabulary, make_kv_recall
+
+    sizes = {k: options.pop(k) for k in ("num_keys", "num_values", "num_fillers") if k in options}
+
+    def make(length: int, seed: int) -> Row:
+        generator = torch.Generator().manual_seed(seed % (1 << 63))
+        row = make_kv_recall(1, length, vocabulary=KVVocabulary(**sizes), generator=generator, **options)
+        return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
+
+    return make

@@ -1,0 +1,257 @@
+"""Facts woven into running text and asked again far away: the quickstart's measure of memory.
+
+A row reads like a book in which a sentence such as "The secret of Aldora is 4821." comes up again and again,
+for a handful of names. Each time a name comes again its value can be known; the distance to where it last
+stood says what a window could have seen.
+"""
+
+import random
+import re
+from bisect import bisect_left
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titanslab.data.encode import encoder_of
+from titanslab.tasks.sample import derive_seed
+
+TEMPLATE = " The secret of {key} is {value}."
+_NAMES = """
+    Aldora Bremin Calvet Dorsan Elmira Fenwick Galdor Hestia Ivorra Jasken Kelmar Lodrin Mirava Nolden Ostara
+    Pelias Quenby Rovell Sardis Tamsin Ulmara Varden Wexley Xandra Yorlan Zephra Ardell Birkin Corvan Delphy
+    Ersten Faldor Grevin Halden Istria Jorvik Kestra Lunden Morven Narvik Orland Prenna Quorin Rostov Selkie
+    Torvin Umbria Velden Wystan Ximena Yelena Zorana Amberl Beldin Cassel Dunmor Estoril Farrow Girdan Hobart
+    Ingram Jessup Kirkby Lannoy
+"""
+NAMES: tuple[str, ...] = tuple(_NAMES.split())
+
+
+class RecallBatch(NamedTuple):
+    """int64 `[B, T]` each; `labels` unshifted with -100 where not scored.
+
+    `distance` is, at each token of a scored answer, the tokens from where the answer last stood to here; else
+    0. `answer` numbers the scored answers of a row from 1, so that tokens of one answer can be scored
+    together.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    distance: Tensor
+    answer: Tensor
+
+
+class _Row:
+    """Tokens so far, with where each key's value last stood."""
+
+    def __init__(self) -> None:
+        self.parts: list[np.ndarray] = []
+        self.size = 0
+        self.last: dict[int, int] = {}
+        self.answers: list[tuple[int, int, int]] = []  # start, tokens, distance (0: first mention)
+
+    def add(self, ids: np.ndarray) -> None:
+        self.parts.append(ids)
+        self.size += len(ids)
+
+
+class RecallTask:
+    """Makes rows to train on and questions at given distances.
+
+    Args:
+        tokenizer: Hugging Face tokenizer or `tokenizers.Tokenizer`.
+        background: the running text, or its token ids.
+        num_facts: names in a row.
+        value_digits: digits of a value.
+        fact_every: background tokens between two facts, on average and to the end of a clause.
+        template: how a fact is written; text up to `{value}` is the question.
+        names: the names to choose from.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        background: str | np.ndarray,
+        *,
+        num_facts: int = 8,
+        value_digits: int = 4,
+        fact_every: int = 64,
+        template: str = TEMPLATE,
+        names: tuple[str, ...] = NAMES,
+    ):
+        encode = encoder_of(tokenizer)
+        if encode is None:
+            raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; recall needs one that encodes to ids")
+        if not 1 <= num_facts <= len(names):
+            raise ValueError(f"num_facts is {num_facts}; it must be 1 to {len(names)}, the number of names")
+        if value_digits < 1 or fact_every < 1:
+            raise ValueError(f"value_digits is {value_digits} and fact_every {fact_every}; both must be at least 1")
+        if template.count("{key}") != 1 or template.count("{value}") != 1:
+            raise ValueError(f"template is {template!r}; it must hold {{key}} and {{value}} once each")
+        before, _, after = template.partition("{value}")
+        if "{key}" in after:
+            raise ValueError(f"template is {template!r}; {{key}} must come before {{value}}")
+        self.num_facts, self.value_digits, self.fact_every = num_facts, value_digits, fact_every
+        pieces = _clauses(background) if isinstance(background, str) else []
+        parts: list[Any] = [encode(piece) for piece in pieces] or [background]
+        self._background = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        # Facts stand after a clause; where only ids are known, anywhere.
+        self._breaks = list(accumulate(len(part) for part in parts)) if pieces else []
+        if len(self._background) < 4 * fact_every:
+            raise ValueError(f"background has {len(self._background)} tokens; it must have at least {4 * fact_every}")
+        # The space before a value goes with the value: tokenizers join it to what follows.
+        self._space = " " if before.endswith(" ") else ""
+        head = before.removesuffix(" ")
+        self._questions = [np.asarray(encode(head.replace("{key}", name)), dtype=np.int64) for name in names]
+        self._after = np.asarray(encode(after), dtype=np.int64)
+        self._encode = encode
+        self._values: dict[int, np.ndarray] = {}
+
+    def row(self, length: int, seed: int, index: int, loss: str = "answers") -> RecallBatch:
+        """Row `index` of `length` tokens, `[1, T]`: a pure function of (seed, index).
+
+        Args:
+            loss: `answers` scores the repeated values alone; `text` scores every token but the values that
+            come
+                for the first time, which nobody can know.
+        """
+        if loss not in ("answers", "text"):
+            raise ValueError(f"loss is {loss!r}; it must be answers or text")
+        rng = random.Random(derive_seed("recall", seed, index))
+        keys, values = self._facts(rng)
+        row = _Row()
+        self._weave(row, rng, length, keys, values, range(self.num_facts))
+        return self._finish(row, length, loss)
+
+    def batch(self, batch_size: int, length: int, seed: int, index: int = 0, loss: str = "answers") -> RecallBatch:
+        """Rows `index * batch_size` and on, `[B, T]`."""
+        rows = [self.row(length, seed, index * batch_size + i, loss) for i in range(batch_size)]
+        return RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
+
+    def questions(
+        self, distance: int, num_samples: int, seed: int, lead: int = 0, distractors: bool = True
+    ) -> RecallBatch:
+        """Rows that end with one question, its answer last stated exactly `distance` tokens before.
+
+        Args:
+            distance: tokens from the start of the value to the start of the answer.
+            num_samples: rows; rows are equally long where all values take equally many tokens.
+            lead: tokens of background and other facts before the fact that is asked for.
+            distractors: other facts stand in between, as in training.
+
+        Returns:
+            the answer is the row's end, so `input_ids` up to it is a prompt to generate from; shorter rows
+            are padded on the right with their last token, unscored.
+        """
+        rows = [self._question(distance, seed, index, lead, distractors) for index in range(num_samples)]
+        width = max(row.input_ids.shape[1] for row in rows)
+        padded = []
+        for row in rows:
+            short = width - row.input_ids.shape[1]
+            ids = torch.cat([row.input_ids, row.input_ids[:, -1:].expand(1, short)], 1)
+            labels = torch.nn.functional.pad(row.labels, (0, short), value=-100)
+            others = (torch.nn.functional.pad(t, (0, short)) for t in (row.distance, row.answer))
+            padded.append(RecallBatch(ids, labels, *others))
+        return RecallBatch(*(torch.cat(tensors) for tensors in zip(*padded, strict=True)))
+
+    def _facts(self, rng: random.Random) -> tuple[list[int], list[np.ndarray]]:
+        keys = rng.sample(range(len(self._questions)), self.num_facts)
+        return keys, [self._value(rng.randrange(10**self.value_digits)) for _ in keys]
+
+    def _value(self, number: int) -> np.ndarray:
+        if number not in self._values:
+            ids = self._encode(f"{self._space}{number:0{self.value_digits}d}")
+            self._values[number] = np.asarray(ids, dtype=np.int64)
+        return self._values[number]
+
+    def _weave(
+        self, row: _Row, rng: random.Random, end: int, keys: list[int], values: list[np.ndarray], choices: Any
+    ) -> None:
+        """Background and facts until the row has `end` tokens; a fact that would not fit is left out."""
+        at = rng.randrange(len(self._background))
+        while row.size < end:
+            gap = rng.randrange(2 * self.fact_every + 1)
+            if self._breaks:
+                gap = self._breaks[min(bisect_left(self._breaks, at + gap), len(self._breaks) - 1)] - at
+            gap = min(gap, end - row.size)
+            while gap > 0:
+                piece = self._background[at : at + gap]
+                row.add(piece)
+                gap -= len(piece)
+                at = (at + len(piece)) % len(self._background)
+            if not choices or row.size >= end:
+                continue
+            which = choices[rng.randrange(len(choices))]
+            size = len(self._questions[keys[which]]) + len(values[which]) + len(self._after)
+            if row.size + size <= end:
+                self._state(row, which, keys, values)
+
+    def _state(self, row: _Row, which: int, keys: list[int], values: list[np.ndarray]) -> None:
+        row.add(self._questions[keys[which]])
+        start = row.size
+        row.answers.append((start, len(values[which]), start - row.last.get(which, start)))
+        row.last[which] = start
+        row.add(values[which])
+        row.add(self._after)
+
+    def _question(self, distance: int, seed: int, index: int, lead: int, distractors: bool) -> RecallBatch:
+        rng = random.Random(derive_seed("recall question", seed, distance, index))
+        keys, values = self._facts(rng)
+        others = range(1, self.num_facts) if distractors else range(0)
+        row = _Row()
+        question = self._questions[keys[0]]
+        longest = max(len(ids) for ids in self._questions)  # so that rows come out equally long
+        self._weave(row, rng, lead + longest - len(question), keys, values, others)
+        self._state(row, 0, keys, values)
+        shortest = len(values[0]) + len(self._after) + len(question)
+        if distance < shortest:
+            raise ValueError(f"distance is {distance} tokens; a fact and its question take at least {shortest}")
+        end = row.last[0] + distance - len(question)
+        self._weave(row, rng, end, keys, values, others)
+        self._state(row, 0, keys, values)
+        row.answers = row.answers[-1:]
+        return self._finish(row, row.size - len(self._after), "answers")
+
+    def _finish(self, row: _Row, length: int, loss: str) -> RecallBatch:
+        ids = torch.from_numpy(np.concatenate(row.parts)[:length])
+        labels = ids.clone() if loss == "text" else torch.full_like(ids, -100)
+        distances, answer = torch.zeros_like(ids), torch.zeros_like(ids)
+        number = 0
+        for start, size, distance in row.answers:
+            span = slice(start, start + size)
+            if distance == 0:
+                labels[span] = -100
+                continue
+            number += 1
+            labels[span], distances[span], answer[span] = ids[span], distance, number
+        return RecallBatch(ids[None], labels[None], distances[None], answer[None])
+
+
+def _clauses(text: str) -> list[str]:
+    """The text cut after its commas and full stops, the white space with what follows."""
+    ends = [match.end() for match in re.finditer(r"[.,;:!?][\"”')]*(?=\s)", text)]
+    return [text[start:end] for start, end in pairwise([0, *ends, len(text)]) if end > start]
+
+
+def answers_right(predictions: Tensor, batch: RecallBatch) -> tuple[Tensor, Tensor]:
+    """Which answers are right in every token, and their distances.
+
+    Args:
+        predictions: int64 `[B, T]`, the token predicted *for* each position: logits' argmax, shifted right.
+        batch: what was asked.
+
+    Returns:
+        bool `[number of answers]` and int64 `[number of answers]`, in tokens. Greedy generation would give
+        the same verdict, since up to a first wrong token it reads what stands here.
+    """
+    asked = batch.answer > 0
+    rows = torch.arange(len(batch.answer)).unsqueeze(1).expand_as(batch.answer)[asked.cpu()]
+    _, where = torch.unique(torch.stack([rows, batch.answer[asked].cpu()]), dim=1, return_inverse=True)
+    count = int(where.max()) + 1 if len(where) else 0
+    right = (predictions == batch.input_ids)[asked].cpu()
+    wrong = torch.zeros(count, dtype=torch.int64).index_add_(0, where, (~right).long())
+    distance = torch.zeros(count, dtype=torch.int64)
+    distance[where] = batch.distance[asked].cpu()  # every token of an answer has the same
+    return wrong == 0, distance
