@@ -1,7 +1,6 @@
 """What a `NeuralMemory` is made of, how it starts, and its gates."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +59,6 @@ class LayerParameters(nn.Module):
         self.momentum, self.forgetting, self.half_lives = momentum, forgetting, half_lives
         self.theta_bias = theta_bias
         self._made_limits: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        self.on_write: Callable[[Tensor, Tensor], None] | None = None  # told theta's gate and alpha, `counting_writes`
         inner = num_heads * head_dim
         for name in ("q", "k", "v"):
             self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
@@ -135,23 +133,28 @@ class LayerParameters(nn.Module):
         """The slow parameters of the memory networks."""
         return MemoryParams(tuple(self.memory_weights), self.memory_norm_weight, self.memory_norm_bias)
 
-    def gates(self, x: Tensor, k: Tensor | None = None, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def gates(self, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit.
 
-        `k [B,T,H,D]` are the keys, for `gate_keys`; `real` bool `[B,T]` the tokens that count as written, None = all.
+        `k [B,T,H,D]` are the keys, for `gate_keys`.
         """
+        return self.all_gates(x, k)[:3]
+
+    def all_gates(self, x: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`gates`, and the sigmoid of theta's gate, of which 1 is a write at the stability limit."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        projections = self._gate_projections()
+        projections = self.gate_projections()
         with torch.autocast(x.device.type, enabled=False):
             weight = torch.cat([p.weight.to(x.dtype) for p in projections])
             bias = torch.cat([p.bias.to(x.dtype) for p in projections])
-            return self._activate(F.linear(x, weight, bias), k, real)
+            return self.activate(F.linear(x, weight, bias), k)
 
-    def _gate_projections(self) -> list[nn.Linear]:
+    def gate_projections(self) -> list[nn.Linear]:
+        """The projections of theta, eta and alpha, without those that an ablation takes away."""
         return [p for p in (self.theta_proj, self.eta_proj, self.alpha_proj) if p is not None]
 
-    def _activate(self, raw: Tensor, k: Tensor | None, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """theta, eta, alpha from what their projections of the input gave, side by side."""
+    def activate(self, raw: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`all_gates` of the projections `raw [B,T,...]` of the input, in one tensor."""
         if self.theta_key_proj is not None:
             if k is None:
                 raise ValueError("k is None, but the gates of a memory with gate_keys are made of the keys too")
@@ -160,13 +163,11 @@ class LayerParameters(nn.Module):
             raw = raw + F.pad(seen, (0, raw.shape[-1] - seen.shape[-1]))
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
-        theta = next(parts)
-        eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
-        alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
-        if self.on_write is not None:
-            self.on_write(*(g if real is None else g[real] for g in (theta, alpha)))
-        # so that momentum changes the lag of a write and not its size
-        return theta * (1 - eta) * self._limits(raw), eta, alpha
+        write = next(parts)
+        eta = torch.zeros_like(write) if self.eta_proj is None else next(parts)
+        alpha = torch.zeros_like(write) if self.alpha_proj is None else next(parts)
+        # momentum changes the lag of a write and not its size
+        return write * (1 - eta) * self._limits(raw), eta, alpha, write
 
     def _limits(self, like: Tensor) -> Tensor:
         """`step_limits` of the gates' layers; kept for each device and dtype: a recorded step cannot make it."""

@@ -27,6 +27,10 @@ class NeuralMemoryState:
         """`fn` applied to every tensor."""
         return NeuralMemoryState(self.memory.map(fn), {k: fn(t) for k, t in self.conv.items()})
 
+    def as_start(self) -> "NeuralMemoryState":
+        """The same memory at a chunk boundary, its reads continuing the convolution of q: where a document starts."""
+        return NeuralMemoryState(self.memory.at_boundary(), {**self.conv, "read": self.conv["q"]})
+
     def detach(self) -> "NeuralMemoryState":
         return self.map(Tensor.detach)
 
@@ -71,3 +75,9 @@ class NeuralMemoryState:
     def nbytes(self) -> int:
         """Bytes this state takes when stored."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+
+def with_read(conv: dict[str, Tensor], source: NeuralMemoryState | None) -> dict[str, Tensor]:
+    """The convolutions' tails and that of reads, which a write leaves alone."""
+    read = conv["q"].new_zeros(conv["q"].shape) if source is None else source.conv["read"]
+    return {**conv, "read": read.expand_as(conv["q"])}

@@ -73,6 +73,22 @@ class MemoryState:
         """The given rows of the batch, in that order."""
         return self.map(lambda t: t.index_select(0, rows.to(t.device)))
 
+    def to(self, dtype: torch.dtype) -> "MemoryState":
+        """The state in another dtype, or itself where it has it already."""
+        parts = (*self.weights, *self.momentum, *self.chunk_weights)
+        return self if all(t.dtype == dtype for t in parts) else self.map_weights(lambda t: t.to(dtype))
+
+    def check(self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int]) -> None:
+        """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]`."""
+        if self.batch_size not in batches:
+            raise ValueError(f"{name} holds {self.batch_size} rows, q has a batch of {q.shape[0]}")
+        for part in ("weights", "momentum", "chunk_weights"):
+            tensors = getattr(self, part)
+            if len(tensors) != len(widths):
+                raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {len(tensors)}")
+            for layer, (tensor, width) in enumerate(zip(tensors, widths, strict=True)):
+                check_shape(f"{name}.{part}[{layer}]", tensor, (self.batch_size, q.shape[2], *width), q)
+
     def at_boundary(self) -> "MemoryState":
         """The same memory, its current weights taken as the start of a new chunk."""
         return MemoryState(self.weights, self.momentum, self.weights, torch.zeros_like(self.offset))
@@ -101,3 +117,11 @@ class MemoryState:
 def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Rows of `a` where `rows [B]` is true, else of `b`; `a` and `b` are `[B or 1, ...]`."""
     return torch.where(rows.view(-1, *[1] * (b.dim() - 1)), a, b)
+
+
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Raise a ValueError unless `x` has that shape and is on the device of `like`, which is q."""
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(x.shape)}")
+    if x.device != like.device:
+        raise ValueError(f"{name} is on {x.device}, q is on {like.device}; move one of them")
