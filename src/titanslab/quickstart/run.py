@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from titanslab.files import put_in_place
 from titanslab.quickstart.corpus import Facts
 from titanslab.quickstart.fit import Fit, fastest_threads, fit
 from titanslab.quickstart.measure import beyond, bits_per_byte, recall_by_distance
@@ -185,8 +185,4 @@ def _write(output: Path, results: dict[str, Any], model: Any, facts: Facts, sett
         ids = torch.tensor([facts.tokenizer(passage)["input_ids"]])
         draw_surprise(made / "surprise.png", memory_stats(model, ids), passage)
         (made / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        if not output.exists():
-            os.rename(made, output)
-            return
-        for path in sorted(made.iterdir(), key=lambda p: p.name == RESULTS):
-            os.replace(path, output / path.name)
+        put_in_place(made, output, last=RESULTS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from titanslab.files import put_in_place, write_whole
 from titanslab.runs import checkpoints
 from titanslab.runs.loading import load_config, load_model
 from titanslab.training.architecture import (
@@ -309,10 +309,10 @@ def _open_folder(output: Path, recipe: Recipe, resume: bool) -> None:
     if resume:
         checkpoints.remove_half_written(output / "checkpoints")
     else:
-        _write(output / RECIPE, recipe.to_toml())
+        write_whole(output / RECIPE, recipe.to_toml())
     if not (output / VERSIONS).exists():
         facts = versions() | {"seed": recipe.training.seed, "command": sys.argv, "folder": os.getcwd()}
-        _write(output / VERSIONS, json.dumps(facts, indent=1) + "\n")
+        write_whole(output / VERSIONS, json.dumps(facts, indent=1) + "\n")
 
 
 def _checkpoint_to_resume(output: Path, say: Say) -> Path | None:
@@ -331,16 +331,8 @@ def _save_final(trainer: Any, output: Path, result: dict[str, Any]) -> None:
     if not trainer.is_world_process_zero():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)
-    for path in sorted(staging.iterdir(), key=lambda p: p.name == "config.json"):
-        os.replace(path, output / path.name)  # config.json last: it is what makes the folder a model
-    shutil.rmtree(staging)
-    _write(output / RESULT, json.dumps(result, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    put_in_place(staging, output, last="config.json")  # a folder with a config.json is taken for a whole model
+    write_whole(output / RESULT, json.dumps(result, indent=1) + "\n")
 
 
 def _quiet(text: str) -> None:
