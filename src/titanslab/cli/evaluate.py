@@ -78,7 +78,7 @@ def evaluate(
 
     results = []
     for length in sorted(set(context_length or [1024])):
-        with bar(f"context {length:,}") as progress:
+        with bar(f"context {length:,}", "tokens") as progress:
             results.append(
                 evaluate_perplexity(
                     network,

@@ -63,7 +63,7 @@ def inspect(
         raise ValueError(f"{text} is empty; name a file with text in it")
     ids = first + ids
     whole, ids = len(ids) <= max_tokens, ids[:max_tokens]
-    with bar("reading") as progress:
+    with bar("reading", "tokens") as progress:
         trace = trace_memory(network, torch.tensor([ids]), cache, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
     title = f"What the memory does on {text.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,13 @@ import numpy as np
 from titanslab.data.corpus import Corpus
 from titanslab.data.tokenizer import TextEncoder
 from titanslab.files import write_whole
+from titanslab.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH_CHARACTERS = 2_000_000
 FORMAT_VERSION = 1
-
-Progress = Callable[[int, int | None], None]  # bytes of files done, bytes in all (None: not known)
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ def tokenize(
 ) -> Tokens:
     """Tokenise a corpus; with `cache`, a folder, the result is kept there and read from there the next time.
 
+    `progress` is called with the bytes of files done and in all.
     Raises ValueError when the corpus holds no text.
     """
     encoder = TextEncoder(tokenizer)

@@ -129,8 +129,8 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from titanslab.data import RunRows, collate, load_tokenizer, padding_id
+    from titanslab.progress import bar
     from titanslab.training.callbacks import METRICS, MetricsWriter, ProgressLine, SaveAtLogs
-    from titanslab.training.progress import reading_progress
     from titanslab.training.sources import training_stream, validation_rows
     from titanslab.training.trainer import CheckpointCallback, TitansTrainer
     from titanslab.training.write_cost import WriteCostWarmup
@@ -138,13 +138,13 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     data, settings = recipe.data, recipe.training
     tokenizer = load_tokenizer(data.tokenizer)
     rows_per_step = settings.batch_size * settings.accumulation * world_size
-    with reading_progress("reading data.train") as progress:
+    with bar("reading data.train", "bytes") as progress:
         stream: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=rows_per_step, progress=progress)
     if not data.streaming:
         stream = RunRows(stream, settings.steps * rows_per_step)
     validation = None
     if data.validation is not None:
-        with reading_progress("reading data.validation") as progress:
+        with bar("reading data.validation", "bytes") as progress:
             validation = validation_rows(data, tokenizer, progress)
     model = build_model(recipe, tokenizer)
     check_one_document_a_row(model.config.model_type, data)
