@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from titanslab.models.config import nearest
-from titanslab.training.architecture import STARTS, check_architecture, option_names
+from titanslab.training.baselines import STARTS, check_architecture, option_names
 from titanslab.training.settings import build_settings, read_assignment, toml_text
 
 SCHEDULES = ("cosine", "linear", "constant")
