@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from titanslab.evaluation.sample_cache import file_identity
+from titanslab.files import file_identity
 
 
 def test_a_copy_is_the_same_file_and_a_change_is_not(tmp_path):
