@@ -406,7 +406,7 @@ def test_hints_in_packed_rows_move_with_their_sample(words):
 
 
 def test_hints_need_stories_of_our_own_and_words(byte, babi):
-    with pytest.raises(ValueError, match=r"hints is true; it must be false in few_shot form or with bAbI's files"):
+    with pytest.raises(ValueError, match=r"hints is true; it must be false with bAbI's files"):
         Mixture("babilong", byte, 3000, 0, facts=str(babi), hints=True)
     with pytest.raises(ValueError, match=r"hints is true; it needs a tokenizer whose first token tells A, .* apart"):
         Mixture("babilong", byte, 3000, 0, tasks="qa2", hints=True)
@@ -425,7 +425,7 @@ def test_step_questions_need_stories_of_our_own(byte, babi):
 def test_rows_of_facts_alone_need_stories_of_our_own(byte, babi):
     with pytest.raises(ValueError, match="facts_only is 2; it must be 0 to 1"):
         Mixture("babilong", byte, 600, 0, facts_only=2)
-    with pytest.raises(ValueError, match="0 in few_shot form or with bAbI's files"):
+    with pytest.raises(ValueError, match="0 with bAbI's files"):
         Mixture("babilong", byte, 600, 0, facts_only=0.5, facts=str(babi))
     with pytest.raises(ValueError, match="does not fit 10 tokens; raise min_length"):
         _ = Mixture("babilong", byte, 10, 0, facts_only=1.0)[0]

@@ -137,13 +137,6 @@ def test_time_grows_with_length_and_not_faster(babi, books):
     assert seconds(8_000_000) < 40 * 4 * max(seconds(200_000), 1e-3)
 
 
-def test_few_shot_form_has_instruction_examples_and_question(babi, books):
-    sample = BABILong("qa7", babi, _bytes, background=books, form="few_shot").sample(500, 0)
-    assert sample.prompt.count("<example>") == 2
-    assert sample.prompt.index("<context>") > sample.prompt.rindex("</example>")
-    assert sample.prompt.endswith("Question: How many objects is Mary carrying?\nAnswer:")
-
-
 @pytest.mark.parametrize(
     ("task", "target", "output", "question", "right"),
     [

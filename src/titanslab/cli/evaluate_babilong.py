@@ -32,9 +32,7 @@ def babilong(
     samples: Annotated[int, typer.Option(min=1, help="Samples per task and length.")] = 100,
     background: Annotated[str | None, typer.Option(help="Books to hide the facts in: a file or a folder.")] = None,
     split: Annotated[str, typer.Option(help="test or train questions.")] = "test",
-    form: Annotated[
-        str, typer.Option(help="base: context and question; few_shot: instruction and examples too.")
-    ] = "base",
+    form: Annotated[str, typer.Option(help="Form of the prompt: base, the context and the question.")] = "base",
     output: Annotated[
         Path | None,
         typer.Option(

@@ -9,7 +9,7 @@ from titanslab.data.text import iter_texts, read_words
 from titanslab.evaluation.run_task import Cell
 from titanslab.files import file_identity
 from titanslab.tasks.babilong.background import Background
-from titanslab.tasks.babilong.samples import TASKS, BABILong
+from titanslab.tasks.babilong.samples import TASKS, BABILong, check_form
 from titanslab.tasks.niah.samples import NIAH, VARIANTS, score_niah
 from titanslab.tasks.sample import TaskSample, parse_length
 
@@ -106,15 +106,16 @@ def babilong_cells(
         facts: folder of bAbI's files; None = stories of our own, qa1 to qa5.
         background: path of books; needed above length 0.
         split: of bAbI.
-        form: `base` or `few_shot`.
+        form: of the prompt; `base` alone.
         seed: of the samples.
     """
+    check_form(form)
     chosen = split_names(tasks, TASKS, "tasks")
     sizes = split_lengths(lengths, 1000)
     if background is None and any(sizes):
         raise ValueError("background is missing; lengths above 0k need books to draw sentences from: name a file")
     cells = []
-    makers = {task: BABILong(task, facts, counter, split=split, form=form) for task in chosen}
+    makers = {task: BABILong(task, facts, counter, split=split) for task in chosen}
     if background is not None and any(sizes):
         books = Background(list(iter_texts(background)), counter)
         for maker in makers.values():

@@ -19,7 +19,7 @@ from typing import Any
 
 from titanslab.data.encode import load_counter
 from titanslab.data.text import iter_texts, read_words
-from titanslab.tasks.babilong.samples import BABILong, score_babilong
+from titanslab.tasks.babilong.samples import BABILong, check_form, score_babilong
 from titanslab.tasks.niah.samples import NIAH, score_niah
 from titanslab.tasks.sample import TaskSample, parse_length
 
@@ -86,15 +86,16 @@ def babilong_dataset(
         samples: how many.
         seed: of the samples.
         background: path of books; needed above length 0.
-        form: `base` or `few_shot`.
+        form: of the prompt; `base` alone.
         others: what lm-eval sends along and nobody here needs.
     """
     if not facts:
         raise ValueError(f"facts is missing; titans_babilong_{task} needs the folder of bAbI's files in metadata")
+    check_form(form)
     count = _count(samples)
     counter = load_counter(_tokenizer_name(tokenizer, pretrained))
     books = list(iter_texts(background)) if background else None
-    maker = BABILong(task, facts, counter, background=books, form=form)
+    maker = BABILong(task, facts, counter, background=books)
     return _dataset(maker.samples(parse_length(length, kilo=1000), count, seed))
 
 

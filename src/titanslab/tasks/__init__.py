@@ -2,9 +2,9 @@
 
 from titanslab.data.encode import TokenCounter, load_counter
 from titanslab.tasks.babilong.samples import BABILong, score_babilong
-from titanslab.tasks.mixture import Mixture, mixture
+from titanslab.tasks.mixture import Mixture
 from titanslab.tasks.niah.samples import NIAH, score_niah
-from titanslab.tasks.recall.kv import KVRecall, accuracy_by_distance, make_kv_recall
+from titanslab.tasks.recall.kv import KVRecall, make_kv_recall
 from titanslab.tasks.recall.samples import RecallTask
 from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
 
@@ -16,12 +16,10 @@ __all__ = [
     "RecallTask",
     "TaskSample",
     "TokenCounter",
-    "accuracy_by_distance",
     "derive_seed",
     "length_label",
     "load_counter",
     "make_kv_recall",
-    "mixture",
     "parse_length",
     "score_babilong",
     "score_niah",

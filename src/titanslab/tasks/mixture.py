@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -118,13 +118,6 @@ class Mixture(Dataset[dict[str, Tensor]]):
             row["document_ids"] = torch.tensor(documents + [documents[-1] + 1] * short)
         return row
 
-    def iterate(self, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Rows `start`, `start + 1` and on, without end."""
-        index = start
-        while True:
-            yield self[index]
-            index += 1
-
     def _length(self, rng: random.Random, index: int, room: int) -> int:
         shortest, longest = self.later_min_length, self.sequence_length
         if index < self.curriculum_rows:
@@ -135,10 +128,3 @@ class Mixture(Dataset[dict[str, Tensor]]):
             return longest
         low, high = math.log(shortest), math.log(longest)
         return min(longest, round(math.exp(low + (high - low) * rng.random())))
-
-
-def mixture(
-    name: str, tokenizer: Any, sequence_length: int, seed: int, *, start: int = 0, **options: Any
-) -> Iterator[dict[str, Tensor]]:
-    """Rows of a `Mixture` without end, from row `start`: start at n to go on after n rows."""
-    return Mixture(name, tokenizer, sequence_length, seed, **options).iterate(start)

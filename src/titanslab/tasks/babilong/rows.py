@@ -8,7 +8,7 @@ from typing import Any
 from titanslab.data.encode import TokenCounter, encode_answer, leading_special_tokens
 from titanslab.tasks.babilong.babi import BabiQuestion, Hint
 from titanslab.tasks.babilong.background import Background
-from titanslab.tasks.babilong.samples import BABILong
+from titanslab.tasks.babilong.samples import BABILong, check_form
 from titanslab.tasks.babilong.world import GIVERS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked
 from titanslab.tasks.row import ATTEMPTS, MakeRow, Row, encoder, ending, read_some, scored, too_short
 
@@ -41,10 +41,10 @@ def babilong_rows(
         background: path of books; without it every sample is facts alone.
         tasks: `qa1` or several.
         split: of bAbI.
-        form: `base` or `few_shot`.
+        form: of the prompt; `base` alone.
         whole_stories: share of rows in which the story's earlier questions are asked and answered too, each
             between the facts before and after it: more answers to learn from, up to five a row from bAbI's files
-            and one for every two facts of our own stories. Base form only.
+            and one for every two facts of our own stories.
         facts_only: share of rows without background: a story of our own as long as the row, asked after every other
             fact, several times the answers of a row with background; of qa4 one map after another.
         step_questions, steps, contested: of stories of our own, see `babi_world.Asked`; step questions are earlier
@@ -60,23 +60,22 @@ def babilong_rows(
             to", "garden"): a memory learns not to keep them, though a short row would hold few.
         max_background_chars: no more than this of the books is kept in memory.
     """
+    check_form(form)
     if not 0 <= decoys <= 1 or (decoys and not background):
         raise ValueError(f"decoys is {decoys!r}; it must be 0 to 1, and 0 without background")
-    if not 0 <= whole_stories <= 1 or (whole_stories and form != "base"):
-        raise ValueError(f"whole_stories is {whole_stories!r}; it must be 0 to 1, and 0 in few_shot form")
-    if not 0 <= facts_only <= 1 or (facts_only and (facts or form != "base")):
-        raise ValueError(
-            f"facts_only is {facts_only!r}; it must be 0 to 1, and 0 in few_shot form or with bAbI's files (facts)"
-        )
-    if hints and (facts or form != "base"):
-        raise ValueError("hints is true; it must be false in few_shot form or with bAbI's files (facts)")
+    if not 0 <= whole_stories <= 1:
+        raise ValueError(f"whole_stories is {whole_stories!r}; it must be 0 to 1")
+    if not 0 <= facts_only <= 1 or (facts_only and facts):
+        raise ValueError(f"facts_only is {facts_only!r}; it must be 0 to 1, and 0 with bAbI's files (facts)")
+    if hints and facts:
+        raise ValueError("hints is true; it must be false with bAbI's files (facts)")
     asked = Asked(step_questions=step_questions, steps=tuple(steps), contested=contested)
     counter, books = TokenCounter(tokenizer), None
     if background:
         texts = read_some(background, max_background_chars)
         books = Background(texts, counter, decoys=decoys, decoy_words=MENTIONS)
     chosen = [tasks] if isinstance(tasks, str) else list(tasks)
-    makers = [BABILong(t, facts, counter, background=books, split=split, form=form, asked=asked) for t in chosen]
+    makers = [BABILong(t, facts, counter, background=books, split=split, asked=asked) for t in chosen]
     if step_questions and not (whole_stories or facts_only):
         raise ValueError(
             f"step_questions is {step_questions!r}; a row without whole_stories or facts_only asks the last question "

@@ -12,7 +12,6 @@ from typing import Any
 from titanslab.data.encode import TokenCounter
 from titanslab.tasks.babilong.babi import BabiQuestion, load_babi
 from titanslab.tasks.babilong.background import Background
-from titanslab.tasks.babilong.prompts import few_shot_prompt
 from titanslab.tasks.babilong.world import NO_LESSON, STORY_FACTS, Asked, story
 from titanslab.tasks.sample import TaskSample, derive_seed
 
@@ -55,6 +54,12 @@ def score_babilong(task: str, target: str, output: str, question: str) -> dict[s
     return {"official": float(official == wanted), "corrected": float(found - asked == wanted)}
 
 
+def check_form(form: str) -> None:
+    """Raise ValueError unless the prompt form is `base`, the only one: the context, a space and the question."""
+    if form != "base":
+        raise ValueError(f"form is {form!r}; it must be base, the context and the question")
+
+
 class BABILong:
     """Makes BABILong samples of one task.
 
@@ -67,7 +72,6 @@ class BABILong:
         tokenizer: what measures the length of facts and background together; GPT-2's in the benchmark.
         background: books; may be missing where only the length 0 is asked for.
         split: `test` or `train` of bAbI.
-        form: `base` is "{context} {question}"; `few_shot` adds an instruction, examples and a closing prompt.
         min_sentence_tokens: shorter background sentences are left out.
         asked: what stories of our own ask.
     """
@@ -80,7 +84,6 @@ class BABILong:
         *,
         background: Sequence[str] | Background | None = None,
         split: str = "test",
-        form: str = "base",
         min_sentence_tokens: int = 10,
         asked: Asked = NO_LESSON,
     ):
@@ -88,9 +91,7 @@ class BABILong:
             raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
         if split not in ("train", "test"):
             raise ValueError(f"split is {split!r}; it must be train or test")
-        if form not in ("base", "few_shot"):
-            raise ValueError(f"form is {form!r}; it must be base or few_shot")
-        self.task, self.name, self.split, self.form = task, f"babilong_{task}", split, form
+        self.task, self.name, self.split = task, f"babilong_{task}", split
         self.counter = tokenizer if isinstance(tokenizer, TokenCounter) else TokenCounter(tokenizer)
         if facts is None and task not in STORY_FACTS:
             made = ", ".join(STORY_FACTS)
@@ -131,10 +132,7 @@ class BABILong:
     def build(self, question: BabiQuestion, length: int, index: int, rng: random.Random) -> TaskSample:
         """The sample of a question: its facts and background drawn with `rng`, `length` tokens together."""
         pieces, places = self.context(question, length, rng)
-        context = " ".join(pieces)
-        prompt = f"{context} {question.question}"
-        if self.form == "few_shot":
-            prompt = few_shot_prompt(self.task, context, question.question)
+        prompt = f"{' '.join(pieces)} {question.question}"
         positions = [place - earlier for earlier, place in enumerate(places)]
         total = max(1, len(pieces) - len(places))
         info = {

@@ -3,9 +3,7 @@
 For experiments on architectures: no text, no tokenizer, dense labels, and a distance for every answer.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -101,28 +99,3 @@ def make_kv_recall(
     distance[:, 1 : 2 * slots : 2] = distance_slots
     labels = torch.where(distance > 0, input_ids, -100)
     return KVRecall(input_ids, labels, distance)
-
-
-def accuracy_by_distance(
-    predictions: Tensor, labels: Tensor, distance: Tensor, edges: Sequence[int]
-) -> list[tuple[int, int, int, float]]:
-    """Accuracy over the labelled positions, by how far back the answer stands.
-
-    Args:
-        predictions: int64 `[B, T]`, the token predicted *for* each position: logits' argmax, shifted right.
-        labels: `[B, T]`, -100 where not scored.
-        distance: `[B, T]` in tokens.
-        edges: bins are [edges[i], edges[i + 1]).
-
-    Returns:
-        (low, high, number of answers, accuracy) per bin; accuracy is nan where a bin is empty.
-    """
-    scored = labels != -100
-    right = (predictions == labels)[scored].double()
-    where = distance[scored]
-    rows = []
-    for low, high in pairwise(edges):
-        inside = (where >= low) & (where < high)
-        count = int(inside.sum())
-        rows.append((low, high, count, float(right[inside].mean()) if count else float("nan")))
-    return rows
