@@ -1,11 +1,10 @@
 """Samples of a cell kept on disk, so that a second model or a resumed run need not make them again."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from titanslab.files import fingerprint
+from titanslab.files import fingerprint, write_whole
 from titanslab.tasks.sample import TaskSample
 
 _MAX_CELL_TOKENS = 1 << 24
@@ -42,9 +41,7 @@ class SampleCache:
         if len(self._samples) < num_samples:
             self._samples += [make(index) for index in range(len(self._samples), num_samples)]
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text("".join(sample.to_json() + "\n" for sample in self._samples), encoding="utf-8")
-            os.replace(temporary, file)
+            write_whole(file, "".join(sample.to_json() + "\n" for sample in self._samples))
 
     def __getitem__(self, index: int) -> TaskSample:
         return self._samples[index] if index < len(self._samples) else self._make(index)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
+
+from titanslab.files import sync, write_whole
 
 MARKER = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
@@ -18,17 +19,10 @@ def mark_complete(folder: Path) -> None:
     The Trainer adds training_args.bin, a pickle nobody needs: the recipe holds the same settings.
     """
     (folder / "training_args.bin").unlink(missing_ok=True)
-    sizes = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MARKER):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        sizes[str(path.relative_to(folder))] = path.stat().st_size
-    temporary = folder / f".{MARKER}.tmp"
-    with open(temporary, "w") as file:
-        json.dump(sizes, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / MARKER)
+    sync(folder)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MARKER)
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
+    write_whole(folder / MARKER, json.dumps(sizes, indent=1))
 
 
 def is_complete(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from titanslab.data import (
     padding_id,
     tokenize,
 )
-from titanslab.data.tokens import Progress
+from titanslab.progress import Progress
 from titanslab.training.recipe import DataRecipe
 
 if TYPE_CHECKING:
