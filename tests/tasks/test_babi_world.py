@@ -148,11 +148,11 @@ def test_hints_are_steps_that_the_sentences_allow(task):
                 touched[found[2]] = carries[found[2]] = person
             elif found := GAVE.fullmatch(fact):
                 touched[found[2]] = carries[found[2]] = found[3]
-            assert {(hint.block, hint.says, hint.word) for hint in hints} == told
+            assert {(hint.block, hint.target, hint.word) for hint in hints} == told
             seen |= {(block, "place" if word > 0 else word) for block, _, word in told}
             for one in (*last.earlier, last):
                 thing = re.search(THING, one.question)
-                said = [(hint.block, hint.says) for hint in one.hints]
+                said = [(hint.block, hint.target) for hint in one.hints]
                 assert {hint.word for hint in one.hints} <= {-1}
                 before = re.fullmatch(r"Where was ([A-Z]\w+) before the (\w+)\?", one.question)
                 if len(one.facts) == number + 1 and before:
@@ -209,10 +209,10 @@ def test_directions_hold_on_a_map():
             assert IS.fullmatch(one.facts[one.supporting[0]])[1] == one.answer
             signs = {SIDES[place]: answer for place, answer in known.items()}
             assert [(hint.block, hint.word) for hint in one.hints] == [(1, -1)]
-            assert signs[one.hints[0].says] == one.answer
+            assert signs[one.hints[0].target] == one.answer
             for (a, _, b), hints in zip(told, one.fact_hints[-2:], strict=True):
                 assert [(hint.block, hint.word) for hint in hints] == [(1, 3), (1, -1)]
-                assert [signs[hint.says] for hint in hints] == [b, a]
+                assert [signs[hint.target] for hint in hints] == [b, a]
             assert len(one.fact_hints) == len(one.facts)
             assert one.earlier == tuple(questions[:i])
             assert len({name for a, _, b in told for name in (a, b)}) == 3
