@@ -36,25 +36,17 @@ def generate(
     text = read_prompt(prompt, file)
     if not 0.0 < top_p <= 1.0:
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p}")
-    from titanslab.runs.devices import pick_device
-    from titanslab.runs.loading import find_model_folder
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import open_model
 
-    find_model_folder(model)
-    place = pick_device(device)
-    quiet_libraries()
+    network, tokenizer, _ = open_model(model, device)
+    import torch
     from accelerate.utils import set_seed
 
     from titanslab.data import TextEncoder, padding_id
-    from titanslab.runs.loading import load_model, load_model_tokenizer
-
-    network: Any = load_model(model).to(place)
-    tokenizer = load_model_tokenizer(model)
-    import torch
 
     encoder = TextEncoder(tokenizer)
     start = [] if encoder.bos is None else [encoder.bos]
-    ids = torch.tensor([[*start, *map(int, encoder.encode([text])[0])]], dtype=torch.int64, device=place)
+    ids = torch.tensor([[*start, *map(int, encoder.encode([text])[0])]], dtype=torch.int64, device=network.device)
     if ids.shape[1] == 0:
         raise ValueError("the prompt is empty and the tokenizer has no start token; give --prompt some text")
     options: dict[str, Any] = {"do_sample": temperature > 0}
