@@ -1,4 +1,4 @@
-"""The table of tasks: all that training, evaluation and the command line know of a task.
+"""The table of tasks: everything that training, evaluation and the command line know of a task.
 
 A task is a folder of `tasks/` and one row of `TASKS`. A function of a row is imported at its first call, so that
 `titans evaluate --help` reads this table without torch and without the libraries of data sets.
