@@ -99,7 +99,15 @@ def evaluate(
 
     output = output or Path(model) / "evaluation" / task.name
     run = TaskRun(
-        questions=Questions(task, lengths, samples, seed, own, tokenizer_for_length, sample_cache),
+        questions=Questions(
+            task=task,
+            lengths=lengths,
+            samples=samples,
+            seed=seed,
+            options=own,
+            tokenizer_for_length=tokenizer_for_length,
+            folder=sample_cache,
+        ),
         model=model,
         output=output,
         device=pick_device(device),
