@@ -84,7 +84,7 @@ def _before_softplus(x: Tensor) -> Tensor:
 
 
 def _start_projections(layer: Any) -> None:
-    """Start as `NeuralMemory.reset_projections` does; a head holds `[q | k | v | z]` here, and its oldest tap is first."""
+    """Start as `NeuralMemory.reset_projections` does; here a head holds `[q | k | v | z]` and its oldest tap first."""
     hidden = layer.in_proj_qkvz.in_features
     width = layer.head_k_dim
     heads = layer.in_proj_qkvz.weight.view(layer.num_k_heads, -1, hidden)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch.utils.data import IterableDataset, Subset
 
 from titanslab.data import (
     Corpus,
@@ -32,7 +33,6 @@ from titanslab.progress import Progress, bar
 from titanslab.training.recipe import DataRecipe, Recipe
 
 if TYPE_CHECKING:
-    from torch.utils.data import IterableDataset
     from transformers import PreTrainedTokenizerBase
 
 
@@ -168,26 +168,10 @@ def validation_rows(
     """The rows of data.validation in their order, cut off after data.validation_samples."""
     corpus = _corpus(data, data.validation, "data.validation", data.validation_split)
     tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
-    rows = _rows(tokens, data, tokenizer, keep_tail=True)
+    rows: Any = _rows(tokens, data, tokenizer, keep_tail=True)
     if data.validation_samples is not None and data.validation_samples < len(rows):
-        rows = FirstRows(rows, data.validation_samples)
+        rows = Subset(rows, range(data.validation_samples))
     return Validation(rows, tokens.text_bytes / max(1, len(tokens) - tokens.num_documents))
-
-
-@dataclass(frozen=True)
-class FirstRows:
-    """The first `count` of other rows."""
-
-    rows: Rows
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Row:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        return self.rows[index]
 
 
 def tokens_folder() -> Path:
