@@ -1,4 +1,4 @@
-"""The exact parallel form over a whole sequence, with a hand-written backward (SPEC: exact form; paper §3.2).
+"""The exact parallel form over a whole sequence, with a hand-written backward (docs/exact_form.md).
 
 Forward keeps the state every few chunks, backward recomputes in between. One opaque custom op, so `torch.compile` of
 a model neither breaks at it nor unrolls it.
