@@ -63,3 +63,9 @@ def test_anchors_exist() -> None:
 def test_the_index_leads_to_every_page() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     assert not [page.name for page in DOCS if page.name != "index.md" and f"({page.name}" not in index]
+
+
+def test_cells_of_the_choices_are_short() -> None:
+    for line in (ROOT / "docs" / "choices.md").read_text().splitlines():
+        for cell in line.strip("|").split("|") if line.startswith("|") else ():
+            assert len(re.sub(r"\]\(.*?\)", "]", cell).split()) <= 15, cell
