@@ -49,13 +49,13 @@ def prefix(mixer: Mixer, x: Tensor) -> list[tuple[Tensor, int | None]]:
     return [(p.expand(x.shape[0], -1), None) for p in mixer.persistent]
 
 
-def gate(gate: MemoryGate, y: Tensor, m: Tensor) -> Tensor:
-    """The gate of eqs. 25 and 28: both branches normalised with learned vectors, then one of three non-linearities."""
-    a, b = gate.y_norm(y), gate.m_norm(m)
-    if gate.gate_type == "mix":
-        g = torch.sigmoid(gate.gate_proj(a))
+def gate(layer: MemoryGate, y: Tensor, m: Tensor) -> Tensor:
+    """`y (x) m` of eqs. 25 and 28: both normalised with learned vectors, then one of three non-linearities (OURS)."""
+    a, b = layer.y_norm(y), layer.m_norm(m)
+    if layer.gate_type == "mix":
+        g = torch.sigmoid(layer.gate_proj(a))
         return g * a + (1 - g) * b
-    return a * (torch.sigmoid(b) if gate.gate_type == "sigmoid" else F.silu(b))
+    return a * (torch.sigmoid(b) if layer.gate_type == "sigmoid" else F.silu(b))
 
 
 def read_after_writing(mixer: Mixer, x: Tensor) -> Tensor:
