@@ -72,7 +72,7 @@ def test_flops_are_what_a_counter_counts(variant, options, tokens, monkeypatch):
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_chunk_flops_are_those_of_the_parallel_form(depth):
-    """The products of SPEC's parallel form, written out for one chunk and counted."""
+    """The products of the exact form (docs/exact_form.md), written out for one chunk and counted."""
     config = small("lmm", memory_depth=depth, memory_expansion=2)
     size, width = config.chunk_size, config.memory_head_dim
     widths = MemoryNetwork(depth, 2).widths(width)
