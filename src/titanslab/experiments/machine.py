@@ -31,7 +31,7 @@ PACKAGES = (
 
 
 # settings of the environment that change what is measured
-SWITCHES = ("TITANS_NATIVE", "TITANS_COMPILE", "TITANS_MEASURE")
+SWITCHES = ("TITANS_NATIVE",)
 
 
 def cpu_model() -> str:

@@ -29,8 +29,8 @@ class TitansTrainer(Trainer):
 
     Args:
         muon: the optimiser is `MuonWithAdamW` and not AdamW.
-        write_cost_warmup: steps over which the model's `memory_write_cost` rises from 0 to its full value. With the full
-            price from the first step, the write gates close before the memory has learned to be of use.
+        write_cost_warmup: steps over which the model's `memory_write_cost` rises from 0 to its full value. With the
+            full price from the first step, the write gates close before the memory has learned to be of use.
 
     All other arguments are those of `Trainer`.
     """
