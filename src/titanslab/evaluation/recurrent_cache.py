@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import DynamicCache
 
-from titanslab.models.cache_name import CACHE
+from titanslab.models.cache import CACHE
 
 LINEAR = "linear_attention"
 
