@@ -57,20 +57,18 @@ class LayerParameters(nn.Module):
         self.memory_norm_bias = nn.Parameter(torch.empty(heads, head_dim)) if config.norm else None
         self.reset_parameters()
 
-    __init__.__signature__ = Signature(  # type: ignore[attr-defined]  # for help(): each option by its name
-        [
-            *list(signature(__init__).parameters.values())[:2],
-            *signature(MemoryConfig).parameters.values(),
-        ]
+    # help() and editors then show each option by its name.
+    __init__.__signature__ = Signature(  # type: ignore[attr-defined]
+        [*list(signature(__init__).parameters.values())[:2], *signature(MemoryConfig).parameters.values()]
     )
 
     @classmethod
     def from_config(cls, hidden_size: int, config: MemoryConfig) -> Self:
-        """The layer of `hidden_size` with the options of a config."""
+        """A layer of `hidden_size` with the options of `config`."""
         return cls(hidden_size, **config.to_dict())
 
     def input_second_moments(self) -> list[float]:
-        """E|a_{l-1}|^2 of each layer of the memory at the start, for unit-norm keys."""
+        """E|a_{l-1}|^2 at the start for the input of each layer of the memory, for keys of norm 1."""
         hidden = self.network.expansion * self.head_dim * gelu_second_moment()
         return [1.0] + [hidden] * (self.network.depth - 1)
 
@@ -83,9 +81,9 @@ class LayerParameters(nn.Module):
         ]
 
     def reset_parameters(self) -> None:
-        """Initial values: M_0 and its norm, the gates, and projections that recall from the first step."""
+        """Draw all initial values: M_0 and its norm, the gates, and projections that recall from the first step."""
         for weight, moment in zip(self.memory_weights, self.input_second_moments(), strict=True):
-            nn.init.normal_(weight, std=moment**-0.5)  # every z_l starts with unit variance
+            nn.init.normal_(weight, std=moment**-0.5)  # Every z_l starts with unit variance.
         if self.memory_norm_weight is not None and self.memory_norm_bias is not None:
             nn.init.ones_(self.memory_norm_weight)
             nn.init.zeros_(self.memory_norm_bias)
@@ -94,13 +92,13 @@ class LayerParameters(nn.Module):
         self.reset_gates()
 
     def reset_projections(self) -> None:
-        """q, k, v, their convolutions and the output, `start_projections`; g_proj as in `nn.Linear`."""
+        """Draw q, k, v, their convolutions and o by `start_projections`; g_proj keeps the start of `nn.Linear`."""
         projections = [getattr(self, f"{name}_proj").weight for name in "qkvo"]
         taps = [getattr(self, f"{name}_conv1d").weight for name in "qkv"] if self.conv_size > 1 else []
         start_projections(projections, taps)
 
     def reset_gates(self) -> None:
-        """Gate biases; their weights start small, so that the biases decide."""
+        """Draw the gates: their weights start small, so that the biases decide."""
         gates = [g for g in (self.theta_proj, self.eta_proj, self.alpha_proj) if g is not None]
         for gate in gates:
             nn.init.normal_(gate.weight, std=0.02)
@@ -127,7 +125,8 @@ class LayerParameters(nn.Module):
     def gates(self, x: Tensor, k: Tensor | None = None, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit.
 
-        `k [B,T,H,D]` are the keys, for `gate_keys`; `real` bool `[B,T]` the tokens that count as written, None = all.
+        `k [B,T,H,D]` are the keys, which `gate_keys` needs. `real` bool `[B,T]` marks the tokens whose gates go to
+        `on_write`; None = all.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         projections = self._gate_projections()
@@ -140,13 +139,13 @@ class LayerParameters(nn.Module):
         return [p for p in (self.theta_proj, self.eta_proj, self.alpha_proj) if p is not None]
 
     def _activate(self, raw: Tensor, k: Tensor | None, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """theta, eta, alpha from what their projections of the input gave, side by side."""
+        """theta, eta, alpha from the concatenated outputs `raw` of their projections; the rest as in `gates`."""
         if self.theta_key_proj is not None:
             if k is None:
                 raise ValueError("k is None, but the gates of a memory with gate_keys are made of the keys too")
-            # a key has norm 1: scaled so that its entries are of the input's size
-            seen = F.linear(k.flatten(-2).to(raw.dtype), self.theta_key_proj.weight.to(raw.dtype)) * self.head_dim**0.5
-            raw = raw + F.pad(seen, (0, raw.shape[-1] - seen.shape[-1]))
+            # A key has norm 1. The factor gives its entries the size of the input's entries.
+            added = F.linear(k.flatten(-2).to(raw.dtype), self.theta_key_proj.weight.to(raw.dtype)) * self.head_dim**0.5
+            raw = raw + F.pad(added, (0, raw.shape[-1] - added.shape[-1]))
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
         theta = next(parts)
@@ -165,7 +164,7 @@ class LayerParameters(nn.Module):
 
 
 def _tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # training may use the kept tensor later
+    with torch.inference_mode(False):  # A kept tensor may be used in training later.
         return torch.tensor(values, dtype=dtype, device=device)
 
 

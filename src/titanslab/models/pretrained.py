@@ -35,7 +35,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
 
     def initialize_weights(self) -> None:
         """Draw the initial values of all weights that were not loaded."""
-        # A NeuralMemory draws all of its own. Hugging Face's walk skips the modules inside, which bear its mark.
+        # A NeuralMemory draws all of its own. Hugging Face's walk over the modules skips those that have its mark.
         for memory in self.modules():
             if isinstance(memory, NeuralMemory):
                 for inner in set(memory.modules()) - {memory}:
@@ -43,7 +43,8 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
         super().initialize_weights()
 
     def _initialize_weights(self, module: nn.Module, *args: Any, **kwargs: Any) -> None:
-        # Further arguments say that a module is skipped if its own parameters were loaded. Those inside it may not be.
+        # `is_custom_code` is not passed on: it skips a module whose own parameters were loaded, even if parameters of
+        # the modules inside it are missing.
         super()._initialize_weights(module)
 
     @torch.no_grad()
