@@ -2,13 +2,12 @@
 
 import pytest
 
-import titanslab.memory.chunked.op as chunked_module
-from titanslab.memory.chunked import loop as chunk_loop
+from titanslab.memory import backends
 
 
 @pytest.fixture(params=["recurrent", "chunked", "chunked-loop"])
 def backend(request, monkeypatch) -> str:
     if request.param == "chunked-loop":
-        monkeypatch.setattr(chunked_module, "implementation", lambda *_: (chunk_loop, "chosen by the test"))
+        monkeypatch.setattr(backends, "cpu_kernel", lambda *_: (False, "chosen by the test"))
         return "chunked"
     return request.param

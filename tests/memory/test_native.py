@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,19 +12,29 @@ import torch.nn.functional as F
 from memory_cases import Case, distance, loss_of_precision, make, outputs_and_gradients, worst
 
 import titanslab.memory.chunked.op as chunked_module
-from titanslab.memory import NeuralMemory
+from titanslab.memory import MemoryNetwork, NeuralMemory, backends
 from titanslab.memory import layer as module
 from titanslab.memory.autograd import kept_states
-from titanslab.memory.chunked import loop as chunk_loop
+from titanslab.memory.backends import cpu_kernel, takes_features
 from titanslab.memory.conv import short_conv
 from titanslab.memory.cpu import build, features, reuse
 from titanslab.memory.cpu import chunked as native
-from titanslab.memory.cpu.ops import conv_features, fits, gated_norm
+from titanslab.memory.cpu.features import conv_features, gated_norm_op
+from titanslab.memory.layer_cpu import Writer
+from titanslab.memory.measured import Shape
+from titanslab.memory.padding import Padding
 from tolerances import EXACT
+
+SHAPE = Shape.of(MemoryNetwork(), 16, 16)
+
+
+def forget_kernels() -> None:
+    build.load.cache_clear()
+    cpu_kernel.cache_clear()
 
 
 def test_this_machine_compiles_it() -> None:
-    fits, reason = native.available(torch.device("cpu"), torch.float32, 2)
+    fits, reason = cpu_kernel(False, 2)
     assert fits, reason
 
 
@@ -39,29 +50,29 @@ def test_a_changed_file_compiles_anew(kernel) -> None:
 
 
 def test_no_compiler_falls_back_and_says_so(monkeypatch) -> None:
-    build.load.cache_clear()
+    forget_kernels()
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(build.shutil, "which", lambda _: None)
     try:
-        module, reason = chunked_module.implementation(torch.device("cpu"), torch.float32, 2)
-        assert module is chunk_loop
-        assert "no C++ compiler" in reason
+        way = backends.choose(torch.device("cpu"), torch.float32, 512, SHAPE)
+        assert (way.backend, way.loop) == ("chunked", "torch")
+        assert "no C++ compiler" in way.reason
         make(Case(dtype=torch.float32)).run("chunked")
     finally:
-        build.load.cache_clear()
+        forget_kernels()
 
 
 def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path) -> None:
-    build.load.cache_clear()
+    forget_kernels()
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TITANS_CACHE", str(tmp_path))
     try:
-        module, reason = chunked_module.implementation(torch.device("cpu"), torch.float32, 2)
-        assert module is chunk_loop
-        assert "did not compile" in reason
+        way = backends.choose(torch.device("cpu"), torch.float32, 512, SHAPE)
+        assert (way.backend, way.loop) == ("chunked", "torch")
+        assert "did not compile" in way.reason
         assert not list(tmp_path.rglob("*.so"))
     finally:
-        build.load.cache_clear()
+        forget_kernels()
 
 
 def test_structures_agree_in_size() -> None:
@@ -216,7 +227,7 @@ def test_the_op_is_registered_as_it_behaves(chunk, keep, kept) -> None:
     gates = 0.1 * torch.rand(3, 2, 1, 96, 2)
     state = [0.1 * torch.randn(2, 2 * rows, columns) for rows, columns in ((8, 16), (16, 8))]
     norm = [torch.ones(2, 8), torch.zeros(2, 8)]
-    arguments = (q, k, v, gates, state, [], state, norm, None, None, None, chunk, True, 2.0, keep)
+    arguments = (q, k, v, gates, state, [], state, norm, None, None, None, chunk, True, 2.0, "cpu", keep)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=checks)
     assert len(chunked_module.chunked_memory(*arguments)[5]) == kept
@@ -224,33 +235,31 @@ def test_the_op_is_registered_as_it_behaves(chunk, keep, kept) -> None:
 
 @pytest.mark.parametrize("compiled_kernel", [True, False])
 @pytest.mark.parametrize("tokens", [16, 32])
-def test_the_op_says_how_its_results_lie(tokens, compiled_kernel, monkeypatch) -> None:
+def test_the_op_says_how_its_results_lie(tokens, compiled_kernel) -> None:
     """One chunk, and inputs that are views: inductor relies on the strides that a fake kernel names."""
-    if not compiled_kernel:
-        monkeypatch.setattr(chunked_module, "implementation", lambda *_: (chunked_module.chunk_loop, ""))
+    loop = "cpu" if compiled_kernel else "torch"
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, tokens, 8).transpose(1, 2).requires_grad_() for _ in range(3))
     gates = 0.1 * torch.rand(3, 1, 2, tokens, 3)
     state = [0.1 * torch.randn(6, 2 * rows, columns) for rows, columns in ((8, 16), (16, 8))]
     begin = (state, [], state, [torch.ones(3, 8), torch.zeros(3, 8)], None, None, None)
-    arguments = (q, k, v, gates, *begin, 16, True, 2.0, True)
+    arguments = (q, k, v, gates, *begin, 16, True, 2.0, loop, True)
     torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=("test_faketensor",))
     y, _, _, end, running, kept = chunked_module.chunked_memory(*arguments)
     held = [*kept_states(kept, state)]
-    given = (y, end, running, *(t.detach() for t in (q, k, v)), gates, *begin[1:], held, 16, True, 2.0)
+    given = (y, end, running, *(t.detach() for t in (q, k, v)), gates, *begin[1:], held, 16, True, 2.0, loop)
     torch.library.opcheck(chunked_module.chunked_memory_backward, given, test_utils=("test_faketensor",))
 
 
 @pytest.mark.parametrize("compiled_kernel", [True, False])
 @pytest.mark.parametrize(("chunk", "tokens"), [(4, 3), (4, 19), (4, 24), (4, 27), (16, 40), (2, 2**14 + 5)])
-def test_the_op_knows_its_shapes_where_a_chunk_is_cut(chunk, tokens, compiled_kernel, monkeypatch) -> None:
+def test_the_op_knows_its_shapes_where_a_chunk_is_cut(chunk, tokens, compiled_kernel) -> None:
     """Without state, padding and documents nothing depends on the data, so a compiled caller has no graph break."""
-    if not compiled_kernel:
-        monkeypatch.setattr(chunked_module, "implementation", lambda *_: (chunked_module.chunk_loop, ""))
+    loop = "cpu" if compiled_kernel else "torch"
     q = torch.randn(1, tokens, 1, 8)
     gates = 0.1 * torch.rand(3, 1, 1, tokens, 1)
     state = [0.1 * torch.randn(1, 16, 8)]
-    arguments = (q, q, q, gates, state, [], state, [], None, None, None, chunk, True, None, True)
+    arguments = (q, q, q, gates, state, [], state, [], None, None, None, chunk, True, None, loop, True)
     torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=("test_faketensor",))
     torch._dynamo.reset()  # graphs of the other loop
     call = torch.compile(chunked_module.chunked_memory, fullgraph=True, backend="eager")
@@ -295,7 +304,7 @@ def test_features_are_convolution_silu_and_norm(names: str, tokens: int, with_ta
     heads, width, unit = 3, 15, len(names.replace("v", ""))
     x, weight = [draw(2, tokens, width) for _ in names], [draw(4, width) for _ in names]
     tail = [draw(2, 3, width) for _ in names] if with_tail else []
-    assert fits(*x, *weight)
+    assert takes_features(*x, *weight)
     got = conv_features(x, weight, tail, heads, unit)
     want = []
     for i in range(len(names)):
@@ -314,7 +323,7 @@ def test_gated_norm_is_norm_times_gate() -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()  # noqa: E731
     y, weight, gate, factor = draw(2, 5, 3, 7), draw(3, 7), draw(2, 5, 21), draw(2, 5, 21)
-    results = [gated_norm(y, weight, gate, 1e-5), (F.rms_norm(y, (7,), eps=1e-5) * weight).flatten(-2) * gate]
+    results = [gated_norm_op(y, weight, gate, 1e-5), (F.rms_norm(y, (7,), eps=1e-5) * weight).flatten(-2) * gate]
     grads = [torch.autograd.grad((r * factor).sum(), (y, weight, gate)) for r in results]
     for a, b in zip((results[0], *grads[0]), (results[1], *grads[1]), strict=True):
         assert distance(a, b) < EXACT
@@ -334,7 +343,8 @@ def test_layer_is_the_same_with_and_without_recomputation_and_kernel(monkeypatch
     want = run()
     monkeypatch.setattr(module, "RECOMPUTE_TOKENS", 1)
     recomputed = run()
-    monkeypatch.setattr(module, "fits", lambda *_: False)
+    monkeypatch.setattr(module, "takes_features", lambda *_: False)
+    monkeypatch.setattr(module, "takes_layer", lambda *_: False)
     for results in (recomputed, run()):
         for a, b in zip(results, want, strict=True):
             assert distance(a, b) < EXACT
@@ -360,9 +370,9 @@ def test_packed_layer_is_the_layer(monkeypatch, options, carried, persistent, wr
     vectors = torch.randn(3, 24, dtype=torch.float64)
 
     def run(packs: bool, recomputes: bool) -> list[torch.Tensor]:
-        for name, yes in (("PACK_TOKENS", packs), ("RECOMPUTE_TOKENS", recomputes)):
-            monkeypatch.setattr(module, name, 4 if yes else 10**9)
-        assert layer._packs(x) == packs
+        monkeypatch.setattr(backends, "LAYER_TOKENS", 4 if packs else 10**9)
+        monkeypatch.setattr(module, "RECOMPUTE_TOKENS", 4 if recomputes else 10**9)
+        assert isinstance(layer.writer(x), Writer) == packs
         initial = layer.initial_state(1, vectors) if persistent else None
         state = layer(before, initial=initial)[1] if carried else None
         y, end, stats = layer(x, state, initial=initial, write_scale=write_scale, return_stats=True)
@@ -380,8 +390,8 @@ def test_packed_layer_is_the_layer(monkeypatch, options, carried, persistent, wr
 
 @pytest.mark.parametrize("packs", [True, False])
 def test_halves_make_the_whole(monkeypatch, packs) -> None:
-    """What MAC calls piece by piece, its output made at the end, is `forward`; likewise the halves of a read."""
-    monkeypatch.setattr(module, "PACK_TOKENS", 4 if packs else 10**9)
+    """A writer called piece by piece and one output projection equal `forward`, and two halves equal `retrieve`."""
+    monkeypatch.setattr(backends, "LAYER_TOKENS", 4 if packs else 10**9)
     torch.manual_seed(0)
     layer = module.NeuralMemory(24, 3, chunk_size=4).double()
     x = torch.randn(2, 27, 24, dtype=torch.float64, requires_grad=True)
@@ -390,15 +400,18 @@ def test_halves_make_the_whole(monkeypatch, packs) -> None:
     gradients = []
     for halves in (True, False):
         if halves:
-            weights, state, said = layer.joined_weights(x), layer.initial_state(2), []
-            assert (weights is not None) == packs
+            write, state, reads = layer.writer(x), layer.initial_state(2), []
+            assert isinstance(write, Writer) == packs
+            rules = {"learn": True, "write_scale": 1.0, "return_stats": False}
             for piece in x.split(12, 1):
-                y, state = layer(piece, state, output=False, weights=weights)
-                said.append(y)
-            y = layer.output(torch.cat(said, 1), x)
-            q, read = layer.queries(x, state, mask=mask)
-            z, read = layer.recall(q, read, mask=mask)
-            z = layer.output(z, x).masked_fill(~mask[..., None], 0)
+                written = write(piece, state, lengths=None, reset=None, initial=None, **rules)
+                state = written.state
+                reads.append(written.y)
+            y = layer.output(torch.cat(reads, 1), x)
+            padding = Padding.of(mask)
+            q, tail = layer.queries(padding.compact(x), state, lengths=padding.lengths)
+            z = padding.restore(layer.output(layer.recall(q, state.memory.weights), padding.compact(x)))
+            read = replace(state, conv={**state.conv, "read": tail})
         else:
             y, state = layer(x, layer.initial_state(2))
             z, read = layer.retrieve(x, state, mask=mask)
@@ -409,10 +422,10 @@ def test_halves_make_the_whole(monkeypatch, packs) -> None:
 
 
 def test_packed_layer_leaves_adapted_projections_alone(monkeypatch) -> None:
-    monkeypatch.setattr(module, "PACK_TOKENS", 4)
+    monkeypatch.setattr(backends, "LAYER_TOKENS", 4)
     layer, x = module.NeuralMemory(24, 3, chunk_size=8), torch.randn(1, 8, 24)
     plain = layer(x)[0]
-    assert layer._packs(x)
+    assert isinstance(layer.writer(x), Writer)
     layer.v_proj.register_forward_hook(lambda _module, _inputs, output: 2 * output)
-    assert not layer._packs(x)
+    assert not isinstance(layer.writer(x), Writer)
     assert not torch.allclose(layer(x)[0], plain)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from memory_cases import Case, distance, make
 
-from titanslab.memory import NeuralMemory
+from titanslab.memory import NeuralMemory, op
 from titanslab.memory.cpu import build, step
 from tolerances import EXACT, FLOAT32_FLOOR
 
@@ -27,7 +27,7 @@ CASES = {
 def test_agrees_with_the_token_loop(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = step.step
-    monkeypatch.setattr(step, "step", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr(op, "step", lambda *args: calls.append(1) or real(*args))
     truth, problem = make(CASES[name]), make(CASES[name].with_(dtype=dtype))
     before = None if problem.state is None else problem.state.clone().tensors()
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_agrees_with_the_token_loop(name: str, dtype: torch.dtype, monkeypatch: 
 
 
 def test_gradients_and_padding_take_the_other_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "step", lambda *args: pytest.fail("took the compiled step"))
+    monkeypatch.setattr(op, "step", lambda *args: pytest.fail("took the compiled step"))
     make(Case(tokens=1, state=True)).run("auto")[0].sum().backward()
     with torch.no_grad():
         make(Case(tokens=1, state=True)).run("auto", mask=torch.tensor([[True], [False]]))

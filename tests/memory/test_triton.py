@@ -7,7 +7,7 @@ from triton_cases import DEVICE, check, on_device
 
 from titanslab.memory import MemoryState
 from titanslab.memory.gpu import plan
-from titanslab.memory.reference import reference
+from titanslab.memory.reference import Tokens, reference
 from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
 
 pytest.importorskip("triton", reason="Triton exists for Linux only", exc_type=ImportError)
@@ -95,7 +95,8 @@ def test_bfloat16_loses_no_more_than_eager() -> None:
     )
     gates = [tuple(low[n][..., None] for n in ("theta", "eta", "alpha"))] * 2
     start = MemoryState.initial(params, 1)
-    eager, _, _ = reference(low["q"], low["k"], low["v"], gates, problem.network, params, start, start, 16, None, None)
+    given = Tokens(low["q"], low["k"], low["v"], gates, None, None)
+    eager, _, _ = reference(given, problem.network, params, start, start, 16)
     problem.leaves |= halves
     got, state = on_device(problem).run("triton")
     assert got.dtype == torch.bfloat16

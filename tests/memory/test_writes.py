@@ -1,9 +1,11 @@
 """How much a model writes, and the price training puts on it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from titanslab.memory import NeuralMemory, counting_writes, mean_write
+from titanslab.memory import NeuralMemory, mean_write
 from titanslab.models.config import TitansConfig
 from titanslab.models.modeling import TitansForCausalLM
 
@@ -19,12 +21,10 @@ def test_counted_gate_is_the_sigmoid_of_its_projection_without_padding():
     x = torch.randn(2, 40, 32)
     mask = torch.ones(2, 40, dtype=torch.bool)
     mask[0, :30] = False
-    with counting_writes(memory) as writes:
-        memory(x, mask=mask)
+    *_, stats = memory(x, mask=mask, return_stats=True)
     expected = torch.sigmoid(memory.theta_proj(x))[mask].mean()
-    torch.testing.assert_close(mean_write(writes), expected)
-    memory(x)
-    assert len(writes[0]) == 1, "counted after the count was closed"
+    torch.testing.assert_close(mean_write([stats["write"][mask]]), expected)
+    assert (stats["write"][~mask] == 0).all()
 
 
 @pytest.mark.parametrize("tokens", [40, 600])  # either side of where training packs its nodes
@@ -32,10 +32,9 @@ def test_both_ways_of_training_count_the_same(tokens):
     torch.manual_seed(0)
     memory = NeuralMemory(32, 2, chunk_size=4)
     x = torch.randn(1, tokens, 32)
-    with counting_writes(memory) as writes:
-        memory(x)
-        memory(x, mask=torch.ones(1, tokens, dtype=torch.bool))
-    torch.testing.assert_close(*(mean_write([[gate]]) for gate in writes[0]))
+    *_, one = memory(x, return_stats=True)
+    *_, other = memory(x, mask=torch.ones(1, tokens, dtype=torch.bool), return_stats=True)
+    torch.testing.assert_close(*(mean_write([stats["write"]]) for stats in (one, other)))
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac"])
@@ -43,8 +42,9 @@ def test_both_ways_of_training_count_the_same(tokens):
 def test_the_loss_holds_the_cost_in_training_alone(variant, fused, floor):
     model = small(variant, memory_write_cost=2.0, memory_write_floor=floor, fused_loss=fused)
     ids = torch.randint(0, 260, (2, 150))
-    with counting_writes(model) as writes:
-        model.model(input_ids=ids)
+    stats = model.model(input_ids=ids, output_memory_stats=True).memory_stats
+    writes = [gate for block in stats for name, gate in block.items() if name.endswith("write")]
+    assert len(writes) == 2 * len(stats)  # of the tokens and of the persistent tokens
     priced = model(input_ids=ids, labels=ids).loss
     model.config.memory_write_cost = 0.0
     free = model(input_ids=ids, labels=ids).loss
@@ -89,15 +89,26 @@ def test_compiled_blocks_pay_too():
 def test_a_floor_closes_small_gates_as_well_as_large_ones():
     logits = torch.tensor([-9.0, -7.0, -3.0, 0.0, 3.0], requires_grad=True)
     gates = torch.sigmoid(logits)
-    price = 5 * mean_write([[gates[:2]], [gates[2:]]], 1e-4)
+    price = 5 * mean_write([gates[:2], gates[2:]], 1e-4)
     torch.testing.assert_close(price, (torch.log(1 + gates / 1e-4) / torch.log(torch.tensor(10_001.0))).sum())
     (slope,) = torch.autograd.grad(price, logits)
-    (plain,) = torch.autograd.grad(5 * mean_write([[torch.sigmoid(logits)]]), logits)
+    (plain,) = torch.autograd.grad(5 * mean_write([torch.sigmoid(logits)]), logits)
     assert slope[1] > 50 * plain[1]  # a gate of 0.0009
     assert slope[4] < 0.1 * slope[1]  # one that is open
-    assert mean_write([[torch.ones(3)]], 1e-4) == 1
+    assert mean_write([torch.ones(3)], 1e-4) == 1
 
 
 def test_nothing_counted_is_an_error():
-    with counting_writes(small("attention")) as writes, pytest.raises(ValueError, match="no neural memory"):
-        mean_write(writes)
+    ids = torch.randint(0, 260, (1, 20))
+    with pytest.raises(ValueError, match="no neural memory"):
+        small("attention", memory_write_cost=1.0)(input_ids=ids, labels=ids)
+
+
+def test_threads_do_not_share_their_counts():
+    model = small("lmm", memory_write_cost=0.1)
+    rows = [torch.randint(0, 260, (1, 40 + i)) for i in range(4)]
+    want = [model(input_ids=row, labels=row).loss.item() for row in rows]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            got = list(pool.map(lambda row: model(input_ids=row, labels=row).loss.item(), rows))
+            assert got == pytest.approx(want, rel=1e-6)

@@ -6,8 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from titanslab import TitansConfig, TitansForCausalLM
-from titanslab.memory import MemoryNetwork
-from titanslab.memory import layer as module
+from titanslab.memory import MemoryNetwork, backends
 from titanslab.models.cost import cache_bytes, chunk_flops, cost, forward_flops
 
 VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "attention_conv"]
@@ -59,7 +58,7 @@ def test_flops_are_what_a_counter_counts(variant, options, tokens, monkeypatch):
     """The memory's chunks run inside one operator no counter sees into; they are checked below."""
     config = small(variant, **options)
     model = TitansForCausalLM(config).eval()
-    monkeypatch.setattr(module, "PACK_TOKENS", 10**9)  # in training a product's columns are padded to cache lines
+    monkeypatch.setattr(backends, "LAYER_TOKENS", 10**9)  # in training a product's columns are padded to cache lines
     # the math backend, because the counter does not know the CPU's fused attention
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, tokens, dtype=torch.int64), use_cache=False)
@@ -74,7 +73,7 @@ def test_flops_are_what_a_counter_counts(variant, options, tokens, monkeypatch):
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_chunk_flops_are_those_of_the_parallel_form(depth):
-    """The products of SPEC's parallel form, written out for one chunk and counted."""
+    """The products of the exact form (docs/exact_form.md), written out for one chunk and counted."""
     config = small("lmm", memory_depth=depth, memory_expansion=2)
     size, width = config.chunk_size, config.memory_head_dim
     widths = MemoryNetwork(depth, 2).widths(width)

@@ -168,14 +168,14 @@ def test_write_scale_is_a_factor_on_theta():
     scaled = model.read(ids, write_scale=0.5)
     memory = model.model.layers[0].mixer.memory
     x = model.model.layers[0].mixer.norm(model.model.embed_tokens(ids))
-    gates = type(memory).gates
-    half = lambda self, *given: tuple(g * f for g, f in zip(gates(self, *given), (0.5, 1, 1), strict=True))  # noqa: E731
+    gates = type(memory).all_gates
+    half = lambda self, *given: tuple(g * f for g, f in zip(gates(self, *given), (0.5, 1, 1, 1), strict=True))  # noqa: E731
     start = memory.initial_state(1, persistent=model.model.layers[0].mixer.persistent)
     try:
-        type(memory).gates = half
+        type(memory).all_gates = half
         _, expected = memory(x, start)
     finally:
-        type(memory).gates = gates
+        type(memory).all_gates = gates
     ours = scaled.states[0].memory.memory.weights
     for a, b in zip(ours, expected.memory.weights, strict=True):
         torch.testing.assert_close(a, b, atol=EXACT, rtol=0)

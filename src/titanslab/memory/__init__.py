@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from titanslab.memory.backends import choose_backend
     from titanslab.memory.config import MemoryConfig
     from titanslab.memory.layer import NeuralMemory
     from titanslab.memory.network import MemoryNetwork, MemoryParams
-    from titanslab.memory.op import choose_backend, neural_memory
+    from titanslab.memory.op import neural_memory
     from titanslab.memory.state import MemoryState, NeuralMemoryState
-    from titanslab.memory.write_price import counting_writes, mean_write
+    from titanslab.memory.write_price import mean_write
 
 _LAZY = {
     "MemoryConfig": "config",
@@ -17,8 +18,7 @@ _LAZY = {
     "MemoryState": "state",
     "NeuralMemory": "layer",
     "NeuralMemoryState": "state",
-    "choose_backend": "op",
-    "counting_writes": "write_price",
+    "choose_backend": "backends",
     "mean_write": "write_price",
     "neural_memory": "op",
 }
@@ -31,7 +31,6 @@ __all__ = [
     "NeuralMemory",
     "NeuralMemoryState",
     "choose_backend",
-    "counting_writes",
     "mean_write",
     "neural_memory",
 ]

@@ -1,54 +1,78 @@
-"""How the chunk-loop ops, PyTorch's and the fused one, are tied to their backward ops: their arguments begin alike."""
+"""The arguments that the chunk-loop ops share, and how each op is tied to its backward op."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-STATIC = 3  # chunk_size, residual, grad_clip: what backward takes of the arguments that are no tensors
+from titanslab.memory.rows import Schedule
+
+
+class Inputs(NamedTuple):
+    """What a chunk loop reads in forward and in backward, beside the state.
+
+    q, k, v: `[B,T,H,D]`. gates: theta, eta, alpha `[3, 1 or L, B, T, H]`. anchor: per layer `[B*H, d_in, d_out]`, or
+    empty where every row starts at a chunk boundary. initial: per layer `[B*H, 2 d_in, d_out]`, weights above momentum.
+    norm: weight and bias `[H, D]`, or empty. schedule: the slots of a ragged call. group: blocks between kept states.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gates: Tensor
+    anchor: list[Tensor]
+    initial: list[Tensor]
+    norm: list[Tensor]
+    schedule: Schedule | None
+    chunk_size: int
+    group: int
+    residual: bool
+    grad_clip: float | None
 
 
 def kept_states(kept: Sequence[Tensor], state: Sequence[Tensor]) -> Sequence[Tensor]:
-    """What forward kept, with the start `state` where an empty tensor says that no other was kept."""
+    """The states that forward kept; an empty tensor stands for the start `state`, which is not copied."""
     states = [k if k.dim() > 1 else s.unsqueeze(0) for k, s in zip(kept, state, strict=False)]
     return [*states, *kept[len(states) :]]
 
 
-def _save(ctx, inputs, output):
-    q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, *static = inputs
-    ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), static[:STATIC]
-    ctx.others = 3 + len(static)  # arguments from offset on, which have no gradient
-    ctx.set_materialize_grads(False)
-    # only rows that reset look at it again
-    ctx.shapes = [(i.shape, i.dtype) for i in initial] if reset is None else None
-    held = [] if reset is None else initial
-    ctx.save_for_backward(q, k, v, gates, offset, mask, reset, *anchor, *held, *norm, *kept_states(output[5], state))
-
-
-def gradients(
-    backward: Callable[..., list[Tensor]],
-    given: tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]],
-    saved: tuple,
-    static: tuple | list,
-) -> list[Tensor]:
-    """What `backward` says of q, k, v, gates, and each state, anchor, initial and norm tensor.
-
-    Args:
-        given: gradients of y, end states and end anchors, None where there is none.
-        saved: q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept.
-    """
-    (dy, d_end, d_running), (q, initial) = given, (saved[0], saved[5])
+def or_zeros(
+    dy: Tensor | None,
+    d_end: Sequence[Tensor | None],
+    d_running: Sequence[Tensor | None],
+    q: Tensor,
+    initial: Sequence[Tensor],
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Gradients of y, end states and end anchors, with zeros where there is none; shapes are those of `Inputs`."""
     dy = torch.zeros_like(q) if dy is None else dy
-    d_end = [torch.zeros_like(i) if d is None else d for d, i in zip(d_end, initial, strict=True)]
-    d_running = [
+    ends = [torch.zeros_like(i) if d is None else d for d, i in zip(d_end, initial, strict=True)]
+    anchors = [
         i.new_zeros(i.shape[0], i.shape[1] // 2, i.shape[2]) if d is None else d
         for d, i in zip(d_running, initial, strict=False)
     ]
-    return backward(dy, d_end, d_running, *saved, *static)
+    return dy, ends, anchors
 
 
-def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., list[Tensor]]) -> None:
-    """Let autograd call `backward` for `op`: the arguments of `chunked_memory` and `chunked_memory_backward`."""
+def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., list[Tensor]], static: int) -> None:
+    """Let autograd call `backward` for `op`.
+
+    Args:
+        op: takes q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, then arguments that are no tensors.
+        backward: takes the first `static` of the latter.
+    """
+
+    def save(ctx, inputs, output):
+        q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, *rest = inputs
+        ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), rest[:static]
+        ctx.others = 3 + len(rest)  # arguments from offset on, which have no gradient
+        ctx.set_materialize_grads(False)
+        # backward reads `initial` only if some row resets
+        ctx.shapes = [(i.shape, i.dtype) for i in initial] if reset is None else None
+        held = [] if reset is None else initial
+        ctx.save_for_backward(
+            q, k, v, gates, offset, mask, reset, *anchor, *held, *norm, *kept_states(output[5], state)
+        )
 
     def differentiate(ctx, dy, d_loss, d_offset, d_end, d_running, d_kept):
         q, k, v, gates, offset, mask, reset, *rest = ctx.saved_tensors
@@ -59,12 +83,12 @@ def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., lis
         else:
             initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         norm, kept = rest[:norms], rest[norms:]
+        given = or_zeros(dy, d_end, d_running, q, initial)
         saved = (q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept)
-        grads = gradients(backward, (dy, d_end, d_running), saved, ctx.static)
-        dq, dk, dv, d_gates, *grads = grads
+        dq, dk, dv, d_gates, *grads = backward(*given, *saved, *ctx.static)
         d_state, grads = grads[:depth], grads[depth:]
         d_anchor, grads = grads[:anchors], grads[anchors:]
         d_initial, d_norm = grads[:depth], grads[depth:]
         return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm, *[None] * ctx.others
 
-    op.register_autograd(differentiate, setup_context=_save)
+    op.register_autograd(differentiate, setup_context=save)

@@ -6,7 +6,7 @@ from typing import Any
 
 from titanslab.memory.network import MemoryNetwork
 
-BACKENDS = ("auto", "reference", "recurrent", "chunked", "triton")
+BACKENDS = ("reference", "recurrent", "chunked", "triton")
 # These options decide how a memory starts and which code runs it; its state means the same whatever their values.
 NOT_IN_THE_STATE = ("half_lives", "theta_bias", "backend")
 
@@ -78,7 +78,7 @@ class MemoryConfig:
             check_positive("grad_clip", self.grad_clip)
         if not is_number(self.theta_bias) or not abs(self.theta_bias) < 100:
             raise OptionError("theta_bias", f"must be a number between -100 and 100, got {self.theta_bias!r}")
-        check_choice("backend", self.backend, BACKENDS)
+        check_choice("backend", self.backend, ("auto", *BACKENDS))
         lives = self.half_lives
         pair = isinstance(lives, list | tuple) and len(lives) == 2 and all(is_number(v) and v > 0 for v in lives)
         if not pair or lives[0] > lives[1]:

@@ -1,4 +1,4 @@
-"""Reading with writes frozen: every token asks the memory, none changes it."""
+"""Reading with writes frozen: every token reads the memory, none changes it."""
 
 import math
 from typing import Any
@@ -21,63 +21,46 @@ def check_writes(learn: bool | None, write_scale: float | None) -> None:
 
 
 def read_frozen(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    x: Tensor,
+    weights: tuple[Tensor, ...],
     network: MemoryNetwork,
     params: MemoryParams,
-    state: MemoryState | None,
-    initial: MemoryState | None,
+    start: tuple[Tensor, ...] | None = None,
     reset: Tensor | None = None,
-    *,
-    return_loss: bool = False,
-) -> tuple[Tensor, MemoryState, Tensor | None]:
-    """`y_t = f(q_t; M)` with M as it is: no write, no forgetting, no step in the chunk.
+) -> Tensor:
+    """f(x; M) for `x [B,T,H,D]` with M as it is: no write, no forgetting, no step in the chunk. Eq. 21.
 
     Args:
-        q, k, v: `[B,T,H,D]`.
-        network, params: of the memory.
-        state: the memory; None = `initial`.
-        initial: where documents start, one row or B; None = M_0.
-        reset: bool `[B,T]`, first tokens of documents: from there on the row's memory is `initial`.
-        return_loss: also the inner loss `[B,T,H]` each token would have had.
-
-    Returns:
-        y `[B,T,H,D]`; the very state that was given, but for rows in which a document began; the loss or None.
+        weights: M, one `[B,H,d_in,d_out]` per layer. network, params: of the memory.
+        start: weights of where documents start, for B rows or one. reset: bool `[B,T]`, first tokens of documents; from
+            there on a row reads `start`.
     """
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    norm = tuple(None if p is None else p.to(dtype) for p in (params.norm_weight, params.norm_bias))
-    params = MemoryParams(tuple(w.to(dtype) for w in params.weights), *norm)
-    begun = None if reset is None else reset.cumsum(1) > 0
-    if state is None or begun is not None:
-        start = (MemoryState.initial(params, 1) if initial is None else initial).at_boundary()
-        start = start if start.batch_size == q.shape[0] else start.expand(q.shape[0])
-    memory = start if state is None else state
-
-    def read(x: Tensor) -> Tensor:
-        x = x.to(dtype)
-        y = _ask(x, memory, network, params)
-        return y if begun is None else torch.where(begun[:, :, None, None], _ask(x, start, network, params), y)
-
-    with torch.autocast(q.device.type, enabled=False):
-        y = read(q).to(q.dtype)
-        loss = (read(k) - v.to(dtype)).square().sum(-1).detach() if return_loss else None
-    if begun is None:
-        return y, memory, loss
-    ended = begun[:, -1]
-    weights, momentum, chunk_weights = (
-        tuple(where_rows(ended, a, b) for a, b in zip(getattr(start, name), getattr(memory, name), strict=True))
-        for name in ("weights", "momentum", "chunk_weights")
-    )
-    offset = where_rows(ended, start.offset, memory.offset)
-    return y, MemoryState(weights, momentum, chunk_weights, offset), loss
+    dtype, out_dtype = torch.promote_types(x.dtype, torch.float32), x.dtype
+    with torch.autocast(x.device.type, enabled=False):
+        x, params = x.to(dtype), params.to(dtype)
+        y = _read(x, weights, network, params)
+        if reset is not None and start is not None:
+            rows = tuple(w.expand(x.shape[0], *w.shape[1:]) for w in start)
+            y = torch.where((reset.cumsum(1) > 0)[:, :, None, None], _read(x, rows, network, params), y)
+    return y.to(out_dtype)
 
 
-def _ask(x: Tensor, state: MemoryState, network: MemoryNetwork, params: MemoryParams) -> Tensor:
-    """f(x; M) for `x [B,T,H,D]`."""
-    weights = tuple(w.to(x.dtype) for w in state.weights)
+def restart(state: MemoryState, start: MemoryState, reset: Tensor) -> MemoryState:
+    """The state with `start` in the rows in which a document begins, `reset [B,T]`."""
+    rows, start = reset.any(1), start.at_boundary()
+
+    def pick(new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(where_rows(rows, a, b) for a, b in zip(new, old, strict=True))
+
+    weights, momentum = pick(start.weights, state.weights), pick(start.momentum, state.momentum)
+    anchor = pick(start.chunk_weights, state.chunk_weights)
+    return MemoryState(weights, momentum, anchor, where_rows(rows, start.offset, state.offset))
+
+
+def _read(x: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork, params: MemoryParams) -> Tensor:
+    weights = tuple(w.to(x.dtype) for w in weights)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Ask.apply(network, x, params.norm_weight, params.norm_bias, *weights)
+        return _Read.apply(network, x, params.norm_weight, params.norm_bias, *weights)
     return _apply(network, x, params.norm_weight, params.norm_bias, weights)
 
 
@@ -88,8 +71,8 @@ def _apply(
     return apply_network(x.transpose(1, 2), weights, network, params).transpose(1, 2)
 
 
-class _Ask(torch.autograd.Function):
-    """The read with nothing held but its inputs: the hidden layers, several times as wide, are computed again."""
+class _Read(torch.autograd.Function):
+    """The read that holds its inputs alone: backward computes the hidden layers, several times as wide, again."""
 
     @staticmethod
     def forward(ctx: Any, network: MemoryNetwork, x: Tensor, *tensors: Any) -> Tensor:
@@ -108,6 +91,6 @@ class _Ask(torch.autograd.Function):
             x, weight, bias, *weights = inputs
             assert x is not None
             y = _apply(ctx.network, x, weight, bias, tuple(weights))  # type: ignore[arg-type]
-        asked = [t for t in inputs if t is not None and t.requires_grad]
-        found = iter(torch.autograd.grad(y, asked, dy))
+        wanted = [t for t in inputs if t is not None and t.requires_grad]
+        found = iter(torch.autograd.grad(y, wanted, dy))
         return None, *(next(found) if t is not None and t.requires_grad else None for t in inputs)

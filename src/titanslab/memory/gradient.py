@@ -1,4 +1,4 @@
-"""Closed form of the inner gradient: for one token it is rank one in every layer, `a_{l-1} (x) d_l` (SPEC: exact form).
+"""Closed form of the inner gradient: in each layer the outer product `a_{l-1} (x) d_l` (docs/exact_form.md).
 
 `a` is the layer's input for the key, `d` the gradient of the inner loss at the layer's product z_l. All functions
 take tokens as rows, `[..., T, D]`, and any leading dimensions that broadcast.

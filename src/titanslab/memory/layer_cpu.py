@@ -1,38 +1,42 @@
-"""The layer around the memory where it trains on a CPU, in three nodes of autograd that hold little.
+"""The training pass of a layer on a CPU, in three nodes of autograd that hold little.
 
-One product for all projections of the input; the convolutions' outputs q, k, v, which cost less to compute than to
-hold, are computed again in backward from that product, as is the output projection's input.
+One product makes all projections of the input. Backward computes q, k, v again from that product, and the input of the
+output projection too: they cost less to compute than to hold. `backends.takes_layer` says when it runs.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from titanslab.memory.autograd import STATIC, gradients, kept_states
-from titanslab.memory.chunked.op import chunked_memory, chunked_memory_backward
+from titanslab.memory.autograd import Inputs, or_zeros
+from titanslab.memory.chunked.op import begin, end_state, placed
+from titanslab.memory.cpu import chunked as loop
+from titanslab.memory.cpu.features import features, features_backward, gated_norm, gated_norm_backward
+from titanslab.memory.rows import is_aligned
+from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
-WHOLE = 16  # columns of the product are padded to whole cache lines
-UNIT = 2  # q and k have unit norm, v has not
+if TYPE_CHECKING:
+    from titanslab.memory.layer import NeuralMemory
+
+# the product is padded to a multiple of this many columns, a whole cache line
+WHOLE = 16
+# the first two of q, k, v have unit norm
+UNIT = 2
 
 
-class Packed(NamedTuple):
-    """Projections of a layer's input: `raw` holds them all, the output gate and `scalars` are columns of it."""
+class Written(NamedTuple):
+    """What a layer's writer returns.
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    y: reads `[B,T,H,D]`, each right after its own write. stats: the gates, "loss" and "write", see
+    `NeuralMemory.forward`; empty where not wanted. gate: the output gate `[B,T,H*D]`, or None where it is not computed.
+    """
+
+    y: Tensor
+    state: NeuralMemoryState
+    stats: dict[str, Tensor]
     gate: Tensor | None
-    scalars: Tensor
-    tails: tuple[Tensor, ...]
-    raw: Tensor
-
-
-def plain(*layers: nn.Module) -> bool:
-    """Whether each is a bare `nn.Linear`: nothing hooked on or put around it that a product would pass by."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return all(type(layer) is nn.Linear and not any(getattr(layer, h) for h in hooks) for layer in layers)
 
 
 def _columns(raw: Tensor, width: int, count: int) -> list[Tensor]:
@@ -44,11 +48,9 @@ class _Project(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, heads: int, gated: bool, scalars: int, projections: int, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        from titanslab.memory.cpu.features import features
-
         weights, rest = tensors[:projections], tensors[projections:]
         convs, tails = rest[:3], rest[3:]
-        raw = (x.flatten(0, 1) @ side_by_side(weights).t()).view(*x.shape[:2], -1)
+        raw = (x.flatten(0, 1) @ _join(weights).t()).view(*x.shape[:2], -1)
         back, width = convs[0].shape[0] - 1, convs[0].shape[1]
         columns = _columns(raw, width, 3 + gated)
         parts = features(columns[:3], list(convs), list(tails), heads, UNIT)
@@ -63,8 +65,6 @@ class _Project(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dq: Any, dk: Any, dv: Any, d_scalars: Any, *rest: Any) -> tuple[Any, ...]:
-        from titanslab.memory.cpu.features import features_backward
-
         n = ctx.projections
         x, raw, *tensors = ctx.saved_tensors
         weights, convs, tails = tensors[:n], tensors[n : n + 3], tensors[n + 3 :]
@@ -83,13 +83,13 @@ class _Project(torch.autograd.Function):
                 target[..., : d.shape[-1]].copy_(d)
                 target[..., d.shape[-1] :].zero_()
         flat = d_raw.flatten(0, 1)
-        dx = (flat @ side_by_side(weights)).view_as(x) if ctx.needs_input_grad[0] else None
+        dx = (flat @ _join(weights)).view_as(x) if ctx.needs_input_grad[0] else None
         d_weights = (flat.t() @ x.flatten(0, 1))[: sum(w.shape[0] for w in weights)]
         return dx, None, None, None, None, *d_weights.split([w.shape[0] for w in weights]), *grads
 
 
-def side_by_side(weights: Sequence[Tensor]) -> Tensor:
-    """The weights of all projections as one, with rows of zeros at the end where a cache line is not full."""
+def _join(weights: Sequence[Tensor]) -> Tensor:
+    """The weights of all projections as one, with rows of zeros up to a whole cache line."""
     rows = sum(w.shape[0] for w in weights)
     if len(weights) == 1 and rows % WHOLE == 0:
         return weights[0]
@@ -97,31 +97,8 @@ def side_by_side(weights: Sequence[Tensor]) -> Tensor:
     return torch.cat([*weights, *padding])
 
 
-def project(
-    x: Tensor,
-    heads: int,
-    weights: Sequence[Tensor],
-    convs: list[Tensor],
-    tails: list[Tensor],
-    scalars: int,
-    gated: bool = True,
-) -> Packed:
-    """q, k, v, the output gate (`gated`) and the raw gates (without bias) of `x [B,T,hidden]`, T at least the taps.
-
-    Args:
-        weights: of the projections q, k, v, with `gated` the output gate, and theta, eta, alpha, or what `side_by_side`
-            makes of them. scalars: rows of the last three.
-        convs: `[taps, heads * D]` of q, k, v. tails: `[B, taps-1, heads * D]` of them, or nothing.
-    """
-    q, k, v, raw_gates, tail_q, tail_k, tail_v, raw, *gate = _Project.apply(
-        x, heads, gated, scalars, len(weights), *weights, *convs, *tails
-    )
-    q, k, v = (p.unflatten(-1, (heads, -1)) for p in (q, k, v))
-    return Packed(q, k, v, gate[0] if gated else None, raw_gates, (tail_q, tail_k, tail_v), raw)
-
-
 class _Memory(torch.autograd.Function):
-    """`chunked_memory` that holds what q, k, v are computed from instead of them."""
+    """The CPU chunk loop; it holds the projections of which q, k, v are made instead of q, k, v themselves."""
 
     @staticmethod
     def forward(
@@ -133,12 +110,16 @@ class _Memory(torch.autograd.Function):
         anchor, rest = rest[:anchors], rest[anchors:]
         initial, rest = rest[:states], rest[states:]
         norm, offset = rest[:norms], rest[norms]
-        y, loss, end_offset, end, running, kept = chunked_memory(
-            q, k, v, gates, state, anchor, initial, norm, offset, None, None, *static
-        )
-        ctx.static, ctx.counts, ctx.inputs = static[:STATIC], counts, (len(convs), len(tails))
+        chunk_size, residual, grad_clip = static
+        inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip)
+        inputs = placed(inputs, "cpu", offset, None, None)
+        y, loss, end, running, kept, end_offset = loop.forward(inputs, state, True)
+        if inputs.schedule is None and offset is None and kept[0].shape[0] == 1:  # the start is not held twice
+            kept = [*(s.unsqueeze(0) for s in state), *kept[states:]]
+        ctx.rest = inputs[7:]  # what is no tensor of the call
+        ctx.counts, ctx.sizes = counts, (len(convs), len(tails))
         ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
-        ctx.save_for_backward(raw, gates, offset, *convs, *tails, *anchor, *norm, *kept_states(kept, state))
+        ctx.save_for_backward(raw, gates, *convs, *tails, *anchor, *norm, *kept)
         ctx.mark_non_differentiable(loss, end_offset)
         ctx.set_materialize_grads(False)
         return y, loss, end_offset, *end, *running
@@ -146,41 +127,87 @@ class _Memory(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Any, d_loss: Any, d_offset: Any, *d_states: Any) -> tuple[Any, ...]:
-        from titanslab.memory.cpu.features import features
-
-        raw, gates, offset, *rest = ctx.saved_tensors
-        (n, m), (states, anchors, norms) = ctx.inputs, ctx.counts
+        raw, gates, *rest = ctx.saved_tensors
+        (n, m), (states, anchors, norms) = ctx.sizes, ctx.counts
         convs, tails, rest = rest[:n], rest[n : n + m], rest[n + m :]
         anchor, norm, kept = rest[:anchors], rest[anchors : anchors + norms], rest[anchors + norms :]
         columns = _columns(raw, convs[0].shape[1], 3)
         q, k, v = (p.unflatten(-1, (ctx.heads, -1)) for p in features(columns, convs, tails, ctx.heads, UNIT))
+        # no document begins, so backward reads the shapes of `initial` alone
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
-        grads = gradients(
-            chunked_memory_backward,
-            (dy, d_states[:states], d_states[states:]),
-            (q, k, v, gates, anchor, initial, norm, offset, None, None, kept),
-            ctx.static,
+        inputs = Inputs(q, k, v, gates, anchor, initial, norm, *ctx.rest)
+        dy, d_end, d_running = or_zeros(dy, d_states[:states], d_states[states:], q, initial)
+        dq, dk, dv, d_gates, *lists = loop.backward(inputs, kept, dy, d_end, d_running)
+        return None, None, None, None, None, dq, dk, dv, d_gates, *(d for part in lists for d in part), None
+
+
+class Writer:
+    """Writes tokens of one layer and reads them back; made for many calls in a row, whose weights it joins once.
+
+    It takes what `backends.takes_layer` allows: no padding, no documents, a memory that learns.
+    """
+
+    def __init__(self, layer: "NeuralMemory", gated: bool) -> None:
+        self.layer, self.gated = layer, gated
+        projections = layer.gate_projections()
+        self.scalars = sum(p.out_features for p in projections)
+        self.bias = torch.cat([p.bias for p in projections])
+        names = "qkvg" if gated else "qkv"
+        weights = [*(getattr(layer, f"{n}_proj").weight for n in names), *(p.weight for p in projections)]
+        # one call alone joins them inside its node, which spares the backward of the join
+        self.weights = weights if gated else [_join(weights)]
+        self.convs = [getattr(layer, f"{n}_conv1d").weight for n in "qkv"]
+
+    def __call__(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState | None,
+        *,
+        initial: NeuralMemoryState | None,
+        write_scale: float,
+        return_stats: bool,
+        **_: object,
+    ) -> Written:
+        layer, source = self.layer, state or initial
+        tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
+        sizes = (layer.num_heads, self.gated, self.scalars, len(self.weights))
+        q, k, v, raw_gates, *ends = _Project.apply(x, *sizes, *self.weights, *self.convs, *tails)
+        (tail_q, tail_k, tail_v, raw), gate = ends[:4], ends[4] if self.gated else None
+        q, k, v = (part.unflatten(-1, (layer.num_heads, -1)) for part in (q, k, v))
+        theta, eta, alpha, write = layer.activate(raw_gates + self.bias, k)
+        if write_scale != 1.0:
+            theta = theta * write_scale
+        before, first = self._states(q, state, initial)
+        aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
+        gates = [(theta[..., i, None], eta[..., i, None], alpha[..., i, None]) for i in range(theta.shape[-1])]
+        start = begin(gates, layer.params, before, first, x.shape[0], aligned)
+        counts = (len(start.state), len(start.anchor), len(start.norm))
+        static = (layer.chunk_size, layer.network.residual, layer.network.grad_clip)
+        lists = (*start.state, *start.anchor, *start.initial, *start.norm)
+        y, loss, offset, *ends = _Memory.apply(
+            raw, self.convs, tails, counts, static, q, k, v, start.gates, *lists, start.offset
         )
-        return None, None, None, None, None, *grads, None
+        memory = end_state(ends[: counts[0]], ends[counts[0] :], offset, layer.num_heads)
+        conv = {"q": tail_q, "k": tail_k, "v": tail_v}
+        stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": write} if return_stats else {}
+        return Written(y, NeuralMemoryState(memory, with_read(conv, source)), stats, gate)
 
-
-def remember(packed: Packed, convs: list[Tensor], tails: list[Tensor], *arguments: Any) -> Any:
-    """`chunked_memory(*arguments)` on the q, k, v of `packed`, but for the kept states, which it does not return."""
-    q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, *static = arguments
-    if mask is not None or reset is not None:
-        raise ValueError("mask and reset must be None here; use chunked_memory")
-    counts = (len(state), len(anchor), len(norm))
-    y, loss, end_offset, *ends = _Memory.apply(
-        packed.raw, convs, tails, counts, tuple(static), q, k, v, gates, *state, *anchor, *initial, *norm, offset
-    )
-    return y, loss, end_offset, ends[: len(state)], ends[len(state) :], []
+    def _states(
+        self, q: Tensor, state: NeuralMemoryState | None, initial: NeuralMemoryState | None
+    ) -> tuple[MemoryState | None, MemoryState]:
+        """The memory before the call, and that at which documents start; checked, in the dtype of q."""
+        widths, batch = self.layer.network.widths(q.shape[3]), q.shape[0]
+        first = MemoryState.initial(self.layer.params, 1) if initial is None else initial.memory
+        first.check("initial", q, widths, {1, batch})
+        if state is None:
+            return None, first.to(q.dtype)
+        state.memory.check("state", q, widths, {batch})
+        return state.memory.to(q.dtype), first.to(q.dtype)
 
 
 class _Emit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, gate: Tensor, scale: Tensor, weight: Tensor, eps: float) -> Tensor:
-        from titanslab.memory.cpu.features import gated_norm
-
         ctx.save_for_backward(y, gate, scale, weight)
         ctx.eps = eps
         return gated_norm(y, scale, gate, eps) @ weight.t()
@@ -188,8 +215,6 @@ class _Emit(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
-        from titanslab.memory.cpu.features import gated_norm, gated_norm_backward
-
         y, gate, scale, weight = ctx.saved_tensors
         d_weight = d_out.flatten(0, 1).t() @ gated_norm(y, scale, gate, ctx.eps).flatten(0, 1)
         dy, d_scale, d_gate = gated_norm_backward(d_out @ weight, y, scale, gate, ctx.eps)

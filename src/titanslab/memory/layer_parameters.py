@@ -1,7 +1,6 @@
 """Parameters of a `NeuralMemory`, their initial values, and its gates."""
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from inspect import Signature, signature
 from typing import Any, Self
@@ -36,7 +35,6 @@ class LayerParameters(nn.Module):
         self.network = config.network(self.head_dim)
         self.chunk_size, self.conv_size, self.backend = config.chunk_size, config.conv_size, config.backend
         self.gate_layers = config.gate_layers
-        self.on_write: Callable[[Tensor, Tensor], None] | None = None  # called with theta's gate and alpha
         heads, head_dim, inner = self.num_heads, self.head_dim, self.num_heads * self.head_dim
         for name in ("q", "k", "v"):
             self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
@@ -122,24 +120,28 @@ class LayerParameters(nn.Module):
         """The slow parameters of the memory networks."""
         return MemoryParams(tuple(self.memory_weights), self.memory_norm_weight, self.memory_norm_bias)
 
-    def gates(self, x: Tensor, k: Tensor | None = None, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def gates(self, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit.
 
-        `k [B,T,H,D]` are the keys, which `gate_keys` needs. `real` bool `[B,T]` marks the tokens whose gates go to
-        `on_write`; None = all.
+        `k [B,T,H,D]` are the keys, which `gate_keys` needs.
         """
+        return self.all_gates(x, k)[:3]
+
+    def all_gates(self, x: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`gates`, then the sigmoid of theta's gate, for which 1 is a write at the stability limit."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        projections = self._gate_projections()
+        projections = self.gate_projections()
         with torch.autocast(x.device.type, enabled=False):
             weight = torch.cat([p.weight.to(x.dtype) for p in projections])
             bias = torch.cat([p.bias.to(x.dtype) for p in projections])
-            return self._activate(F.linear(x, weight, bias), k, real)
+            return self.activate(F.linear(x, weight, bias), k)
 
-    def _gate_projections(self) -> list[nn.Linear]:
+    def gate_projections(self) -> list[nn.Linear]:
+        """The projections of theta, eta and alpha, without those that an ablation takes away."""
         return [p for p in (self.theta_proj, self.eta_proj, self.alpha_proj) if p is not None]
 
-    def _activate(self, raw: Tensor, k: Tensor | None, real: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """theta, eta, alpha from the concatenated outputs `raw` of their projections; the rest as in `gates`."""
+    def activate(self, raw: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`all_gates` from the concatenated outputs `raw [B,T,...]` of the projections."""
         if self.theta_key_proj is not None:
             if k is None:
                 raise ValueError("k is None, but the gates of a memory with gate_keys are made of the keys too")
@@ -148,13 +150,11 @@ class LayerParameters(nn.Module):
             raw = raw + F.pad(added, (0, raw.shape[-1] - added.shape[-1]))
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
-        theta = next(parts)
-        eta = torch.zeros_like(theta) if self.eta_proj is None else next(parts)
-        alpha = torch.zeros_like(theta) if self.alpha_proj is None else next(parts)
-        if self.on_write is not None:
-            self.on_write(*(g if real is None else g[real] for g in (theta, alpha)))
+        write = next(parts)
+        eta = torch.zeros_like(write) if self.eta_proj is None else next(parts)
+        alpha = torch.zeros_like(write) if self.alpha_proj is None else next(parts)
         # With (1 - eta), momentum changes the lag of a write and not its size.
-        return theta * (1 - eta) * self._limits(raw), eta, alpha
+        return write * (1 - eta) * self._limits(raw), eta, alpha, write
 
     def _limits(self, like: Tensor) -> Tensor:
         """`step_limits` of the gates' layers, with dtype and device of `like`."""

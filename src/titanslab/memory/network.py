@@ -63,6 +63,15 @@ class MemoryParams:
     norm_weight: Tensor | None = None
     norm_bias: Tensor | None = None
 
+    @property
+    def norm(self) -> list[Tensor]:
+        """Weight and bias of the LayerNorm, or nothing."""
+        return [n for n in (self.norm_weight, self.norm_bias) if n is not None]
+
+    def to(self, dtype: torch.dtype) -> "MemoryParams":
+        """The same parameters in another dtype."""
+        return MemoryParams(tuple(w.to(dtype) for w in self.weights), *(n.to(dtype) for n in self.norm))
+
 
 def output(x: Tensor, z: Tensor, network: MemoryNetwork, params: MemoryParams) -> Tensor:
     """f(x) from the last layer's product: `x + LayerNorm(z)`, all `[B,H,T,D]`."""

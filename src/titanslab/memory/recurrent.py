@@ -9,7 +9,7 @@ from torch import Tensor
 
 from titanslab.memory.gradient import gelu_slope, output_gradient
 from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network
-from titanslab.memory.reference import Gates
+from titanslab.memory.reference import Tokens
 from titanslab.memory.state import MemoryState, where_rows
 
 
@@ -36,24 +36,15 @@ def rank_one_gradient(
 
 
 def recurrent(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Gates,
+    tokens: Tokens,
     network: MemoryNetwork,
     params: MemoryParams,
     state: MemoryState,
     initial: MemoryState,
     chunk_size: int,
-    mask: Tensor | None,
-    reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Same arguments and results as `reference`."""
-    if mask is None and reset is None and q.device.type == "cpu" and q.shape[1] == 1:
-        from titanslab.memory.cpu import step as compiled
-
-        if compiled.takes(q, k, v, gates, params, state):
-            return compiled.step(q, k, v, gates, network, params, state, chunk_size)
+    """Arguments and results of `reference`."""
+    q, k, v, gates, mask, reset = tokens
     weights, momentum, anchor, offset = state.weights, state.momentum, state.chunk_weights, state.offset
     ys, losses = [], []
     for t in range(q.shape[1]):

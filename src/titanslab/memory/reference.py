@@ -3,6 +3,8 @@
 Slow on purpose. Every other backend is tested against this file, in float64, outputs and gradients.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,20 @@ from titanslab.memory.state import MemoryState, where_rows
 
 # per layer (theta, eta, alpha), each [B,T,H,1]; alpha may be [B,T,H,d_in]
 Gates = list[tuple[Tensor, Tensor, Tensor]]
+
+
+class Tokens(NamedTuple):
+    """The tokens of one call, as every backend takes them.
+
+    q, k, v: `[B,T,H,D]`. gates: by layer of the memory. mask, reset: bool `[B,T]` or None, as in `neural_memory`.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gates: Gates
+    mask: Tensor | None
+    reset: Tensor | None
 
 
 def inner_gradient(
@@ -42,19 +58,15 @@ def inner_gradient(
 
 
 def reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Gates,
+    tokens: Tokens,
     network: MemoryNetwork,
     params: MemoryParams,
     state: MemoryState,
     initial: MemoryState,
     chunk_size: int,
-    mask: Tensor | None,
-    reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Shapes as in `neural_memory`; `gates` by layer. Also returns the inner loss `[B,T,H]`."""
+    """Outputs `[B,T,H,D]`, the new state and the inner loss `[B,T,H]`; arguments as in `neural_memory`."""
+    q, k, v, gates, mask, reset = tokens
     weights, momentum, anchor, offset = state.weights, state.momentum, state.chunk_weights, state.offset
     ys, losses = [], []
     for t in range(q.shape[1]):

@@ -96,3 +96,30 @@ def make_schedule(
         last,
         torch.where(newest >= 0, running[:, 0], offset),
     )
+
+
+def to_slots(x: Tensor, schedule: Schedule | None, chunk_size: int) -> Tensor:
+    """`[B,T,H,...]` -> `[chunks, B*H, C, ...]`."""
+    if schedule is not None:
+        index = schedule.tokens.view(*schedule.tokens.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+        x = x.gather(1, index)
+    batch, tokens, heads, *rest = x.shape
+    x = x.reshape(batch, tokens // chunk_size, chunk_size, heads, *rest).transpose(2, 3)
+    return x.transpose(0, 1).reshape(-1, batch * heads, chunk_size, *rest)
+
+
+def from_slots(x: Tensor, schedule: Schedule | None, batch: int) -> Tensor:
+    """Inverse of `to_slots`; tokens without a slot get 0."""
+    chunks, rows, size, *rest = x.shape
+    x = x.reshape(chunks, batch, rows // batch, size, *rest).transpose(2, 3).transpose(0, 1)
+    x = x.reshape(batch, chunks * size, rows // batch, *rest)
+    if schedule is None:
+        return x.contiguous()  # a single chunk is a view
+    index = schedule.slot.view(*schedule.slot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+    x = x.gather(1, index)
+    return x.masked_fill(~schedule.placed.view(*schedule.placed.shape, *[1] * (x.dim() - 2)), 0)
+
+
+def by_row(x: Tensor, heads: int) -> Tensor:
+    """`[B]` -> `[B*H, 1, 1]`."""
+    return x.repeat_interleave(heads)[:, None, None]

@@ -58,6 +58,22 @@ class MemoryState(TensorTree):
         """The same state with `fn` applied to every floating-point tensor, so to all but `offset`."""
         return self.map(lambda t: fn(t) if t.is_floating_point() else t)
 
+    def to(self, dtype: torch.dtype) -> "MemoryState":
+        """The state in another dtype, or the state itself if it already has that dtype."""
+        parts = (*self.weights, *self.momentum, *self.chunk_weights)
+        return self if all(t.dtype == dtype for t in parts) else self.map_weights(lambda t: t.to(dtype))
+
+    def check(self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int]) -> None:
+        """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]`."""
+        if self.batch_size not in batches:
+            raise ValueError(f"{name} holds {self.batch_size} rows, q has a batch of {q.shape[0]}")
+        for part in ("weights", "momentum", "chunk_weights"):
+            tensors = getattr(self, part)
+            if len(tensors) != len(widths):
+                raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {len(tensors)}")
+            for layer, (tensor, width) in enumerate(zip(tensors, widths, strict=True)):
+                check_shape(f"{name}.{part}[{layer}]", tensor, (self.batch_size, q.shape[2], *width), q)
+
     def at_boundary(self) -> "MemoryState":
         """The same memory; its current weights become the start of a new chunk."""
         return MemoryState(self.weights, self.momentum, self.weights, torch.zeros_like(self.offset))
@@ -80,7 +96,25 @@ class NeuralMemoryState(TensorTree):
         """Number of rows."""
         return self.memory.batch_size
 
+    def as_start(self) -> "NeuralMemoryState":
+        """The state with which a document starts: at a chunk boundary, and reads continue the convolution of q."""
+        return NeuralMemoryState(self.memory.at_boundary(), {**self.conv, "read": self.conv["q"]})
+
+
+def with_read(conv: dict[str, Tensor], source: NeuralMemoryState | None) -> dict[str, Tensor]:
+    """The tails `conv` of q, k and v after a write, with the tail "read" of `source`, which a write does not change."""
+    read = conv["q"].new_zeros(conv["q"].shape) if source is None else source.conv["read"]
+    return {**conv, "read": read.expand_as(conv["q"])}
+
 
 def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Rows of `a` where `rows [B]` is true, else of `b`; `a` and `b` are `[B or 1, ...]`."""
     return torch.where(rows.view(-1, *[1] * (b.dim() - 1)), a, b)
+
+
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Raise a ValueError unless `x` has that shape and is on the device of `like`, which is q."""
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(x.shape)}")
+    if x.device != like.device:
+        raise ValueError(f"{name} is on {x.device}, q is on {like.device}; move one of them")

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from titanslab.layers import Attention
 from titanslab.memory.conv import ShortConv, start_projections
-from titanslab.models.call import Layout
+from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
 from titanslab.models.state import MixerState
@@ -36,26 +36,26 @@ class AttentionMixer(Mixer):
         start_projections([projection.weight for projection in projections], taps)
 
     def forward(
-        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
-        assert layout.rotary is not None
+        assert call.rotary is not None
         q, k, v = self.attention.projected(self.norm(x))
         tails: dict[str, Tensor] = {}
         if self.convs is not None:
             before = {} if state is None else state.conv
-            q, tails["q"] = self.convs["q"](q, before.get("q"), layout.lengths, layout.reset)
-            k, tails["k"] = self.convs["k"](k, before.get("k"), layout.lengths, layout.reset)
-            v, tails["v"] = self.convs["v"](v, before.get("v"), layout.lengths, layout.reset)
+            q, tails["q"] = self.convs["q"](q, before.get("q"), call.lengths, call.reset)
+            k, tails["k"] = self.convs["k"](k, before.get("k"), call.lengths, call.reset)
+            v, tails["v"] = self.convs["v"](v, before.get("v"), call.lengths, call.reset)
         y, attention = self.attention.over(
             q,
             k,
             v,
-            layout.rotary,
+            call.rotary,
             persistent=self.persistent,
             state=None if state is None else state.attention,
-            count=layout.start,
-            lengths=layout.lengths,
-            documents=layout.documents,
+            count=call.start,
+            lengths=call.lengths,
+            documents=call.documents,
             return_state=return_state,
         )
         return y, None if attention is None else MixerState(keys=attention[0], values=attention[1], conv=tails)

@@ -5,7 +5,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from titanslab.layers import RMSNorm, SwiGLU
 from titanslab.models.baseline import AttentionMixer
-from titanslab.models.call import Layout
+from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.lmm import MemoryMixer
 from titanslab.models.mac import MemoryAsContext
@@ -33,8 +33,8 @@ class TitansBlock(GradientCheckpointingLayer):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size or 0)
 
     def forward(
-        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
-        mixed, state = self.mixer(x, layout, state, return_state)
+        mixed, state = self.mixer(x, call, state, return_state)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), state

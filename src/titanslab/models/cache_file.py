@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from titanslab.files import write_whole
 from titanslab.memory.config import NOT_IN_THE_STATE
 from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
 
@@ -80,7 +81,7 @@ def differences(stored: dict[str, Any], config: TitansConfig) -> str:
 
 
 def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: CacheHeader) -> None:
-    """Write to a temporary file beside `path`, then rename it, so that a reader finds the old or the new file.
+    """Write a cache file; a reader finds the old or the new one, see `write_whole`.
 
     A symbolic link stays: the file it points to is replaced.
     """
@@ -106,27 +107,7 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header:
         raise ValueError(f"{path} is a pipe or a device; give the name of a file to save the cache to")
     if not path.parent.exists():
         raise FileNotFoundError(f"folder {path.parent} does not exist, {path.name} cannot be saved there")
-    _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(plain, temporary, metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Delete the temporary files of writers that were killed; a process that still runs keeps its file."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        number = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            leftover.unlink(missing_ok=True)
-        except (ValueError, OSError):
-            continue
+    write_whole(path, lambda temporary: save_file(plain, temporary, metadata))
 
 
 def read_header(path: str | os.PathLike[str]) -> CacheHeader:

@@ -1,17 +1,26 @@
-"""Where each token of a call stands: padding, documents, positions, segments; shared by all blocks."""
+"""One call of a model: its rows with padding on the right, and where each token stands; shared by all blocks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from titanslab.layers.rotary import rotary_tables
+from titanslab.memory.padding import Padding, real_tokens
 from titanslab.models.config import TitansConfig
+
+
+class WriteStats(NamedTuple):
+    """The stats of one memory call, as `NeuralMemory.forward` returns them; `persistent`: of the persistent tokens."""
+
+    values: dict[str, Tensor]
+    persistent: bool
 
 
 @dataclass(frozen=True)
 class Steps:
-    """A call's tokens laid out as `[B, count * size]` for MAC, which walks through them in `count` steps.
+    """The slots `[B, count * size]` through which MAC walks in `count` steps.
 
     A step holds at most `segment_len` tokens of a row, the real ones first, and no segment begins inside it other
     than with a document. It may hold the ends and beginnings of several documents.
@@ -19,7 +28,7 @@ class Steps:
     Args:
         token: int64 `[B, count * size]`, the call's column for each slot.
         slot: int64 `[B, T]`, the inverse.
-        mask: bool `[B, count * size]`, slots that hold a token.
+        mask: bool `[B, count * size]`, slots that hold a token; None where all do.
         reset: bool `[B, count * size]`, first tokens of documents; None where the call has none.
         filled: int64 `[B, count]`, tokens the running segment held before the step.
         fresh: bool `[B, count]`, steps that begin with a segment of a document that goes on.
@@ -29,19 +38,18 @@ class Steps:
     size: int
     token: Tensor
     slot: Tensor
-    mask: Tensor
+    mask: Tensor | None
     reset: Tensor | None
     filled: Tensor
     fresh: Tensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class Call:
     """Facts about a call's tokens that every block needs; a None says that the plain case holds.
 
     Args:
         lengths: int64 `[B]`, real tokens of each row, which come first; None = all.
-        mask: bool `[B, T]`, the same as a mask.
         reset: bool `[B, T]`, first tokens of documents, other than the row's first of all.
         documents: int64 `[B, T]`, index of the document in this call, 0 for the one that was running.
         start: int64 `[B]`, tokens of the running document before this call; None without a cache.
@@ -49,10 +57,10 @@ class Layout:
         steps: MAC's walk where rows do not simply split every `segment_len` columns; None where they do.
         end: int64 `[B]`, tokens of the then running document after this call.
         learn, write_scale: whether and how strongly the memories write.
+        stats: a list that receives the stats of each memory call; None = not wanted.
     """
 
     lengths: Tensor | None
-    mask: Tensor | None
     reset: Tensor | None
     documents: Tensor | None
     start: Tensor | None
@@ -61,24 +69,24 @@ class Layout:
     end: Tensor
     learn: bool = True
     write_scale: float = 1.0
+    stats: list[WriteStats] | None = field(default=None, compare=False)
 
 
-def make_layout(
+def make_call(
     config: TitansConfig,
-    batch: int,
-    tokens: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    x: Tensor,
     *,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     start: Tensor | None = None,
     learn: bool = True,
     write_scale: float = 1.0,
-) -> Layout:
-    """Work out a `Layout` from what is known of the call; shapes as there."""
+    stats: list[WriteStats] | None = None,
+) -> Call:
+    """The `Call` of tokens `x [B, T, hidden]`; other arguments as there."""
+    batch, tokens, device = x.shape[0], x.shape[1], x.device
     column = torch.arange(tokens, device=device)
-    mask = None if lengths is None else column < lengths[:, None]
+    mask = None if lengths is None else real_tokens(lengths, tokens)
     if reset is not None and mask is not None:
         reset = reset & mask
     documents = None if reset is None else reset.cumsum(1)
@@ -99,8 +107,29 @@ def make_layout(
         position = position % config.segment_len
     rotary = None
     if config.variant != "lmm":
-        rotary = rotary_tables(position, config.head_dim, config.rotary_base, dtype)
-    return Layout(lengths, mask, reset, documents, start, rotary, steps, end, learn, write_scale)
+        rotary = rotary_tables(position, config.head_dim, config.rotary_base, x.dtype)
+    return Call(lengths, reset, documents, start, rotary, steps, end, learn, write_scale, stats)
+
+
+def read_mask(attention_mask: Tensor | None, batch: int, tokens: int, past: int) -> Padding | None:
+    """The padding of the newest `tokens` columns of an attention mask; None where all of them are real.
+
+    Raises:
+        ValueError: a mask that is not `[B, T]` or `[B, past + T]`.
+    """
+    if attention_mask is None:
+        return None
+    shape = tuple(attention_mask.shape)
+    if len(shape) != 2 or shape[0] != batch or shape[1] not in (tokens, past + tokens):
+        longer = f" or [{batch}, {past + tokens}] with the past" if past else ""
+        raise ValueError(f"attention_mask must have shape [{batch}, {tokens}]{longer}, got {list(shape)}")
+    mask = attention_mask[:, -tokens:].bool()
+    if bool(mask.all()):
+        return None
+    lengths = mask.sum(dim=1)
+    if torch.equal(mask, real_tokens(lengths, tokens)):
+        return Padding(mask, lengths, None, None)
+    return Padding.of(mask)
 
 
 def _aligned(start: Tensor | None, tokens: int, segment_len: int) -> bool:
@@ -116,6 +145,7 @@ def _make_steps(segment_len: int, position: Tensor, mask: Tensor | None, reset: 
     """Cut each row where a segment begins within a document, and wherever `segment_len` tokens are full."""
     batch, tokens = position.shape
     column = torch.arange(tokens, device=position.device).expand(batch, tokens)
+    full = mask is None and tokens == 1
     if mask is None:
         mask = torch.ones_like(position, dtype=torch.bool)
     begins = (position % segment_len == 0) & (position > 0)
@@ -140,7 +170,7 @@ def _make_steps(segment_len: int, position: Tensor, mask: Tensor | None, reset: 
         size,
         token,
         slot.clamp(max=count * size - 1),
-        held,
+        None if full else held,
         None if reset is None else reset.gather(1, token) & held,
         torch.where(alive, position.gather(1, heads) % segment_len, 0),
         begins.gather(1, heads) & alive,

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from titanslab.models.call import Layout
+from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer, make_memory
 from titanslab.models.state import MixerState
@@ -16,15 +16,7 @@ class MemoryMixer(Mixer):
         self.memory = make_memory(config)
 
     def forward(
-        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
-        y, memory = self.memory(
-            self.norm(x),
-            None if state is None else state.memory,
-            mask=layout.mask,
-            reset=layout.reset,
-            initial=self.document_start(layout, state),
-            learn=layout.learn,
-            write_scale=layout.write_scale,
-        )
+        y, memory = self.remember(self.norm(x), call, state)
         return y, MixerState(memory) if return_state else None

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from titanslab.layers import RMSNorm
+from titanslab.layers import Attention, RMSNorm
 from titanslab.memory import NeuralMemory, NeuralMemoryState
-from titanslab.models.call import Layout
+from titanslab.models.call import Call, WriteStats
 from titanslab.models.config import TitansConfig
 from titanslab.models.state import MixerState
 
@@ -38,13 +38,49 @@ class Mixer(nn.Module):
         if self.persistent is not None:
             nn.init.normal_(self.persistent)
 
-    def document_start(self, layout: Layout, state: MixerState | None) -> NeuralMemoryState | None:
+    def document_start(self, call: Call, state: MixerState | None) -> NeuralMemoryState | None:
         """The memory after the persistent tokens, one row; None in a call in which no document starts."""
-        if state is not None and layout.reset is None:
+        if state is not None and call.reset is None:
             return None
-        return self.memory.initial_state(1, persistent=self.persistent)
+        if self.persistent is None or call.stats is None:
+            return self.memory.initial_state(1, persistent=self.persistent)
+        _, start, stats = self.memory(self.persistent.unsqueeze(0), return_stats=True)
+        call.stats.append(WriteStats(stats, persistent=True))
+        return start.as_start()
+
+    def remember(self, x: Tensor, call: Call, state: MixerState | None) -> tuple[Tensor, NeuralMemoryState]:
+        """Write the call's tokens `x [B, T, hidden]` into the memory, each read right after its own write."""
+        y, memory, *stats = self.memory(
+            x,
+            None if state is None else state.memory,
+            lengths=call.lengths,
+            reset=call.reset,
+            initial=self.document_start(call, state),
+            learn=call.learn,
+            write_scale=call.write_scale,
+            return_stats=call.stats is not None,
+        )
+        if call.stats is not None:
+            call.stats.append(WriteStats(stats[0], persistent=False))
+        return y, memory
+
+    def attend(
+        self, attention: Attention, x: Tensor, call: Call, state: MixerState | None, return_state: bool
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Attention of the call's tokens over the persistent tokens and the window before each."""
+        assert call.rotary is not None
+        return attention(
+            x,
+            call.rotary,
+            persistent=self.persistent,
+            state=None if state is None else state.attention,
+            count=call.start,
+            lengths=call.lengths,
+            documents=call.documents,
+            return_state=return_state,
+        )
 
     def forward(
-        self, x: Tensor, layout: Layout, state: MixerState | None = None, return_state: bool = False
+        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
         raise NotImplementedError

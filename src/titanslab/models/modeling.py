@@ -1,6 +1,6 @@
 """`TitansModel` and `TitansForCausalLM`: blocks, head and losses, as Hugging Face models."""
 
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,15 +9,35 @@ from transformers import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from titanslab.layers import RMSNorm, linear_cross_entropy
-from titanslab.memory import counting_writes, mean_write
+from titanslab.layers import RMSNorm
+from titanslab.memory.padding import Padding
 from titanslab.models.block import TitansBlock
 from titanslab.models.cache import CACHE, TitansCache, cache_of, either, renamed
-from titanslab.models.call import make_layout
+from titanslab.models.call import WriteStats, make_call, read_mask
 from titanslab.models.config import TitansConfig
-from titanslab.models.padding import Padding, read_mask
+from titanslab.models.losses import block_loss, chunked_loss, write_loss
 from titanslab.models.pretrained import TitansPreTrainedModel
 from titanslab.models.state import own_storage
+
+
+@dataclass
+class TitansOutput(BaseModelOutputWithPast):
+    """Outputs of `TitansModel`.
+
+    Args:
+        memory_stats: on request, a dict for each block: theta, eta, alpha and "write" `[B, T, H, 1 or L]` and "loss"
+            `[B, T, H]` of its memory, as `NeuralMemory.forward` returns them, 0 at padding, and "persistent_write" for
+            the persistent tokens where a document starts. Empty for a block without a memory.
+    """
+
+    memory_stats: tuple[dict[str, Tensor], ...] | None = None
+
+
+@dataclass
+class TitansCausalLMOutput(CausalLMOutputWithPast):
+    """Outputs of `TitansForCausalLM`; `memory_stats` as in `TitansOutput`."""
+
+    memory_stats: tuple[dict[str, Tensor], ...] | None = None
 
 
 class TitansModel(TitansPreTrainedModel):
@@ -49,8 +69,9 @@ class TitansModel(TitansPreTrainedModel):
         document_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
         cache: TitansCache | None = None,
+        output_memory_stats: bool = False,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> "TitansOutput":
         """Read tokens, after those of `past_key_values` where given.
 
         Args:
@@ -62,6 +83,7 @@ class TitansModel(TitansPreTrainedModel):
             use_cache: return a cache; default `config.use_cache`, in training False.
             document_ids: int64 `[B, T]`; where the id changes along a row, a document starts: memory,
                 convolutions, segments, attention and positions begin anew.
+            output_memory_stats: return `memory_stats` too, see `TitansOutput`.
         """
         check_arguments(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
@@ -87,41 +109,44 @@ class TitansModel(TitansPreTrainedModel):
         if padding is not None:
             x = padding.compact(x)
         reset, last_document = self._documents(document_ids, cache, padding, (batch, tokens))
-        layout = make_layout(
+        call = make_call(
             self.config,
-            batch,
-            tokens,
-            x.device,
-            x.dtype,
+            x,
             lengths=None if padding is None else padding.lengths,
             reset=reset,
             start=None if cache is None else cache.position,
             learn=cache is None or cache.learn,
             write_scale=cache.write_scale if cache is not None and cache.learn else 1.0,
+            stats=[] if output_memory_stats else None,
         )
+        stats: list[dict[str, Tensor]] = []
         hidden: tuple[Tensor, ...] = (x,)
         for i, block in enumerate(self.layers):
             before = None if cache is None else cache.states[i]
             if before is not None and before.keys is not None and before.keys.dtype != x.dtype:
                 # of the same model in another precision, if autocast has not made them so
                 before = before if torch.is_autocast_enabled(x.device.type) else before.in_dtype(x.dtype)
-            x, state = block(x, layout, before, keep)
+            x, state = block(x, call, before, keep)
             if cache is not None and state is not None:
                 cache.states[i] = state.map(own_storage)
             if output_hidden_states:
                 hidden = (*hidden, x)
+            if call.stats is not None:
+                stats.append(_block_stats(call.stats, padding))
+                call.stats.clear()
         x = self.norm(x)
         if cache is not None:
-            cache.position, cache.document = layout.end, last_document
+            cache.position, cache.document = call.end, last_document
             cache.columns += tokens
         if padding is not None:
             x = padding.restore(x)
             hidden = tuple(padding.restore(h) for h in hidden) if output_hidden_states else hidden
         if output_hidden_states:
             hidden = (*hidden[:-1], x)
-        return BaseModelOutputWithPast(
+        return TitansOutput(
             last_hidden_state=x,
             hidden_states=hidden if output_hidden_states else None,
+            memory_stats=tuple(stats) if output_memory_stats else None,
             **{CACHE: cache if use_cache else None},  # type: ignore[arg-type]
         )
 
@@ -161,7 +186,6 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
     """A Titans model with a language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
-    write_cost_share: float = 1.0  # of `config.memory_write_cost`; training may raise it step by step
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config)
@@ -223,11 +247,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         document_ids: Tensor | None = None,
-        output_hidden_states: bool | None = None,
         cache: TitansCache | None = None,
         block_labels: Tensor | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> TitansCausalLMOutput:
         """Next-token logits, and the loss where labels are given; the rest as in `TitansModel.forward`.
 
         Args:
@@ -236,71 +259,54 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             block_labels: int64 `[B, T, N]` with labels; what the outputs of the first N blocks should say at a token,
                 through the final norm and the head, -100 where nothing. Not shifted. In training the loss holds
                 their mean cross entropy too: a step of an answer is learned in the block meant for it. OURS.
+            kwargs: `output_hidden_states` and `output_memory_stats` of `TitansModel.forward`; `num_items_in_batch`, the
+                divisor of the summed loss; `write_cost_share`, a factor of `config.memory_write_cost`.
 
         With `config.fused_loss`, in training and with labels, the loss is computed in chunks of tokens and
         `logits` is None. With `config.memory_write_cost`, in training and with labels, the loss holds that too.
         """
         priced = self.training and labels is not None and self.config.memory_write_cost > 0
         hinted = self.training and labels is not None and block_labels is not None
-        nothing: AbstractContextManager[None] = nullcontext()  # a value in it would stop torch.compile
-        with counting_writes(self.model) if priced else nothing as writes:
-            outputs = self.model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                cache=either(past_key_values, cache),
-                inputs_embeds=inputs_embeds,
-                use_cache=use_cache,
-                document_ids=document_ids,
-                output_hidden_states=output_hidden_states or hinted,
-                return_dict=True,
-                **kwargs,
-            )
+        with_hidden, share = kwargs.pop("output_hidden_states", None), kwargs.pop("write_cost_share", 1.0)
+        with_stats = kwargs.pop("output_memory_stats", False)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            cache=either(past_key_values, cache),
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            document_ids=document_ids,
+            output_hidden_states=with_hidden or hinted,
+            output_memory_stats=with_stats or priced,
+            return_dict=True,
+            **kwargs,
+        )
         hidden = outputs.last_hidden_state
         logits = loss = None
         if labels is not None and self.training and self.config.fused_loss:
-            shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-            loss = linear_cross_entropy(
-                hidden.flatten(0, 1),
-                self.lm_head.weight,
-                shifted.flatten().to(hidden.device),
-                num_items=kwargs.get("num_items_in_batch"),
-            )
+            loss = chunked_loss(hidden, self.lm_head, labels, kwargs.get("num_items_in_batch"))
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, keep])
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         extra: list[Tensor] = []
-        if writes:
-            mean = mean_write(writes, self.config.memory_write_floor)
-            extra.append(self.write_cost_share * self.config.memory_write_cost * mean)
+        if priced:
+            mean = write_loss(outputs.memory_stats, attention_mask, self.config.memory_write_floor)
+            extra.append(share * self.config.memory_write_cost * mean)
         if hinted and block_labels is not None:
-            extra.append(self._block_loss(outputs.hidden_states, block_labels))
+            extra.append(block_loss(outputs.hidden_states, self.model.norm, self.lm_head, block_labels))
         if loss is not None and labels is not None:
             for part in extra:
                 if (items := kwargs.get("num_items_in_batch")) is not None:  # this batch's share, as of the loss
                     part = part * (labels[:, 1:] != -100).sum() / items
                 loss = loss + part.to(loss.dtype)
-        return CausalLMOutputWithPast(
+        return TitansCausalLMOutput(
             loss=loss,
             logits=logits,
-            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            hidden_states=outputs.hidden_states if with_hidden else None,
+            memory_stats=outputs.memory_stats if with_stats else None,
             **{CACHE: cache_of(outputs)},
-        )
-
-    def _block_loss(self, hidden: tuple[Tensor, ...], block_labels: Tensor) -> Tensor:
-        """Mean cross entropy of the outputs of the first blocks, embeddings first in `hidden`."""
-        blocks = block_labels.shape[-1]
-        if block_labels.dim() != 3 or block_labels.shape[:2] != hidden[0].shape[:2] or not 0 < blocks < len(hidden) - 1:
-            raise ValueError(
-                f"block_labels must have shape [{hidden[0].shape[0]}, {hidden[0].shape[1]}, N] with N from 1 to "
-                f"{len(hidden) - 2}, all blocks but the last, got {list(block_labels.shape)}"
-            )
-        scored = block_labels != -100
-        outputs = torch.stack(hidden[1 : blocks + 1], dim=2)[scored]
-        items = scored.sum().clamp(min=1)  # a batch may have none
-        return linear_cross_entropy(
-            self.model.norm(outputs), self.lm_head.weight, block_labels[scored], num_items=items
         )
 
 
@@ -313,3 +319,14 @@ def check_arguments(kwargs: dict[str, Any]) -> None:
         )
     if kwargs.get("output_attentions"):
         raise ValueError("output_attentions=True is not supported: attention weights are never formed")
+
+
+def _block_stats(found: list[WriteStats], padding: Padding | None) -> dict[str, Tensor]:
+    """The stats of one block, its tokens where they stand in the input."""
+    out: dict[str, Tensor] = {}
+    for stats in found:
+        if stats.persistent:
+            out["persistent_write"] = stats.values["write"]
+        else:
+            out |= {n: t if padding is None else padding.restore(t) for n, t in stats.values.items()}
+    return out

@@ -13,8 +13,6 @@ from titanslab.models.config import TitansConfig
 
 TOKENS_AT_ONCE = 4096  # in all rows of a piece; more tokens take more memory and gain no speed
 
-Progress = Callable[[int, int | None], None]
-
 
 def piece_unit(config: TitansConfig) -> int:
     """Tokens a piece should be a multiple of, so that no chunk and no segment is read in two parts."""
@@ -36,7 +34,7 @@ class Reads:
         piece_size: int | None = None,
         learn: bool | None = None,
         write_scale: float | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
     ) -> TitansCache:
         """Read tokens and return the cache after them; no logits are formed and no gradient is kept.
 

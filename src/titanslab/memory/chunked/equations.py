@@ -23,7 +23,7 @@ from titanslab.memory.gradient import (
 
 
 class Form(NamedTuple):
-    """What of the network is fixed while a function is compiled."""
+    """The settings of the memory network that are constants of a compiled function."""
 
     depth: int
     residual: bool
@@ -31,22 +31,54 @@ class Form(NamedTuple):
     grad_clip: float | None
 
 
+class Chunk(NamedTuple):
+    """What one chunk is written from. Lists hold one tensor per layer of the memory.
+
+    k, v: `[N, C, D]`. state: `[N, 2 d_in, d_out]` at the chunk's start. anchor: `[N, d_in, d_out]`, the weights at
+    which the inner gradients are taken. ends: `[N, 3]`, the decays start, lag and momentum_end over the whole chunk.
+    mixes: `[N, C, 2]`, the shares of each write that M and S hold at the chunk's end. scale, shift: `[N, 1, D]` of the
+    LayerNorm, or None.
+    """
+
+    k: Tensor
+    v: Tensor
+    state: list[Tensor]
+    anchor: list[Tensor]
+    ends: list[Tensor]
+    mixes: list[Tensor]
+    scale: Tensor | None
+    shift: Tensor | None
+
+
 class Write(NamedTuple):
-    """What one chunk writes: layer inputs `a_1..` (a_0 = k is not repeated), gradients d_1.., loss `[N, C]`."""
+    """The writes of one chunk: layer inputs a_1.. (a_0 is k), gradients d_1.., and the inner loss `[N, C]`."""
 
     inputs: list[Tensor]
     slopes: list[Tensor]
     loss: Tensor
 
 
-def outer_slopes(
-    k: Tensor, v: Tensor, anchor: list[Tensor], scale: Tensor | None, shift: Tensor | None, form: Form
-) -> tuple[Write, list[Tensor]]:
-    """Inner gradients of a chunk at the anchor weights, in factors; also the products z_l.
+class Reads(NamedTuple):
+    """What the reads of many chunks are made from. Lists hold one tensor per layer of the memory.
 
-    Args:
-        k, v: `[N, C, D]`; anchor: `[N, d_in, d_out]` per layer; scale, shift: `[N, 1, D]` or None.
+    q: `[N, C, D]`. inputs: a_0.. of the writes, keys first. slopes: d_1.. of the writes. state: at each chunk's start.
+    start, lag: `[N, C]` and mix: `[N, C, C]`, decays up to each token. scale, shift: as in `Chunk`.
     """
+
+    q: Tensor
+    inputs: list[Tensor]
+    slopes: list[Tensor]
+    state: list[Tensor]
+    start: list[Tensor]
+    lag: list[Tensor]
+    mix: list[Tensor]
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+def outer_slopes(chunk: Chunk, form: Form) -> tuple[Write, list[Tensor]]:
+    """Inner gradients of a chunk at the anchor weights, in factors; also the products z_l."""
+    k, v, anchor, scale, shift = chunk.k, chunk.v, chunk.anchor, chunk.scale, chunk.shift
     inputs, products, a = [], [], k
     for layer in range(form.depth):
         z = torch.bmm(a, anchor[layer])
@@ -72,60 +104,29 @@ def outer_slopes(
     return Write(inputs, slopes, error.square().sum(-1)), products
 
 
-def advance(
-    state: list[Tensor],
-    a: list[Tensor],
-    d: list[Tensor],
-    ends: list[Tensor],
-    mixes: list[Tensor],
-    out: list[Tensor],
-) -> None:
-    """State after a chunk, into `out`. `ends [N, 3]`: start, lag, momentum_end; `mixes [N, C, 2]`: of its writes."""
-    for layer in range(len(state)):
-        width = a[layer].shape[2]
-        m, s = state[layer][:, :width], state[layer][:, width:]
-        b, f, e = (x[:, None, None] for x in ends[layer].unbind(1))
+def advance(chunk: Chunk, write: Write, out: list[Tensor]) -> None:
+    """Put the state after the chunk's writes into `out`."""
+    inputs = [chunk.k, *write.inputs]
+    for layer, (a, d) in enumerate(zip(inputs, write.slopes, strict=True)):
+        width = a.shape[2]
+        m, s = chunk.state[layer][:, :width], chunk.state[layer][:, width:]
+        b, f, e = (x[:, None, None] for x in chunk.ends[layer].unbind(1))
         torch.mul(m, b, out=out[layer][:, :width]).addcmul_(s, f)
         torch.mul(s, e, out=out[layer][:, width:])
-        writes = (mixes[layer][:, :, :, None] * a[layer][:, :, None]).flatten(2)
-        out[layer].baddbmm_(writes.transpose(1, 2), d[layer], alpha=-1)
+        writes = (chunk.mixes[layer][:, :, :, None] * a[:, :, None]).flatten(2)
+        out[layer].baddbmm_(writes.transpose(1, 2), d, alpha=-1)
 
 
-def write_chunk(
-    k: Tensor,
-    v: Tensor,
-    state: list[Tensor],
-    anchor: list[Tensor],
-    ends: list[Tensor],
-    mixes: list[Tensor],
-    scale: Tensor | None,
-    shift: Tensor | None,
-    out: list[Tensor],
-    form: Form,
-) -> Write:
-    """Writes one chunk: the new state goes into `out`."""
-    write, _ = outer_slopes(k, v, anchor, scale, shift, form)
-    advance(state, [k, *write.inputs], write.slopes, ends, mixes, out)
+def write_chunk(chunk: Chunk, out: list[Tensor], form: Form) -> Write:
+    """Write one chunk; the new state goes into `out`."""
+    write, _ = outer_slopes(chunk, form)
+    advance(chunk, write, out)
     return write
 
 
-def read_chunks(
-    q: Tensor,
-    inputs: list[Tensor],
-    slopes: list[Tensor],
-    state: list[Tensor],
-    start: list[Tensor],
-    lag: list[Tensor],
-    mix: list[Tensor],
-    scale: Tensor | None,
-    shift: Tensor | None,
-    form: Form,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """f(q_t; M_t) for the tokens of many chunks at once, with the layer inputs and products of the read.
-
-    Args:
-        inputs: a_0.. (keys first); state: at each chunk's start; start, lag: `[N, C]`; mix: `[N, C, C]`.
-    """
+def read_chunks(given: Reads, form: Form) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """f(q_t; M_t) for the tokens of many chunks at once, with the layer inputs and products of the read."""
+    q, inputs, slopes, state, start, lag, mix, scale, shift = given
     reads, products, x = [], [], q
     for layer in range(form.depth):
         reads.append(x)
@@ -153,21 +154,10 @@ class ReadGradient(NamedTuple):
     shift: Tensor | None
 
 
-def read_chunks_backward(
-    dy: Tensor,
-    q: Tensor,
-    inputs: list[Tensor],
-    slopes: list[Tensor],
-    state: list[Tensor],
-    start: list[Tensor],
-    lag: list[Tensor],
-    mix: list[Tensor],
-    scale: Tensor | None,
-    shift: Tensor | None,
-    form: Form,
-) -> tuple[ReadGradient, list[Tensor]]:
+def read_chunks_backward(dy: Tensor, given: Reads, form: Form) -> tuple[ReadGradient, list[Tensor]]:
     """Backward of `read_chunks`, all but the state's gradient; also the read's layer inputs, for that."""
-    _, reads, products = read_chunks(q, inputs, slopes, state, start, lag, mix, scale, shift, form)
+    _, inputs, slopes, state, start, lag, mix, scale, shift = given
+    _, reads, products = read_chunks(given, form)
     d_scale = d_shift = None
     dz = dy
     if scale is not None and shift is not None:
@@ -201,34 +191,39 @@ def read_chunks_backward(
     return ReadGradient(dq, grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], d_scale, d_shift), reads
 
 
-def write_chunk_backward(
-    k: Tensor,
-    v: Tensor,
-    state: list[Tensor],
-    anchor: list[Tensor],
-    ends: list[Tensor],
-    mixes: list[Tensor],
-    scale: Tensor | None,
-    shift: Tensor | None,
-    d_state: list[Tensor],
-    d_inputs: list[Tensor],
-    d_slopes: list[Tensor],
-    reads: list[Tensor],
-    d_products: list[Tensor],
-    start: list[Tensor],
-    lag: list[Tensor],
-    form: Form,
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor | None, Tensor | None]:
-    """Backward of one chunk's write, and the gradient of its reads in the state.
+class ReadShare(NamedTuple):
+    """What the reads of one chunk add to the gradient of its write. Lists hold one tensor per layer of the memory.
 
-    Args:
-        d_state: gradient at the chunk's end; d_inputs, d_slopes: the reads' share for a_0.. and d_1..;
-        reads, d_products, start, lag: the reads' layer inputs and product gradients, for the state's share.
-
-    Returns:
-        gradients of k, v, state (at the chunk's start), anchor, ends, mixes, and rows of scale and shift.
+    inputs, slopes: gradients of a_0.. and d_1... reads, products: the reads' layer inputs and the gradients at their
+    products z_l. start, lag: as in `Reads`.
     """
-    write, products = outer_slopes(k, v, anchor, scale, shift, form)
+
+    inputs: list[Tensor]
+    slopes: list[Tensor]
+    reads: list[Tensor]
+    products: list[Tensor]
+    start: list[Tensor]
+    lag: list[Tensor]
+
+
+class WriteGradient(NamedTuple):
+    """Gradients of the fields of `Chunk`; scale and shift by token, `[N, C, D]`, or None."""
+
+    k: Tensor
+    v: Tensor
+    state: list[Tensor]
+    anchor: list[Tensor]
+    ends: list[Tensor]
+    mixes: list[Tensor]
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, form: Form) -> WriteGradient:
+    """Backward of one chunk's write, and the gradient of its reads in the state; `d_state` is at the chunk's end."""
+    k, v, state, anchor, ends, mixes, scale, shift = chunk
+    d_inputs, d_slopes, reads, d_products, start, lag = share
+    write, products = outer_slopes(chunk, form)
     inputs, slopes = [k, *write.inputs], write.slopes
     depth, rows = form.depth, k.shape[0]
     da, dd, d_ends, d_mixes, d_before = list(d_inputs), list(d_slopes), [], [], []
@@ -294,16 +289,16 @@ def write_chunk_backward(
             dz = da[layer] * gelu_slope(products[layer - 1]) + dz_extra[layer - 1]
     d_anchor = [torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)]
     dk = da[0] + d_error if form.residual else da[0]
-    return dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift
+    return WriteGradient(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift)
 
 
 class Functions(NamedTuple):
-    """What the chunk loop calls: the functions above, as they are or compiled."""
+    """The functions that the chunk loop calls: those above, or compiled forms of them."""
 
     write_chunk: Callable[..., Write] = write_chunk
     read_chunks: Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]] = read_chunks
     read_chunks_backward: Callable[..., tuple[ReadGradient, list[Tensor]]] = read_chunks_backward
-    write_chunk_backward: Callable[..., tuple] = write_chunk_backward
+    write_chunk_backward: Callable[..., WriteGradient] = write_chunk_backward
 
 
 AS_WRITTEN = Functions()

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from titanslab.memory.cpu.build import LAYERS, MAX_LAYERS, Library, load
+from titanslab.memory.autograd import Inputs
+from titanslab.memory.cpu.build import LAYERS, load
 from titanslab.memory.cpu.reuse import lend
 from titanslab.memory.rows import Schedule
 
@@ -56,18 +57,6 @@ class Arguments(ctypes.Structure):
         *((name, LAYERS) for name in ("d_state", "d_anchor", "d_initial")),
         ("d_norm", ctypes.c_void_p),
     )
-
-
-def available(device: torch.device, dtype: torch.dtype, depth: int) -> tuple[bool, str]:
-    """Whether a call can use the kernel, and why or why not."""
-    if device.type != "cpu":
-        return False, f"the compiled kernel is for CPUs, the tensors are on {device.type}"
-    if depth > MAX_LAYERS:
-        return False, f"the compiled kernel takes memories of depth {MAX_LAYERS} or less, got {depth}"
-    if dtype not in (torch.float32, torch.float64):
-        return False, f"the compiled kernel takes float32 and float64, got {dtype}"
-    library: Library = load(dtype)
-    return library.handle is not None, library.reason
 
 
 def block_size(chunk_size: int) -> int:
@@ -144,30 +133,18 @@ class _Call:
             raise MemoryError("the neural memory's CPU kernel could not allocate its workspace")
 
 
-def _prepare(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    anchor: list[Tensor],
-    initial: list[Tensor],
-    norm: list[Tensor],
-    schedule: Schedule | None,
-    chunk_size: int,
-    group: int,
-    residual: bool,
-    grad_clip: float | None,
-) -> tuple[_Call, Tensor]:
+def _prepare(inputs: Inputs) -> tuple[_Call, Tensor]:
+    q, initial, schedule, chunk_size = inputs.q, inputs.initial, inputs.schedule, inputs.chunk_size
     hidden = initial[0].shape[2] if len(initial) > 1 else 0
     block = block_size(chunk_size)
     chunks = q.shape[1] // block if schedule is None else schedule.chunks
-    call = _Call(q, len(initial), hidden, block, chunks, group)
+    call = _Call(q, len(initial), hidden, block, chunks, inputs.group)
     call.arguments.inner = chunk_size if block != chunk_size else 0
-    call.arguments.gate_layers, call.arguments.residual = gates.shape[1], int(residual)
-    call.arguments.grad_clip = grad_clip or 0.0
-    call.give(q=q, k=k, v=v, gates=gates, initial=initial, anchor=anchor)
-    if norm:
-        call.give(scale=norm[0], shift=norm[1])
+    call.arguments.gate_layers, call.arguments.residual = inputs.gates.shape[1], int(inputs.residual)
+    call.arguments.grad_clip = inputs.grad_clip or 0.0
+    call.give(q=q, k=inputs.k, v=inputs.v, gates=inputs.gates, initial=initial, anchor=inputs.anchor)
+    if inputs.norm:
+        call.give(scale=inputs.norm[0], shift=inputs.norm[1])
     if schedule is None:
         offset = torch.zeros(q.shape[0], dtype=torch.int64)
         call.schedule(None, offset, offset + (chunks - 1))
@@ -184,37 +161,25 @@ def _filled(like: Tensor, schedule: Schedule | None) -> Tensor:
 
 
 def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    state: list[Tensor],
-    anchor: list[Tensor],
-    initial: list[Tensor],
-    norm: list[Tensor],
-    schedule: Schedule | None,
-    chunk_size: int,
-    group: int,
-    residual: bool,
-    grad_clip: float | None,
-    keep: bool,
+    inputs: Inputs, state: list[Tensor], keep: bool
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """y, loss, end state, end anchor, kept states, end offset.
 
     With `keep` (a backward will follow) there may be a last tensor among the kept, see `kept_activations`.
     """
-    call, offset = _prepare(q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip)
+    call, offset = _prepare(inputs)
+    q, schedule = inputs.q, inputs.schedule
     y, loss = _filled(q, schedule), _filled(q[..., 0], schedule)
     end = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
     running = []
-    if schedule is not None or anchor:
+    if schedule is not None or inputs.anchor:
         running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
-    groups = -(-call.arguments.chunks // group)
+    groups = -(-call.arguments.chunks // inputs.group)
     kept = [lend((groups, *s.shape), s.dtype) for s in state]
     call.give(state=state, y=y, loss=loss, end=end, running=running, kept=kept)
     shape = None
     if keep and schedule is None:
-        shape = kept_activations(q, initial, chunk_size, call.arguments.chunks, grad_clip)
+        shape = kept_activations(q, inputs.initial, inputs.chunk_size, call.arguments.chunks, inputs.grad_clip)
     if shape is not None:
         kept = [*kept, lend(shape, q.dtype)]
         call.give_activations(kept[-1])
@@ -223,37 +188,23 @@ def forward(
 
 
 def backward(
-    dy: Tensor,
-    d_end: list[Tensor],
-    d_running: list[Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    anchor: list[Tensor],
-    initial: list[Tensor],
-    norm: list[Tensor],
-    schedule: Schedule | None,
-    kept: list[Tensor],
-    chunk_size: int,
-    group: int,
-    residual: bool,
-    grad_clip: float | None,
+    inputs: Inputs, kept: list[Tensor], dy: Tensor, d_end: list[Tensor], d_running: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Gradients of q, k, v, gates, state, anchor, initial and norm."""
-    call, _ = _prepare(q, k, v, gates, anchor, initial, norm, schedule, chunk_size, group, residual, grad_clip)
-    dq, dk, dv, d_gates = (_filled(x, schedule) for x in (q, q, q, gates))
+    call, _ = _prepare(inputs)
+    q, initial = inputs.q, inputs.initial
+    dq, dk, dv, d_gates = (_filled(x, inputs.schedule) for x in (q, q, q, inputs.gates))
     d_state, d_initial = [torch.empty_like(i) for i in initial], [torch.zeros_like(i) for i in initial]
-    d_anchor = [torch.zeros_like(a) for a in anchor]
+    d_anchor = [torch.zeros_like(a) for a in inputs.anchor]
     if len(kept) > len(initial):
         call.give_activations(kept[-1])
     call.give(kept=kept[: len(initial)], dy=dy, d_end=d_end, d_running=d_running, dq=dq, dk=dk, dv=dv, d_gates=d_gates)
     call.give(d_state=d_state, d_anchor=d_anchor, d_initial=d_initial)
     d_norm: list[Tensor] = []
-    if norm:
+    if inputs.norm:
         per_row = q.new_zeros(q.shape[0], q.shape[2], 2, q.shape[3])
         call.give(d_norm=per_row)
     call.run(backward=True)
-    if norm:
+    if inputs.norm:
         d_norm = [per_row[:, :, i].sum(0) for i in range(2)]
     return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm

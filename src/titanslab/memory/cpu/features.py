@@ -1,4 +1,8 @@
-"""The compiled kernel's passes around the memory: short convolution + SiLU + unit norm, and RMS norm + gate."""
+"""The layer's passes before and after the memory as compiled CPU kernels.
+
+Before it: short convolution, SiLU and unit norm. After it: RMS norm per head times a gate. `conv.py` and `norms.py`
+compute the same in PyTorch operations; `backends.takes_features` says when these kernels run.
+"""
 
 import ctypes
 
@@ -70,7 +74,7 @@ def _inputs(x: list[Tensor]) -> list[Tensor]:
 
 
 def features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
-    """As `conv_features` of `features.py`."""
+    """`conv_features` without the wrapping of a custom op."""
     x, (weight, tail) = _inputs(x), _contiguous(weight, tail)
     arguments = _features(x, weight, tail, heads, unit)
     y = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in x]
@@ -119,7 +123,7 @@ def _gate(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> GateArguments:
 
 
 def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
-    """As `gated_norm` of `features.py`."""
+    """`gated_norm_op` without the wrapping of a custom op."""
     y, weight, gate = y.contiguous(), weight.contiguous(), _rows(gate)
     arguments, out = _gate(y, weight, gate, eps), torch.empty_like(gate, memory_format=torch.contiguous_format)
     arguments.out = out.data_ptr()
@@ -139,3 +143,101 @@ def gated_norm_backward(
     arguments.d_weight, arguments.d_gate = d_weight.data_ptr(), d_gate.data_ptr()
     load(y.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 1)  # type: ignore[union-attr]
     return dy, d_weight.sum(0), d_gate
+
+
+@torch.library.custom_op("titanslab::conv_features", mutates_args=())
+def conv_features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
+    """Short convolution, SiLU, and unit norm per head, of up to three inputs at once.
+
+    Args:
+        x: each `[B,T,H*D]`. weight: each `[taps, H*D]`, row j for the token j steps back.
+        tail: each `[B, taps-1, H*D]`, the inputs before the call; none = zeros.
+        unit: the first so many inputs get unit norm per head.
+    """
+    return features(x, weight, tail, heads, unit)
+
+
+@conv_features.register_fake
+def _(x, weight, tail, heads, unit):
+    return [torch.empty_like(part, memory_format=torch.contiguous_format) for part in x]
+
+
+@torch.library.custom_op("titanslab::conv_features_backward", mutates_args=())
+def conv_features_backward(
+    dy: list[Tensor], x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int
+) -> list[Tensor]:
+    """Gradients of each x, weight and tail."""
+    return features_backward(dy, x, weight, tail, heads, unit)
+
+
+@conv_features_backward.register_fake
+def _(dy, x, weight, tail, heads, unit):
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (*x, *weight, *tail)]
+
+
+def _save_features(ctx, inputs, output):
+    x, weight, tail, ctx.heads, ctx.unit = inputs
+    ctx.parts = len(x)
+    ctx.save_for_backward(*x, *weight, *tail)
+
+
+def _differentiate_features(ctx, dy):
+    n, saved = ctx.parts, ctx.saved_tensors
+    x, weight, tail = saved[:n], saved[n : 2 * n], saved[2 * n :]
+    dy = [torch.zeros_like(part) if d is None else d for d, part in zip(dy, x, strict=True)]
+    grads = conv_features_backward(dy, x, weight, tail, ctx.heads, ctx.unit)
+    return grads[:n], grads[n : 2 * n], grads[2 * n :], None, None
+
+
+conv_features.register_autograd(_differentiate_features, setup_context=_save_features)
+
+
+@torch.library.custom_op("titanslab::gated_norm", mutates_args=())
+def gated_norm_op(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
+    """RMS norm of `y [B,T,H,D]` per head, times `weight [H,D]` and `gate [B,T,H*D]`."""
+    return gated_norm(y, weight, gate, eps)
+
+
+@gated_norm_op.register_fake
+def _(y, weight, gate, eps):
+    return torch.empty_like(gate, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("titanslab::gated_norm_backward", mutates_args=())
+def gated_norm_backward_op(
+    d_out: Tensor, y: Tensor, weight: Tensor, gate: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of y, weight and gate."""
+    return gated_norm_backward(d_out, y, weight, gate, eps)
+
+
+@gated_norm_backward_op.register_fake
+def _(d_out, y, weight, gate, eps):
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (y, weight, gate))
+
+
+def _save_gated_norm(ctx, inputs, output):
+    y, weight, gate, ctx.eps = inputs
+    ctx.save_for_backward(y, weight, gate)
+
+
+def _differentiate_gated_norm(ctx, d_out):
+    return *gated_norm_backward_op(d_out, *ctx.saved_tensors, ctx.eps), None
+
+
+gated_norm_op.register_autograd(_differentiate_gated_norm, setup_context=_save_gated_norm)
+
+
+def _untraced(x: Tensor) -> bool:
+    """Whether a call needs no gradient and no trace, and so no op, whose wrapping costs a decode step time."""
+    return type(x) is Tensor and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def convolve(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
+    """`conv_features`, without the op where that is possible."""
+    return (features if _untraced(x[0]) else conv_features)(x, weight, tail, heads, unit)
+
+
+def norm_and_gate(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
+    """`gated_norm_op`, without the op where that is possible."""
+    return (gated_norm if _untraced(y) else gated_norm_op)(y, weight, gate, eps)

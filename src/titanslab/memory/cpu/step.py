@@ -5,9 +5,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from titanslab.memory.cpu.build import LAYERS, MAX_LAYERS, load
+from titanslab.memory.cpu.build import LAYERS, load
 from titanslab.memory.network import MemoryNetwork, MemoryParams
-from titanslab.memory.reference import Gates
+from titanslab.memory.reference import Tokens
 from titanslab.memory.state import MemoryState, where_rows
 
 _INTS = ("rows", "heads", "head_dim", "hidden", "depth", "residual", "threads")
@@ -26,31 +26,11 @@ class StepArguments(ctypes.Structure):
     )
 
 
-def takes(q: Tensor, k: Tensor, v: Tensor, gates: Gates, params: MemoryParams, state: MemoryState) -> bool:
-    """Whether `step` can run this call: one token of one gate per layer, on a CPU, outside autograd and tracing."""
-    if q.device.type != "cpu" or q.shape[1] != 1 or type(q) is not Tensor or torch.compiler.is_compiling():
-        return False
-    if len(state.weights) > MAX_LAYERS or any(g.shape[-1] != 1 for g in gates[0]):
-        return False
-    if torch.is_grad_enabled():
-        slow = (*params.weights, params.norm_weight, params.norm_bias)
-        fast = (*state.weights, *state.momentum, *state.chunk_weights)
-        if any(t is not None and t.requires_grad for t in (q, k, v, *(g for row in gates for g in row), *slow, *fast)):
-            return False
-    return load(q.dtype, "step").handle is not None
-
-
 def step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Gates,
-    network: MemoryNetwork,
-    params: MemoryParams,
-    state: MemoryState,
-    chunk_size: int,
+    tokens: Tokens, network: MemoryNetwork, params: MemoryParams, state: MemoryState, chunk_size: int
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Same arguments and results as `recurrent` for one token; the given state is not written to."""
+    """Arguments and results of `recurrent` for one token; the given state is not written to."""
+    q, k, v, gates, *_ = tokens
     batch, _, heads, head_dim = q.shape
     alive: list[Tensor] = []
 

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.chunked.slots import to_slots
-from titanslab.memory.rows import Schedule, make_schedule
+from titanslab.memory.rows import Schedule, make_schedule, to_slots
 
 
 class Layout(NamedTuple):

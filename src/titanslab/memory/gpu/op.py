@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.autograd import register_backward
+from titanslab.memory.chunked.op import begin, end_state, stack_gates
 from titanslab.memory.gpu import plan as planning
 from titanslab.memory.network import MemoryNetwork, MemoryParams
-from titanslab.memory.reference import Gates
+from titanslab.memory.reference import Tokens
 from titanslab.memory.state import MemoryState
 
 
@@ -103,7 +104,7 @@ def _(dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, *args):
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in like]
 
 
-register_backward(fused_memory, fused_memory_backward)
+register_backward(fused_memory, fused_memory_backward, static=3)
 
 
 @torch.library.custom_op("titanslab::fused_memory_step", mutates_args=())
@@ -148,83 +149,56 @@ def _(q, k, v, gates, weights, momentum, anchor, *args):
     return torch.empty_like(q), gates.new_empty(q.shape[:2]), *new
 
 
-def _stack(weights: tuple[Tensor, ...], momentum: tuple[Tensor, ...], batch: int) -> list[Tensor]:
-    """Per layer `[B*H, 2 d_in, d_out]`: weights above momentum."""
-    pairs = zip(weights, momentum, strict=True)
-    return [torch.cat([w, s], 2).expand(batch, -1, -1, -1).flatten(0, 1).contiguous() for w, s in pairs]
-
-
 def fused(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Gates,
+    tokens: Tokens,
     network: MemoryNetwork,
     params: MemoryParams,
     state: MemoryState | None,
     initial: MemoryState,
     chunk_size: int,
-    mask: Tensor | None,
-    reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Same arguments and results as `chunked`, but q, k, v in the caller's dtype, which the products use.
+    """Arguments and results of `chunked`, but q, k, v in the caller's dtype, in which the products are computed.
 
     Raises:
-        RuntimeError: what the kernels cannot run, why, and what to use instead.
+        RuntimeError: a call that the kernels cannot run; the message says why, and which backend can.
     """
+    q, k, v, gates, mask, reset = tokens
     runs, reason = planning.supported(q.device, q.dtype, network, q.shape[3], chunk_size)
     if not runs:
         raise RuntimeError(f"backend 'triton': {reason}; use 'chunked' or 'auto'")
-    batch, heads = q.shape[0], q.shape[2]
-    norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
-    # layers that share their gates share the coefficients too
-    layers = gates[:1] if all(g is gates[0] for g in gates) else gates
-    stacked = torch.stack([torch.stack([g[i][..., 0] for g in layers]) for i in range(3)])
     if q.shape[1] == 1:
-        before = initial.at_boundary().expand(batch) if state is None else state
-        inputs = (q, k, v, stacked, *norm, *(t for s in (before, initial) for t in s.tensors().values()))
+        before = initial.at_boundary().expand(q.shape[0]) if state is None else state
+        rows = (gate for row in gates for gate in row)
+        inputs = (q, k, v, *rows, *params.norm, *(t for s in (before, initial) for t in s.tensors().values()))
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
-            return _step(q, k, v, stacked, network, norm, before, initial, chunk_size, mask, reset)
-    begin = _stack(initial.weights, initial.momentum, batch)
-    if state is None:
-        start, anchor, offset = begin, [], None
-    else:
-        start = _stack(state.weights, state.momentum, batch)
-        anchor, offset = [c.flatten(0, 1).contiguous() for c in state.chunk_weights], state.offset
-    y, loss, end_offset, end, running, _ = fused_memory(
-        q, k, v, stacked, start, anchor, begin, norm, offset, mask, reset, chunk_size, network.residual,
-        network.grad_clip,
-    )  # fmt: skip
-    ends = [e.unflatten(0, (batch, heads)).chunk(2, 2) for e in end]
-    weights, momentum = tuple(e[0] for e in ends), tuple(e[1] for e in ends)
-    chunk_weights = tuple(r.unflatten(0, (batch, heads)) for r in running)
-    return y, MemoryState(weights, momentum, chunk_weights, end_offset), loss
+            return _step(tokens, network, params, before, initial, chunk_size)
+    start = begin(gates, params, state, initial, q.shape[0], aligned=False)
+    lists = ([t.contiguous() for t in part] for part in start[1:5])
+    y, loss, offset, end, running, _ = fused_memory(
+        q, k, v, start.gates, *lists, start.offset, mask, reset, chunk_size, network.residual, network.grad_clip
+    )
+    return y, end_state(end, running, offset, q.shape[2]), loss
 
 
 def _step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
+    tokens: Tokens,
     network: MemoryNetwork,
-    norm: list[Tensor],
+    params: MemoryParams,
     state: MemoryState,
     initial: MemoryState,
     chunk_size: int,
-    mask: Tensor | None,
-    reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState, Tensor]:
     """`fused` for one token."""
-    batch = q.shape[0]
-    q, k, v = q[:, 0], k[:, 0], v[:, 0]
-    real, fresh = (None if x is None else x[:, 0].contiguous() for x in (mask, reset))
+    q, k, v = (x[:, 0] for x in tokens[:3])
+    gates = stack_gates(tokens.gates)[:, :, :, 0]
+    real, fresh = (None if x is None else x[:, 0].contiguous() for x in (tokens.mask, tokens.reset))
     groups = [list(g) for g in (state.weights, state.momentum, state.chunk_weights)]
-    begin = []
+    first = []
     if fresh is not None:
-        begin = [t.expand(batch, *t.shape[1:]) for t in (*initial.weights, *initial.momentum)]
+        first = [t.expand(q.shape[0], *t.shape[1:]) for t in (*initial.weights, *initial.momentum)]
     y, loss, weights, momentum, anchor = fused_memory_step(
-        q, k, v, gates[:, :, :, 0], *groups, begin, norm, state.offset, real, fresh,
-        chunk_size, network.residual, network.grad_clip,
+        q, k, v, gates, *groups, first, params.norm, state.offset, real, fresh, chunk_size, network.residual,
+        network.grad_clip,
     )  # fmt: skip
     offset = state.offset
     if fresh is not None:

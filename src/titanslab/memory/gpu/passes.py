@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.chunked.slots import by_row, from_slots, to_slots
 from titanslab.memory.decay import Decay, Products, decay, decay_backward
 from titanslab.memory.gpu import plan as planning
 from titanslab.memory.gpu.layout import Layout, contiguous, make_layout
@@ -16,6 +15,7 @@ from titanslab.memory.gpu.read import read_backward, read_forward
 from titanslab.memory.gpu.state import state_forward
 from titanslab.memory.gpu.state_backward import state_backward
 from titanslab.memory.network import MemoryNetwork
+from titanslab.memory.rows import by_row, from_slots, to_slots
 
 
 class Coefficients(NamedTuple):

@@ -1,0 +1,162 @@
+"""Which code runs a call of the memory, and why; chosen once a call, in this file alone.
+
+`auto` goes token by token for a few tokens and in chunks for more. In chunks it takes the compiled kernel on a CPU with
+a C++ compiler, and PyTorch operations elsewhere, unless `titans info --measure` has found something faster here.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from titanslab.memory import measured
+from titanslab.memory.cpu.build import MAX_LAYERS, load
+from titanslab.memory.network import MemoryNetwork, MemoryParams
+from titanslab.memory.reference import Tokens
+from titanslab.memory.state import MemoryState
+
+# calls of at most this many tokens go step by step (docs/log.md)
+STEP_TOKENS = 2
+# calls of at least this many tokens gain from the layer's own CPU pass
+LAYER_TOKENS = 16
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class BackendChoice(NamedTuple):
+    """The backend that `auto` takes, and why."""
+
+    name: str
+    reason: str
+
+
+class Way(NamedTuple):
+    """The code that runs a call: a name of `BACKENDS`, for "chunked" the loop (`chunked.op.LOOPS`), and the reason."""
+
+    backend: str
+    loop: str
+    reason: str
+
+
+def choose_backend(
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: int,
+    network: MemoryNetwork,
+    head_dim: int,
+    chunk_size: int,
+    *,
+    channelwise: bool = False,
+) -> BackendChoice:
+    """The backend that `backend="auto"` means for such a call; `titans info` prints the same.
+
+    Args:
+        device, dtype: of q. tokens: per row. network, head_dim, chunk_size: of the memory.
+        channelwise: alpha is a tuple, one decay per channel.
+    """
+    way = choose(device, dtype, tokens, measured.Shape.of(network, head_dim, chunk_size), channelwise=channelwise)
+    return BackendChoice(way.backend, way.reason)
+
+
+def choose(
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: int,
+    shape: "measured.Shape",
+    backend: str = "auto",
+    *,
+    channelwise: bool = False,
+) -> Way:
+    """The way of one call; a `backend` asked for by name is taken as it is."""
+    if channelwise and backend in ("chunked", "triton"):
+        raise ValueError(f"backend {backend!r} takes no channel-wise alpha; use 'recurrent', 'reference' or 'auto'")
+    few = tokens <= STEP_TOKENS
+    if backend == "chunked" or (backend == "auto" and not few and not channelwise):
+        if torch.compiler.is_compiling():  # the op chooses: a trace must not load kernels or read files
+            return Way("chunked", "", "the exact parallel form")
+        return _in_chunks(device, dtype, shape, named=backend == "chunked")
+    if backend != "auto":
+        return Way(backend, "", "asked for by name")
+    if channelwise:
+        return Way("recurrent", "", "channel-wise alpha is computed token by token")
+    # the fused step has no backward
+    if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        found = measured.find(device, dtype, shape)
+        if found is not None and found.decoding == "triton":
+            return Way("triton", "", f"few tokens: {found.why_decoding}")
+    return Way("recurrent", "", "few tokens: steps cost less than a chunk")
+
+
+def _in_chunks(device: torch.device, dtype: torch.dtype, shape: "measured.Shape", named: bool) -> Way:
+    """The way of many tokens: as measured here, else the compiled kernel on a CPU and PyTorch operations elsewhere."""
+    found = measured.find(device, dtype, shape)
+    if found is not None and found.reading == "triton" and not named:
+        return Way("triton", "", found.why_reading)
+    if found is not None and found.reading != "triton":
+        return Way("chunked", found.reading, found.why_reading)
+    loop, reason = chunk_loop(device, dtype, shape.depth)
+    return Way("chunked", loop, f"the exact parallel form, {reason}")
+
+
+def chunk_loop(device: torch.device, dtype: torch.dtype, depth: int) -> tuple[str, str]:
+    """The loop of "chunked" where nothing was measured, and why."""
+    if device.type != "cpu":
+        return "torch", f"PyTorch operations on {device.type}"
+    fits, reason = cpu_kernel(dtype == torch.float64, depth)
+    return ("cpu" if fits else "torch"), reason
+
+
+@cache
+def cpu_kernel(wide: bool, depth: int) -> tuple[bool, str]:
+    """Whether the compiled CPU kernel runs a memory of that depth in float32 (`wide`: float64), and why or why not."""
+    if depth > MAX_LAYERS:
+        return False, f"the compiled kernel takes memories of depth {MAX_LAYERS} or less, got {depth}"
+    library = load(torch.float64 if wide else torch.float32)
+    return library.handle is not None, library.reason
+
+
+def takes_step(tokens: Tokens, params: MemoryParams, state: MemoryState) -> bool:
+    """Whether the compiled CPU step runs a call: one token, one gate per layer, outside autograd and tracing."""
+    q = tokens.q
+    if q.device.type != "cpu" or q.shape[1] != 1 or tokens.mask is not None or tokens.reset is not None:
+        return False
+    if type(q) is not Tensor or torch.compiler.is_compiling() or len(state.weights) > MAX_LAYERS:
+        return False
+    if any(gate.shape[-1] != 1 for gate in tokens.gates[0]):
+        return False
+    if torch.is_grad_enabled():
+        slow = (*params.weights, params.norm_weight, params.norm_bias)
+        fast = (*state.weights, *state.momentum, *state.chunk_weights)
+        gates = (gate for row in tokens.gates for gate in row)
+        if any(t is not None and t.requires_grad for t in (q, tokens.k, tokens.v, *gates, *slow, *fast)):
+            return False
+    return load(q.dtype, "step").handle is not None
+
+
+def takes_features(*tensors: Tensor) -> bool:
+    """Whether the compiled passes of `cpu/features.py` run on these tensors: on a CPU, float32 or float64, untraced."""
+    dtype = tensors[0].dtype
+    if dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+        return False  # torch.compile fuses PyTorch's own operations
+    for t in tensors:
+        # a fake or a wrapped tensor has no data to point at
+        if type(t) not in (Tensor, nn.Parameter) or t.device.type != "cpu" or t.dtype != dtype:
+            return False
+    return load(dtype, "features").handle is not None
+
+
+def takes_layer(x: Tensor, projections: list[nn.Module], conv_size: int, depth: int, backend: str) -> bool:
+    """Whether `layer_cpu.py` trains a layer on `x [B,T,hidden]`.
+
+    It needs a CPU, float32 or float64, at least `LAYER_TOKENS` tokens, the compiled kernels, short convolutions, and
+    projections that are bare `nn.Linear`: it would pass by a hook or an adapter around them.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or backend not in ("auto", "chunked"):
+        return False
+    if conv_size == 1 or x.shape[1] < max(LAYER_TOKENS, conv_size) or torch.is_autocast_enabled(x.device.type):
+        return False
+    if not all(type(p) is nn.Linear and not any(getattr(p, hook) for hook in _HOOKS) for p in projections):
+        return False
+    if not takes_features(x, *(p.weight for p in projections)):  # type: ignore[arg-type]
+        return False
+    return cpu_kernel(x.dtype == torch.float64, depth)[0]

@@ -1,0 +1,95 @@
+"""What was measured on this machine: which code reads and decodes fastest, by device, dtype and shape of memory.
+
+`titans info --measure` (`measure.py`) writes the file, `backends.py` reads it once, when it is imported.
+"""
+
+import json
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from titanslab.memory.folder import cache_folder
+from titanslab.memory.network import MemoryNetwork
+
+FILE = "measured.json"
+_log = logging.getLogger(__name__)
+
+
+class Shape(NamedTuple):
+    """The shape of a memory, as far as speed depends on it."""
+
+    depth: int
+    expansion: int
+    residual: bool
+    norm: bool
+    clipped: bool
+    head_dim: int
+    chunk_size: int
+
+    @classmethod
+    def of(cls, network: MemoryNetwork, head_dim: int, chunk_size: int) -> "Shape":
+        clipped = network.grad_clip is not None
+        return cls(network.depth, network.expansion, network.residual, network.norm, clipped, head_dim, chunk_size)
+
+
+class Measured(NamedTuple):
+    """The fastest ways of one shape.
+
+    reading: "triton" or a loop of `chunked.op`. decoding: "triton" or "recurrent". The rest are the reasons.
+    """
+
+    reading: str
+    decoding: str
+    why_reading: str
+    why_decoding: str
+
+
+def path() -> Path:
+    """The file of this user's measurements."""
+    return cache_folder() / FILE
+
+
+def key(device: torch.device, dtype: torch.dtype, shape: Shape) -> str:
+    """The name of one measurement: another processor, torch or Triton has measurements of its own."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return json.dumps([name, str(dtype).removeprefix("torch."), *shape, torch.__version__, _triton_version()])
+
+
+def _triton_version() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return ""
+
+
+def read() -> dict[str, Measured]:
+    """All measurements of the file; none where there is no file, or an unreadable one, which is reported once."""
+    try:
+        return {name: Measured(**entry) for name, entry in json.loads(path().read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        _log.warning("%s is not read (%s); `titans info --measure` writes it again", path(), error)
+        return {}
+
+
+def find(device: torch.device, dtype: torch.dtype, shape: Shape) -> Measured | None:
+    """The measurement for that device, dtype of q and shape of memory; None where there is none."""
+    return FOUND.get(key(device, dtype, shape)) if FOUND else None
+
+
+def add(device: torch.device, dtype: torch.dtype, shape: Shape, found: Measured) -> None:
+    """Keep a measurement for this process and in the file, which is written whole or not at all."""
+    FOUND.update(read())
+    FOUND[key(device, dtype, shape)] = found
+    target = path()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_suffix(".new")
+    scratch.write_text(json.dumps({n: f._asdict() for n, f in FOUND.items()}, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(target)
+
+
+FOUND = read()

@@ -1,0 +1,58 @@
+"""The losses of a language model: next tokens, the price on writing, and hints for single blocks."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titanslab.layers import linear_cross_entropy
+from titanslab.memory import mean_write
+
+
+def chunked_loss(hidden: Tensor, head: nn.Linear, labels: Tensor, num_items: Any = None) -> Tensor:
+    """Cross entropy of the next tokens, in chunks of tokens, so that all logits `[B, T, vocab]` never exist.
+
+    Args:
+        hidden: `[B, T, hidden]`. labels: int64 `[B, T]`, not shifted, -100 where none counts.
+        num_items: divisor of the summed loss; None = the labels that count.
+    """
+    shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
+    return linear_cross_entropy(
+        hidden.flatten(0, 1), head.weight, shifted.flatten().to(hidden.device), num_items=num_items
+    )
+
+
+def write_loss(stats: tuple[dict[str, Tensor], ...], attention_mask: Tensor | None, floor: float | None) -> Tensor:
+    """The mean write gate over all memories and real tokens, persistent tokens included; see `mean_write`.
+
+    Args:
+        stats: `memory_stats` of a model's output. attention_mask: `[B, T]`, 0 = padding.
+    """
+    gates: list[Tensor] = []
+    for block in stats:
+        gates += [gate for name, gate in block.items() if name == "persistent_write"]
+        if "write" in block:
+            gate = block["write"]
+            real = None if attention_mask is None else attention_mask[:, -gate.shape[1] :].bool()
+            gates.append(gate if real is None else gate[real])
+    return mean_write(gates, floor)
+
+
+def block_loss(hidden: tuple[Tensor, ...], norm: nn.Module, head: nn.Linear, block_labels: Tensor) -> Tensor:
+    """Mean cross entropy of the outputs of the first blocks, through the final norm and the head. OURS.
+
+    Args:
+        hidden: embeddings, then the output of each block, `[B, T, hidden]`.
+        block_labels: int64 `[B, T, N]`, not shifted, -100 where none counts; N is less than the number of blocks.
+    """
+    blocks = block_labels.shape[-1]
+    if block_labels.dim() != 3 or block_labels.shape[:2] != hidden[0].shape[:2] or not 0 < blocks < len(hidden) - 1:
+        raise ValueError(
+            f"block_labels must have shape [{hidden[0].shape[0]}, {hidden[0].shape[1]}, N] with N from 1 to "
+            f"{len(hidden) - 2}, all blocks but the last, got {list(block_labels.shape)}"
+        )
+    scored = block_labels != -100
+    outputs = torch.stack(hidden[1 : blocks + 1], dim=2)[scored]
+    items = scored.sum().clamp(min=1)  # a batch may have none
+    return linear_cross_entropy(norm(outputs), head.weight, block_labels[scored], num_items=items)
