@@ -35,7 +35,7 @@ from benchmarks.models import (
 from benchmarks.peers import Missing
 from titanslab.experiments.machine import rate_probes
 from titanslab.experiments.report import Report, human, picture, quiet_progress, say, table
-from titanslab.models.cache_name import CACHE, cache_of
+from titanslab.models.cache import CACHE, cache_of
 
 POSITIONS = (1 << 10, 1 << 16, 1 << 20, 10 << 20)
 CANDIDATES = (*TRUNK, "llama")

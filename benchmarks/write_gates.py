@@ -24,7 +24,7 @@ from titanslab.data.text import iter_texts
 from titanslab.evaluation.trace import memories_of
 from titanslab.experiments.report import Report
 from titanslab.memory import counting_writes
-from titanslab.models.cache_name import cache_of
+from titanslab.models.cache import cache_of
 from titanslab.tasks.babilong.samples import BABILong
 from titanslab.tasks.niah.samples import NIAH, VARIANTS
 from titanslab.tasks.sample import derive_seed, parse_length

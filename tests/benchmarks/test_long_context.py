@@ -287,7 +287,7 @@ def test_exact_from_end_to_end(text, tmp_path):
     assert [cell["samples"] for cell in results["lmm"]["cells_memory_off"]] == [2]
     assert not results["window"]["cells_memory_off"]
     config = json.loads((tmp_path / "lmm-seed0" / "run" / "config.json").read_text())
-    assert (config["variant"], config["memory_depth"], config["memory_write_cost"]) == ("lmm", 1, 0.3)
+    assert (config["variant"], config["memory"]["depth"], config["memory_write_cost"]) == ("lmm", 1, 0.3)
 
 
 def lesson_arguments(text, folder, *more):

@@ -52,12 +52,14 @@ def test_the_file_holds_what_the_model_read(memory, trained, book):
     assert cache.columns == ids.shape[1]
     for name, tensor in expected.tensors().items():
         torch.testing.assert_close(cache.tensors()[name], tensor, atol=1e-4, rtol=1e-3)
-    told = []
-    again = model.read_text(book, tokenizer, piece_size=100, progress=told.append)
-    assert again.columns == cache.columns == told[-1].tokens
+    from titanslab.reading.text import read_text
+
+    steps = list(read_text(model, book, tokenizer, piece_size=100))
+    told = [step.progress for step in steps]
+    assert steps[-1].cache.columns == cache.columns == told[-1].tokens
     assert told[-1].bytes == told[-1].total_bytes == book.stat().st_size
     assert told[-1].seconds_left == 0
-    assert all(step.tokens_per_second > 0 for step in told)
+    assert all(progress.tokens_per_second > 0 for progress in told)
 
 
 def test_compressed_and_in_two_parts(titans, trained, book, memory, tmp_path):

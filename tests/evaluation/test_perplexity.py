@@ -12,7 +12,7 @@ from titanslab.evaluation import perplexity as perplexity_module
 from titanslab.evaluation.perplexity import evaluate_perplexity
 from titanslab.evaluation.pictures import plot_positions
 from titanslab.models import TitansConfig, TitansForCausalLM
-from titanslab.models.cache_name import CACHE
+from titanslab.models.cache import CACHE
 
 TEXTS = ["A first text of some length.", "Second: é.", ""]
 

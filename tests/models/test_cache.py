@@ -102,7 +102,7 @@ def test_a_cache_file_of_before_a_field_was_there_is_read(model, ids, tmp_path):
     with safe_open(tmp_path / "c", "pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     config = json.loads(metadata["config"])
-    del config["attention_conv_size"]
+    del config["attention_conv_size"], config["memory_head_dim"]
     save_file(tensors, tmp_path / "old", metadata | {"config": json.dumps(config)})
     loaded = TitansCache.load(tmp_path / "old", model)
     assert all(torch.equal(t, tensors[name]) for name, t in loaded.tensors().items())

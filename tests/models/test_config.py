@@ -5,6 +5,8 @@ import json
 import pytest
 
 from titanslab import TitansConfig, TitansForCausalLM
+from titanslab.memory import MemoryConfig
+from titanslab.models.config import MEMORY_OPTIONS
 
 PAPER_SHAPES = {"170m": (12, 768, 16), "340m": (24, 1024, 16), "760m": (24, 1536, 16), "1.3b": (18, 2048, 8)}
 
@@ -51,6 +53,10 @@ def test_preset_overrides_and_defaults():
         (lambda: TitansConfig(pad_token_id=32000), "pad_token_id must be None or within the vocabulary"),
         (lambda: TitansConfig(variant="mag", attention_conv_size=4), "attention_conv_size must be 1 for variant 'mag'"),
         (lambda: TitansConfig(variant="attention", attention_conv_size=0), "attention_conv_size must be an integer of"),
+        (lambda: TitansConfig(memory=4), "memory must be a MemoryConfig, a dict of its fields or None, got 4"),
+        (lambda: TitansConfig(memory={"dept": 3}), "memory has no option 'dept'; did you mean 'depth'"),
+        (lambda: TitansConfig(memory={"depth": 0}), "memory_depth must be an integer of at least 1, got 0"),
+        (lambda: TitansConfig(memry={}), "unknown field 'memry'.*did you mean 'memory'"),
         (lambda: TitansConfig(rms_norm_eps=0), "rms_norm_eps must be a positive number"),
     ],
 )  # fmt: skip
@@ -86,3 +92,60 @@ def test_the_write_gate_starts_where_the_config_says() -> None:
     config = TitansConfig.preset("tiny", variant="mac", memory_theta_bias=-3.0)
     bias = TitansForCausalLM(config).model.layers[1].mixer.memory.theta_proj.bias
     assert bool((bias == -3.0).all())
+
+
+OPTIONS = {
+    "num_heads": 2, "depth": 3, "expansion": 1, "chunk_size": 5, "head_dim": 6, "residual": False, "norm": False,
+    "grad_clip": None, "conv_size": 2, "gates_per_layer": False, "momentum": False, "forgetting": False,
+    "half_lives": (3.0, 7.0), "theta_bias": -1.0, "gate_keys": True, "backend": "chunked",
+}  # fmt: skip
+
+
+def test_an_option_of_the_memory_has_one_meaning_under_both_names(tmp_path) -> None:
+    """Each differs from its default here, so one that is lost on the way is seen."""
+    default, want = MemoryConfig(4), MemoryConfig(**OPTIONS)
+    assert not [name for name in OPTIONS if getattr(want, name) == getattr(default, name)]
+    assert set(MEMORY_OPTIONS.values()) == set(OPTIONS)
+    flat = {name: OPTIONS[option] for name, option in MEMORY_OPTIONS.items()}
+    configs = [
+        TitansConfig.preset("tiny", memory=want),
+        TitansConfig.preset("tiny", memory=want.to_dict()),
+        TitansConfig.preset("tiny", **flat),
+        TitansConfig.preset("tiny"),
+    ]
+    for name, value in flat.items():
+        setattr(configs[-1], name, value)
+    configs[0].save_pretrained(tmp_path / "nested")
+    configs.append(TitansConfig.from_pretrained(tmp_path / "nested"))
+    saved = json.loads((tmp_path / "nested" / "config.json").read_text())
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "config.json").write_text(json.dumps(saved | {"memory": None} | flat))
+    configs.append(TitansConfig.from_pretrained(tmp_path / "flat"))
+    for config in configs:
+        assert config.memory == want
+        for name, value in flat.items():
+            assert getattr(config, name) == value
+        memory = TitansForCausalLM(config).model.layers[0].mixer.memory
+        assert memory.config == want
+        assert TitansConfig(**json.loads(json.dumps(config.to_dict()))).memory == want
+
+
+def test_a_saved_config_with_flat_names_loads_and_can_be_changed(tmp_path) -> None:
+    """The names of a config.json that was written before `memory` was there, None among its values."""
+    old = {
+        "model_type": "titans", "variant": "lmm", "hidden_size": 24, "num_attention_heads": 2, "num_memory_heads": 3,
+        "memory_depth": 1, "memory_half_lives": None, "memory_grad_clip": None, "conv_size": 1, "chunk_size": 8,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    config = TitansConfig.from_pretrained(tmp_path)
+    assert config.memory == MemoryConfig(3, 1, chunk_size=8, conv_size=1, grad_clip=None)
+    changed = TitansConfig.from_pretrained(tmp_path, memory_forgetting=False, memory={"norm": False})
+    assert changed.memory == MemoryConfig(3, 1, chunk_size=8, conv_size=1, grad_clip=None, forgetting=False, norm=False)
+    with pytest.raises(ValueError, match="memory_depth must be an integer of at least 1, got 0"):
+        TitansConfig.from_pretrained(tmp_path, memory_depth=0)
+
+
+def test_a_keyword_wins_over_memory() -> None:
+    config = TitansConfig.preset("tiny", memory=MemoryConfig(2, depth=3, norm=False), memory_depth=1)
+    assert config.memory == MemoryConfig(2, depth=1, norm=False)
+    assert TitansConfig.preset("tiny", memory={"norm": False}).memory == MemoryConfig(4, norm=False)

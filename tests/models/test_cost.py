@@ -21,6 +21,7 @@ OPTIONS = [
     },
     {"memory_momentum": False, "memory_forgetting": False, "num_memory_heads": 4, "window_size": 40},
     {"memory_gate_keys": True, "memory_depth": 1},
+    {"memory": {"head_dim": 12, "gate_keys": True, "num_heads": 3}},
 ]
 
 

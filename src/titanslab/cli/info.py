@@ -1,4 +1,4 @@
-"""`titans info`: what is installed, what would run, and what a config costs."""
+"""`titans info`: versions, devices, the memory's backend and the cost of a config."""
 
 from __future__ import annotations
 
@@ -87,26 +87,21 @@ def _versions(console: Any) -> None:
 def _backends(console: Any, config: Any) -> None:
     import torch
 
-    from titanslab.memory import MemoryNetwork, choose_backend
+    from titanslab.memory import choose_backend
     from titanslab.models.config import TitansConfig
 
     if not isinstance(config, TitansConfig):
         config = TitansConfig.preset("tiny")
     if config.variant == "attention":
         return
-    network = MemoryNetwork(
-        depth=config.memory_depth,
-        expansion=config.memory_expansion if config.memory_depth > 1 else MemoryNetwork().expansion,
-        residual=config.memory_residual,
-        norm=config.memory_norm,
-        grad_clip=config.memory_grad_clip,
-    )
+    width = config.memory_head_dim
+    network = config.memory.network(width)
     places = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     for place in places:
         for what, tokens in (("reading", 1024), ("decoding", 1)):
             dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
             with torch.no_grad():
-                choice = choose_backend(place, dtype, tokens, network, config.memory_head_dim, config.chunk_size)
+                choice = choose_backend(place, dtype, tokens, network, width, config.memory.chunk_size)
             console.print(f"memory     {place.type}, {what}: {choice.name} ({choice.reason})")
 
 
@@ -134,7 +129,7 @@ def _count_parameters(config: Any) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):  # shapes alone: a large model costs no memory here
+    with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from titanslab.models.cache import TitansCache
-from titanslab.models.cache_name import CACHE
+from titanslab.models.cache import CACHE, TitansCache
 
 Prompt = Sequence[int] | np.ndarray
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from titanslab.data.tokenizer import TextEncoder
-from titanslab.models.cache_name import CACHE, cache_of
+from titanslab.models.cache import CACHE, cache_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -16,7 +16,6 @@ from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Tokens
 from titanslab.memory.state import MemoryState
 
-BACKENDS = ("reference", "recurrent", "chunked", "triton")
 # calls of at most this many tokens go step by step (docs/log.md)
 STEP_TOKENS = 2
 # calls of at least this many tokens gain from the layer's own CPU pass

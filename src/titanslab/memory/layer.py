@@ -13,12 +13,11 @@ from titanslab.memory.cpu.features import convolve, norm_and_gate
 from titanslab.memory.frozen import check_writes, read_frozen, restart
 from titanslab.memory.layer_cpu import Writer, Written, emit
 from titanslab.memory.layer_parameters import LayerParameters
-from titanslab.memory.layer_state import NeuralMemoryState, with_read
 from titanslab.memory.network import MemoryParams
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
 from titanslab.memory.padding import Padding, real_tokens
-from titanslab.memory.state import MemoryState
+from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
 # calls of at least this many tokens compute projections and gates again in backward instead of holding them
 RECOMPUTE_TOKENS = 512
@@ -31,21 +30,8 @@ class NeuralMemory(LayerParameters):
     `forward` writes each token and reads it back right after; `retrieve` reads alone, `update` writes alone.
 
     Args:
-        hidden_size: width of the input. num_heads: memories side by side.
-        depth, expansion, residual, norm: of each memory, see `MemoryNetwork`.
-        grad_clip: largest inner gradient per token in units of sqrt(head_dim), the length of a normalised output;
-            None = off.
-        chunk_size: tokens whose inner gradients share the weights of the chunk's start; part of the function.
-        head_dim: width of a head; default `hidden_size / num_heads`.
-        conv_size: taps of the short convolutions after q, k, v; 1 = none.
-        gates_per_layer: separate theta, eta, alpha for each layer of the memory.
-        momentum, forgetting: False fixes eta, alpha at 0 (the paper's ablations).
-        half_lives: shortest and longest initial half-life of the heads, in tokens.
-        theta_bias: bias of theta's gate at the start; where little is worth keeping, a gate that starts closed
-            (-3) learns sooner to stay so.
-        gate_keys: theta's gate sees the token's key too, and with it the tokens before, as far as the convolution
-            reaches. OURS.
-        backend: see `neural_memory`.
+        hidden_size: width of the input.
+        num_heads, depth, expansion, chunk_size, ...: the options of `MemoryConfig`, in its order.
     """
 
     def extra_repr(self) -> str:

@@ -14,9 +14,8 @@ from titanslab.memory.autograd import Inputs, or_zeros
 from titanslab.memory.chunked.op import begin, end_state, placed
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import features, features_backward, gated_norm, gated_norm_backward
-from titanslab.memory.layer_state import NeuralMemoryState, with_read
 from titanslab.memory.rows import is_aligned
-from titanslab.memory.state import MemoryState
+from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
 if TYPE_CHECKING:
     from titanslab.memory.layer import NeuralMemory

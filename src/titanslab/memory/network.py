@@ -15,14 +15,13 @@ NORM_EPS = 1e-5
 class MemoryNetwork:
     """Shape of the small network whose weights are the memory.
 
-    `f(x) = x + LayerNorm(W_L(... gelu(x W_1)))`, one network per head, no biases.
+    `f(x) = x + LayerNorm(W_L(... gelu(x W_1)))` with the exact GELU, one network per head, no biases.
 
     Args:
         depth: number of weight matrices L (1 = linear memory).
         expansion: hidden width over head width; used only where `depth > 1`.
         residual: add the input to the output.
         norm: LayerNorm on the last layer's output, with a slow weight and bias per head.
-        activation: between the layers; "gelu" (exact) is the only one.
         grad_clip: largest l2 norm, per token, of the inner gradient at the last layer's output; None = off.
     """
 
@@ -30,7 +29,6 @@ class MemoryNetwork:
     expansion: int = 4
     residual: bool = True
     norm: bool = True
-    activation: str = "gelu"
     grad_clip: float | None = None
 
     def __post_init__(self) -> None:
@@ -38,8 +36,6 @@ class MemoryNetwork:
             raise ValueError(f"depth must be an integer of at least 1, got {self.depth!r}")
         if not isinstance(self.expansion, int) or self.expansion < 1:
             raise ValueError(f"expansion must be an integer of at least 1, got {self.expansion!r}")
-        if self.activation != "gelu":
-            raise ValueError(f"activation must be 'gelu', got {self.activation!r}")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip must be a positive number or None, got {self.grad_clip!r}")
 

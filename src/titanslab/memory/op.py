@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from titanslab.memory.backends import BACKENDS, choose, takes_step
+from titanslab.memory.backends import choose, takes_step
 from titanslab.memory.chunked.op import chunked
+from titanslab.memory.config import BACKENDS
 from titanslab.memory.cpu.step import step
 from titanslab.memory.gpu import fused
 from titanslab.memory.measured import Shape

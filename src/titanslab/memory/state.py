@@ -1,4 +1,7 @@
-"""The state of one memory as a plain value: save it, split it, copy it, send it away."""
+"""`MemoryState` and `NeuralMemoryState`: the state of a memory and of its layer, as plain values.
+
+A state can be saved, split, copied and sent away; no call changes one in place.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,25 +10,26 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.network import MemoryParams
+from titanslab.memory.tree import TensorTree
 
 
 @dataclass(frozen=True)
-class MemoryState:
-    """What a memory knows after reading some tokens.
+class MemoryState(TensorTree):
+    """State of the memories of one layer after some tokens.
 
     Args:
         weights: M_t, one `[B, H, d_in, d_out]` per layer.
         momentum: S_t, same shapes.
         chunk_weights: weights at the start of the running chunk, same shapes; not read where `offset` is 0.
         offset: int64 `[B]`, tokens of the running chunk already written, per row.
-        joined: what these weights and momentum are views of, for `stacked`, and the two themselves; or None.
+        joined: tensors of which `weights` and `momentum` are views, for `stacked`, then these two; or None.
     """
 
     weights: tuple[Tensor, ...]
     momentum: tuple[Tensor, ...]
     chunk_weights: tuple[Tensor, ...]
     offset: Tensor
-    joined: tuple[tuple[Tensor, ...], ...] | None = field(default=None, repr=False)
+    joined: tuple[tuple[Tensor, ...], ...] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def initial(cls, params: MemoryParams, batch_size: int) -> "MemoryState":
@@ -37,44 +41,25 @@ class MemoryState:
 
     @property
     def batch_size(self) -> int:
+        """Number of rows."""
         return self.offset.shape[0]
 
     @property
     def stacked(self) -> list[Tensor] | None:
-        """Weights above momentum, `[B * H, 2 d_in, d_out]` per layer, where they lie so: it spares a call a copy."""
+        """Weights above momentum, `[B * H, 2 d_in, d_out]` per layer, if they are views of one tensor, else None.
+
+        A caller that gets them need not copy weights and momentum into one tensor.
+        """
         if self.joined is None or self.joined[1] is not self.weights or self.joined[2] is not self.momentum:
-            return None  # also where dataclasses.replace put others in
+            return None  # `dataclasses.replace` keeps `joined` although it changes the weights
         return list(self.joined[0])
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> "MemoryState":
-        """`fn` applied to every tensor, `offset` included."""
-        return MemoryState(
-            tuple(fn(t) for t in self.weights),
-            tuple(fn(t) for t in self.momentum),
-            tuple(fn(t) for t in self.chunk_weights),
-            fn(self.offset),
-        )
-
     def map_weights(self, fn: Callable[[Tensor], Tensor]) -> "MemoryState":
-        """`fn` applied to every floating-point tensor; `offset` as it is."""
+        """The same state with `fn` applied to every floating-point tensor, so to all but `offset`."""
         return self.map(lambda t: fn(t) if t.is_floating_point() else t)
 
-    def detach(self) -> "MemoryState":
-        return self.map(Tensor.detach)
-
-    def clone(self) -> "MemoryState":
-        return self.map(Tensor.clone)
-
-    def expand(self, batch_size: int) -> "MemoryState":
-        """A state of one row, seen as `batch_size` equal rows (no copy)."""
-        return self.map(lambda t: t.expand(batch_size, *t.shape[1:]))
-
-    def index_select(self, rows: Tensor) -> "MemoryState":
-        """The given rows of the batch, in that order."""
-        return self.map(lambda t: t.index_select(0, rows.to(t.device)))
-
     def to(self, dtype: torch.dtype) -> "MemoryState":
-        """The state in another dtype, or itself where it has it already."""
+        """The state in another dtype, or the state itself if it already has that dtype."""
         parts = (*self.weights, *self.momentum, *self.chunk_weights)
         return self if all(t.dtype == dtype for t in parts) else self.map_weights(lambda t: t.to(dtype))
 
@@ -90,28 +75,36 @@ class MemoryState:
                 check_shape(f"{name}.{part}[{layer}]", tensor, (self.batch_size, q.shape[2], *width), q)
 
     def at_boundary(self) -> "MemoryState":
-        """The same memory, its current weights taken as the start of a new chunk."""
+        """The same memory; its current weights become the start of a new chunk."""
         return MemoryState(self.weights, self.momentum, self.weights, torch.zeros_like(self.offset))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Flat names to tensors, for saving."""
-        out = {"offset": self.offset}
-        for name in ("weights", "momentum", "chunk_weights"):
-            out |= {f"{name}.{i}": t for i, t in enumerate(getattr(self, name))}
-        return out
 
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "MemoryState":
-        """Inverse of `tensors()`."""
-        depth = sum(name.startswith("weights.") for name in tensors)
-        weights, momentum, chunk_weights = (
-            tuple(tensors[f"{name}.{i}"] for i in range(depth)) for name in ("weights", "momentum", "chunk_weights")
-        )
-        return cls(weights, momentum, chunk_weights, tensors["offset"])
+@dataclass(frozen=True)
+class NeuralMemoryState(TensorTree):
+    """State of a `NeuralMemory` layer between calls: its memories and the last inputs of its convolutions.
 
-    def nbytes(self) -> int:
-        """Bytes this state takes when stored."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+    Args:
+        memory: the fast weights.
+        conv: `[B, conv_size-1, H*D]` for "q", "k", "v" and, for `retrieve`, "read".
+    """
+
+    memory: MemoryState
+    conv: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self.memory.batch_size
+
+    def as_start(self) -> "NeuralMemoryState":
+        """The state with which a document starts: at a chunk boundary, and reads continue the convolution of q."""
+        return NeuralMemoryState(self.memory.at_boundary(), {**self.conv, "read": self.conv["q"]})
+
+
+def with_read(conv: dict[str, Tensor], source: NeuralMemoryState | None) -> dict[str, Tensor]:
+    """The tails `conv` of q, k and v after a write, with the tail "read" of `source`, which a write does not change."""
+    read = conv["q"].new_zeros(conv["q"].shape) if source is None else source.conv["read"]
+    return {**conv, "read": read.expand_as(conv["q"])}
 
 
 def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:

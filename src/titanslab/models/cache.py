@@ -1,13 +1,17 @@
-"""`TitansCache`: what a model remembers between calls; saved, loaded, forked and reordered as a whole."""
+"""`TitansCache`: the state of a whole model between calls, and the two names that transformers has for a cache."""
 
 import os
 import weakref
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from titanslab.memory.tree import named_tensors, tree_map, tree_nbytes
 from titanslab.models.cache_file import (
     CacheHeader,
     config_identity,
@@ -20,19 +24,42 @@ from titanslab.models.cache_file import (
 from titanslab.models.config import TitansConfig
 from titanslab.models.state import MixerState
 
+# transformers 5.24 renamed `past_key_values` to `cache`. The models here take either name with any release. Calls to
+# transformers, and its outputs, have the name `CACHE`, which this release uses.
+OLD, NEW = "past_key_values", "cache"
+CACHE = NEW if NEW in {field.name for field in fields(CausalLMOutputWithPast)} else OLD
+
+
+def either(past_key_values: Any, cache: Any) -> Any:
+    """The cache given under one of its names; ValueError for two different ones."""
+    if past_key_values is not None and cache is not None and past_key_values is not cache:
+        raise ValueError("past_key_values and cache are two names of one argument, got two different caches; give one")
+    return cache if past_key_values is None else past_key_values
+
+
+def renamed(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments with the cache under the name `CACHE`."""
+    cache = either(arguments.get(OLD), arguments.get(NEW))
+    others = {name: value for name, value in arguments.items() if name not in (OLD, NEW)}
+    return others if cache is None else {**others, CACHE: cache}
+
+
+def cache_of(output: Any) -> Any:
+    """The cache in a model's output."""
+    return getattr(output, CACHE)
+
 
 class TitansCache(Cache):
     """States of all blocks after some tokens; a model's `past_key_values`.
 
-    Memory, convolution tails and attention windows take the same bytes after 100 tokens as after 100,000;
-    only the full attention of variant "attention" grows. The tensors are never written in place, so `fork()`
-    copies nothing.
+    Memory, convolution tails and attention windows take the same bytes after 100 tokens as after 100,000. Only the
+    full attention of variant "attention" grows. No call writes the tensors in place, so `fork()` copies nothing.
 
-    `learn` and `write_scale` may be set at any time and hold for every token the model then reads or generates:
-    `cache.learn = False` freezes the memories, `cache.write_scale = 0.5` halves each theta.
+    `learn` and `write_scale` may be set at any time. They hold for every token that the model reads or generates from
+    then on: `cache.learn = False` freezes the memories, `cache.write_scale = 0.5` halves each theta.
 
     Args:
-        config: of the model it belongs to.
+        config: config of the model that fills the cache.
     """
 
     is_compileable = False
@@ -44,16 +71,16 @@ class TitansCache(Cache):
         self.config = config
         self.learn = True
         self.write_scale = 1.0
-        self._writer: weakref.ref[nn.Module] | None = None  # the model that filled it
-        self._fingerprint = ""  # of the model that filled it, as read from a file and not compared yet
+        self._writer: weakref.ref[nn.Module] | None = None  # the model that filled the cache
+        self._fingerprint = ""  # fingerprint of that model as a file names it, until it is compared with a model's
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: the next token starts a document, from the learned M_0."""
+        """Empty the cache: the next token starts a document, from the learned M_0."""
         self.states: list[MixerState | None] = [None] * self.config.num_hidden_layers
         self.position: Tensor | None = None  # int64 [B], tokens of the running document
-        self.document: Tensor | None = None  # int64 [B], its id where ids were given
-        self.columns = 0  # tokens fed, padding included
+        self.document: Tensor | None = None  # int64 [B], id of the running document, if ids were given
+        self.columns = 0  # tokens read, padding included
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_writer": None, "_fingerprint": self._written_by(None)}
@@ -66,7 +93,7 @@ class TitansCache(Cache):
 
     @property
     def batch_size(self) -> int:
-        """Rows held, -1 while empty."""
+        """Number of rows, -1 while the cache is empty."""
         return -1 if self.position is None else self.position.shape[0]
 
     @property
@@ -82,7 +109,7 @@ class TitansCache(Cache):
         return [False] * len(self)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens fed so far, padding included."""
+        """Tokens read so far, padding included."""
         return self.columns
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
@@ -111,25 +138,22 @@ class TitansCache(Cache):
 
     def nbytes(self) -> int:
         """Bytes of all states."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+        return tree_nbytes(self._tree())
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat names to tensors."""
-        out = {name: t for name in ("position", "document") if (t := getattr(self, name)) is not None}
-        for i, state in enumerate(self.states):
-            if state is not None:
-                out |= {f"layers.{i}.{name}": t for name, t in state.tensors().items()}
-        return out
+        return named_tensors(self._tree())
 
-    def map(self, fn: Any) -> "TitansCache":
+    def _tree(self) -> dict[str, Any]:
+        return {"position": self.position, "document": self.document, "layers": self.states}
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "TitansCache":
         """A cache with `fn` applied to every tensor."""
         out = TitansCache(self.config)
         out.learn, out.write_scale = self.learn, self.write_scale
         out._writer, out._fingerprint = self._writer, self._fingerprint
         out.columns = self.columns
-        out.position = None if self.position is None else fn(self.position)
-        out.document = None if self.document is None else fn(self.document)
-        out.states = [None if s is None else s.map(fn) for s in self.states]
+        out.position, out.document, out.states = tree_map(fn, self._tree()).values()
         return out
 
     def fork(self) -> "TitansCache":
@@ -137,10 +161,10 @@ class TitansCache(Cache):
         return self.map(lambda t: t)
 
     def continued(self) -> "TitansCache":
-        """A fork for `generate()` with new tokens alone.
+        """A fork for `generate()` with a prompt of new tokens alone.
 
-        Hugging Face takes a prompt given with a cache for the whole text, cached tokens included, and cuts off
-        as many as the cache has counted; this fork counts from here on. Nothing that was read is lost.
+        Hugging Face expects the whole text as a prompt, cached tokens included, and cuts off as many tokens as the
+        cache has counted. The fork counts from here on, so nothing is cut off. Its states are those of this cache.
         """
         out = self.fork()
         out.columns = 0
@@ -149,30 +173,30 @@ class TitansCache(Cache):
     __copy__ = fork
 
     def detach(self) -> "TitansCache":
-        """The same content cut off from the graph, for truncated backpropagation."""
+        """The same content without its graph, for truncated backpropagation."""
         return self.map(Tensor.detach)
 
     def to(self, device: torch.device | str) -> "TitansCache":
         """The same content on another device."""
         return self.map(lambda t: t.to(device))
 
-    def _replace(self, fn: Any) -> None:
+    def _replace(self, fn: Callable[[Tensor], Tensor]) -> None:
         self.__dict__.update(self.map(fn).__dict__)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i becomes what row `beam_idx[i]` was."""
+        """Row i becomes a copy of the former row `beam_idx[i]`."""
         self._replace(lambda t: t.index_select(0, beam_idx.to(t.device)))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the given rows."""
+        """Keep the given rows, in that order."""
         self._replace(lambda t: t[indices.to(t.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row `repeats` times."""
+        """Repeat each row `repeats` times."""
         self._replace(lambda t: t.repeat_interleave(repeats, dim=0))
 
     def bind(self, model: nn.Module) -> None:
-        """Called by a model that goes on from this cache; ValueError where another model filled it."""
+        """Tie the cache to the model that goes on from it; ValueError if another model filled it."""
         model = getattr(model, "base_model", model)
         if self._writer is not None and self._writer() is model:
             return
@@ -194,16 +218,16 @@ class TitansCache(Cache):
     ) -> None:
         """Write the cache to a safetensors file, whole or not at all.
 
-        The header holds the model's identity: the config fields a cache depends on and a fingerprint of the
-        weights, of `model` or else of the model that filled the cache.
+        The header holds the model's identity: the config fields that a cache depends on and a fingerprint of the
+        weights.
 
         Args:
             path: file to write; replaced if it exists.
-            model: see above.
-            notes: plain values to keep in the header; `TitansCache.header(path).notes` gives them back.
+            model: the model that filled the cache; needed only if it no longer exists.
+            notes: JSON values to keep in the header; `TitansCache.header(path).notes` returns them.
 
         Raises:
-            ValueError: an empty cache, a path that is no file, or a model that is gone and is not given.
+            ValueError: an empty cache, a path that is no file, or a model that no longer exists and is not given.
         """
         if self.position is None:
             raise ValueError("the cache is empty: run the model on some tokens before save()")
@@ -224,7 +248,7 @@ class TitansCache(Cache):
 
     @staticmethod
     def header(path: str | os.PathLike[str]) -> CacheHeader:
-        """What a cache file says of itself, without its tensors; errors as in `load`."""
+        """The header of a cache file, without its tensors; errors as in `load`."""
         return read_header(path)
 
     @classmethod
@@ -233,11 +257,12 @@ class TitansCache(Cache):
 
         Args:
             path: the file.
-            model: the Titans model that shall go on from it, to whose device it is brought, or a config. None:
-                the model is compared when it first uses the cache.
+            model: the Titans model that will go on from the cache, or its config. Tensors move to the device of the
+                model. None = the model is compared when it first uses the cache.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: not a cache, cut short, or of another model.
+            FileNotFoundError: no such file.
+            ValueError: not a cache, cut short, or the cache of another model.
         """
         header, tensors = read_file(path)
         if model is None:
@@ -263,12 +288,22 @@ class TitansCache(Cache):
                 mine = {n.removeprefix(prefix): tensors.pop(n) for n in list(tensors) if n.startswith(prefix)}
                 cache.states[i] = MixerState.from_tensors(mine)
             complete = not tensors and all(t.shape[0] == cache.batch_size for t in cache.tensors().values())
-            for state in cache.states:
-                complete &= config.variant == "attention" or state.memory is not None  # type: ignore[union-attr]
-                complete &= config.variant == "lmm" or state.attention is not None  # type: ignore[union-attr]
-                complete &= (config.attention_conv_size > 1) == bool(state.conv)  # type: ignore[union-attr]
-        except (KeyError, IndexError):
+            complete &= all(_is_complete(state, config) for state in cache.states if state is not None)
+        except (KeyError, IndexError, TypeError):
             complete = False
         if not complete:
             raise ValueError(f"{path} lacks tensors of the cache that its header describes; it cannot be read")
         return cache
+
+
+def _is_complete(state: MixerState, config: TitansConfig) -> bool:
+    """Whether a block's state holds the parts that the blocks of `config` have."""
+    depths: set[int] = set()
+    if state.memory is not None:
+        memory = state.memory.memory
+        depths = {len(memory.weights), len(memory.momentum), len(memory.chunk_weights)}
+    return (
+        depths == (set() if config.variant == "attention" else {config.memory.depth})
+        and (config.variant == "lmm" or state.attention is not None)
+        and (config.attention_conv_size > 1) == bool(state.conv)
+    )

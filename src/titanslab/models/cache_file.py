@@ -1,4 +1,4 @@
-"""The file of a `TitansCache`: safetensors, with the model's identity in the header; whole or not written."""
+"""The file of a `TitansCache`: safetensors with the model's identity in the header, written whole or not at all."""
 
 import hashlib
 import json
@@ -11,32 +11,34 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.files import write_whole
-from titanslab.models.config import TitansConfig
+from titanslab.memory.config import NOT_IN_THE_STATE
+from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
 
 FORMAT = "titans-cache"
 VERSION = "2"
 
-# fields that decide what a state means; the rest (token ids, dtype, backend ...) may differ
+# Fields that decide the meaning of a state, besides a memory's options. Token ids, dtype and the rest may differ.
 # fmt: off
 IDENTITY = (
     "variant", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_memory_heads", "memory_depth", "memory_expansion", "memory_residual", "memory_norm",
-    "memory_grad_clip", "memory_gates_per_layer", "memory_momentum", "memory_forgetting", "memory_gate_keys",
-    "conv_size", "attention_conv_size", "chunk_size", "segment_len", "window_size", "num_persistent_tokens",
-    "gate_type", "rope_parameters", "rms_norm_eps",
+    "attention_conv_size", "segment_len", "window_size", "num_persistent_tokens", "gate_type", "rope_parameters",
+    "rms_norm_eps", *(name for name, option in MEMORY_OPTIONS.items() if option not in NOT_IN_THE_STATE),
 )
 # fmt: on
-LATER_FIELDS = {"attention_conv_size": 1}  # what files of before a field was there mean
+# Values of the fields that a file written before they existed does not name.
+LATER_FIELDS = {"attention_conv_size": 1, "memory_head_dim": None}
 
 
 @dataclass(frozen=True)
 class CacheHeader:
-    """What a cache file says of itself.
+    """The header of a cache file.
 
     Args:
-        config: the `IDENTITY` fields of its model. weights: the model's fingerprint, "" where not known.
-        columns: tokens fed, padding included. learn, write_scale: as in `TitansCache`.
-        notes: what the program that wrote it added.
+        config: the `IDENTITY` fields of its model.
+        weights: the model's fingerprint, "" if it is not known.
+        columns: tokens read, padding included.
+        learn, write_scale: as in `TitansCache`.
+        notes: values that the program which wrote the file added.
     """
 
     config: dict[str, Any]
@@ -48,15 +50,17 @@ class CacheHeader:
 
 
 def config_identity(config: TitansConfig) -> dict[str, Any]:
-    """The fields of a config that a cache depends on."""
-    return json.loads(json.dumps({name: getattr(config, name) for name in IDENTITY}))
+    """The fields of a config that a cache depends on, as JSON values."""
+    memory = {name: getattr(config.memory, option) for name, option in MEMORY_OPTIONS.items()}
+    values = {name: memory[name] if name in memory else getattr(config, name) for name in IDENTITY}
+    return json.loads(json.dumps(values))
 
 
 def weights_fingerprint(model: nn.Module) -> str:
     """A short hash of the weights a cache depends on: names, shapes and up to 256 evenly spaced values of each.
 
-    Values are rounded to bfloat16, so that a model has the same in every precision. The head of a language model
-    takes no part: a base model reads the caches of its language model.
+    Values are rounded to bfloat16, so that a model has the same hash in every precision. The head of a language model
+    is left out, so a base model can read the caches of its language model.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(getattr(model, "base_model", model).named_parameters()):
@@ -68,7 +72,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def differences(stored: dict[str, Any], config: TitansConfig) -> str:
-    """The fields in which a stored identity and a config differ, in words; "" where they agree."""
+    """The fields in which a stored identity and a config differ, in words; "" if they agree."""
     mine = config_identity(config)
     stored = LATER_FIELDS | stored
     different = [name for name in IDENTITY if stored.get(name) != mine[name]]
@@ -79,7 +83,7 @@ def differences(stored: dict[str, Any], config: TitansConfig) -> str:
 def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: CacheHeader) -> None:
     """Write a cache file; a reader finds the old or the new one, see `write_whole`.
 
-    A link is followed to the file it names.
+    A symbolic link stays: the file it points to is replaced.
     """
     from safetensors.torch import save_file
 
@@ -130,7 +134,6 @@ def _open(path: Path, tensors: bool) -> tuple[CacheHeader, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            # a header is read on its own by programs that only ask what the file is
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable cache file (cut short or of another kind): {error}") from None

@@ -1,19 +1,33 @@
 """`TitansConfig`: every choice a Titans model is built from, checked when it is made."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from titanslab.memory.config import (
+    MemoryConfig,
+    OptionError,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_positive,
+    is_number,
+    nearest,
+)
+
 VARIANTS = ("lmm", "mal", "mag", "mac", "attention")
 GATES = ("mix", "sigmoid", "silu")
-BACKENDS = ("auto", "reference", "recurrent", "chunked", "triton")
+_SHORT = {"num_heads": "num_memory_heads", "conv_size": "conv_size", "chunk_size": "chunk_size"}
+# Options of `MemoryConfig` under the names that keyword arguments, recipes and the header of a cache file give them:
+# `memory_depth` is `memory.depth`. A config.json of before `memory` was there has these names too.
+MEMORY_OPTIONS = {_SHORT.get(f.name, f"memory_{f.name}"): f.name for f in fields(MemoryConfig)}
 
 # Camera-ready table 5 (blocks, width, heads); 400m has no row there, see `TitansConfig.preset`.
 PAPER: dict[str, Any] = {
     "vocab_size": 32000,
-    "chunk_size": 16,
     "segment_len": 512,
     "window_size": 2048,
     "num_persistent_tokens": 128,
@@ -25,7 +39,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 512,
-        "chunk_size": 16,
         "segment_len": 128,
         "window_size": 64,
         "num_persistent_tokens": 8,
@@ -38,12 +51,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def nearest(name: object, allowed: tuple[str, ...]) -> str:
-    """`", did you mean 'x'?"`, or nothing where no allowed name is near."""
-    found = difflib.get_close_matches(str(name).lower(), allowed, n=1, cutoff=0.4)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
 class TitansConfig(PreTrainedConfig):
     """Configuration of a Titans model; an impossible value raises a ValueError that names the field.
 
@@ -51,29 +58,20 @@ class TitansConfig(PreTrainedConfig):
         variant: "lmm", "mal", "mag", "mac", or the baseline "attention": the same trunk with attention alone.
         vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: as in Llama;
             `intermediate_size` None = 8/3 of `hidden_size`, up to the next multiple of 64.
-        num_memory_heads: memories side by side in a block; None = `num_attention_heads`.
-        memory_grad_clip: largest inner gradient per token, in units of sqrt(head width); None = off.
-        memory_depth, memory_expansion, memory_residual, memory_norm: of each memory, see
-            `titanslab.memory.MemoryNetwork`.
-        memory_gates_per_layer: separate theta, eta, alpha for each layer of a memory.
-        memory_momentum, memory_forgetting: False = the paper's ablations without eta, without alpha.
-        memory_half_lives: shortest and longest initial half-life of the heads, in tokens.
-        memory_theta_bias: bias of the write gate at the start: sigmoid of it, in units of the stability limit.
-        memory_gate_keys: the write gate sees the token's key too, so with it the tokens just before. OURS.
-        memory_write_cost: what training adds to the loss for a mean write gate of 1, so that a gate closes on what
-            need not be kept; 0 = nothing. OURS.
-        memory_write_floor: None = each write costs its gate; a small number = it costs the gate's logarithm from there
-            on, so that gates of a thousandth close too (`mean_write`). OURS.
-        conv_size: taps of the short convolution after the memory's q, k, v; 1 = none.
-        attention_conv_size: variant "attention" only: taps of such a convolution after attention's q, k, v, started
-            as the memory's is; 1 = none. OURS.
-        chunk_size: tokens whose inner gradients are taken at the same weights.
-        segment_len: tokens of a MAC segment. Not read by the other variants.
-        window_size: tokens an attention position sees, itself included, in "mal", "mag" and "attention";
-            None = all ("attention" only). Not read by "lmm" and "mac".
+        memory: options of the memory in each block, as a `titanslab.memory.MemoryConfig` or as a dict of its fields, in
+            which `num_heads` None = `num_attention_heads`. Each option also has a name of its own (`MEMORY_OPTIONS`):
+            `memory_depth` is `memory.depth`, as a keyword argument, which wins over `memory`, and as an attribute.
+        memory_write_cost: price that training adds to the loss for a mean write gate of 1, so that gates close on
+            tokens that need not be kept; 0 = none. OURS.
+        memory_write_floor: None = the price is on the gate itself. A small number = the price is on the logarithm of
+            the gate above that number, so that gates of a thousandth close too (`mean_write`). OURS.
+        attention_conv_size: variant "attention" only: taps of short convolutions after attention's q, k and v, which
+            start as the memory's do; 1 = none. OURS.
+        segment_len: tokens of a MAC segment. The other variants do not read it.
+        window_size: tokens that an attention position sees, itself included, in "mal", "mag" and "attention";
+            None = all ("attention" only). "lmm" and "mac" do not read it.
         num_persistent_tokens: learned vectors of each block, 0 = none.
         gate_type: how "mag" and "mac" join attention and memory, see `titanslab.layers.MemoryGate`.
-        memory_backend: "auto", or a backend of `titanslab.memory.neural_memory` by name.
         initializer_range: standard deviation of linear layers at the start; embeddings take `hidden_size ** -0.5`.
         rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`; other types raise.
         fused_loss: in training with labels, compute the loss in chunks of tokens and return no logits.
@@ -81,6 +79,8 @@ class TitansConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "titans"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
+    # Every new config calls this function, which `register.py` sets so that the first one registers the models.
+    first_use: ClassVar[Callable[[], None] | None] = None
 
     variant: str = "mac"
     vocab_size: int = 32000
@@ -88,28 +88,14 @@ class TitansConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     num_hidden_layers: int = 12
     num_attention_heads: int = 16
-    num_memory_heads: int | None = None
-    memory_depth: int = 2
-    memory_expansion: int = 4
-    memory_residual: bool = True
-    memory_norm: bool = True
-    memory_grad_clip: float | None = 1.0
-    memory_gates_per_layer: bool = True
-    memory_momentum: bool = True
-    memory_forgetting: bool = True
-    memory_half_lives: list[float] | tuple[float, ...] | None = None
-    memory_theta_bias: float = 2.0
-    memory_gate_keys: bool = False
+    memory: MemoryConfig = None  # type: ignore[assignment]  # a MemoryConfig as soon as the config is made
     memory_write_cost: float = 0.0
     memory_write_floor: float | None = None
-    conv_size: int = 4
     attention_conv_size: int = 1
-    chunk_size: int = 16
     segment_len: int = 512
     window_size: int | None = 2048
     num_persistent_tokens: int = 128
     gate_type: str = "mix"
-    memory_backend: str = "auto"
     rope_parameters: dict[str, Any] | None = None
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
@@ -121,37 +107,69 @@ class TitansConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        options = {MEMORY_OPTIONS[name]: kwargs.pop(name) for name in list(kwargs) if name in MEMORY_OPTIONS}
         self._reject_unknown(kwargs)
         for name in ("hidden_size", "num_attention_heads"):
-            self._check_integer(name, getattr(self, name), 1)
+            check_integer(name, getattr(self, name), 1)
         if self.intermediate_size is None:
             self.intermediate_size = -(-8 * self.hidden_size // 3 // 64) * 64
-        if self.num_memory_heads is None:
-            self.num_memory_heads = self.num_attention_heads
-        if self.memory_half_lives is not None:
-            self.memory_half_lives = list(self.memory_half_lives)
+        self.memory = self._memory(self.memory, options)
         self.rope_parameters = dict(self.rope_parameters or {})
         if self.rope_parameters.get("rope_type", "default") != "default":
             raise ValueError(f"rope_parameters: rope_type must be 'default', got {self.rope_parameters['rope_type']!r}")
         super().__post_init__(**kwargs)
         self.check()
-        from titanslab.models.register import register_models
+        if TitansConfig.first_use is not None:
+            TitansConfig.first_use()
 
-        register_models()
+    def _memory(self, memory: MemoryConfig | dict[str, Any] | None, options: dict[str, Any]) -> MemoryConfig:
+        """The options of `memory` with some of them changed; None stands for the default heads and half-lives."""
+        if not isinstance(memory, MemoryConfig | dict | None):
+            raise OptionError("memory", f"must be a MemoryConfig, a dict of its fields or None, got {memory!r}")
+        values = (memory.to_dict() if isinstance(memory, MemoryConfig) else memory or {}) | options
+        known = tuple(MEMORY_OPTIONS.values())
+        for name in values:
+            if name not in known:
+                raise ValueError(f"memory has no option {name!r}{nearest(name, known)}")
+        if values.get("num_heads") is None:
+            values["num_heads"] = self.num_attention_heads
+        if values.get("half_lives") is None:
+            values.pop("half_lives", None)
+        try:
+            return MemoryConfig(**values)
+        except OptionError as error:
+            name = next(name for name, option in MEMORY_OPTIONS.items() if option == error.name)
+            raise OptionError(name, error.problem) from None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in MEMORY_OPTIONS:
+            return getattr(self.memory, MEMORY_OPTIONS[name])
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in MEMORY_OPTIONS:
+            name, value = "memory", self._memory(self.memory, {MEMORY_OPTIONS[name]: value})
+        elif name == "memory" and isinstance(value, dict) and isinstance(self.memory, MemoryConfig):
+            value = self._memory(self.memory, value)
+        super().__setattr__(name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values, `memory` as a dict; `TitansConfig(**values)` is the inverse."""
+        return super().to_dict() | {"memory": self.memory.to_dict()}
 
     @classmethod
     def preset(cls, name: str, variant: str = "mac", **overrides: Any) -> "TitansConfig":
         """A model of the paper's sizes, or `tiny` for a laptop.
 
         Shapes of 170m, 340m, 760m and 1.3b are the camera-ready's. It has no row for 400m (OURS: 340m with 28
-        blocks, which keeps heads of 64). A size is a name; `titanslab.models.cost` counts.
+        blocks, which keeps heads of 64). A preset's name is not its number of parameters, see `titanslab.models.cost`.
 
         Raises:
             ValueError: an unknown preset, variant or field, with the nearest known name.
         """
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}{nearest(name, tuple(PRESETS))}")
-        known = tuple(field.name for field in fields(cls))
+        known = cls.field_names()
         for field in overrides:
             if field not in known:
                 raise ValueError(f"TitansConfig has no field {field!r}{nearest(field, known)}")
@@ -165,28 +183,28 @@ class TitansConfig(PreTrainedConfig):
     @property
     def memory_head_dim(self) -> int:
         """Width of a memory head."""
-        return self.hidden_size // (self.num_memory_heads or self.num_attention_heads)
+        return self.memory.width(self.hidden_size)
 
     @property
     def rotary_base(self) -> float:
         """Base of the rotary frequencies."""
         return float((self.rope_parameters or {})["rope_theta"])
 
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Every name that a keyword argument may have."""
+        return (*(field.name for field in fields(cls)), *MEMORY_OPTIONS)
+
     def check(self) -> None:
-        """Raise a ValueError that names the first field whose value cannot be."""
-        for name, allowed in (("variant", VARIANTS), ("gate_type", GATES), ("memory_backend", BACKENDS)):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}{nearest(value, allowed)}")
-        at_least_one = (
-            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_memory_heads "
-            "memory_depth memory_expansion conv_size attention_conv_size chunk_size segment_len"
-        )
-        for name in at_least_one.split():
-            self._check_integer(name, getattr(self, name), 1)
-        self._check_integer("num_persistent_tokens", self.num_persistent_tokens, 0)
+        """Raise a ValueError that names the first field with an impossible value."""
+        check_choice("variant", self.variant, VARIANTS)
+        check_choice("gate_type", self.gate_type, GATES)
+        sizes = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads attention_conv_size"
+        for name in [*sizes.split(), "segment_len"]:
+            check_integer(name, getattr(self, name), 1)
+        check_integer("num_persistent_tokens", self.num_persistent_tokens, 0)
         if self.window_size is not None:
-            self._check_integer("window_size", self.window_size, 1)
+            check_integer("window_size", self.window_size, 1)
         elif self.variant in ("mal", "mag"):
             raise ValueError(
                 f"window_size must be an integer for variant {self.variant!r}, got None (all tokens); "
@@ -197,7 +215,8 @@ class TitansConfig(PreTrainedConfig):
                 f"attention_conv_size must be 1 for variant {self.variant!r}, got {self.attention_conv_size}; "
                 "only attention alone has such a convolution"
             )
-        for name in ("num_attention_heads", "num_memory_heads"):
+        divided = ("num_attention_heads", "num_memory_heads")
+        for name in divided if self.memory.head_dim is None else divided[:1]:
             if self.hidden_size % getattr(self, name):
                 raise ValueError(
                     f"hidden_size must be a multiple of {name}, got {self.hidden_size} and {getattr(self, name)}"
@@ -207,30 +226,19 @@ class TitansConfig(PreTrainedConfig):
                 "hidden_size / num_attention_heads must be even for rotary positions, "
                 f"got {self.hidden_size} / {self.num_attention_heads} = {self.head_dim}"
             )
-        flags = (
-            "memory_residual memory_norm memory_gates_per_layer memory_momentum memory_forgetting memory_gate_keys "
-            "tie_word_embeddings fused_loss use_cache"
-        )
-        for name in flags.split():
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("tie_word_embeddings", "fused_loss", "use_cache"):
+            check_flag(name, getattr(self, name))
         for name in ("rms_norm_eps", "initializer_range"):
-            self._check_positive(name, getattr(self, name))
-        if self.memory_grad_clip is not None:
-            self._check_positive("memory_grad_clip", self.memory_grad_clip)
-        self._check_half_lives()
-        bias = self.memory_theta_bias
-        if not isinstance(bias, int | float) or isinstance(bias, bool) or not abs(bias) < 100:
-            raise ValueError(f"memory_theta_bias must be a number between -100 and 100, got {bias!r}")
+            check_positive(name, getattr(self, name))
         cost = self.memory_write_cost
-        if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < float("inf"):
+        if not is_number(cost) or not 0 <= cost < float("inf"):
             raise ValueError(f"memory_write_cost must be a number of at least 0, got {cost!r}")
         floor = self.memory_write_floor
-        if floor is not None and not (isinstance(floor, int | float) and not isinstance(floor, bool) and 0 < floor < 1):
+        if floor is not None and not (is_number(floor) and 0 < floor < 1):
             raise ValueError(
                 f"memory_write_floor must be None or a number between 0 and 1, such as 1e-4, got {floor!r}"
             )
-        self._check_positive("rope_parameters: rope_theta", (self.rope_parameters or {}).get("rope_theta"))
+        check_positive("rope_parameters: rope_theta", (self.rope_parameters or {}).get("rope_theta"))
         for name in ("pad_token_id", "bos_token_id"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and 0 <= value < self.vocab_size):
@@ -238,27 +246,9 @@ class TitansConfig(PreTrainedConfig):
                     f"{name} must be None or within the vocabulary 0..{self.vocab_size - 1}, got {value!r}"
                 )
 
-    def _check_half_lives(self) -> None:
-        value = self.memory_half_lives
-        if value is None:
-            return
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in value)
-        if len(value) != 2 or not numbers or value[0] > value[1]:
-            raise ValueError(f"memory_half_lives must be [shortest, longest] in tokens, both above 0, got {value!r}")
-
-    @staticmethod
-    def _check_integer(name: str, value: object, least: int) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-    @staticmethod
-    def _check_positive(name: str, value: object) -> None:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be a positive number, got {value!r}")
-
     def _reject_unknown(self, kwargs: dict[str, Any]) -> None:
-        """A misspelt field must not become an attribute nobody reads."""
-        known = tuple(field.name for field in fields(self))
+        """Raise a ValueError for a misspelt field, which would become an attribute that no code reads."""
+        known = self.field_names()
         for name in set(kwargs) - {"model_type", *FOREIGN}:
             guess = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             if guess and not name.startswith("_"):

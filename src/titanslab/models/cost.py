@@ -1,7 +1,7 @@
-"""What a config costs in closed form: parameters, FLOPs of a forward pass, bytes of its cache.
+"""Cost of a config in closed form: parameters, FLOPs of a forward pass, bytes of its cache.
 
-FLOPs are those of matrix products, two per multiply-add; norms, convolutions, activations and gates along a
-channel are left out, as FLOP counters leave them out. Scores that a mask hides count: they are computed.
+Only matrix products count as FLOPs, two per multiply-add. Norms, convolutions, activations and elementwise gates are
+left out, as FLOP counters leave them out. Scores that a mask hides count, because they are computed.
 """
 
 import math
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from titanslab.memory import MemoryNetwork
 from titanslab.models.config import TitansConfig
 
 
@@ -18,11 +17,11 @@ class Cost:
     """Cost of a model.
 
     Args:
-        parameters: all of them, tied ones once.
-        embedding_parameters: those of the embedding and of an untied head.
-        memory_weights: fast weights of all blocks, the learned M_0 of one sequence.
-        flops_per_token: of a forward pass over `tokens`, one row.
-        cache_bytes: of one row's cache after `tokens`.
+        parameters: number of all parameters; tied ones count once.
+        embedding_parameters: number of those in the embedding and in an untied head.
+        memory_weights: number of fast weights in all blocks, for one sequence.
+        flops_per_token: FLOPs per token of a forward pass over one row of `tokens`.
+        cache_bytes: bytes of the cache of one row after `tokens`.
     """
 
     parameters: int
@@ -59,8 +58,8 @@ def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
         block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _scores(config, tokens)
     if config.variant == "mac":
         block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _segment_scores(config, tokens)
-        # of h: its q, output gate and output projections, the memory itself, attention's k and v
-        block += 10 * rows * d * d + 2 * rows * _fast_weights(config)
+        # The retrieved h costs the memory's q, output gate and output projections, the read, and attention's k and v.
+        block += 2 * rows * (3 * d * _inner(config) + _fast_weights(config)) + 4 * rows * d * d
     if config.variant in ("mag", "mac") and config.gate_type == "mix":
         block += 2 * rows * d * d
     return total + config.num_hidden_layers * block
@@ -73,7 +72,7 @@ def cache_bytes(config: TitansConfig, batch: int, tokens: int, dtype: torch.dtyp
     block = 0
     if config.variant != "attention":
         fast = _fast_weights(config) * wide
-        block += 3 * fast + 8 + 4 * (config.conv_size - 1) * d * dtype.itemsize
+        block += 3 * fast + 8 + 4 * (config.memory.conv_size - 1) * _inner(config) * dtype.itemsize
         block += fast if config.variant == "mac" else 0
     if config.variant == "mac":
         slots = persistent + 2 * config.segment_len
@@ -85,25 +84,26 @@ def cache_bytes(config: TitansConfig, batch: int, tokens: int, dtype: torch.dtyp
     return batch * (config.num_hidden_layers * block + 8)
 
 
-def _network(config: TitansConfig) -> MemoryNetwork:
-    return MemoryNetwork(config.memory_depth, config.memory_expansion, config.memory_residual, config.memory_norm)
+def _inner(config: TitansConfig) -> int:
+    """Width of a memory's q, k and v over all heads."""
+    return config.memory.num_heads * config.memory_head_dim
 
 
 def _fast_weights(config: TitansConfig) -> int:
-    return (config.num_memory_heads or 1) * _network(config).num_weights(config.memory_head_dim)
+    width = config.memory_head_dim
+    return config.memory.num_heads * config.memory.network(width).num_weights(width)
 
 
 def _mixer_parameters(config: TitansConfig) -> int:
     d = config.hidden_size
     total = d + config.num_persistent_tokens * d  # its norm, and the persistent tokens
     if config.variant != "attention":
-        gates = 1 + config.memory_momentum + config.memory_forgetting
-        outputs = (config.num_memory_heads or 1) * (config.memory_depth if config.memory_gates_per_layer else 1)
-        total += (
-            5 * d * d + gates * outputs * (d + 1) + config.memory_gate_keys * outputs * d + d + _fast_weights(config)
-        )
-        total += 3 * config.conv_size * d if config.conv_size > 1 else 0
-        total += 2 * d if config.memory_norm else 0
+        memory, inner = config.memory, _inner(config)
+        outputs = memory.num_heads * memory.gate_layers
+        total += 5 * d * inner + inner + _fast_weights(config)
+        total += (1 + memory.momentum + memory.forgetting) * outputs * (d + 1) + memory.gate_keys * outputs * inner
+        total += 3 * memory.conv_size * inner if memory.conv_size > 1 else 0
+        total += 2 * inner if memory.norm else 0
     if config.variant != "lmm":
         total += 4 * d * d
     total += 3 * config.attention_conv_size * d if config.attention_conv_size > 1 else 0
@@ -115,22 +115,22 @@ def _mixer_parameters(config: TitansConfig) -> int:
 
 def _memory_flops(config: TitansConfig, batch: int, tokens: int) -> int:
     """Writing and reading `[batch, tokens]` in chunks; the last one may be short."""
-    d = config.hidden_size
-    gates = 1 + config.memory_gate_keys + config.memory_momentum + config.memory_forgetting
-    outputs = (config.num_memory_heads or 1) * (config.memory_depth if config.memory_gates_per_layer else 1)
-    projections = 2 * batch * tokens * (5 * d * d + gates * outputs * d)
-    whole, rest = divmod(tokens, config.chunk_size)
-    chunks = whole * chunk_flops(config, config.chunk_size) + (chunk_flops(config, rest) if rest else 0)
-    return projections + batch * (config.num_memory_heads or 1) * chunks
+    d, memory, inner = config.hidden_size, config.memory, _inner(config)
+    outputs = memory.num_heads * memory.gate_layers
+    gates = ((1 + memory.momentum + memory.forgetting) * d + memory.gate_keys * inner) * outputs
+    whole, rest = divmod(tokens, memory.chunk_size)
+    chunks = whole * chunk_flops(config, memory.chunk_size) + (chunk_flops(config, rest) if rest else 0)
+    return 2 * batch * tokens * (5 * d * inner + gates) + batch * memory.num_heads * chunks
 
 
 def chunk_flops(config: TitansConfig, tokens: int) -> int:
-    """Exact parallel form of one chunk of one head: at depth 2, 11 C D E + 2 C^2 (D + E) multiply-adds.
+    """FLOPs of the exact parallel form of a chunk of one head: at depth 2, 11 C D E + 2 C^2 (D + E) multiply-adds.
 
-    Each layer: the keys' forward pass, the queries through M and through S and the two chunk-end products, all
-    C x d_in x d_out; above the first also the gradient passed down; then the C x C corrections of the reads.
+    Each layer has five products of C x d_in x d_out: the keys' forward pass, the queries through M, the queries through
+    S and the two products at the chunk's end. A layer above the first has a sixth, the gradient passed down. The C x C
+    corrections of the reads come on top.
     """
-    widths = _network(config).widths(config.memory_head_dim)
+    widths = config.memory.network(config.memory_head_dim).widths(config.memory_head_dim)
     products = sum((5 + (layer > 0)) * i * o for layer, (i, o) in enumerate(widths))
     return 2 * (tokens * products + tokens * tokens * sum(i + o for i, o in widths))
 
@@ -139,7 +139,7 @@ def _scores(config: TitansConfig, tokens: int) -> int:
     """Query-key pairs per row that windowed or full attention forms."""
     persistent, window = config.num_persistent_tokens, config.window_size
     first = tokens if window is None else min(window, tokens)
-    # a long enough first block takes the persistent tokens along as empty queries
+    # In a first block longer than them, the persistent tokens are empty queries too.
     queries = first + persistent if first > persistent else first
     pairs = queries * (first + persistent)
     rest = tokens - first
@@ -150,7 +150,7 @@ def _scores(config: TitansConfig, tokens: int) -> int:
 
 
 def _segment_scores(config: TitansConfig, tokens: int) -> int:
-    """Query-key pairs per row in MAC: each segment sees the persistent tokens, what it recalls and itself."""
+    """Query-key pairs per row in MAC: each segment sees the persistent tokens, the retrieved tokens and itself."""
     whole, rest = divmod(tokens, config.segment_len)
     sizes = [config.segment_len] * whole + [rest] * bool(rest)
     return sum(size * (config.num_persistent_tokens + 2 * size) for size in sizes)

@@ -1,44 +1,26 @@
-"""The base of the token mixers: their norm, their persistent tokens, and where a document starts."""
+"""`Mixer`: the norm, the persistent tokens and the start of a document, which all token mixers share."""
 
 import torch
 from torch import Tensor, nn
 
 from titanslab.layers import Attention, RMSNorm
 from titanslab.memory import NeuralMemory, NeuralMemoryState
-from titanslab.memory.layer_parameters import HALF_LIVES
 from titanslab.models.call import Call, WriteStats
 from titanslab.models.config import TitansConfig
 from titanslab.models.state import MixerState
 
 
 def make_memory(config: TitansConfig) -> NeuralMemory:
-    """The neural memory a config describes."""
-    shortest, longest = config.memory_half_lives or HALF_LIVES
-    return NeuralMemory(
-        config.hidden_size,
-        config.num_memory_heads or config.num_attention_heads,
-        config.memory_depth,
-        config.memory_expansion,
-        config.chunk_size,
-        residual=config.memory_residual,
-        norm=config.memory_norm,
-        grad_clip=config.memory_grad_clip,
-        conv_size=config.conv_size,
-        gates_per_layer=config.memory_gates_per_layer,
-        momentum=config.memory_momentum,
-        forgetting=config.memory_forgetting,
-        backend=config.memory_backend,
-        half_lives=(shortest, longest),
-        theta_bias=config.memory_theta_bias,
-        gate_keys=config.memory_gate_keys,
-    )
+    """The neural memory that a config describes."""
+    return NeuralMemory.from_config(config.hidden_size, config.memory)
 
 
 class Mixer(nn.Module):
-    """Base of the token mixers: `x [B, T, hidden]` in, what to add to it out, with a `MixerState` in and out.
+    """Base of the token mixers: they map `x [B, T, hidden]` to the update of `x`, with a `MixerState` in and out.
 
-    `persistent [num_persistent_tokens, hidden_size]` are the learned vectors of §3.3, after the input norm: a
-    prefix for attention, and what the memory reads before a document. OURS: per block, their outputs dropped.
+    `persistent [num_persistent_tokens, hidden_size]` are the learned vectors of §3.3, after the input norm. Attention
+    has them as a prefix, and the memory reads them before a document. OURS: each block has its own, and their outputs
+    are dropped.
     """
 
     memory: NeuralMemory

@@ -10,11 +10,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from titanslab.layers import RMSNorm
-from titanslab.memory import NeuralMemory
 from titanslab.memory.padding import Padding
 from titanslab.models.block import TitansBlock
-from titanslab.models.cache import TitansCache
-from titanslab.models.cache_name import CACHE, cache_of, either, renamed
+from titanslab.models.cache import CACHE, TitansCache, cache_of, either, renamed
 from titanslab.models.call import WriteStats, make_call, read_mask
 from titanslab.models.config import TitansConfig
 from titanslab.models.losses import block_loss, chunked_loss, write_loss
@@ -51,10 +49,6 @@ class TitansModel(TitansPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(TitansBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        for memory in self.modules():
-            if isinstance(memory, NeuralMemory):
-                for inner in memory.modules():
-                    inner._inside_memory = inner is not memory  # type: ignore[assignment]
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -1,4 +1,4 @@
-"""`TitansPreTrainedModel`: initial values of a model's weights, and what Hugging Face asks to know."""
+"""`TitansPreTrainedModel`: initial values of a model's weights, and the class attributes that Hugging Face reads."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from transformers import initialization as init
 from titanslab.layers import RMSNorm
 from titanslab.memory import NeuralMemory
 from titanslab.models.baseline import AttentionMixer
-from titanslab.models.cache_name import NEW, OLD
+from titanslab.models.cache import NEW, OLD
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
 from titanslab.models.read import Reads
@@ -20,29 +20,32 @@ GATES = ("theta_proj", "theta_key_proj", "eta_proj", "alpha_proj")
 
 
 class TitansPreTrainedModel(Reads, PreTrainedModel):
-    """Weights, their initial values, and what Hugging Face asks to know."""
+    """Base of the models: the initial values of their weights, and the class attributes that Hugging Face reads."""
 
     config: TitansConfig
     config_class = TitansConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _is_stateful = True  # tokens cannot be taken back: no assisted decoding
+    _is_stateful = True  # A memory cannot unlearn tokens, so there is no assisted decoding.
     _no_split_modules = ["TitansBlock"]  # noqa: RUF012
     _skip_keys_device_placement = [OLD, NEW]  # noqa: RUF012
     _supports_sdpa = True
-    # gates act over thousands of tokens; their rounding would too
+    # A gate acts over thousands of tokens, and its rounding error would add up over them.
     _keep_in_fp32_modules_strict = [*GATES, "memory_weights", "memory_norm_weight", "memory_norm_bias"]  # noqa: RUF012
 
+    def initialize_weights(self) -> None:
+        """Draw the initial values of all weights that were not loaded."""
+        # A NeuralMemory draws all of its own. Hugging Face's walk over the modules skips those that have its mark.
+        for memory in self.modules():
+            if isinstance(memory, NeuralMemory):
+                for inner in set(memory.modules()) - {memory}:
+                    inner._is_hf_initialized = True  # type: ignore[assignment]
+        super().initialize_weights()
+
     def _initialize_weights(self, module: nn.Module, *args: Any, **kwargs: Any) -> None:
-        # a NeuralMemory initialises itself as a whole; what is inside it is passed over
-        if getattr(module, "_inside_memory", False):
-            module._is_hf_initialized = True  # type: ignore[assignment]
-        elif isinstance(module, NeuralMemory | AttentionMixer):  # what is missing may be inside, not its own
-            if not getattr(module, "_is_hf_initialized", False):
-                self._init_weights(module)
-                module._is_hf_initialized = True  # type: ignore[assignment]
-        else:
-            super()._initialize_weights(module, *args, **kwargs)
+        # `is_custom_code` is not passed on: it skips a module whose own parameters were loaded, even if parameters of
+        # the modules inside it are missing.
+        super()._initialize_weights(module)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -51,7 +54,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, nn.Embedding):
-            # OURS: tokens as large as what the first blocks add to them, in narrow models too (docs/log.md)
+            # OURS: embeddings are as large as the first blocks' outputs, in narrow models too (docs/log.md).
             init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
@@ -62,7 +65,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
                 _reset_unless_loaded(module, module.reset_projections)
 
     def _init_memory(self, memory: NeuralMemory) -> None:
-        """The memory's own initial values, whatever the trunk's; weights that were loaded stay."""
+        """Draw the memory's own initial values, which differ from the trunk's; loaded weights stay."""
 
         def reset() -> None:
             for name, child in memory.named_modules():
@@ -75,8 +78,8 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
     def decay_parameter_names(self) -> list[str]:
         """Parameters that weight decay may act on: matrices and embeddings.
 
-        Gates, norms, convolutions, biases, persistent tokens and the memory's start M_0 are left out: decay
-        would pull half-lives, learning rates and what a memory knows at birth towards a value nobody chose.
+        Gates, norms, convolutions, biases, persistent tokens and the memory's start M_0 are left out: decay would pull
+        half-lives, write sizes and M_0 towards values that nobody chose.
         """
         names = []
         for module_name, module in self.named_modules():
@@ -87,7 +90,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
 
 
 def _reset_unless_loaded(module: nn.Module, reset: Callable[[], None]) -> None:
-    """Draw the initial values of a module as a whole; parameters that were loaded keep theirs."""
+    """Draw the initial values of a module as a whole, then restore the parameters that were loaded."""
     loaded = [(p, p.clone()) for p in module.parameters() if getattr(p, "_is_hf_initialized", False)]
     if len(loaded) == len(list(module.parameters())):
         return

@@ -1,9 +1,8 @@
-"""Reading without end: texts of any length, in pieces, in the memory of one piece."""
+"""`read`: texts of any length, piece by piece, in the memory that one piece takes."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,19 +11,17 @@ from titanslab.memory.frozen import check_writes
 from titanslab.models.cache import TitansCache
 from titanslab.models.config import TitansConfig
 
-if TYPE_CHECKING:
-    from titanslab.reading.text import ReadProgress
-
-TOKENS_AT_ONCE = 4096  # of all rows; more gains no speed, and costs memory
+TOKENS_AT_ONCE = 4096  # in all rows of a piece; more tokens take more memory and gain no speed
 
 
 def piece_unit(config: TitansConfig) -> int:
     """Tokens a piece should be a multiple of, so that no chunk and no segment is read in two parts."""
-    return math.lcm(config.chunk_size, config.segment_len) if config.variant == "mac" else config.chunk_size
+    chunk_size = config.memory.chunk_size
+    return math.lcm(chunk_size, config.segment_len) if config.variant == "mac" else chunk_size
 
 
 class Reads:
-    """`read` and `read_text`, for `TitansModel` and `TitansForCausalLM`."""
+    """`read` and `read_pieces`, for `TitansModel` and `TitansForCausalLM`."""
 
     config: TitansConfig
 
@@ -39,26 +36,27 @@ class Reads:
         write_scale: float | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> TitansCache:
-        """Read tokens and return what the model remembers then; no logits are formed, no gradient is kept.
+        """Read tokens and return the cache after them; no logits are formed and no gradient is kept.
 
-        Any length takes the memory of one piece (but for full attention, whose cache grows). Reading on from
-        the returned cache is the same as reading all at once, wherever the cut is.
+        A text of any length takes the memory of one piece, except with full attention, whose cache grows. Reading on
+        from the returned cache gives the same as reading everything at once, wherever the cut is.
 
         Args:
             input_ids: int64 `[B, T]`, on any device, or an iterable of such pieces, of any lengths.
-            cache: what was read before; it is left as it is.
-            attention_mask: `[B, T]`, 0 = padding, where `input_ids` is a tensor.
+            cache: the state to go on from; it is not changed.
+            attention_mask: `[B, T]`, 0 = padding; only if `input_ids` is a tensor.
             piece_size: tokens of a row read at once; default about 4096 in all rows, in whole chunks and segments.
-            learn: False freezes the memories while these tokens are read: weights and momentum stay as they
-                are, nothing is forgotten; convolutions and attention windows go on. None = as the cache says.
-            write_scale: factor on theta while these tokens are read. None = as the cache says.
-            progress: called with (tokens of a row done, in all or None where not known).
+            learn: False freezes the memories while these tokens are read: weights and momentum do not change, and
+                nothing is forgotten. Convolutions and attention windows go on. None = the value of the cache.
+            write_scale: factor on theta while these tokens are read. None = the value of the cache.
+            progress: called after each piece with the tokens of a row read so far and their total, or None if the
+                total is not known.
 
         Returns:
             A new cache. `model.generate(new_ids, past_key_values=cache.continued())` goes on from it.
 
         Raises:
-            ValueError: input that is not `[B, T]`, a cache of another model, an option that can have no effect.
+            ValueError: input that is not `[B, T]`, a cache of another model, or an option without any effect.
         """
         total = input_ids.shape[1] if isinstance(input_ids, Tensor) and input_ids.dim() == 2 else None
         result = TitansCache(self.config) if cache is None else _forked(cache)
@@ -85,9 +83,9 @@ class Reads:
         learn: bool | None = None,
         write_scale: float | None = None,
     ) -> Iterator[TitansCache]:
-        """As `read`, piece by piece: yields the cache after each, so that reading can stop at any of them.
+        """Read as `read` does and yield the cache after each piece, so that reading can stop after any of them.
 
-        An interrupted piece is as if it had not begun; the caches that were yielded are never changed.
+        A yielded cache is never changed. Tokens of a piece that was interrupted are in none.
         """
         cache = TitansCache(self.config) if cache is None else _forked(cache)
         learns, scale = cache.learn, cache.write_scale
@@ -112,34 +110,6 @@ class Reads:
             cache = work
             yield work
 
-    def read_text(
-        self,
-        path: str | os.PathLike[str],
-        tokenizer: Any,
-        cache: TitansCache | None = None,
-        *,
-        piece_size: int | None = None,
-        learn: bool | None = None,
-        write_scale: float | None = None,
-        progress: "Callable[[ReadProgress], None] | None" = None,
-    ) -> TitansCache:
-        """Read a text file of any size, plain or .gz, .xz, .bz2, .zst, as `read` does with tokens.
-
-        Args:
-            path: text in UTF-8. tokenizer: of the model; its start token goes first where `cache` is None.
-            progress: told of every piece: tokens, bytes, tokens/s, seconds left.
-            cache, piece_size, learn, write_scale: as in `read`.
-        """
-        from titanslab.reading.text import read_text
-
-        steps = read_text(self, path, tokenizer, cache, piece_size=piece_size, learn=learn, write_scale=write_scale)
-        result = cache.fork() if cache is not None else TitansCache(self.config)
-        for step in steps:
-            result = step.cache
-            if progress is not None:
-                progress(step.progress)
-        return result
-
 
 def _forked(cache: Any) -> TitansCache:
     if not isinstance(cache, TitansCache):
@@ -154,7 +124,7 @@ def _pieces(
     config: TitansConfig,
     piece_size: int | None,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The input cut so that, after the first, pieces begin where chunks and segments do."""
+    """Pieces of the input and of its mask; each but the first begins at the start of a chunk and of a segment."""
     if piece_size is not None and (not isinstance(piece_size, int) or piece_size < 1):
         raise ValueError(f"piece_size must be an integer of at least 1 or None, got {piece_size!r}")
     if isinstance(input_ids, Tensor):
@@ -166,7 +136,7 @@ def _pieces(
             )
         source: Iterable[Tensor] = (input_ids,)
     elif isinstance(input_ids, str | bytes):
-        raise ValueError("input_ids is text; encode it first, or read a file with read_text(path, tokenizer)")
+        raise ValueError("input_ids is text; encode it first, or read a file with titanslab.reading.text.read_text")
     elif attention_mask is not None:
         raise ValueError("attention_mask goes with a tensor of input_ids, not with an iterable of pieces")
     else:
@@ -207,7 +177,7 @@ def _size(config: TitansConfig, ids: Tensor, piece_size: int | None) -> int:
 
 
 def _first_size(config: TitansConfig, cache: TitansCache, ids: Tensor, piece_size: int | None) -> int:
-    """Up to the next whole chunk and segment, where pieces are made of whole ones."""
+    """Tokens of the first piece: up to the end of the running chunk and segment, if pieces hold whole ones."""
     size, unit = _size(config, ids, piece_size), piece_unit(config)
     if cache.position is None or size % unit:
         return size

@@ -1,6 +1,6 @@
 """Names for Auto*: the config at once, the models when the first config is made.
 
-Importing the model classes of transformers takes seconds, and every way to a model leads through its config.
+Importing the model classes of transformers takes seconds, and a config is made before any model is.
 """
 
 from functools import cache
@@ -11,8 +11,9 @@ from titanslab.models.config import TitansConfig
 
 
 def register_config() -> None:
-    """Make `AutoConfig` know `model_type: titans`."""
+    """Make `AutoConfig` know `model_type: titans`, and the first config register the models."""
     AutoConfig.register(TitansConfig.model_type, TitansConfig, exist_ok=True)
+    TitansConfig.first_use = register_models
 
 
 @cache

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titanslab.memory.layer_cpu import Written
-from titanslab.memory.layer_state import NeuralMemoryState
 from titanslab.memory.padding import take
-from titanslab.memory.state import where_rows
+from titanslab.memory.state import NeuralMemoryState, where_rows
 from titanslab.models.call import Call, WriteStats
 from titanslab.models.state import MixerState
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from titanslab.memory import MemoryConfig
 from titanslab.models.config import TitansConfig
 
 TEMPLATE = " ({key}={value})"
@@ -68,11 +69,7 @@ class Settings:
             hidden_size=self.hidden_size,
             num_hidden_layers=self.layers,
             num_attention_heads=4,
-            num_memory_heads=2,
-            memory_depth=2,
-            memory_expansion=1,
-            memory_half_lives=[256.0, 16384.0],
-            chunk_size=16,
+            memory=MemoryConfig(num_heads=2, expansion=1, half_lives=(256.0, 16384.0)),
             window_size=self.window,
             num_persistent_tokens=0,
             bos_token_id=256,

@@ -277,12 +277,13 @@ def check_model_options(model: ModelRecipe, origin: str) -> None:
         model.check()
     if not model.options:
         return
-    from titanslab.models.config import TitansConfig
+    from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
 
     allowed = (
         option_names(model.architecture)
         if model.architecture is not None
-        else sorted(
+        else sorted(MEMORY_OPTIONS)
+        + sorted(
             name
             for cls in TitansConfig.__mro__
             if cls.__module__.startswith("titanslab")

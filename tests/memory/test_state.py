@@ -1,0 +1,44 @@
+"""States as trees of tensors: names, maps and the way back."""
+
+import pytest
+import torch
+
+from titanslab.memory import NeuralMemory, NeuralMemoryState
+from titanslab.memory.tree import named_tensors, tree_map, tree_nbytes
+from titanslab.models.state import MixerState
+
+
+@pytest.fixture
+def state() -> NeuralMemoryState:
+    torch.manual_seed(0)
+    return NeuralMemory(12, 2, depth=2, chunk_size=4).update(torch.randn(3, 6, 12))
+
+
+def test_names_lead_to_tensors_and_back(state: NeuralMemoryState) -> None:
+    layers = [f"memory.{part}.{i}" for part in ("weights", "momentum", "chunk_weights") for i in range(2)]
+    tails = [f"conv.{name}" for name in ("q", "k", "v", "read")]
+    assert list(state.tensors()) == [*layers, "memory.offset", *tails]
+    mixer = MixerState(state, state.memory.weights, torch.zeros(3, 1), torch.ones(3, 1), {"q": torch.ones(3, 2)})
+    for value in (state.memory, state, mixer, MixerState(), MixerState(keys=torch.zeros(3, 1))):
+        again = type(value).from_tensors(value.tensors())
+        assert list(again.tensors()) == list(value.tensors())
+        assert all(torch.equal(t, value.tensors()[name]) for name, t in again.tensors().items())
+    assert type(again) is MixerState
+    assert type(MixerState.from_tensors(mixer.tensors()).memory) is NeuralMemoryState
+    assert mixer.nbytes() == tree_nbytes([state, {"w": state.memory.weights}]) + 3 * 4 * 4
+
+
+@pytest.mark.parametrize("lost", ["memory.offset", "memory.weights.0"])
+def test_a_missing_tensor_is_an_error(state: NeuralMemoryState, lost: str) -> None:
+    with pytest.raises((KeyError, TypeError)):
+        NeuralMemoryState.from_tensors({name: t for name, t in state.tensors().items() if name != lost})
+
+
+def test_a_map_keeps_the_structure(state: NeuralMemoryState) -> None:
+    twice = state.map(lambda t: t + t)
+    assert all(torch.equal(t, 2 * state.tensors()[name]) for name, t in twice.tensors().items())
+    assert tree_map(torch.neg, {"a": [None, torch.ones(1)]}) == {"a": [None, -1]}
+    assert named_tensors({"a": [None, state.memory.offset]}) == {"a.1": state.memory.offset}
+    rows = torch.tensor([2, 0])
+    assert torch.equal(state.index_select(rows).memory.offset, state.memory.offset[rows])
+    assert torch.equal(state.index_select(rows[:1]).expand(4).conv["q"][3], state.conv["q"][2])
