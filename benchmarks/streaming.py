@@ -75,7 +75,7 @@ def random_tokens(vocab_size: int, seed: int) -> Iterator[torch.Tensor]:
 def file_tokens(path: str, tokenizer: Any) -> Iterator[torch.Tensor]:
     """The tokens of a text, again and again."""
     from titanslab.data.encode import chunk_encoder
-    from titanslab.reading.source import TextSource
+    from titanslab.data.text import TextSource
 
     encode = chunk_encoder(tokenizer)
     for _ in itertools.count():

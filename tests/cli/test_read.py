@@ -87,7 +87,7 @@ def test_no_learn_keeps_the_memory(titans, memory, book, tmp_path):
 
 
 def test_ctrl_c_keeps_what_was_read(titans, fails, trained, book, memory, tmp_path, monkeypatch):
-    from titanslab.reading import source
+    from titanslab.data import text as source
     from titanslab.reading.text import read_text
 
     monkeypatch.setattr(source, "PIECE_BYTES", 64)
@@ -146,7 +146,7 @@ def test_ctrl_c_in_the_last_save_loses_nothing(titans, trained, book, memory, tm
 
 @pytest.mark.parametrize("options", [("--no-learn",), ("--write-scale", "0.25")])
 def test_a_resumed_reading_writes_as_it_began(titans, trained, book, tmp_path, options, monkeypatch):
-    monkeypatch.setattr("titanslab.reading.source.PIECE_BYTES", 64)
+    monkeypatch.setattr("titanslab.data.text.PIECE_BYTES", 64)
     whole, part = tmp_path / "whole", tmp_path / "part"
     more = ("--piece-size", "99", "--save-every", "0")
     assert titans("read", book, "-m", trained, "--save", whole, *more, *options)[0] == 0
@@ -183,11 +183,11 @@ def test_time_left_counts_what_this_call_has_read(trained, tmp_path):
 
 
 def test_a_zst_file_that_is_cut_is_not_taken_for_whole(titans, fails, trained, book, memory, tmp_path):
-    import zstandard
+    from backports import zstd
 
     save, packed = tmp_path / "m", tmp_path / "a.zst"
     data = book.read_bytes()
-    frames = [zstandard.ZstdCompressor().compress(part) for part in (data[:200], data[200:])]
+    frames = [zstd.compress(part) for part in (data[:200], data[200:])]
     packed.write_bytes(b"".join(frames))
     assert titans("read", packed, "-m", trained, "--save", save)[0] == 0
     same(memory, save)

@@ -1,8 +1,4 @@
-"""Reading texts, counting tokens, naming lengths, ending sentences."""
-
-import gzip
-import json
-import lzma
+"""Counting tokens, naming lengths, ending sentences."""
 
 import pytest
 
@@ -14,53 +10,8 @@ from titanslab.data.encode import (
     leading_special_tokens,
     load_counter,
 )
-from titanslab.data.text import iter_texts, read_words
-from titanslab.tasks.babilong.babi import read_babi
 from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
 from titanslab.tasks.sentences import split_sentences
-
-
-def test_texts_from_every_kind_of_file(tmp_path):
-    (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "b.json").write_text(json.dumps({"text": "two"}))
-    (tmp_path / "c.jsonl").write_text('{"text": "three"}\n\n{"text": "four"}\n')
-    with lzma.open(tmp_path / "d.jsonl.xz", "wt") as file:
-        file.write('{"text": "five"}\n')
-    with gzip.open(tmp_path / "e.txt.gz", "wt") as file:
-        file.write("six")
-    (tmp_path / "f.png").write_bytes(b"\x00")
-    assert list(iter_texts(tmp_path)) == ["one", "two", "three", "four", "five", "six"]
-
-
-def test_half_a_character_and_other_encodings(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "bad \\ud800 half"}\n')
-    assert list(iter_texts(tmp_path / "a.jsonl")) == ["bad ? half"]
-    (tmp_path / "words.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(ValueError, match=r"words\.txt is not text in UTF-8 \(byte 3"):
-        read_words(tmp_path / "words.txt")
-    with pytest.raises(ValueError, match=r"words\.txt is not text in UTF-8"):
-        read_babi(tmp_path / "words.txt")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b'{"text": "x"}\n{"txt": 1}\n', "entry 2"),
-        ("a.json", b"{", "not valid JSON"),
-        ("a.txt", b"  \n", "holds no text"),
-        ("a.jsonl.xz", b"no xz", "does not decompress"),
-        ("a.jsonl.gz", b"no gz", "does not decompress"),
-    ],
-)
-def test_broken_files_are_named(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        list(iter_texts(tmp_path / name))
-
-
-def test_words(tmp_path):
-    (tmp_path / "w.txt").write_text("red\n\nblue \nred\n")
-    assert read_words(tmp_path / "w.txt") == ["red", "blue"]
 
 
 def test_lengths():

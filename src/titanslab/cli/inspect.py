@@ -29,8 +29,8 @@ def inspect(
 
     Writes inspect.html, one file with everything in it, inspect.png and inspect.json.
     """
+    from titanslab.data.text import TextSource
     from titanslab.reading.files import load_reader
-    from titanslab.reading.source import TextSource
 
     source = TextSource(text)
     if model is None and memory is None:

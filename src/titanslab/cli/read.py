@@ -44,9 +44,9 @@ def read(
     Memory use does not grow with the text. Ctrl-C keeps what was read so far; --resume goes on from there.
     """
     from titanslab.cli.errors import Interrupted
+    from titanslab.data.text import TextSource
     from titanslab.memory.frozen import check_writes
     from titanslab.reading.files import check_save, load_reader
-    from titanslab.reading.source import TextSource
 
     check_writes(learn, write_scale)
     if resume and start is not None:

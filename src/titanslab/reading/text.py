@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from titanslab.data.text import TextPiece, TextSource
 from titanslab.models.cache import TitansCache
-from titanslab.reading.source import TextPiece, TextSource
 
 
 @dataclass(frozen=True)
