@@ -51,8 +51,7 @@ def generate(
     import torch
 
     encoder = TextEncoder(tokenizer)
-    start = [] if encoder.bos is None else [encoder.bos]
-    ids = torch.tensor([[*start, *map(int, encoder.encode([text])[0])]], dtype=torch.int64, device=place)
+    ids = torch.tensor([encoder.start + encoder.ids(text)], dtype=torch.int64, device=place)
     if ids.shape[1] == 0:
         raise ValueError("the prompt is empty and the tokenizer has no start token; give --prompt some text")
     options: dict[str, Any] = {"do_sample": temperature > 0}

@@ -44,19 +44,18 @@ def inspect(
 
     import torch
 
-    from titanslab.data.encode import chunk_encoder
+    from titanslab.data import TextEncoder
     from titanslab.evaluation.pictures import plot_trace
     from titanslab.evaluation.trace import memories_of, trace_memory
     from titanslab.evaluation.trace_page import token_texts, write_page
     from titanslab.progress import bar
 
     memories_of(network)
-    encode = chunk_encoder(tokenizer)
-    bos = tokenizer.bos_token_id
-    first = [bos] if cache is None and bos is not None else []
+    encoder = TextEncoder(tokenizer)
+    first = encoder.start if cache is None else []
     ids: list[int] = []
     for piece in source.pieces():
-        ids += encode(piece.text, piece.start == 0).tolist()
+        ids += encoder.chunk(piece.text, piece.start == 0).tolist()
         if len(first) + len(ids) > max_tokens:
             break
     if not ids:

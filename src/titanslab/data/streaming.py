@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from titanslab.data.corpus import Corpus
+from titanslab.data.encode import TextEncoder
 from titanslab.data.packing import Row, make_row
-from titanslab.data.tokenizer import TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from titanslab.data.corpus import Corpus
-from titanslab.data.tokenizer import TextEncoder
+from titanslab.data.encode import TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -37,13 +37,13 @@ def answer(
     Raises:
         ValueError: no token to start from.
     """
-    from titanslab.data import padding_id
-    from titanslab.data.encode import chunk_encoder
+    from titanslab.data import TextEncoder, padding_id
 
     cache = TitansCache(model.config) if cache is None else cache
     empty = cache.position is None
-    start = [tokenizer.bos_token_id] if empty and tokenizer.bos_token_id is not None else []
-    ids = torch.tensor([[*start, *chunk_encoder(tokenizer)(text, empty).tolist()]], dtype=torch.int64)
+    encoder = TextEncoder(tokenizer)
+    start = encoder.start if empty else []
+    ids = torch.tensor([[*start, *encoder.chunk(text, empty).tolist()]], dtype=torch.int64)
     if ids.shape[1] == 0:
         raise ValueError("the text is empty; give some text to go on from")
     before = model.read(ids[:, :-1], cache)

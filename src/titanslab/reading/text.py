@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from titanslab.data import TextEncoder
 from titanslab.data.text import TextPiece, TextSource
 from titanslab.models.cache import TitansCache
 
@@ -104,18 +105,16 @@ class _Tokens:
     """The tokens of a text, an iterable of `[1, T]`, that knows which place a count of them stands for."""
 
     def __init__(self, source: TextSource, tokenizer: Any, place: Place, with_start: bool) -> None:
-        from titanslab.data.encode import chunk_encoder
-
         self.source, self.place = source, place
-        self.encode = chunk_encoder(tokenizer)
-        self.first = [tokenizer.bos_token_id] if with_start and tokenizer.bos_token_id is not None else []
+        self.encoder = TextEncoder(tokenizer)
+        self.first = self.encoder.start if with_start else []
         self.count = self.first_byte = 0
         self.ahead: deque[_Part] = deque()  # what may still be read in part
 
     def __iter__(self) -> Iterator[Tensor]:
         skip = self.place.tokens
         for piece in self.source.pieces(self.place.start):
-            ids = self.encode(piece.text, piece.start == 0)
+            ids = self.encoder.chunk(piece.text, piece.start == 0)
             first = [] if self.count else self.first
             part = _Part(self.count + len(first), skip, len(ids), piece)
             if not self.ahead and not self.count:
