@@ -54,16 +54,12 @@ class Reader:
 class Bar:
     def __init__(self):
         self.total = self.done = 0
-        self.names = []
+        self.names = set()
 
-    def start(self, total_tokens):
-        self.total = total_tokens
-
-    def cell(self, text):
-        self.names.append(text)
-
-    def advance(self, tokens):
-        self.done += tokens
+    def __call__(self, done, total, note=None):
+        assert done >= self.done
+        self.done, self.total = done, total
+        self.names.add(note)
 
 
 def _run(cells, reader, tokenizer, folder, num_samples=8, **options):

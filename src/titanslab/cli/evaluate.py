@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,7 +78,7 @@ def evaluate(
 
     results = []
     for length in sorted(set(context_length or [1024])):
-        with bar(f"context {length:,}") as progress:
+        with bar(f"context {length:,}", "tokens") as progress:
             results.append(
                 evaluate_perplexity(
                     network,
@@ -103,13 +102,12 @@ def _file_name(data: list[str]) -> str:
 
 def _write(results: list[PerplexityResult], folder: Path, name: str, about: dict[str, Any]) -> None:
     from titanslab.evaluation.perplexity_plot import plot_positions
+    from titanslab.files import write_whole
     from titanslab.runs.versions import versions
 
     folder.mkdir(parents=True, exist_ok=True)
     content = about | {"results": [result.to_dict() for result in results], "versions": versions()}
-    temporary = folder / f".{name}.json.tmp"
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / f"{name}.json")
+    write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
     plot_positions(results, folder / f"{name}.png", f"{about['model']} on {Path(about['data'][0]).name}")
 
 

@@ -39,8 +39,9 @@ def run_task_verb(
     quiet_libraries()
     from rich.console import Console
 
-    from titanslab.evaluation.results import read_records, write_whole
+    from titanslab.evaluation.results import read_records
     from titanslab.evaluation.table import summarise, tables
+    from titanslab.files import write_whole
 
     try:
         records = run_model(run, make_cells, {"model": str(folder.resolve()), **settings})

@@ -7,7 +7,7 @@ from typing import Any
 from titanslab.data.encode import TokenCounter
 from titanslab.data.text import iter_texts, read_words
 from titanslab.evaluation.run_task import Cell
-from titanslab.evaluation.sample_cache import file_identity
+from titanslab.files import file_identity
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.samples import TASKS, BABILong
 from titanslab.tasks.niah.samples import NIAH, VARIANTS, score_niah

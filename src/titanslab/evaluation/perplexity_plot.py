@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 from titanslab.evaluation.perplexity import PerplexityResult
+from titanslab.files import write_whole
 
 
 def plot_positions(results: list[PerplexityResult], path: Path, title: str) -> None:
@@ -25,6 +25,4 @@ def plot_positions(results: list[PerplexityResult], path: Path, title: str) -> N
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from titanslab.evaluation.trace import MemoryTrace
+from titanslab.files import write_whole
 
 TITLES = {
     "surprise": "surprise |f(k) - v|²",
@@ -53,9 +53,7 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str) -> None:
     axes[4].legend(fontsize=7, ncols=6, loc="lower right")
     axes[5].set_xlabel("tokens read")
     figure.suptitle(title, fontsize=10, parse_math=False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def _binned(values: np.ndarray) -> np.ndarray:

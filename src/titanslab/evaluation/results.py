@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from titanslab.files import write_whole
+
 Key = tuple[str, int, int]
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
 CELLS = "cells"  # in settings.json: what each cell's samples were made of
@@ -139,13 +141,6 @@ def _brief(value: Any) -> str:
         size = f"{sum(part[1] for part in value):,} bytes, {value[0][2][:8]}"
         return f"{len(value)} file{'s' * (len(value) > 1)} of {size}" + (f", {names[0]} ..." if names else "")
     return repr(value)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _load_settings(path: Path) -> dict[str, Any]:

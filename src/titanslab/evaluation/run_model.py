@@ -71,8 +71,8 @@ def run_model(
     from titanslab.data.encode import TokenCounter, load_counter, tokenizer_identity
     from titanslab.evaluation.decode import GreedyAnswerer
     from titanslab.evaluation.run_task import run_cells
-    from titanslab.evaluation.sample_cache import file_identity, fingerprint
-    from titanslab.evaluation.task_progress import TaskProgress
+    from titanslab.files import file_identity, fingerprint
+    from titanslab.progress import bar
     from titanslab.runs.loading import find_model_folder, load_config, load_model, load_model_tokenizer
 
     folder = find_model_folder(run.model)
@@ -104,7 +104,7 @@ def run_model(
         **({} if run.forget else {"forget": False}),
         **settings,
     }
-    with TaskProgress() as progress:
+    with bar("asking", "tokens") as progress:
         return run_cells(
             cells,
             answer,

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from titanslab.data.encode import encode_long, leading_special_tokens
 from titanslab.evaluation.decode import Answerer
 from titanslab.evaluation.results import ResultLog
 from titanslab.evaluation.sample_cache import SampleCache
+from titanslab.progress import Progress
 from titanslab.tasks.sample import TaskSample
 
 
@@ -39,16 +41,6 @@ class Cell:
         return f"{self.task}-{self.length}"
 
 
-class Progress(Protocol):
-    """Told what is being done, so that it can show how far it is."""
-
-    def start(self, total_tokens: int) -> None: ...
-
-    def cell(self, text: str) -> None: ...
-
-    def advance(self, tokens: int) -> None: ...
-
-
 def run_cells(
     cells: Sequence[Cell],
     answer: Answerer,
@@ -74,7 +66,7 @@ def run_cells(
         batch_size: most prompts at once.
         batch_tokens: most prompt tokens at once; one prompt may have more.
         sample_folder: keeps the samples for the next time.
-        progress: told of every token read.
+        progress: called with the tokens read, those of all cells, and the name of the cell.
 
     Returns:
         The records of the cells, old and new: task, length, index, prompt_tokens, depth, target, output,
@@ -88,17 +80,22 @@ def run_cells(
             i: [n for n in range(num_samples) if (cell.task, cell.length, n) not in done]
             for i, cell in enumerate(cells)
         }
-        if progress is not None:
-            progress.start(sum(max(1, cells[i].length) * len(left) for i, left in todo.items()))
+        read, total = 0, sum(max(1, cells[i].length) * len(left) for i, left in todo.items())
+
+        def advance(cell: Cell, tokens: int) -> None:
+            nonlocal read
+            read += tokens
+            if progress is not None:
+                progress(read, total, f"{cell.task} at {cell.length:,} tokens")
+
         for i, cell in enumerate(cells):
             if not todo[i]:
                 continue
-            if progress is not None:
-                progress.cell(f"{cell.task} at {cell.length:,} tokens")
+            advance(cell, 0)
             cache = SampleCache(sample_folder, cell.name, cell.settings, cell.make, num_samples, cell.length)
             for batch in _batches(todo[i], cache, tokenizer, batch_size, batch_tokens):
                 samples, prompts = zip(*batch, strict=True)
-                log.add(_answer(cell, samples, prompts, answer, tokenizer, progress))
+                log.add(_answer(cell, samples, prompts, answer, tokenizer, partial(advance, cell)))
         wanted = {(cell.task, cell.length) for cell in cells}
         kept = [r for r in log.records if (r["task"], r["length"]) in wanted and r["index"] < num_samples]
     return sorted(kept, key=lambda r: (r["task"], r["length"], r["index"]))
@@ -131,7 +128,7 @@ def _answer(
     prompts: Sequence[np.ndarray],
     answer: Answerer,
     tokenizer: Any,
-    progress: Progress | None,
+    progress: Callable[[int], None],
 ) -> list[dict[str, Any]]:
     begun, read, nominal = time.perf_counter(), 0, max(1, cell.length) * len(samples)
 
@@ -140,8 +137,7 @@ def _answer(
         nonlocal read
         before, total = read, sum(len(prompt) for prompt in prompts)
         read = min(total, read + tokens)
-        if progress is not None:
-            progress.advance(nominal * read // total - nominal * before // total)
+        progress(nominal * read // total - nominal * before // total)
 
     new = answer(prompts, advance)
     advance(sum(len(prompt) for prompt in prompts))

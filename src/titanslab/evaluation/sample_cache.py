@@ -1,43 +1,13 @@
 """Samples of a cell kept on disk, so that a second model or a resumed run need not make them again."""
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from titanslab.files import fingerprint, write_whole
 from titanslab.tasks.sample import TaskSample
 
 _MAX_CELL_TOKENS = 1 << 24
-_PIECE, _PIECES = 1 << 20, 64
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Twelve hex digits that change with any of the settings."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def file_identity(path: str | os.PathLike[str] | None) -> list[Any]:
-    """What changes when a file or folder of files does, and not when it is copied: names, sizes and contents."""
-    if path is None or not Path(path).exists():
-        return [str(path)]
-    where = Path(path)
-    files = [where] if where.is_file() else sorted(f for f in where.rglob("*") if f.is_file())
-    return [[str(f.relative_to(where)), f.stat().st_size, _digest(f)] for f in files]
-
-
-def _digest(file: Path) -> str:
-    """A hash of a file's bytes; of a very large one's 64 pieces of a megabyte, spread evenly, its end among them."""
-    digest, size = hashlib.blake2b(digest_size=8), file.stat().st_size
-    last = max(0, size - _PIECE)
-    starts = range(0, size, _PIECE) if size <= _PIECES * _PIECE else (last * i // (_PIECES - 1) for i in range(_PIECES))
-    with open(file, "rb") as stream:
-        for start in starts:
-            stream.seek(start)
-            digest.update(stream.read(_PIECE))
-    return digest.hexdigest()
 
 
 class SampleCache:
@@ -71,9 +41,7 @@ class SampleCache:
         if len(self._samples) < num_samples:
             self._samples += [make(index) for index in range(len(self._samples), num_samples)]
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text("".join(sample.to_json() + "\n" for sample in self._samples), encoding="utf-8")
-            os.replace(temporary, file)
+            write_whole(file, "".join(sample.to_json() + "\n" for sample in self._samples))
 
     def __getitem__(self, index: int) -> TaskSample:
         return self._samples[index] if index < len(self._samples) else self._make(index)

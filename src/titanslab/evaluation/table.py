@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from titanslab.files import write_whole
 from titanslab.tasks.sample import length_label
 
 
@@ -130,8 +131,6 @@ def _draw(
     row_name: str,
     path: Path,
 ) -> None:
-    import os
-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -151,9 +150,7 @@ def _draw(
                     axis.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=_ink(value), size=8)
     axes[0].set_ylabel(row_name)
     figure.colorbar(image, ax=list(axes), label="share of right answers")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    FigureCanvasAgg(figure).print_png(temporary)
-    os.replace(temporary, path)
+    write_whole(path, FigureCanvasAgg(figure).print_png)
 
 
 def _ink(value: float) -> str:

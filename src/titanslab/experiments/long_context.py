@@ -41,8 +41,8 @@ def write_results(options: argparse.Namespace) -> None:
     """JSON, table and picture of all that the work folder holds."""
     import torch
 
-    from titanslab.evaluation.results import write_whole
     from titanslab.experiments.table import collect, draw, markdown
+    from titanslab.files import write_whole
 
     results, missing = collect(options.work)
     if not results:

@@ -1,6 +1,5 @@
 """Training: recipes, the run folder, and the wiring to the Hugging Face Trainer."""
 
-from titanslab.runs.loading import find_model_folder, load_model, load_model_tokenizer
 from titanslab.training.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -15,9 +14,6 @@ __all__ = [
     "ModelRecipe",
     "Recipe",
     "TrainingRecipe",
-    "find_model_folder",
-    "load_model",
-    "load_model_tokenizer",
     "load_recipe",
     "parse_recipe",
     "train",

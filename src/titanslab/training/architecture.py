@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from titanslab.training.settings import nearest_hint
+from titanslab.models.config import nearest
 
 if TYPE_CHECKING:
     from titanslab.training.recipe import DataRecipe
@@ -20,8 +20,8 @@ def check_architecture(name: str) -> None:
 
     if name not in KNOWN:
         raise ValueError(
-            f"model.architecture is {name!r}{nearest_hint(name, KNOWN)}; it must be the model_type of a causal "
-            "language model of transformers, such as llama or qwen3_next; leave it out for a Titans model"
+            f"model.architecture is {name!r}; it must be the model_type of a causal language model of transformers, "
+            f"such as llama or qwen3_next; leave it out for a Titans model{nearest(name, tuple(KNOWN))}"
         )
 
 

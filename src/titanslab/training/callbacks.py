@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+
+from titanslab.files import write_whole
+from titanslab.progress import Progress, bar
 
 METRICS = "metrics.jsonl"
 
@@ -66,49 +68,30 @@ class SaveAtLogs(TrainerCallback):
 
 
 class ProgressLine(TrainerCallback):
-    """A bar on a terminal, a line per log elsewhere: step, loss, tokens per second and time left."""
+    """Shows step, loss, tokens per second and time left: a bar on a terminal, elsewhere a line per log."""
 
     def __init__(self, metrics: MetricsWriter) -> None:
         self.metrics = metrics
-        self._bar: Any = None
-        self._start = (0.0, 0)
+        self._open = ExitStack()
+        self._show: Progress | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._start = (time.perf_counter(), state.global_step)
-        if not state.is_world_process_zero or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-        self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, note="")
-        self._bar.start()
+        if state.is_world_process_zero:
+            opened = bar("training", "steps", start=state.global_step, every=None, keep=True)
+            self._show = self._open.enter_context(opened)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step)
+        if self._show is not None:
+            self._show(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not logs or not ("loss" in logs or "eval_loss" in logs):
-            return
-        note = _note(self.metrics.last)
-        if self._bar is not None:
-            self._bar.update(self._task, note=note)
-            return
-        done = state.global_step - self._start[1]
-        left = (time.perf_counter() - self._start[0]) / max(1, done) * (state.max_steps - state.global_step)
-        print(
-            f"step {state.global_step}/{state.max_steps}  {note}  {_duration(left)} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        if self._show is not None and logs and ("loss" in logs or "eval_loss" in logs):
+            self._show(state.global_step, state.max_steps, _note(self.metrics.last))
 
     def close(self) -> None:
         """Take the bar off the screen, also after an error."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._open.close()
+        self._show = None
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.close()
@@ -125,9 +108,7 @@ def truncate_metrics(path: Path, step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(line + "\n" for line in kept))
 
 
 def _note(line: dict[str, Any]) -> str:
@@ -141,11 +122,4 @@ def _note(line: dict[str, Any]) -> str:
             parts.append(f"{label} {line[name]:.4f}")
     if "tokens_per_second" in line:
         parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
-    return "  ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    seconds = int(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
+    return ", ".join(parts)

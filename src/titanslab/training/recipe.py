@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from titanslab.models.config import nearest
 from titanslab.training.architecture import STARTS, check_architecture, option_names
-from titanslab.training.settings import build_settings, nearest_hint, read_assignment, toml_text
+from titanslab.training.settings import build_settings, read_assignment, toml_text
 
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
@@ -235,8 +236,8 @@ def parse_recipe(
     for name, section in table.items():
         if name not in SECTIONS:
             raise ValueError(
-                f"{origin}: unknown section [{name}]{nearest_hint(name, SECTIONS)}; allowed: [model], "
-                "[data], [training]"
+                f"{origin}: unknown section [{name}]; allowed: [model], [data], [training]"
+                f"{nearest(name, tuple(SECTIONS))}"
             )
         if not isinstance(section, dict):
             raise ValueError(f"{origin}: {name} must be a section [{name}], got {section!r}")
@@ -280,15 +281,15 @@ def check_model_options(model: ModelRecipe, origin: str) -> None:
     for key in model.options:
         if key not in allowed:
             names = [*allowed, *(f.name for f in dataclasses.fields(ModelRecipe) if f.name != "options")]
-            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest_hint(key, names)}")
+            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest(key, tuple(names))}")
 
 
 def _assign(table: dict[str, Any], assignment: str) -> None:
     section, key, value = read_assignment(assignment)
     if section not in SECTIONS:
         raise ValueError(
-            f"--set {assignment!r}: unknown section {section!r}{nearest_hint(section, SECTIONS)}; "
-            "write model.KEY, data.KEY or training.KEY"
+            f"--set {assignment!r}: unknown section {section!r}; write model.KEY, data.KEY or training.KEY"
+            f"{nearest(section, tuple(SECTIONS))}"
         )
     kind = SECTIONS[section]
     hint = {f.name: f.type for f in dataclasses.fields(kind)}.get(key, "")
@@ -316,4 +317,4 @@ def _positive(settings: Any, section: str, *names: str) -> None:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}{nearest_hint(value, allowed)}; allowed: {', '.join(allowed)}")
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}{nearest(value, allowed)}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from titanslab.files import put_in_place, write_whole
 from titanslab.runs import checkpoints
 from titanslab.runs.loading import load_config, load_model
 from titanslab.training.architecture import (
@@ -129,8 +129,8 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from titanslab.data import RunRows, collate, load_tokenizer, padding_id
+    from titanslab.progress import bar
     from titanslab.training.callbacks import METRICS, MetricsWriter, ProgressLine, SaveAtLogs
-    from titanslab.training.progress import reading_progress
     from titanslab.training.sources import training_stream, validation_rows
     from titanslab.training.trainer import CheckpointCallback, TitansTrainer
     from titanslab.training.write_cost import WriteCostWarmup
@@ -138,13 +138,13 @@ def _build(recipe: Recipe, output: Path, world_size: int, say: Say) -> tuple[Any
     data, settings = recipe.data, recipe.training
     tokenizer = load_tokenizer(data.tokenizer)
     rows_per_step = settings.batch_size * settings.accumulation * world_size
-    with reading_progress("reading data.train") as progress:
+    with bar("reading data.train", "bytes") as progress:
         stream: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=rows_per_step, progress=progress)
     if not data.streaming:
         stream = RunRows(stream, settings.steps * rows_per_step)
     validation = None
     if data.validation is not None:
-        with reading_progress("reading data.validation") as progress:
+        with bar("reading data.validation", "bytes") as progress:
             validation = validation_rows(data, tokenizer, progress)
     model = build_model(recipe, tokenizer)
     check_one_document_a_row(model.config.model_type, data)
@@ -309,10 +309,10 @@ def _open_folder(output: Path, recipe: Recipe, resume: bool) -> None:
     if resume:
         checkpoints.remove_half_written(output / "checkpoints")
     else:
-        _write(output / RECIPE, recipe.to_toml())
+        write_whole(output / RECIPE, recipe.to_toml())
     if not (output / VERSIONS).exists():
         facts = versions() | {"seed": recipe.training.seed, "command": sys.argv, "folder": os.getcwd()}
-        _write(output / VERSIONS, json.dumps(facts, indent=1) + "\n")
+        write_whole(output / VERSIONS, json.dumps(facts, indent=1) + "\n")
 
 
 def _checkpoint_to_resume(output: Path, say: Say) -> Path | None:
@@ -331,16 +331,8 @@ def _save_final(trainer: Any, output: Path, result: dict[str, Any]) -> None:
     if not trainer.is_world_process_zero():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)
-    for path in sorted(staging.iterdir(), key=lambda p: p.name == "config.json"):
-        os.replace(path, output / path.name)  # config.json last: it is what makes the folder a model
-    shutil.rmtree(staging)
-    _write(output / RESULT, json.dumps(result, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    put_in_place(staging, output, last="config.json")  # a folder with a config.json is taken for a whole model
+    write_whole(output / RESULT, json.dumps(result, indent=1) + "\n")
 
 
 def _quiet(text: str) -> None:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
 from typing import Any
 
-
-def nearest_hint(name: str, allowed: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the allowed name nearest to `name`, or nothing when none is near."""
-    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+from titanslab.models.config import nearest
 
 
 def build_settings(kind: type, table: dict[str, Any], section: str, origin: str) -> Any:
@@ -23,7 +17,7 @@ def build_settings(kind: type, table: dict[str, Any], section: str, origin: str)
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise ValueError(f"{origin}: unknown key {key!r} in [{section}]{nearest_hint(key, hints)}")
+            raise ValueError(f"{origin}: unknown key {key!r} in [{section}]{nearest(key, tuple(hints))}")
         values[key] = _checked(value, hints[key], f"{origin}: {section}.{key}")
     return kind(**values)
 

@@ -22,7 +22,7 @@ from titanslab.data import (
     padding_id,
     tokenize,
 )
-from titanslab.data.tokens import Progress
+from titanslab.progress import Progress
 from titanslab.training.recipe import DataRecipe
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def training_stream(
         shares.append(data.task_share)
     if data.train is not None:
         corpus = _corpus(data, data.train, "data.train", data.split)
-        tokens = tokenize(corpus, tokenizer, cache=cache_folder(), progress=progress)
+        tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
         rows = _rows(tokens, data, tokenizer)
         if len(rows) < rows_needed:
             raise ValueError(
@@ -108,7 +108,7 @@ def validation_rows(
     """The rows of data.validation in their order, cut off after data.validation_samples."""
     # A hub dataset named once serves for both, by its splits.
     corpus = _corpus(data, data.validation, "data.validation", data.validation_split)
-    tokens = tokenize(corpus, tokenizer, cache=cache_folder(), progress=progress)
+    tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
     rows = _rows(tokens, data, tokenizer, keep_tail=True)
     if data.validation_samples is not None and data.validation_samples < len(rows):
         rows = FirstRows(rows, data.validation_samples)
@@ -131,8 +131,8 @@ class FirstRows:
         return self.rows[index]
 
 
-def cache_folder() -> Path:
-    """Where tokenised corpora are kept: beside the caches of `datasets`."""
+def tokens_folder() -> Path:
+    """The folder of tokenised corpora, beside the caches of `datasets`."""
     import datasets
 
     return Path(datasets.config.HF_DATASETS_CACHE) / "titanslab-tokens"
