@@ -10,7 +10,7 @@ from torch import nn
 from titanslab.data import byte_tokenizer
 from titanslab.evaluation import perplexity as perplexity_module
 from titanslab.evaluation.perplexity import evaluate_perplexity
-from titanslab.evaluation.perplexity_plot import plot_positions
+from titanslab.evaluation.pictures import plot_positions
 from titanslab.models import TitansConfig, TitansForCausalLM
 from titanslab.models.cache_name import CACHE
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from titanslab.data import byte_tokenizer
-from titanslab.evaluation.decode import GreedyAnswerer, position_table
-from titanslab.evaluation.run_model import end_tokens
+from titanslab.evaluation.decode import GreedyAnswerer, end_tokens, position_table
 from titanslab.models import TitansConfig, TitansForCausalLM
 
 
@@ -283,15 +282,19 @@ def test_tasks_run_in_lm_eval(model_folder, tmp_path):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    from titanslab.data.encode import load_counter
     from titanslab.evaluation.lm_eval_tasks import INCLUDE_PATH
-    from titanslab.tasks import NIAH, load_counter
+    from titanslab.tasks.niah.samples import NIAH
+    from titanslab.tasks.table import TASKS
 
     (tmp_path / "qa7_x_test.txt").write_text("1 Mary got the milk.\n2 How many objects is Mary carrying? \tone\t1\n")
     metadata = {"tokenizer": "byte", "length": "1k", "samples": 2, "facts": str(tmp_path)}
     metadata["background"] = str(tmp_path / "book.txt")
     (tmp_path / "book.txt").write_text("A long road led past the mill and over the old bridge to town. " * 40)
     manager = TaskManager(include_path=INCLUDE_PATH, include_defaults=False, metadata=metadata)
-    assert len(manager.all_tasks) == 13
+    names = [f"titans_{task.name}_{part}" for task in TASKS.values() if task.lm_eval for part in task.parts]
+    assert len(names) == 13
+    assert sorted(manager.all_tasks) == sorted(names)
     model = HFLM(pretrained=_titans("lmm"), tokenizer=byte_tokenizer(), max_length=4096, batch_size=2, device="cpu")
     results = simple_evaluate(
         model=model, tasks=["titans_niah_single_1", "titans_babilong_qa7"], task_manager=manager,
@@ -304,15 +307,15 @@ def test_tasks_run_in_lm_eval(model_folder, tmp_path):
 
 
 def test_lm_eval_scores_are_ours():
-    from titanslab.evaluation.lm_eval_tasks import babilong_results, niah_dataset, niah_results
+    from titanslab.evaluation.lm_eval_tasks import dataset, results
 
-    doc = niah_dataset(variant="single_1", tokenizer="byte", length="1k", samples=1)["test"][0]
-    assert niah_results(doc, [f" {doc['target']}."]) == {"acc": 1.0}
+    doc = dataset(family="niah", part="single_1", tokenizer="byte", length="1k", samples=1)["test"][0]
+    assert results(doc, [f" {doc['target']}."]) == {"acc": 1.0}
     question = {"info": json.dumps({"question": "How many objects is Mary carrying?"})}
     doc = {"task": "babilong_qa7", "target": "none", **question}
-    assert babilong_results(doc, ["None"]) == {"official": 0.0, "corrected": 1.0}
+    assert results(doc, ["None"]) == {"official": 0.0, "corrected": 1.0}
     with pytest.raises(ValueError, match="tokenizer is missing"):
-        niah_dataset(variant="single_1")
+        dataset(family="niah", part="single_1")
     for wrong in (0, "2", True):
         with pytest.raises(ValueError, match="samples must be a whole number"):
-            niah_dataset(variant="single_1", tokenizer="byte", samples=wrong)
+            dataset(family="niah", part="single_1", tokenizer="byte", samples=wrong)

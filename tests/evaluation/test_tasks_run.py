@@ -7,10 +7,14 @@ import pytest
 
 from titanslab.data import byte_tokenizer
 from titanslab.data.encode import load_counter
-from titanslab.evaluation.cells import babilong_cells, niah_cells, split_lengths, split_names
+from titanslab.evaluation.pictures import heat_map
 from titanslab.evaluation.results import hold, read_records
 from titanslab.evaluation.run_task import run_cells
-from titanslab.evaluation.table import babilong_heat_map, niah_heat_map, summarise, table, tables
+from titanslab.evaluation.table import summarise, table, tables
+from titanslab.tasks.babilong.cells import babilong_cells
+from titanslab.tasks.cells import split_lengths, split_names
+from titanslab.tasks.niah.cells import niah_cells
+from titanslab.tasks.table import TASKS
 
 FACTS = """1 John went to the office.
 2 Mary moved to the garden.
@@ -27,7 +31,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def cells():
-    return niah_cells("single_1", "1k,2k", load_counter("byte"), "byte")
+    return niah_cells("single_1", [1024, 2048], load_counter("byte"), "byte")
 
 
 class Reader:
@@ -64,7 +68,7 @@ class Bar:
 
 def _run(cells, reader, tokenizer, folder, num_samples=8, **options):
     settings = options.pop("settings", {"model": "reader"})
-    return run_cells(cells, reader, tokenizer, folder, num_samples=num_samples, settings=settings, **options)
+    return run_cells(cells, reader, tokenizer, folder, num_samples=num_samples, settings=settings, **options).asked
 
 
 def test_every_sample_is_answered_and_scored(cells, tokenizer, tmp_path):
@@ -127,8 +131,8 @@ def test_cells_of_other_samples_are_refused_and_others_can_be_added(tokenizer, t
     other.write_text("Nobody knew who had built the wall that ran along the river. " * 200)
     counter, out = load_counter("byte"), tmp_path / "out"
 
-    def run(variants, haystack, lengths="1k"):
-        made = niah_cells(variants, lengths, counter, "byte", haystack=haystack)
+    def run(variants, haystack, length=1024):
+        made = niah_cells(variants, [length], counter, "byte", haystack=haystack)
         return _run(made, Reader(tokenizer), tokenizer, out, num_samples=1)
 
     run("single_1", None)
@@ -137,7 +141,7 @@ def test_cells_of_other_samples_are_refused_and_others_can_be_added(tokenizer, t
         ValueError, match=r"results of niah_single_2-1024 made with another haystack \(1 file of .* byte"
     ):
         run("single_2", str(other))
-    run("single_2", str(other), "2k")
+    run("single_2", str(other), 2048)
     assert len(run("single_2", str(text))) == 1
     assert json.loads((out / "settings.json").read_text())["cells"].keys() == {
         "niah_single_1-1024", "niah_single_2-1024", "niah_single_2-2048",
@@ -189,7 +193,7 @@ def test_samples_are_kept_and_read_back(cells, tokenizer, tmp_path):
     file.write_text(text)
     _run(cells, Reader(tokenizer), tokenizer, tmp_path / "c", 6, sample_folder=folder)
     assert all(f.read_bytes().startswith(files[f.name]) for f in folder.iterdir())
-    other = niah_cells("single_1", "1k", load_counter("byte"), "byte", seed=1)
+    other = niah_cells("single_1", [1024], load_counter("byte"), "byte", seed=1)
     _run(other, Reader(tokenizer), tokenizer, tmp_path / "d", 4, sample_folder=folder)
     assert len(list(folder.iterdir())) == 3
 
@@ -205,11 +209,11 @@ def test_table_and_heat_maps(cells, tokenizer, tmp_path):
     assert summary[1]["standard_error"] == pytest.approx((mean * (1 - mean) / 20) ** 0.5)
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(table(summary, "S-NIAH"))
+        console.print(table(summary, TASKS["niah"]))
     shown = captured.get()
     assert "2k" in shown
     assert f"{100 * mean:.1f}" in shown
-    niah_heat_map(records, tmp_path / "map.png")
+    heat_map(records, TASKS["niah"], tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -229,9 +233,9 @@ def test_babilong_average_and_map(tmp_path):
     assert [row["task"] for row in summary] == [f"babilong_qa{n}" for n in (1, 2, 3, 4, 5, 10)]
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(table(summary, "BABILong", kilo=1000))
+        console.print(table(summary, TASKS["babilong"]))
     assert re.search(r"average qa1-qa5\W+60.0", captured.get())
-    babilong_heat_map(records, tmp_path / "map.png")
+    heat_map(records, TASKS["babilong"], tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 1000
 
 
@@ -250,27 +254,27 @@ def test_a_wide_table_is_cut_into_readable_ones():
         for k in range(12)
     ]
     console = Console(width=80, record=True)
-    parts = tables(summary, "BABILong", 1000, "official", 80)
+    parts = tables(summary, TASKS["babilong"], "official", "BABILong", 80)
     for part in parts:
         console.print(part)
     text = console.export_text()
     assert len(parts) == 2
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert text.count("100.0") == 6 * 12
-    assert len(tables(summary, "BABILong", 1000, "official", 1000)) == 1
+    assert len(tables(summary, TASKS["babilong"], "official", "BABILong", 1000)) == 1
 
 
 def test_babilong_cells(tokenizer, tmp_path):
     (tmp_path / "qa1_x_test.txt").write_text(FACTS)
     book = tmp_path / "book.txt"
     book.write_text("The bell in the tower rang for the third time that long and windy evening. " * 40)
-    cells = babilong_cells("qa1", "0k,1k", load_counter("byte"), "byte", facts=str(tmp_path), background=str(book))
+    cells = babilong_cells("qa1", [0, 1000], load_counter("byte"), "byte", facts=str(tmp_path), background=str(book))
     assert [cell.length for cell in cells] == [0, 1000]
     sample = cells[1].make(0)
     assert 950 < len(sample.prompt) < 1020
     assert cells[1].score(sample, sample.target) == {"official": 1.0, "corrected": 1.0}
     with pytest.raises(ValueError, match="background is missing"):
-        babilong_cells("qa1", "1k", load_counter("byte"), "byte", facts=str(tmp_path))
+        babilong_cells("qa1", [1000], load_counter("byte"), "byte", facts=str(tmp_path))
 
 
 def test_lists_of_names_and_lengths():
@@ -284,4 +288,4 @@ def test_lists_of_names_and_lengths():
     with pytest.raises(ValueError, match="lengths is ','"):
         split_lengths(",", 1024)
     with pytest.raises(ValueError, match="haystack is missing"):
-        niah_cells("single_2", "4k", load_counter("byte"), "byte")
+        niah_cells("single_2", [4096], load_counter("byte"), "byte")

@@ -148,11 +148,11 @@ def test_hints_are_steps_that_the_sentences_allow(task):
                 touched[found[2]] = carries[found[2]] = person
             elif found := GAVE.fullmatch(fact):
                 touched[found[2]] = carries[found[2]] = found[3]
-            assert {(hint.block, hint.says, hint.word) for hint in hints} == told
+            assert {(hint.block, hint.target, hint.word) for hint in hints} == told
             seen |= {(block, "place" if word > 0 else word) for block, _, word in told}
             for one in (*last.earlier, last):
                 thing = re.search(THING, one.question)
-                said = [(hint.block, hint.says) for hint in one.hints]
+                said = [(hint.block, hint.target) for hint in one.hints]
                 assert {hint.word for hint in one.hints} <= {-1}
                 before = re.fullmatch(r"Where was ([A-Z]\w+) before the (\w+)\?", one.question)
                 if len(one.facts) == number + 1 and before:
@@ -209,10 +209,10 @@ def test_directions_hold_on_a_map():
             assert IS.fullmatch(one.facts[one.supporting[0]])[1] == one.answer
             signs = {SIDES[place]: answer for place, answer in known.items()}
             assert [(hint.block, hint.word) for hint in one.hints] == [(1, -1)]
-            assert signs[one.hints[0].says] == one.answer
+            assert signs[one.hints[0].target] == one.answer
             for (a, _, b), hints in zip(told, one.fact_hints[-2:], strict=True):
                 assert [(hint.block, hint.word) for hint in hints] == [(1, 3), (1, -1)]
-                assert [signs[hint.says] for hint in hints] == [b, a]
+                assert [signs[hint.target] for hint in hints] == [b, a]
             assert len(one.fact_hints) == len(one.facts)
             assert one.earlier == tuple(questions[:i])
             assert len({name for a, _, b in told for name in (a, b)}) == 3
@@ -406,7 +406,7 @@ def test_hints_in_packed_rows_move_with_their_sample(words):
 
 
 def test_hints_need_stories_of_our_own_and_words(byte, babi):
-    with pytest.raises(ValueError, match=r"hints is true; it must be false in few_shot form or with bAbI's files"):
+    with pytest.raises(ValueError, match=r"hints is true; it must be false with bAbI's files"):
         Mixture("babilong", byte, 3000, 0, facts=str(babi), hints=True)
     with pytest.raises(ValueError, match=r"hints is true; it needs a tokenizer whose first token tells A, .* apart"):
         Mixture("babilong", byte, 3000, 0, tasks="qa2", hints=True)
@@ -425,7 +425,7 @@ def test_step_questions_need_stories_of_our_own(byte, babi):
 def test_rows_of_facts_alone_need_stories_of_our_own(byte, babi):
     with pytest.raises(ValueError, match="facts_only is 2; it must be 0 to 1"):
         Mixture("babilong", byte, 600, 0, facts_only=2)
-    with pytest.raises(ValueError, match="0 in few_shot form or with bAbI's files"):
+    with pytest.raises(ValueError, match="0 with bAbI's files"):
         Mixture("babilong", byte, 600, 0, facts_only=0.5, facts=str(babi))
     with pytest.raises(ValueError, match="does not fit 10 tokens; raise min_length"):
         _ = Mixture("babilong", byte, 10, 0, facts_only=1.0)[0]

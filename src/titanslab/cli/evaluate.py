@@ -1,4 +1,4 @@
-"""`titans evaluate`: perplexity on a text; further measures are verbs below it."""
+"""`titans evaluate`: perplexity on a text; `titans evaluate TASK` runs a task of the table."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from titanslab.cli.lazy import lazy_group
+from titanslab.cli.evaluate_task import task_command
+from titanslab.tasks.table import TASKS
 
 if TYPE_CHECKING:
     from titanslab.evaluation.perplexity import PerplexityResult
 
-# verb below `titans evaluate` -> (module that defines `app`, help)
-TASKS: dict[str, tuple[str, str]] = {
-    "niah": ("titanslab.cli.evaluate_niah", "A needle in a haystack, by length and depth (S-NIAH)."),
-    "babilong": (
-        "titanslab.cli.evaluate_babilong",
-        "Facts scattered over books, by task and length (BABILong).",
-    ),
-}
 
-app = typer.Typer(cls=lazy_group(TASKS), add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
+class TaskGroup(typer.core.TyperGroup):
+    """A command group with one verb for each task of the table that has cells."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [task.name for task in TASKS.values() if task.cells is not None]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return task_command(TASKS[cmd_name]) if cmd_name in self.list_commands(ctx) else None
+
+
+app = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
 
 
 @app.callback()
@@ -38,7 +41,7 @@ def evaluate(
         list[int] | None,
         typer.Option("--context-length", "-c", min=1, help="Tokens of a window; repeatable. Default 1024."),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Score at most so many tokens.")] = 1_000_000,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens to score.")] = 1_000_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 8,
     text_column: Annotated[str, typer.Option(help="The column of JSONL, parquet or hub data.")] = "text",
     split: Annotated[str, typer.Option(help="The split of a hub dataset.")] = "test",
@@ -53,7 +56,7 @@ def evaluate(
     Example: [bold]titans evaluate --model runs/tiny --data book.txt -c 512 -c 4096[/bold]
 
     Any causal language model saved by Hugging Face can be measured. The loss by position, in the JSON and
-    the PNG, shows whether later tokens get easier.
+    the PNG, shows whether the loss of later tokens is lower.
     """
     if context.invoked_subcommand is not None:
         return
@@ -101,7 +104,7 @@ def _file_name(data: list[str]) -> str:
 
 
 def _write(results: list[PerplexityResult], folder: Path, name: str, about: dict[str, Any]) -> None:
-    from titanslab.evaluation.perplexity_plot import plot_positions
+    from titanslab.evaluation.pictures import plot_positions
     from titanslab.files import write_whole
     from titanslab.runs.versions import versions
 

@@ -1,45 +1,32 @@
-"""Samples of a cell kept on disk, so that a second model or a resumed run need not make them again."""
+"""Samples on disk: a second model and a resumed run read the samples of a cell instead of making them again."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from titanslab.files import fingerprint, write_whole
-from titanslab.tasks.sample import TaskSample
+from titanslab.tasks.sample import Cell, TaskSample
 
-_MAX_CELL_TOKENS = 1 << 24
+_MAX_CELL_TOKENS = 1 << 24  # a cell with more tokens is not written
 
 
 class SampleCache:
-    """The samples of one task and length, read from a file or made and, unless they are huge, written to it.
+    """The first samples of a cell, read from a file or made; new ones are written unless the cell is too large.
 
     Args:
-        folder: where files are kept; None keeps nothing.
-        name: begins the file's name.
-        settings: all that the samples depend on but their index.
-        make: makes sample `index`.
-        num_samples: how many will be asked for.
-        length: tokens of one, which decides whether the cell is too large to keep.
+        folder: of the files; None = no file is read or written.
+        cell: the cell; its name and settings name the file.
+        num_samples: number of samples that the file should hold.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        name: str,
-        settings: Mapping[str, Any],
-        make: Callable[[int], TaskSample],
-        num_samples: int,
-        length: int,
-    ):
-        self._make = make
+    def __init__(self, folder: Path | None, cell: Cell, num_samples: int):
+        self._make = cell.make
         self._samples: list[TaskSample] = []
-        if folder is None or length * num_samples > _MAX_CELL_TOKENS:
+        if folder is None or cell.length * num_samples > _MAX_CELL_TOKENS:
             return
-        file = folder / f"{name}-{fingerprint(settings)}.jsonl"
+        file = folder / f"{cell.name}-{fingerprint(cell.settings)}.jsonl"
         if file.exists():
             self._samples = _whole_samples(file)
         if len(self._samples) < num_samples:
-            self._samples += [make(index) for index in range(len(self._samples), num_samples)]
+            self._samples += [cell.make(index) for index in range(len(self._samples), num_samples)]
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, "".join(sample.to_json() + "\n" for sample in self._samples))
 
@@ -48,7 +35,7 @@ class SampleCache:
 
 
 def _whole_samples(file: Path) -> list[TaskSample]:
-    """The samples in a file up to the first line that is none: those after it are made again."""
+    """The samples of a file before its first damaged line."""
     samples: list[TaskSample] = []
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
         try:

@@ -132,12 +132,11 @@ def read_arguments(words: list[str] | None = None, description: str = "") -> arg
 
 def check_lengths(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse now what a worker would refuse after hours of training."""
-    from titanslab.evaluation.cells import split_lengths, split_names
-    from titanslab.tasks.babilong.samples import TASKS
-    from titanslab.tasks.niah.samples import VARIANTS
+    from titanslab.tasks.cells import split_lengths, split_names
+    from titanslab.tasks.table import TASKS
 
     try:
-        split_names(options.names, VARIANTS if options.task == "niah" else TASKS, "--names")
+        split_names(options.names, TASKS[options.task].parts, "--names")
         for lengths in (options.lengths, options.far, options.off):
             if lengths:
                 split_lengths(lengths, KILO[options.task])

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 RUN, EVALUATION, OFF = "run", "evaluation", "evaluation-off"
 LATE = "-late"  # ends the names of the second stage's folders
@@ -109,42 +108,29 @@ def work(job: Job) -> None:
 
 def evaluate(job: Job, run: Path, output: Path, lengths: str, samples: int, learn: bool) -> None:
     """Answer samples of every task and length with the model of `run`, as `titans evaluate` does."""
-    from titanslab.evaluation.run_model import TaskRun, run_model
+    from titanslab.evaluation.run_task import Questions, TaskRun, run_task
     from titanslab.runs.devices import pick_device
+    from titanslab.tasks.table import TASKS
 
-    asked = TaskRun(
-        model=str(run),
-        output=output,
-        samples=samples,
-        seed=job.seed,
-        max_new_tokens=job.max_new_tokens,
-        batch_size=job.batch_size,
-        batch_tokens=job.batch_tokens,
-        piece=job.piece,
-        device=pick_device(job.device),
-        tokenizer_for_length=job.tokenizer_for_length,
-        sample_cache=Path(job.samples_folder),
-        learn=learn,
-    )
-    run_model(asked, lambda counter, name: _cells(job, lengths, counter, name), {"task": job.task})
-
-
-def _cells(job: Job, lengths: str, counter: Any, name: str) -> list[Any]:
-    from titanslab.evaluation.cells import babilong_cells, niah_cells
-
-    if job.task == "niah":
-        return niah_cells(
-            job.names,
-            lengths,
-            counter,
-            name,
-            haystack=None if job.names == "single_1" else job.text,
-            adjectives=job.adjectives,
-            nouns=job.nouns,
-            seed=job.seed,
+    task = TASKS[job.task]
+    own = {"haystack": None if job.names == "single_1" else job.text, "background": job.text, "facts": job.facts}
+    own |= {"adjectives": job.adjectives, "nouns": job.nouns, task.parts_option: job.names}
+    options = {option.name: own[option.name] for option in task.options if option.name in own}
+    run_task(
+        TaskRun(
+            questions=Questions(
+                task, lengths, samples, job.seed, options, job.tokenizer_for_length, Path(job.samples_folder)
+            ),
+            model=str(run),
+            output=output,
+            device=pick_device(job.device),
+            max_new_tokens=job.max_new_tokens,
+            batch_size=job.batch_size,
+            batch_tokens=job.batch_tokens,
+            piece=job.piece,
+            learn=learn,
         )
-    assert job.facts is not None, "long_context has checked it"
-    return babilong_cells(job.names, lengths, counter, name, facts=job.facts, background=job.text, seed=job.seed)
+    )
 
 
 @contextlib.contextmanager

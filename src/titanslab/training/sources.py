@@ -89,7 +89,7 @@ def training_stream(
 
 def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> RowStream:
     """The generated rows that data.task names, such as "recall"; data.task_options go to the task."""
-    from titanslab.tasks import Mixture
+    from titanslab.tasks.mixture import Mixture
 
     assert data.task is not None
     try:
