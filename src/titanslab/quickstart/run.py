@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from titanslab.evaluation.pictures import plot_recall, plot_trace
+from titanslab.evaluation.trace import trace_memory
 from titanslab.files import put_in_place
 from titanslab.progress import Progress
 from titanslab.quickstart.corpus import Facts
@@ -84,7 +86,7 @@ def _quickstart(settings: Settings, output: Path, seed: int, bar: Bar) -> dict[s
         results["sample"] = _sample(models["titans"], facts, seed)
         show(0.5, 1.0)
         results["seconds"] = round(time.perf_counter() - start, 1)
-        _write(output, results, models["titans"], facts, settings, seed)
+        _write(output, results, models["titans"], facts, settings)
         show(1.0, 1.0)
     return results
 
@@ -169,20 +171,18 @@ def demonstration(facts: Facts) -> str:
     return "".join(parts).replace("\n", " ") + first.partition("=")[0] + "="
 
 
-def _write(output: Path, results: dict[str, Any], model: Any, facts: Facts, settings: Settings, seed: int) -> None:
-    """All files into a folder beside `output`, then into place; results.json comes last."""
-    from titanslab.quickstart.pictures import draw_recall, draw_surprise
-    from titanslab.quickstart.surprise import memory_stats
-
+def _write(output: Path, results: dict[str, Any], model: Any, facts: Facts, settings: Settings) -> None:
+    """Write all files into a folder beside `output`, then put them in place, results.json last."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
         made = Path(temporary) / "made"
         model.save_pretrained(made)
         facts.tokenizer.save_pretrained(made)
         recall = {NAMES[kind]: results[kind]["recall"] for kind in VARIANTS}
-        draw_recall(made / "recall.png", recall, settings.reach, results["chance"])
+        plot_recall(recall, made / "recall.png", settings.reach, results["chance"])
         passage = demonstration(facts)
         ids = torch.tensor([facts.tokenizer(passage)["input_ids"]])
-        draw_surprise(made / "surprise.png", memory_stats(model, ids), passage)
+        title = "surprise and gates of the memory at each byte of a passage"
+        plot_trace(trace_memory(model, ids), made / "surprise.png", title, tokens=list(passage))
         (made / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         put_in_place(made, output, last=RESULTS)
