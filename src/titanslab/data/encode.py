@@ -14,6 +14,7 @@ import numpy as np
 from titanslab.data.tokenizer import is_byte_tokenizer, load_tokenizer
 
 _ANCHOR = "."
+_LONGEST_CHARACTER = 8  # tokens
 
 
 class TextEncoder:
@@ -69,6 +70,44 @@ class TextEncoder:
         ids = self.encode([_ANCHOR + text])[0]
         size = len(self._anchor)
         return ids[size:] if ids[:size].tolist() == self._anchor else self.encode([text])[0]
+
+
+class TextDecoder:
+    """Decodes tokens as they come; a character of several tokens is part of its last one's text.
+
+    Args:
+        tokenizer: an object with `decode(ids, **options)`.
+        skip_special_tokens: whether special tokens have no text.
+    """
+
+    def __init__(self, tokenizer: Any, skip_special_tokens: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.options = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+        self._before: list[int] = []  # context: some tokenizers drop the space that a text begins with
+        self._waiting: list[int] = []
+
+    def add(self, ids: Sequence[int]) -> str:
+        """The text that new tokens complete; empty while a character lacks tokens."""
+        self._waiting += ids
+        text = self._new_text()
+        if text.endswith("\ufffd") and len(self._waiting) < _LONGEST_CHARACTER:
+            return ""
+        self._before, self._waiting = (self._before + self._waiting)[-_LONGEST_CHARACTER:], []
+        while self._before and self._decode(self._before)[:1] == "\ufffd":
+            self._before = self._before[1:]
+        return text
+
+    def rest(self) -> str:
+        """The text of tokens whose last character is incomplete."""
+        text, self._waiting = self._new_text(), []
+        return text
+
+    def _new_text(self) -> str:
+        known, whole = self._decode(self._before), self._decode(self._before + self._waiting)
+        return whole[len(known) :] if whole.startswith(known) else self._decode(self._waiting)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, **self.options))
 
 
 def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:

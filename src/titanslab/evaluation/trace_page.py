@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from titanslab.data.encode import TextDecoder
 from titanslab.evaluation.trace import MemoryTrace
 from titanslab.files import write_whole
 
@@ -94,26 +95,7 @@ def _filled(page: str, parts: dict[str, str]) -> list[str]:
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text of each token; a character of several tokens stands at its last, the others are empty."""
-    texts: list[str] = []
-    waiting: list[int] = []
-    before: list[int] = []  # some tokenizers drop the space that a text begins with: decode after the token before
-    for token in ids:
-        waiting.append(int(token))
-        text = _added(tokenizer, before, waiting)
-        if text.endswith("\ufffd") and len(waiting) < 8:
-            texts.append("")
-            continue
-        texts.append(text)
-        before, waiting = waiting[-1:], []
-    if waiting:
-        texts[-1] = _added(tokenizer, before, waiting)
-    return texts
-
-
-def _added(tokenizer: Any, before: list[int], new: list[int]) -> str:
-    """What `new` adds to the text of `before`."""
-    whole, known = (tokenizer.decode(t, clean_up_tokenization_spaces=False) for t in (before + new, before))
-    if before and whole.startswith(known):
-        return whole[len(known) :]
-    return tokenizer.decode(new, clean_up_tokenization_spaces=False)
+    """The text of each token; that of a character of several tokens is the last one's, the others' is empty."""
+    decoder = TextDecoder(tokenizer)
+    texts = [decoder.add([int(token)]) for token in ids]
+    return [*texts[:-1], texts[-1] + decoder.rest()] if texts else []
