@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -46,7 +46,7 @@ def read(
     from titanslab.cli.errors import Interrupted
     from titanslab.data.text import TextSource
     from titanslab.memory.frozen import check_writes
-    from titanslab.reading.files import check_save, load_reader
+    from titanslab.reading.files import check_save, load_reader, unfinished_reading
 
     check_writes(learn, write_scale)
     if resume and start is not None:
@@ -54,7 +54,7 @@ def read(
     source = TextSource(text)
     check_save(save)
     about = {"path": str(text.resolve()), "bytes": source.size}
-    notes = _unfinished(save, resume, about)
+    notes = unfinished_reading(save, resume, about)
     if model is None and start is None and not resume:
         raise ValueError("--model is missing: titans read TEXT --model RUN --save FILE")
     network, tokenizer, cache, folder = load_reader(model, save if resume else start, device)
@@ -116,30 +116,3 @@ def read(
         f"{save}: {done.progress.tokens:,} tokens read in {done.progress.seconds:.1f} s ({pace:,.0f} tokens/s), "
         f"{done.cache.columns:,} in all, {done.cache.nbytes() / 2**20:.1f} MiB of memory"
     )
-
-
-def _unfinished(save: Path, resume: bool, about: dict[str, Any]) -> dict[str, Any]:
-    """The notes of the reading to go on with; ValueError where there is none, or one would be lost."""
-    from titanslab.reading.files import read_notes
-
-    if not save.exists():
-        if resume:
-            raise ValueError(f"--resume: there is no {save}; leave --resume out to begin")
-        return {}
-    notes = read_notes(save, given_as="" if resume else "--save")
-    text = notes.get("text", {})
-    finished = text.get("finished", True)
-    if not resume:
-        if not finished:
-            raise ValueError(
-                f"{save} holds an unfinished reading of {text['path']}; go on with --resume, or delete the file"
-            )
-        return {}
-    if finished:
-        raise ValueError(f"{save} holds no unfinished reading; to read on with another text use --from {save}")
-    if (text["path"], text["bytes"]) != (about["path"], about["bytes"]):
-        raise ValueError(
-            f"{save} was reading {text['path']} ({text['bytes']:,} bytes), not {about['path']} "
-            f"({about['bytes']:,} bytes); --resume needs the same text"
-        )
-    return notes

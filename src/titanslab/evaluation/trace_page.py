@@ -1,15 +1,17 @@
-"""A `MemoryTrace` as one HTML file that needs nothing else: the text, its tokens coloured."""
+"""A `MemoryTrace` as an HTML page that needs no other file: the text with coloured tokens, and a picture."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from titanslab.data.encode import TextDecoder
+from titanslab.evaluation.pictures import plot_trace
 from titanslab.evaluation.trace import MemoryTrace
 from titanslab.files import write_whole
 
@@ -62,13 +64,28 @@ paint();
 """
 
 
-def write_page(
+def write_report(
+    trace: MemoryTrace, tokens: Sequence[str], folder: Path, *, title: str, subtitle: str, about: dict[str, Any]
+) -> list[Path]:
+    """Write inspect.html, inspect.png and inspect.json into `folder`, which is made, and return their paths.
+
+    Args:
+        trace, tokens: the trace and the text of each of its tokens.
+        title, subtitle: of the page and the picture.
+        about: values that inspect.json holds beside those of the trace.
+    """
+    page, picture, numbers = (folder / f"inspect.{suffix}" for suffix in ("html", "png", "json"))
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_trace(trace, picture, f"{title}\n{subtitle}")
+    _write_page(trace, tokens, page, title=title, subtitle=subtitle, picture=picture)
+    write_whole(numbers, json.dumps(about | trace.to_dict()) + "\n")
+    return [page, picture, numbers]
+
+
+def _write_page(
     trace: MemoryTrace, tokens: Sequence[str], path: Path, *, title: str, subtitle: str, picture: Path
 ) -> None:
-    """Write the page; `tokens` are the pieces of text that the trace's tokens stand for.
-
-    Without scripts enabled the page still shows the text and the picture, which is put inside.
-    """
+    """Write the page, with the picture inside; it shows text and picture without scripts too."""
     if len(tokens) != trace.per_token["surprise"].shape[1]:
         raise ValueError(
             f"tokens must hold one text per token, {trace.per_token['surprise'].shape[1]}, got {len(tokens)}"
@@ -87,9 +104,7 @@ def write_page(
 
 
 def _filled(page: str, parts: dict[str, str]) -> list[str]:
-    """The page with its words in capitals replaced, each once looked at: a text may spell them too."""
-    import re
-
+    """The page with its placeholders in capitals replaced; those that the text itself spells stay."""
     pieces = re.split("(" + "|".join(parts) + ")", page)
     return [parts.get(piece, piece) for piece in pieces]
 

@@ -64,3 +64,37 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
     if cache is not None and cache.batch_size != 1:
         raise ValueError(f"{memory} holds {cache.batch_size} rows; the commands work with one")
     return network, tokenizer, cache, str(Path(name).expanduser().resolve())
+
+
+def unfinished_reading(save: Path, resume: bool, about: dict[str, Any]) -> dict[str, Any]:
+    """The notes of the reading that `resume` continues, or {} for a new one.
+
+    Args:
+        save: the memory file.
+        resume: whether its reading is to be continued.
+        about: `path` and `bytes` of the text, as the notes under "text" have them.
+
+    Raises:
+        ValueError: there is no unfinished reading of this text to resume, or a new one would overwrite one.
+    """
+    if not save.exists():
+        if resume:
+            raise ValueError(f"--resume: there is no {save}; leave --resume out to begin")
+        return {}
+    notes = read_notes(save, given_as="" if resume else "--save")
+    text = notes.get("text", {})
+    finished = text.get("finished", True)
+    if not resume:
+        if not finished:
+            raise ValueError(
+                f"{save} holds an unfinished reading of {text['path']}; go on with --resume, or delete the file"
+            )
+        return {}
+    if finished:
+        raise ValueError(f"{save} holds no unfinished reading; to read on with another text use --from {save}")
+    if (text["path"], text["bytes"]) != (about["path"], about["bytes"]):
+        raise ValueError(
+            f"{save} was reading {text['path']} ({text['bytes']:,} bytes), not {about['path']} "
+            f"({about['bytes']:,} bytes); --resume needs the same text"
+        )
+    return notes

@@ -101,6 +101,25 @@ def read_text(
         raise ValueError(f"{source.path} is empty; name a file with text in it")
 
 
+def first_tokens(source: TextSource, tokenizer: Any, count: int, *, with_start: bool) -> tuple[list[int], bool]:
+    """The first `count` tokens of a text, and whether it has no more; ValueError where it is empty.
+
+    Args:
+        with_start: whether the tokenizer's start token stands before the text.
+    """
+    encoder = TextEncoder(tokenizer)
+    ids = list(encoder.start) if with_start else []
+    empty = True
+    for piece in source.pieces():
+        ids += encoder.chunk(piece.text, piece.start == 0).tolist()
+        empty = False
+        if len(ids) > count:
+            break
+    if empty:
+        raise ValueError(f"{source.path} is empty; name a file with text in it")
+    return ids[:count], len(ids) <= count
+
+
 class _Tokens:
     """The tokens of a text, an iterable of `[1, T]`, that knows which place a count of them stands for."""
 
