@@ -201,7 +201,7 @@ class TextSource:
                 raise ValueError(f"{self.path} is shorter than the part that was read before; is it the same text?")
             buffer = b""
             place = raw.tell()
-            while buffer := _fill(stream, buffer):
+            while buffer := buffer + stream.read(PIECE_BYTES - len(buffer)):
                 cut = _cut(buffer) if len(buffer) == PIECE_BYTES else len(buffer)
                 begin, place = place, start + cut if stream is raw else raw.tell()
                 try:
@@ -211,12 +211,6 @@ class TextSource:
                 yield TextPiece(text.replace("\r\n", "\n").replace("\r", "\n"), start, begin, place)
                 start += cut
                 buffer = buffer[cut:]
-
-
-def _fill(stream: IO[bytes], buffer: bytes) -> bytes:
-    while len(buffer) < PIECE_BYTES and (new := stream.read(PIECE_BYTES - len(buffer))):
-        buffer += new
-    return buffer
 
 
 def _cut(buffer: bytes) -> int:

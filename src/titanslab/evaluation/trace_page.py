@@ -73,40 +73,31 @@ def write_report(
         trace, tokens: the trace and the text of each of its tokens.
         title, subtitle: of the page and the picture.
         about: values that inspect.json holds beside those of the trace.
+
+    Raises:
+        ValueError: `tokens` has another length than the trace.
     """
-    page, picture, numbers = (folder / f"inspect.{suffix}" for suffix in ("html", "png", "json"))
-    folder.mkdir(parents=True, exist_ok=True)
-    plot_trace(trace, picture, f"{title}\n{subtitle}")
-    _write_page(trace, tokens, page, title=title, subtitle=subtitle, picture=picture)
-    write_whole(numbers, json.dumps(about | trace.to_dict()) + "\n")
-    return [page, picture, numbers]
-
-
-def _write_page(
-    trace: MemoryTrace, tokens: Sequence[str], path: Path, *, title: str, subtitle: str, picture: Path
-) -> None:
-    """Write the page, with the picture inside; it shows text and picture without scripts too."""
     if len(tokens) != trace.per_token["surprise"].shape[1]:
         raise ValueError(
             f"tokens must hold one text per token, {trace.per_token['surprise'].shape[1]}, got {len(tokens)}"
         )
-    data = trace.to_dict()
-    numbers: dict[str, Any] = {name: data[name] for name in trace.per_token}
-    png = base64.b64encode(picture.read_bytes()).decode("ascii")
+    page, picture, numbers = (folder / f"inspect.{suffix}" for suffix in ("html", "png", "json"))
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_trace(trace, picture, f"{title}\n{subtitle}")
+    values = trace.to_dict()
+    write_whole(numbers, json.dumps(about | values) + "\n")
+    shown = {name: values[name] for name in trace.per_token}
     parts = {
         "SUBTITLE": html.escape(subtitle),
         "TITLE": html.escape(title),
-        "PICTURE": f"data:image/png;base64,{png}",
-        "DATA": json.dumps(numbers, allow_nan=False).replace("</", "<\\/"),
+        "PICTURE": f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}",
+        "DATA": json.dumps(shown, allow_nan=False).replace("</", "<\\/"),
         "TOKENS": "".join(f"<span>{html.escape(token)}</span>" for token in tokens),
     }
-    write_whole(path, "".join(_filled(PAGE, parts)))
-
-
-def _filled(page: str, parts: dict[str, str]) -> list[str]:
-    """The page with its placeholders in capitals replaced; those that the text itself spells stay."""
-    pieces = re.split("(" + "|".join(parts) + ")", page)
-    return [parts.get(piece, piece) for piece in pieces]
+    # one pass over the template: placeholders that the text itself spells stay
+    pieces = re.split("(" + "|".join(parts) + ")", PAGE)
+    write_whole(page, "".join(parts.get(piece, piece) for piece in pieces))
+    return [page, picture, numbers]
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
