@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import in_utf8
+from titanslab.cli.options import Device, Temperature
 from titanslab.progress import bar
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -20,16 +21,16 @@ def generate(
     model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to continue.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens to add at most.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation in tokens.")] = 128,
+    temperature: Temperature = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0: from all.")] = 0,
     top_p: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens up to this mass.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Continue a prompt with a trained model; the new text goes to stdout as it comes.
+    """Continue a prompt with a trained model; the new text is written to stdout token by token.
 
     Example: [bold]titans generate --model runs/tiny --prompt "Once upon a time" --max-new-tokens 200[/bold]
     """

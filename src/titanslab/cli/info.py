@@ -1,4 +1,4 @@
-"""`titans info`: what is installed, what would run, and what a config costs."""
+"""`titans info`: installed versions, memory backends, and the costs of a config."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _count_parameters(config: Any) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):  # shapes alone: a large model costs no memory here
+    with torch.device("meta"):  # a model of shapes alone takes no memory
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 

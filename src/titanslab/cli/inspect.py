@@ -7,23 +7,23 @@ from typing import Annotated
 
 import typer
 
+from titanslab.cli.options import Device, MemoryModel, TextFile
+
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
 @app.command()
 def inspect(
-    text: Annotated[Path, typer.Argument(help="A text file in UTF-8, also .gz, .xz, .bz2, .zst.", show_default=False)],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A run folder or a saved model; default: the memory's own.")
-    ] = None,
+    text: TextFile,
+    model: MemoryModel = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the page; default: the text's name and -memory.")
     ] = None,
     memory: Annotated[Path | None, typer.Option("--memory", help="Begin with the memory in this file.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the text to look at.")] = 8192,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Show surprise, theta, eta and alpha of every token and block, and how far the memory moves.
+    """Show surprise, theta, eta and alpha of every token and block, and how far the memory's weights move.
 
     Example: [bold]titans inspect chapter.txt --model runs/tiny --output chapter-memory[/bold]
 

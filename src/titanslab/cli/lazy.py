@@ -11,7 +11,7 @@ import typer.main
 
 
 class VerbGroup(typer.core.TyperGroup):
-    """Finds its verbs in `verbs`: name -> (module with `app`, help); `lazy_group` makes one with a table."""
+    """A group whose verbs are in the table `verbs`: name -> (module with `app`, help); see `lazy_group`."""
 
     verbs: ClassVar[dict[str, tuple[str, str]]] = {}
 
@@ -30,7 +30,7 @@ class VerbGroup(typer.core.TyperGroup):
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        ctx.titans_listing = True  # the list of verbs needs their help lines alone
+        ctx.titans_listing = True  # the list of verbs needs only their help lines
         super().format_help(ctx, formatter)
 
 

@@ -1,4 +1,4 @@
-"""`titans train`: a recipe in, a run folder out."""
+"""`titans train`: train a model from a recipe into a run folder."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def train(
         Path | None,
         typer.Option("--output", "-o", help="The run folder; default: runs/ and the recipe's name."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
     """Train a model from a recipe into a run folder.
 
     Example: [bold]titans train recipes/tiny.toml --set training.steps=200 --output runs/tiny[/bold]
 
     The folder holds the recipe with every default filled in, metrics.jsonl, checkpoints, versions, and at
-    the end the model and its tokenizer. A run that was stopped, however roughly, goes on with --resume and
-    gives the same losses. On several GPUs: torchrun --nproc-per-node 8 -m titanslab.cli train ...
+    the end the model and its tokenizer. A run that was stopped or killed continues with --resume and gives the
+    same losses. On several GPUs: torchrun --nproc-per-node 8 -m titanslab.cli train ...
     """
     from titanslab.cli.errors import Interrupted
     from titanslab.runs.quiet import quiet_libraries

@@ -1,4 +1,4 @@
-"""Text in, rows of tokens out: corpora, tokenizers, packing and the order of a run."""
+"""From texts to rows of tokens: corpora, tokenizers, packing, and the order of the rows in a run."""
 
 from titanslab.data.corpus import Corpus, open_corpus
 from titanslab.data.encode import TextEncoder

@@ -1,7 +1,4 @@
-"""Tokenizers: bytes by default, or any Hugging Face or SentencePiece tokenizer, as one kind of object.
-
-Text is encoded without special tokens; where a document starts and ends is the packing's business.
-"""
+"""Opening a tokenizer: the bytes of UTF-8, or any Hugging Face or SentencePiece tokenizer, as a Hugging Face object."""
 
 from __future__ import annotations
 
@@ -21,8 +18,8 @@ BYTE = "byte"
 def byte_tokenizer() -> PreTrainedTokenizerBase:
     """The byte tokenizer: byte b of the UTF-8 text is token b, then <bos> 256, <eos> 257, <pad> 258.
 
-    Any text comes back exactly; text that spells "<bos>" is read as its letters. It saves and loads as a
-    Hugging Face fast tokenizer, without code of ours.
+    Decoding gives back any text exactly, and text that spells "<bos>" is encoded as its letters. It is saved and
+    loaded as a Hugging Face fast tokenizer, without code of this package.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -44,7 +41,10 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer: "byte", a tokenizer.json, a SentencePiece .model, a folder or a hub name.
 
-    Raises FileNotFoundError when a path does not exist and ValueError when what is there is not a tokenizer.
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: the file, folder or hub name is not a tokenizer.
+        ImportError: it is a SentencePiece model and the packages for those are missing or too old.
     """
     if name == BYTE:
         return byte_tokenizer()
@@ -72,7 +72,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def padding_id(tokenizer: Any) -> int:
-    """What fills up rows: the padding token, else the one that ends a text, else 0."""
+    """The token for padding rows: the padding token, else the one that ends a text, else 0."""
     ids = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
     return next((i for i in ids if i is not None), 0)
 

@@ -1,4 +1,4 @@
-"""The quickstart from start to end: train both models, ask both, draw, and leave a folder to generate from."""
+"""The quickstart from start to end: train both models, measure both, draw, and write a folder to generate from."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ RESULTS = "results.json"
 MADE_BY = "titans quickstart"
 VARIANTS = {"titans": "lmm", "window": "attention"}
 NAMES = {"titans": "Titans (LMM)", "window": "window alone"}
-VALIDATION_SEED = 10_000  # far from the training rows' seed + step
+VALIDATION_SEED = 10_000  # added to the seed, so that no row is one of training
 
 Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
 def check_output(folder: Path) -> None:
-    """Raise a ValueError where `folder` holds something that a quickstart did not make."""
+    """Raise a ValueError if `folder` is a file or holds files that a quickstart did not write."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -49,7 +49,7 @@ def check_output(folder: Path) -> None:
 
 
 def quickstart(settings: Settings, output: Path, seed: int, bar: Bar) -> dict[str, Any]:
-    """Train, measure and write; returns what results.json holds.
+    """Train, measure and write; returns the contents of results.json.
 
     Args:
         settings: sizes of the run.
@@ -138,7 +138,7 @@ def _results(
             "last_loss": fits[kind].losses[-1],
             **measured[kind],
         }
-    # a window that answers less often than chance by luck is counted as chance
+    # a share below chance is bad luck and counts as chance
     report["times_the_window"] = measured["titans"]["recall_beyond_window"] / max(window, chance)
     report["versions"] = versions()
     return report
@@ -164,7 +164,7 @@ def _sample(model: Any, facts: Facts, seed: int) -> dict[str, str]:
 
 
 def demonstration(facts: Facts) -> str:
-    """A passage of the validation text with two facts, one of which is asked for at its end."""
+    """A passage of the validation text with two facts; it ends with the question for the first."""
     words = facts.validation_text[2000:].split(" ")[1:]
     first, second = TEMPLATE.format(key="Elmira", value="47"), TEMPLATE.format(key="Jasken", value="82")
     parts = [" ".join(words[:6]), first, " " + " ".join(words[6:12]), second, " " + " ".join(words[12:24])]
