@@ -7,12 +7,16 @@ import random
 import sys
 
 import pytest
-from backports import zstd
 
 from titanslab.data import open_corpus
 from titanslab.data import text as text_module
 from titanslab.data.text import TextSource, iter_texts, read_words
 from titanslab.tasks.babilong.babi import read_babi
+
+try:
+    from compression import zstd  # Python 3.14
+except ImportError:
+    from backports import zstd
 
 
 def test_texts_from_every_kind_of_file(tmp_path):

@@ -10,11 +10,11 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 KINDS = {
     ".txt": "text",
@@ -56,18 +56,18 @@ def find_files(source: str, name: str) -> list[Path]:
             )
         return [path]
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and text_kind(p))
-        found = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        if not found:
-            raise FileNotFoundError(f"{name}: folder {source!r} holds no .txt, .md, .jsonl, .json or .parquet file")
-        return found
-    if glob.has_magic(source):
-        matches = map(Path, sorted(glob.glob(os.path.expanduser(source), recursive=True)))
-        found = [match for match in matches if match.is_file() and text_kind(match)]
-        if not found:
-            raise FileNotFoundError(f"{name}: no text, JSONL or parquet file matches the pattern {source!r}")
-        return found
-    raise FileNotFoundError(f"{name}: {source!r} does not exist (looked for {path.absolute()})")
+        shown = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
+        inside = sorted(shown)
+        missing = f"folder {source!r} holds no .txt, .md, .jsonl, .json or .parquet file"
+    elif glob.has_magic(source):
+        inside = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        missing = f"no text, JSONL or parquet file matches the pattern {source!r}"
+    else:
+        raise FileNotFoundError(f"{name}: {source!r} does not exist (looked for {path.absolute()})")
+    found = [p for p in inside if p.is_file() and text_kind(p)]
+    if not found:
+        raise FileNotFoundError(f"{name}: {missing}")
+    return found
 
 
 def file_texts(path: Path, where: str, *, column: str = "text", cut: str = "file") -> Iterator[str]:
@@ -258,23 +258,17 @@ def _not_utf8(error: UnicodeDecodeError, where: str, place: int) -> ValueError:
 
 
 def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        return cast(IO[bytes], gzip.open(raw))
-    if suffix == ".xz":
-        return lzma.open(raw)
-    if suffix == ".bz2":
-        return bz2.open(raw)
-    if suffix != ".zst":
-        return raw
-    try:
-        from compression import zstd  # Python 3.14
-    except ImportError:
+    openers: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+    if path.suffix.lower() == ".zst":
         try:
-            from backports import zstd
+            from compression import zstd  # Python 3.14
         except ImportError:
-            raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
-    return zstd.open(raw)
+            try:
+                from backports import zstd
+            except ImportError:
+                raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
+        openers[".zst"] = zstd.open
+    return openers.get(path.suffix.lower(), lambda stream: stream)(raw)
 
 
 def _json_entries(lines: Iterator[str]) -> Iterator[Any]:
