@@ -344,21 +344,6 @@ def test_places_of_norms_are_tokens_read(trained):
     assert trace.places.tolist() == [0, 14, 30, 40]  # after the first, pieces begin where chunks do
 
 
-def test_the_spaces_of_words_are_shown():
-    from titanslab.evaluation.trace_page import token_texts
-
-    class Words:
-        """A tokenizer that drops the space before a text's first word."""
-
-        words = ("_the", "_door", "s", "_was", "<0xC3>", "<0xA9>")
-
-        def decode(self, ids, **_):
-            text = "".join(self.words[i] for i in ids).replace("_", " ").removeprefix(" ")
-            return text.replace("<0xC3><0xA9>", "é").replace("<0xC3>", "\ufffd").replace("<0xA9>", "\ufffd")
-
-    assert token_texts(Words(), [0, 1, 2, 3, 4, 5, 0]) == ["the", " door", "s", " was", "", "é", " the"]
-
-
 def test_what_inspect_shows_is_what_the_memory_says(trained):
     from titanslab.evaluation.trace import memories_of, trace_memory
 

@@ -1,9 +1,11 @@
 """Counting and encoding: the same ids whole, in batches and in chunks, with every kind of tokenizer."""
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from titanslab.data import TextEncoder, byte_tokenizer
 from titanslab.data.encode import (
+    TextDecoder,
     TokenCounter,
     encode_answer,
     encode_long,
@@ -83,3 +85,16 @@ def test_one_encoder_for_texts_documents_and_chunks(bpe, byte):
     assert encoder_of(len) is None
     with pytest.raises(ValueError, match="builtin_function_or_method; it must encode text"):
         TextEncoder(len)
+
+
+def test_a_decoder_gives_the_text_of_whole_characters(bpe, byte):
+    text = "aé漢🎉 the mill <bos>"
+    for tokenizer in (PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer), byte):
+        decoder = TextDecoder(tokenizer)
+        parts = [decoder.add([token]) for token in TextEncoder(tokenizer).ids(text)]
+        assert "".join(parts) + decoder.rest() == text
+        assert all("\ufffd" not in part for part in parts)
+    decoder = TextDecoder(byte)
+    assert [decoder.add([token]) for token in (0xE6, 0xBC)] == ["", ""]
+    assert decoder.rest().startswith("\ufffd")
+    assert TextDecoder(byte, skip_special_tokens=True).add([257, 97]) == "a"
