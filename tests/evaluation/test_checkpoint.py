@@ -1,4 +1,4 @@
-"""The trained models in the repository: what their cards say can be seen on short samples."""
+"""The trained models of the repository reach the scores of their cards on short samples."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "checkpoints"
 
 
 class Asked:
-    """A model of the repository and tasks; called, how many samples of a length it answers right, of each."""
+    """A model of the repository; a call returns the number of right answers per task at one length."""
 
     def __init__(self, name: str, new_tokens: int):
         self.tokenizer = AutoTokenizer.from_pretrained(FOLDER / name)

@@ -1,4 +1,4 @@
-"""Perplexity: each token scored once, with the context its window gives it."""
+"""Perplexity: each token is scored once, with the context of its window."""
 
 import math
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ TEXTS = ["A first text of some length.", "Second: é.", ""]
 
 
 class Counting(nn.Module):
-    """Gives the byte 'x' the probability 1 / (2 + tokens read), so that its loss tells the position."""
+    """Gives the byte 'x' the probability 1 / (2 + tokens read), so that its loss depends on the position."""
 
     def __init__(self):
         super().__init__()

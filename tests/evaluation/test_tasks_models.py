@@ -1,4 +1,4 @@
-"""Tasks on real, if tiny and untrained, models: reading in pieces, batches, lm-eval, the command line."""
+"""Tasks on tiny untrained models: reading in pieces, batches, lm-eval, the command line."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_reading_in_pieces_gives_the_answer_of_reading_whole(variant):
         answer = GreedyAnswerer(model, max_new_tokens=6, piece=piece, pad_token_id=258)
         assert answer([prompt], read.append) == [whole]
         assert sum(read) == 150
-        assert max(read) == min(piece, 149)  # the last token is a step of its own
+        assert max(read) == min(piece, 149)  # the last token is a separate step
 
 
 @pytest.mark.parametrize("kind", ["mac", "mal", "llama"])
@@ -96,7 +96,7 @@ def test_a_table_of_any_name_is_found():
     assert position_table(opt) == 64
     assert position_table(LlamaForCausalLM(LlamaConfig(**small, intermediate_size=16))) is None
     gptj = GPTJConfig(vocab_size=259, n_positions=64, n_embd=16, n_layer=1, n_head=2, rotary_dim=4)
-    assert position_table(GPTJForCausalLM(gptj)) == 64  # computed once for so many
+    assert position_table(GPTJForCausalLM(gptj)) == 64  # GPT-J computes its table once for n_positions
     answer = GreedyAnswerer(opt, max_new_tokens=8, pad_token_id=1)
     assert len(answer(_prompts(56))[0]) == 8
     with pytest.raises(ValueError, match="table ends at 64"):
@@ -145,7 +145,7 @@ def test_evaluate_niah_on_the_command_line(model_folder, tmp_path, capsys):
 
 
 def put_in_lower_case(tokenizer):
-    """The same vocabulary, other ids."""
+    """Change the tokenizer: the vocabulary stays, and texts get other ids."""
     whole = json.loads(tokenizer.read_text())
     tokenizer.write_text(json.dumps(whole | {"normalizer": {"type": "Lowercase"}}))
 
@@ -175,7 +175,7 @@ def test_what_counts_lengths_is_known_by_what_it_does(model_folder, tmp_path, ca
     command = ["evaluate", "niah", "--model", str(model_folder), "--lengths", "1k", "--output", str(out)]
     command += ["--max-new-tokens", "2", "--device", "cpu", "--tokenizer-for-length"]
     assert _titans_command([*command, str(counter), "--samples", "1"], capsys)[0] == 0
-    counter.rename(tmp_path / "moved")  # the same elsewhere
+    counter.rename(tmp_path / "moved")  # the same tokenizer in another folder
     assert _titans_command([*command, str(tmp_path / "moved"), "--samples", "2"], capsys)[0] == 0
     put_in_lower_case(tmp_path / "moved" / "tokenizer.json")
     code, _, error = _titans_command([*command, str(tmp_path / "moved"), "--samples", "3"], capsys)
@@ -225,8 +225,8 @@ def test_no_forget_is_the_model_without_alpha(tmp_path, capsys):
     forgets = _titans("lmm")
     memory = forgets.model.layers[0].mixer.memory
     with torch.no_grad():
-        memory.alpha_proj.bias.fill_(0.0)  # half of everything at every token
-        memory.o_proj.weight.normal_()  # answers that hang on what is read
+        memory.alpha_proj.bias.fill_(0.0)  # forget half of the memory at every token
+        memory.o_proj.weight.normal_()  # answers depend on the retrieved values
         forgets.model.embed_tokens.weight.normal_()
     keeps = TitansForCausalLM(TitansConfig(**(forgets.config.to_dict() | {"memory_forgetting": False})))
     keeps.load_state_dict({k: v for k, v in forgets.state_dict().items() if "alpha_proj" not in k})

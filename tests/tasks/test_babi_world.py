@@ -1,4 +1,4 @@
-"""Stories of our own, answered by a reader that sees their sentences alone."""
+"""Generated stories against a reader that has their sentences alone."""
 
 import hashlib
 import random
@@ -20,7 +20,7 @@ OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 
 def answers(question, facts):
-    """Every answer that the sentences allow, by rules written from bAbI's files."""
+    """All answers that follow from the sentences, by rules written from bAbI's files."""
     place, carries, went, gifts = {}, {}, {thing: [] for thing in THINGS}, []
 
     def see(thing, where):
@@ -132,7 +132,7 @@ def test_hints_are_steps_that_the_sentences_allow(task):
             where = place.get(person)
             told = {(1, where, 0)} if where else set()
             if found := MOVED.fullmatch(fact):
-                if (person, found[2]) in SIGNS:  # of qa5's people only Mary
+                if (person, found[2]) in SIGNS:  # of the people of qa5 only Mary has signs
                     told |= {(2, SIGNS[person, found[2]], len(fact.split()) - 1)}
                 if (person, found[2]) in came:
                     told |= {(3, came[person, found[2]], len(fact.split()) - 1)}
@@ -166,7 +166,7 @@ def test_hints_are_steps_that_the_sentences_allow(task):
                 if "before" in one.question:
                     place_asked = re.search(r"(\w+)\?", one.question)[1]
                     assert said[1:] == [(2, SIGNS[touched[thing[0]], place_asked]), (3, one.answer)]
-                else:  # of a thing put down by somebody who was nowhere yet, the sentences know the place from before
+                else:  # the place of a thing that was dropped by a person without a stated place is its place before
                     assert said[1:] == [(2, carries[thing[0]] or one.answer)]
     assert seen == {(1, 0), (2, -1), (2, "place"), (3, "place")} | ({"question"} if task != "qa1" else set())
 
@@ -223,7 +223,7 @@ def test_directions_hold_on_a_map():
 
 @pytest.mark.parametrize(
     ("task", "facts", "shares"),
-    # of walks, takes, drops and gifts in bAbI's en-10k training files (qa3: en), which the stories follow within 0.07
+    # Shares of walks, takes, drops and gifts in bAbI's en-10k training files (qa3: en); the stories are within 0.07.
     [
         ("qa2", 22, (0.65, 0.20, 0.15, 0)),
         ("qa3", 75, (0.64, 0.19, 0.17, 0)),
@@ -241,7 +241,7 @@ def test_sentences_are_as_frequent_as_in_the_published_files(task, facts, shares
 
 @pytest.mark.parametrize("contested", [0.0, 1.0])
 def test_contested_places_are_asked_for(contested):
-    """What a reader answers who keeps but the last one who came to a place: wrong wherever that can be asked."""
+    """The answer of a reader that stores only the last visitor of each place: wrong for every contested question."""
     rng = random.Random(0)
     simple, wrong = 0, {"thing": 0, "person": 0}
     for _ in range(60):

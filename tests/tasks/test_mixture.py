@@ -1,4 +1,4 @@
-"""Training rows: the answer is the only loss, and row i needs nothing but the seed and i."""
+"""Training rows: only answers have labels, and row i depends on the seed and i alone."""
 
 import json
 import lzma
@@ -78,7 +78,7 @@ def test_niah_loss_is_the_value_and_the_end(options, byte):
         assert prompt.endswith("mentioned in the provided text is")
         assert f"is: {value.strip()}." in prompt
         kinds.add((len(value), "The grass is green." in prompt))
-        # Exact length: the row is full but for less than a unit of haystack.
+        # The row lacks less than one unit of haystack.
         assert int((labels != -100).nonzero()[-1]) > 1024 - 95
     assert kinds == {(8, True), (8, False), (37, False)}
 

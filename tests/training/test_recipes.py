@@ -8,8 +8,8 @@ import torch
 
 from titanslab.data import byte_tokenizer
 from titanslab.experiments.arguments import EXACT_ROWS, LESSON_ROWS
+from titanslab.training.model import build_model
 from titanslab.training.recipe import load_recipe
-from titanslab.training.run import build_model
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 ROWS = {"lmm", "mal", "mag", "mac", "window", "attention", "gated_deltanet"}

@@ -63,20 +63,18 @@ def evaluate(
     if model is None or not data:
         raise ValueError("titans evaluate needs --model RUN and --data PATH (see titans evaluate --help)")
     from titanslab.data import open_corpus
-    from titanslab.runs.devices import pick_device
-    from titanslab.runs.loading import find_model_folder, load_model, load_model_tokenizer
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import find_model_folder, open_model
 
     find_model_folder(model)
     corpus = open_corpus(data[0] if len(data) == 1 else data, "--data", column=text_column, split=split, streaming=True)
     folder = output or Path(model) / "evaluation"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
-    place = pick_device(device)
-    quiet_libraries()
-    network: Any = load_model(model).to(place)
-    tokenizer = load_model_tokenizer(model)
+    opened = open_model(model, device)
+    from rich.console import Console
+
     from titanslab.evaluation.perplexity import evaluate_perplexity
+    from titanslab.evaluation.table import perplexity_table
     from titanslab.progress import bar
 
     results = []
@@ -84,8 +82,8 @@ def evaluate(
         with bar(f"context {length:,}", "tokens") as progress:
             results.append(
                 evaluate_perplexity(
-                    network,
-                    tokenizer,
+                    opened.model,
+                    opened.tokenizer,
                     iter(corpus),
                     context_length=length,
                     batch_size=batch_size,
@@ -95,7 +93,9 @@ def evaluate(
             )
     name = _file_name(data)
     _write(results, folder, name, {"model": model, "data": data})
-    _show(results, folder / f"{name}.png")
+    console = Console()
+    console.print(perplexity_table(results))
+    console.print(f"{folder / name}.json\n{folder / name}.png", highlight=False, soft_wrap=True)
 
 
 def _file_name(data: list[str]) -> str:
@@ -112,25 +112,3 @@ def _write(results: list[PerplexityResult], folder: Path, name: str, about: dict
     content = about | {"results": [result.to_dict() for result in results], "versions": versions()}
     write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
     plot_positions(results, folder / f"{name}.png", f"{about['model']} on {Path(about['data'][0]).name}")
-
-
-def _show(results: list[PerplexityResult], picture: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("context", "tokens", "perplexity", "bits/byte", "bits/token by tokens of context")
-    for result in results:
-        chosen = [b for b in result.positions if b.last in (1, 4, 16, 64, 256, 1024)] or result.positions
-        if chosen[-1] is not result.positions[-1]:
-            chosen = [*chosen, result.positions[-1]]
-        by_position = "  ".join(f"{b.last}: {b.loss / 0.6931471805599453:.2f}" for b in chosen)
-        table.add_row(
-            f"{result.context_length:,}",
-            f"{result.tokens:,}",
-            f"{result.perplexity:.3f}",
-            f"{result.bits_per_byte:.4f}",
-            by_position,
-        )
-    console = Console()
-    console.print(table)
-    console.print(f"{picture.with_suffix('.json')}\n{picture}", highlight=False, soft_wrap=True)

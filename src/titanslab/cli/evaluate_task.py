@@ -23,7 +23,8 @@ def task_command(task: Task) -> Any:
         evaluate(task, {option.name: values.pop(option.name) for option in task.options}, **values)
 
     parameters = _parameters(task)
-    verb.__doc__ = task.help
+    example = f"titans evaluate {task.name} --model runs/tiny {task.example}".strip()
+    verb.__doc__ = f"{task.help}\n\nExample: [bold]{example}[/bold]"
     verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -99,7 +100,15 @@ def evaluate(
 
     output = output or Path(model) / "evaluation" / task.name
     run = TaskRun(
-        questions=Questions(task, lengths, samples, seed, own, tokenizer_for_length, sample_cache),
+        questions=Questions(
+            task=task,
+            lengths=lengths,
+            samples=samples,
+            seed=seed,
+            options=own,
+            tokenizer_for_length=tokenizer_for_length,
+            folder=sample_cache,
+        ),
         model=model,
         output=output,
         device=pick_device(device),

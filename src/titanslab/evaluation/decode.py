@@ -16,7 +16,7 @@ Prompt = Sequence[int] | np.ndarray
 
 
 class Answerer(Protocol):
-    """Continues prompts; calls `advance` with numbers of tokens as they are read."""
+    """Continues prompts; calls `advance` with the number of tokens of each piece after it is read."""
 
     def __call__(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None) -> list[list[int]]: ...
 
@@ -25,8 +25,8 @@ class GreedyAnswerer:
     """Continues prompts greedily with a Hugging Face causal LM.
 
     A Titans model, and a model whose layers are all linear recurrences, reads `piece` tokens at a time through its
-    cache, so that its peak memory does not depend on the length of the prompt. Other models read the whole prompt
-    with their own `generate`.
+    cache, so that its activations do not grow with the prompt. Other models read the whole prompt with their own
+    `generate`.
 
     Args:
         model: the model, on its device, in eval mode.
@@ -185,12 +185,9 @@ class GreedyAnswerer:
             )
 
 
-LINEAR = "linear_attention"
-
-
 def is_recurrent(config: Any) -> bool:
     """Whether every layer of a transformers model is a linear recurrence, as in gated DeltaNet."""
-    return set(getattr(config, "layer_types", None) or ()) == {LINEAR}
+    return set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}
 
 
 class RecurrentCache(DynamicCache):

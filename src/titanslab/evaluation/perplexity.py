@@ -91,9 +91,8 @@ def evaluate_perplexity(
     """
     if context_length < 1 or batch_size < 1 or (max_tokens is not None and max_tokens < 1):
         raise ValueError(
-            f"context_length, batch_size and max_tokens must be 1 or more, got {context_length}, "
-            f"{batch_size} and "
-            f"{max_tokens}"
+            "context_length, batch_size and max_tokens must be 1 or more, got "
+            f"{context_length}, {batch_size} and {max_tokens}"
         )
     limit = getattr(model.config, "max_position_embeddings", None)
     if isinstance(limit, int) and context_length > limit:

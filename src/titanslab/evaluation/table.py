@@ -1,11 +1,16 @@
-"""Result tables: means of the scores by sub-task and length."""
+"""Result tables: scores by sub-task and length, and perplexity by context length."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from titanslab.tasks.sample import length_label
 from titanslab.tasks.table import Task
+
+if TYPE_CHECKING:
+    from titanslab.evaluation.perplexity import PerplexityResult
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,6 +76,21 @@ def tables(summary: Sequence[dict[str, Any]], task: Task, score: str, title: str
     at_once = max(1, (width - first - 4) // 8)  # a column has 8 characters: "100.0", its padding and a line
     parts = [lengths[i : i + at_once] for i in range(0, len(lengths), at_once)]
     return [table([row for row in summary if row["length"] in part], task, score, title) for part in parts]
+
+
+def perplexity_table(results: Sequence[PerplexityResult]) -> Any:
+    """A rich table with a row per context length; its last column has the loss by position, in bits per token."""
+    from rich.table import Table
+
+    result = Table("context", "tokens", "perplexity", "bits/byte", "bits/token by tokens of context")
+    for one in results:
+        shown = [b for b in one.positions if b.last in (1, 4, 16, 64, 256, 1024)] or one.positions
+        if shown[-1] is not one.positions[-1]:
+            shown = [*shown, one.positions[-1]]
+        by_position = "  ".join(f"{b.last}: {b.loss / math.log(2):.2f}" for b in shown)
+        numbers = (f"{one.context_length:,}", f"{one.tokens:,}", f"{one.perplexity:.3f}", f"{one.bits_per_byte:.4f}")
+        result.add_row(*numbers, by_position)
+    return result
 
 
 def task_order(name: str) -> tuple[str, int]:

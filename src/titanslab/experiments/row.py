@@ -119,7 +119,13 @@ def evaluate(job: Job, run: Path, output: Path, lengths: str, samples: int, lear
     run_task(
         TaskRun(
             questions=Questions(
-                task, lengths, samples, job.seed, options, job.tokenizer_for_length, Path(job.samples_folder)
+                task=task,
+                lengths=lengths,
+                samples=samples,
+                seed=job.seed,
+                options=options,
+                tokenizer_for_length=job.tokenizer_for_length,
+                folder=Path(job.samples_folder),
             ),
             model=str(run),
             output=output,

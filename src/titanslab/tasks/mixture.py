@@ -28,8 +28,8 @@ class Mixture(Dataset[dict[str, Tensor]]):
         later_min_length: length of the shortest sample after the curriculum; default `min_length`.
         num_rows: value of `len()`; rows beyond it exist too.
         pack: put several samples in a row, separated by `document_ids`.
-        same_length_rows: N > 0 draws one length for rows N*i to N*i + N - 1 and gives these rows that length instead
-            of `sequence_length`, so that a batch of N rows holds no padding beyond its samples.
+        same_length_rows: N > 0 draws one length for rows N*i to N*i + N - 1 and gives these rows that length, so that
+            a batch of N rows is not padded to `sequence_length`.
         options: of the task's `rows` function.
     """
 

@@ -1,4 +1,4 @@
-"""The table of tasks: all that training, evaluation and the command line know of a task.
+"""The table of tasks: everything that training, evaluation and the command line know of a task.
 
 A task is a folder of `tasks/` and one row of `TASKS`. A function of a row is imported at its first call, so that
 `titans evaluate --help` reads this table without torch and without the libraries of data sets.
@@ -40,7 +40,7 @@ class LmEval:
     Args:
         length: default of the length.
         samples: default of the number of samples.
-        metrics: the scores that have another name there, by our name.
+        metrics: name there of each score whose name differs, by the name here.
         needs: options that the metadata must hold.
     """
 
@@ -59,12 +59,13 @@ class Task:
             called `NAME_PART`.
         title: heading of result tables and pictures.
         about: one line for the list of tasks.
-        rows: `(tokenizer, **options)` to the function that makes training rows; None = no rows to train on.
+        rows: called with a tokenizer and options, returns a `MakeRow` for a `Mixture`; None = no training rows.
         encodes: whether `rows` needs a tokenizer that encodes text to ids.
-        cells: `(lengths=, counter=, counter_name=, seed=, **options)` to the cells of the result table; None = the
-            task is for training alone, and what follows is empty.
+        cells: called with `lengths`, `counter`, `counter_name`, `seed` and the task's own options by name, returns the
+            cells of the result table; None = the task is for training alone and has none of the fields below.
         score: the scores of a sample's output by name; the first one is the one in pictures.
-        help: text of `titans evaluate NAME --help`, with an example.
+        help: text of `titans evaluate NAME --help`.
+        example: options of the command in that text.
         kilo: number of tokens that `k` means in a length.
         lengths: default lengths of an evaluation.
         samples: default number of samples per sub-task and length.
@@ -85,6 +86,7 @@ class Task:
     cells: Callable[..., list[Cell]] | None = None
     score: Callable[[TaskSample, str], dict[str, float]] | None = None
     help: str = ""
+    example: str = ""
     kilo: int = 1024
     lengths: str = ""
     samples: int = 100
@@ -114,12 +116,8 @@ _ROWS = (
         rows=_later("niah.rows", "niah_rows"),
         cells=_later("niah.cells", "niah_cells"),
         score=_later("niah.cells", "score"),
-        help="""Hide a needle in texts of several lengths and ask for it (RULER's S-NIAH).
-
-        Example: [bold]titans evaluate niah --model runs/tiny --lengths 2k,4k,8k --samples 100[/bold]
-
-        RULER takes 500 samples per length.
-        """,
+        help="Hide a needle in texts of several lengths and ask for it (RULER's S-NIAH, 500 samples per length).",
+        example="--lengths 2k,4k,8k --samples 100",
         lengths="2k,4k",
         max_new_tokens=128,
         parts=NIAH_VARIANTS,
@@ -147,12 +145,8 @@ _ROWS = (
         rows=_later("babilong.rows", "babilong_rows"),
         cells=_later("babilong.cells", "babilong_cells"),
         score=_later("babilong.cells", "score"),
-        help="""Scatter facts over books and ask about them (BABILong); official and corrected scores.
-
-        Example: [bold]titans evaluate babilong --model runs/tiny --facts babi/ --background books.jsonl[/bold]
-
-        A length of 0k is the facts alone.
-        """,
+        help="Scatter facts over books and ask about them (BABILong); a length of 0k is the facts alone.",
+        example="--facts babi/ --background books.jsonl",
         kilo=1000,
         lengths="0k,1k",
         parts=BABILONG_TASKS,

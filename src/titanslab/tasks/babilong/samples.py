@@ -71,7 +71,6 @@ class BABILong(SampleMaker):
         tokenizer: measures the length of facts and background together; GPT-2's in the benchmark.
         background: books; None where every length is 0.
         split: of bAbI's files, `test` or `train`.
-        min_sentence_tokens: shorter sentences of the background are left out.
         asked: the questions within generated stories.
     """
 
@@ -83,7 +82,6 @@ class BABILong(SampleMaker):
         *,
         background: Sequence[str] | Background | None = None,
         split: str = "test",
-        min_sentence_tokens: int = 10,
         asked: Asked = NO_LESSON,
     ):
         if task not in LABELS:
@@ -101,7 +99,7 @@ class BABILong(SampleMaker):
         self.asked = asked
         self.questions = [] if facts is None else load_babi(os.fspath(facts), task, split)
         if background is not None and not isinstance(background, Background):
-            background = Background(background, self.counter, min_sentence_tokens)
+            background = Background(background, self.counter)
         self.background = background
         self._orders: dict[int, list[int]] = {}
 

@@ -145,7 +145,7 @@ class World:
         self.gifts.append((person, thing, other, fact))
 
     def is_contested(self, person: str, place: str) -> bool:
-        """Whether another person came to the place later, from another place than this person."""
+        """Whether the last visitor of the place came from another place than this person did."""
         return (person, place) in self.came and self.came[person, place][0] != self.latest[place]
 
     def act(self, carry: bool, give: bool, there: float) -> None:

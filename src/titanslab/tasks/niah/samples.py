@@ -32,7 +32,7 @@ _ANSWER_PREFIX = " The special magic {kind} for {key} mentioned in the provided 
 
 @dataclass(frozen=True)
 class Needle:
-    """A key and its value; `kind` is `number` or `uuid`."""
+    """A key and its value, and the texts about them; `kind` is `number` or `uuid`."""
 
     kind: str
     key: str
@@ -43,10 +43,6 @@ class Needle:
         return _NEEDLE.format(kind=self.kind, key=self.key, value=self.value)
 
     @property
-    def head(self) -> str:
-        return _HEAD.format(kind=self.kind)
-
-    @property
     def question(self) -> str:
         """The question, followed by the words that begin the answer."""
         text = _QUESTION + _ANSWER_PREFIX
@@ -54,7 +50,7 @@ class Needle:
 
     def prompt(self, context: str) -> str:
         """The whole prompt, given the haystack with the needle in it."""
-        return self.head + context + self.question
+        return _HEAD.format(kind=self.kind) + context + self.question
 
 
 def score_niah(target: str, output: str) -> float:
@@ -144,14 +140,10 @@ class NIAH(SampleMaker):
             self._probe_cost = self._cost(self._probe)
         return self._probe
 
-    def needle(self, length: int, index: int, seed: int = 42) -> Needle:
-        """Key and value of one sample."""
-        return self.draw(self._rng(length, index, seed))
-
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
         """Sample `index` of a length in tokens; `info` holds depth (percent), key, position and number of units."""
         units = self.num_units(length)
-        rng = self._rng(length, index, seed)
+        rng = random.Random(derive_seed(self.name, length, seed, index))
         needle = self.draw(rng)
         # A needle that is longer than the probe shortens the haystack.
         units = max(1, units - max(0, self._cost(needle) - self._probe_cost))
@@ -162,17 +154,9 @@ class NIAH(SampleMaker):
             depth = float(DEPTHS[rng.randrange(len(DEPTHS))])
             share = depth / 100
         context, position = self.haystack.insert(units, needle.sentence, share)
-        info = {
-            "variant": self.variant,
-            "depth": depth,
-            "key": needle.key,
-            "position": position,
-            "num_haystack": units,
-        }
+        info = {"variant": self.variant, "depth": depth, "key": needle.key, "position": position}
+        info["num_haystack"] = units
         return TaskSample(self.name, length, index, needle.prompt(context), needle.value, info)
-
-    def _rng(self, length: int, index: int, seed: int) -> random.Random:
-        return random.Random(derive_seed(self.name, length, seed, index))
 
     def draw(self, rng: random.Random) -> Needle:
         """Draw a key and a value."""

@@ -11,8 +11,9 @@ from titanslab.cli import main
 from titanslab.data import byte_tokenizer
 from titanslab.evaluation.decode import GreedyAnswerer
 from titanslab.training import trainer
+from titanslab.training.model import build_model
 from titanslab.training.recipe import load_recipe, parse_recipe
-from titanslab.training.run import build_model, train
+from titanslab.training.run import train
 
 LLAMA = {"architecture": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
 LLAMA |= {"num_attention_heads": 2, "tie_word_embeddings": True}

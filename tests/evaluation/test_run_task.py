@@ -1,4 +1,4 @@
-"""Running tasks: batches, records, going on after a stop, tables and pictures."""
+"""Running a task: batches, records, resuming after a stop, tables and pictures."""
 
 import json
 import re
@@ -11,17 +11,8 @@ from titanslab.evaluation.pictures import heat_map
 from titanslab.evaluation.results import hold, read_records
 from titanslab.evaluation.run_task import run_cells
 from titanslab.evaluation.table import summarise, table, tables
-from titanslab.tasks.babilong.cells import babilong_cells
-from titanslab.tasks.cells import split_lengths, split_names
 from titanslab.tasks.niah.cells import niah_cells
 from titanslab.tasks.table import TASKS
-
-FACTS = """1 John went to the office.
-2 Mary moved to the garden.
-3 Where is John? \toffice\t1
-4 John travelled to the kitchen.
-5 Where is John? \tkitchen\t4
-"""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +26,7 @@ def cells():
 
 
 class Reader:
-    """Answers from the prompt like a perfect model; `blind` finds nothing before the last 900 bytes."""
+    """A perfect model; with `blind` it reads only the last 900 bytes of the prompt."""
 
     def __init__(self, tokenizer, blind=False, stop_after=None):
         self.tokenizer, self.blind, self.stop_after = tokenizer, blind, stop_after
@@ -96,7 +87,7 @@ def test_stopped_and_gone_on_is_the_same_as_one_run(cells, tokenizer, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         _run(cells, Reader(tokenizer, blind=True, stop_after=3), tokenizer, broken, batch_size=2)
     with open(broken / "results.jsonl", "a") as file:
-        file.write('{"task": "niah_single_1", "length": 1024, "ind')  # a line that was not finished
+        file.write('{"task": "niah_single_1", "length": 1024, "ind')  # an unfinished line
     reader = Reader(tokenizer, blind=True)
     records = _run(cells, reader, tokenizer, broken, batch_size=2)
     assert sum(reader.batches) == 10
@@ -184,7 +175,7 @@ def test_samples_are_kept_and_read_back(cells, tokenizer, tmp_path):
     files = {f.name: f.read_bytes() for f in folder.iterdir()}
     assert len(files) == 2
     assert all(name.startswith("niah_single_1-") and name.endswith(".jsonl") for name in files)
-    # A model that is asked later reads the same samples from the file: change one and it shows.
+    # A later run reads the samples from the file, so a changed target appears in its records.
     file = folder / min(files)
     text = file.read_text()
     file.write_text(text.replace(first[0]["target"], "7777777"))
@@ -262,30 +253,3 @@ def test_a_wide_table_is_cut_into_readable_ones():
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert text.count("100.0") == 6 * 12
     assert len(tables(summary, TASKS["babilong"], "official", "BABILong", 1000)) == 1
-
-
-def test_babilong_cells(tokenizer, tmp_path):
-    (tmp_path / "qa1_x_test.txt").write_text(FACTS)
-    book = tmp_path / "book.txt"
-    book.write_text("The bell in the tower rang for the third time that long and windy evening. " * 40)
-    cells = babilong_cells("qa1", [0, 1000], load_counter("byte"), "byte", facts=str(tmp_path), background=str(book))
-    assert [cell.length for cell in cells] == [0, 1000]
-    sample = cells[1].make(0)
-    assert 950 < len(sample.prompt) < 1020
-    assert cells[1].score(sample, sample.target) == {"official": 1.0, "corrected": 1.0}
-    with pytest.raises(ValueError, match="background is missing"):
-        babilong_cells("qa1", [1000], load_counter("byte"), "byte", facts=str(tmp_path))
-
-
-def test_lists_of_names_and_lengths():
-    known = ("qa1", "qa2", "qa3", "qa4")
-    assert split_names("qa2-qa4, qa1,qa2", known, "tasks") == ["qa2", "qa3", "qa4", "qa1"]
-    assert split_lengths("2k,2048,1M", 1024) == [2048, 2**20]
-    with pytest.raises(ValueError, match="tasks has 'qa9'"):
-        split_names("qa9", known, "tasks")
-    with pytest.raises(ValueError, match="tasks has 'qa3-qa1'"):
-        split_names("qa3-qa1", known, "tasks")
-    with pytest.raises(ValueError, match="lengths is ','"):
-        split_lengths(",", 1024)
-    with pytest.raises(ValueError, match="haystack is missing"):
-        niah_cells("single_2", [4096], load_counter("byte"), "byte")
