@@ -39,10 +39,8 @@ def quickstart(
     chosen = settings(minutes, smoke)
     quiet_libraries()
     from titanslab.progress import bar
-    from titanslab.quickstart.run import check_output
     from titanslab.quickstart.run import quickstart as run
 
-    check_output(output)
     results = run(chosen, output, seed, lambda title: bar(f"{title:34}", keep=True))
     _show(results, output)
 
