@@ -63,9 +63,7 @@ def read_config(path: Path) -> Any:
         raise FileNotFoundError(f"--config {str(path)!r} does not exist (looked for {path.absolute()})")
     try:
         return AutoConfig.from_pretrained(
-            path if path.is_file() else find_model_folder(path),
-            trust_remote_code=False,
-            local_files_only=True,
+            path if path.is_file() else find_model_folder(path), trust_remote_code=False, local_files_only=True
         )
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"--config {str(path)!r} is not a model's config: {error}") from error

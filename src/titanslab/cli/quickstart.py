@@ -84,7 +84,5 @@ def _show(results: dict[str, Any], output: Path) -> None:
     console.print(f"{results['seconds']:.0f} seconds in all. Now generate from it:")
     fact = "(Aldora=31) It was a dark night. (Aldora="
     console.print(
-        f'  titans generate --model {output} --max-new-tokens 100 --prompt "{fact}"',
-        markup=False,
-        soft_wrap=True,
+        f'  titans generate --model {output} --max-new-tokens 100 --prompt "{fact}"', markup=False, soft_wrap=True
     )

@@ -26,8 +26,7 @@ def read(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted reading.")] = False,
     learn: Learn = None,
     write_scale: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Factor on the size of every write; default: as in the memory file."),
+        float | None, typer.Option(min=0.0, help="Factor on the size of every write; default: as in the memory file.")
     ] = None,
     piece_size: Annotated[
         int | None, typer.Option(min=1, help="Tokens read at once; default: about 4096, in whole segments.")

@@ -45,11 +45,7 @@ class Tokens:
 
 
 def tokenize(
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    cache: Path | None = None,
-    progress: Progress | None = None,
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, cache: Path | None = None, progress: Progress | None = None
 ) -> Tokens:
     """Tokenise a corpus.
 

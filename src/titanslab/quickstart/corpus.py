@@ -35,12 +35,7 @@ class Facts:
     def _task(self, text: str, num_facts: int) -> RecallTask:
         s = self.settings
         return RecallTask(
-            self.tokenizer,
-            text,
-            num_facts=num_facts,
-            value_digits=s.value_digits,
-            fact_every=s.gap,
-            template=TEMPLATE,
+            self.tokenizer, text, num_facts=num_facts, value_digits=s.value_digits, fact_every=s.gap, template=TEMPLATE
         )
 
     def training_batch(self, seed: int, step: int, share: float = 0.0) -> RecallBatch:

@@ -36,14 +36,7 @@ class Fit:
     seconds: float = 0.0
 
 
-def fit(
-    model: Any,
-    facts: Facts,
-    seed: int,
-    *,
-    follow: Fit | None = None,
-    show: Progress | None = None,
-) -> Fit:
+def fit(model: Any, facts: Facts, seed: int, *, follow: Fit | None = None, show: Progress | None = None) -> Fit:
     """Train `model` in place.
 
     Args:
@@ -59,7 +52,7 @@ def fit(
     s = facts.settings
     optimizer = _optimizer(model, s.learning_rate)
     result, start = Fit(), time.perf_counter()
-    smooth: tuple[float, float] | None = None
+    smooth: Tensor | None = None
     model.train()
     steps = s.steps if follow is None else len(follow.shares)
     for step in range(steps):
@@ -83,8 +76,8 @@ def fit(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         result.shares.append(share)
-        result.losses.append(now[0])
-        smooth = now if smooth is None else _smoother(smooth, now)
+        result.losses.append(now[0].item())
+        smooth = now if smooth is None else now.lerp(smooth, SMOOTHING)
         if show is not None:
             done = (step + 1) / steps
             if follow is None:
@@ -136,15 +129,10 @@ def token_losses(logits: Tensor, batch: RecallBatch) -> Tensor:
     return losses.view(labels.shape)
 
 
-def _objective(losses: Tensor, batch: RecallBatch, answer_weight: float) -> tuple[Tensor, tuple[float, float]]:
-    """The weighted loss, and the unweighted means over all scored bytes and over those of answers."""
+def _objective(losses: Tensor, batch: RecallBatch, answer_weight: float) -> tuple[Tensor, Tensor]:
+    """The weighted loss, and the unweighted means `[2]` over all scored bytes and over those of answers."""
     scored, answers = batch.labels[:, 1:] != -100, batch.answer[:, 1:] > 0
     weights = scored + (answer_weight - 1) * answers
     plain = losses.detach()
-    means = (float(plain.sum() / scored.sum()), float(plain[answers].sum() / answers.sum().clamp(min=1)))
+    means = torch.stack((plain.sum() / scored.sum(), plain[answers].sum() / answers.sum().clamp(min=1)))
     return (losses * weights).sum() / weights.sum(), means
-
-
-def _smoother(before: tuple[float, float], now: tuple[float, float]) -> tuple[float, float]:
-    a, b = (SMOOTHING * x + (1 - SMOOTHING) * y for x, y in zip(before, now, strict=True))
-    return a, b
