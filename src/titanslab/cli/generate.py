@@ -69,10 +69,11 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if file is None:
         assert prompt is not None
         return in_utf8(prompt, "--prompt")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8") if str(file) == "-" else file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"prompt file {str(file)!r} is not text in UTF-8: {error.reason}") from error
+    if str(file) == "-":
+        return in_utf8(sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), "the prompt")
+    from titanslab.data.text import whole_text
+
+    return whole_text(file, f"prompt file {str(file)!r}")
 
 
 class TextWriter:

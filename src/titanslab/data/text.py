@@ -153,11 +153,16 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     return words
 
 
-def utf8_lines(file: Path) -> list[str]:
-    """The lines of a file of running text; ValueError naming the file where it is not UTF-8."""
-    with _opened(file, f"path {file}") as (_, stream):
+def whole_text(path: Path, where: str) -> str:
+    """A file of running text as one string, of whatever name; errors as those of `file_texts`."""
+    with _opened(path, where) as (_, stream):
         text = io.TextIOWrapper(stream, encoding="utf-8")
-        return text.read().splitlines()
+        return text.read()
+
+
+def utf8_lines(file: Path) -> list[str]:
+    """The lines of a file of running text; ValueError if it is not UTF-8."""
+    return whole_text(file, f"path {file}").splitlines()
 
 
 @dataclass(frozen=True)
