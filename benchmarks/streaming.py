@@ -74,13 +74,13 @@ def random_tokens(vocab_size: int, seed: int) -> Iterator[torch.Tensor]:
 
 def file_tokens(path: str, tokenizer: Any) -> Iterator[torch.Tensor]:
     """The tokens of a text, again and again."""
-    from titanslab.data.encode import chunk_encoder
-    from titanslab.reading.source import TextSource
+    from titanslab.data import TextEncoder
+    from titanslab.data.text import TextSource
 
-    encode = chunk_encoder(tokenizer)
+    encoder = TextEncoder(tokenizer)
     for _ in itertools.count():
         for piece in TextSource(path).pieces():
-            yield torch.from_numpy(encode(piece.text, piece.start == 0)).long()[None]
+            yield torch.from_numpy(encoder.chunk(piece.text, piece.start == 0)).long()[None]
 
 
 def stream(
