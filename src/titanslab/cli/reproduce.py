@@ -1,0 +1,230 @@
+"""`titans reproduce`: the models of a table, trained and asked as a study describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from titanslab.experiments.plan import Choice
+    from titanslab.experiments.study import Study
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+TEXTS, CHOICES, QUESTIONS, RUNNING = "Texts", "What is trained", "What is asked", "How it runs"
+
+
+@app.command()
+def reproduce(
+    context: typer.Context,
+    study: Annotated[str, typer.Argument(help="niah, babilong, or the path of a study of yours, a TOML file.")],
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            "--work", "-w", help="Folder of tokenizer, runs, samples, answers and results; default: runs/STUDY."
+        ),
+    ] = None,
+    train_text: Annotated[
+        str | None,
+        typer.Option(help="Text to train on: a file or folder of text, json or jsonl.", rich_help_panel=TEXTS),
+    ] = None,
+    test_text: Annotated[str | None, typer.Option(help="Other text, to test on.", rich_help_panel=TEXTS)] = None,
+    facts: Annotated[
+        str | None, typer.Option(help="babilong: folder of bAbI's files, to test on.", rich_help_panel=TEXTS)
+    ] = None,
+    train_facts: Annotated[
+        str | None,
+        typer.Option(
+            help="babilong: folder of bAbI's files to train on; default: stories of our own.", rich_help_panel=TEXTS
+        ),
+    ] = None,
+    nouns: Annotated[
+        str | None, typer.Option(help="niah: word list for keys, one word a line.", rich_help_panel=TEXTS)
+    ] = None,
+    adjectives: Annotated[
+        str | None, typer.Option(help="niah: the other word list for keys.", rich_help_panel=TEXTS)
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="A tokenizer to use; default: one made of the training text.", rich_help_panel=TEXTS),
+    ] = None,
+    sets: Annotated[
+        str | None, typer.Option(help="Sets of rows, with commas; default: main.", rich_help_panel=CHOICES)
+    ] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Rows of these sets, with commas; default: all.", rich_help_panel=CHOICES)
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas.", rich_help_panel=CHOICES)] = "0",
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help="Train up to this stage and ask its model; default: the last one that is not optional.",
+            rich_help_panel=CHOICES,
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[ROW:|STAGE:]KEY=VALUE",
+            help="Change a recipe, such as training.steps=200, late:training.steps=50 or mac:model.chunk_size=8, or a "
+            "setting of the questions, such as ask.batch_size=4; repeatable.",
+            rich_help_panel=CHOICES,
+        ),
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(help="Variants or sub-tasks, with commas; default: the study's.", rich_help_panel=QUESTIONS),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Lengths in tokens, such as 2k,4k; default: the study's.", rich_help_panel=QUESTIONS),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples per name and length; default: the study's.", rich_help_panel=QUESTIONS),
+    ] = None,
+    far: Annotated[
+        str | None,
+        typer.Option(help="Longer lengths with fewer samples, such as 128k,1M.", rich_help_panel=QUESTIONS),
+    ] = None,
+    far_samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples at these lengths; default: the study's.", rich_help_panel=QUESTIONS),
+    ] = None,
+    far_rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows that are asked at these lengths; default: all but full attention.", rich_help_panel=QUESTIONS
+        ),
+    ] = None,
+    frozen: Annotated[
+        str | None,
+        typer.Option(
+            help="Lengths asked with frozen memories too; default: those of --lengths; empty = none.",
+            rich_help_panel=QUESTIONS,
+        ),
+    ] = None,
+    frozen_samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples at these lengths; default: those of --samples.", rich_help_panel=QUESTIONS),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.", rich_help_panel=RUNNING)] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.", rich_help_panel=RUNNING)] = 1,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.", rich_help_panel=RUNNING)
+    ] = "cpu",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The JSON of the results; default: WORK/results.json.", rich_help_panel=RUNNING
+        ),
+    ] = None,
+    table_only: Annotated[
+        bool, typer.Option("--table-only", help="Write the results of what is there; train and ask nothing.")
+    ] = False,
+    list_rows: Annotated[
+        bool, typer.Option("--list", help="Print the rows with their sizes and stages, and the texts that are needed.")
+    ] = False,
+    recipes: Annotated[
+        bool,
+        typer.Option("--recipes", help="Write the tokenizer and the rows' recipes for titans train; train nothing."),
+    ] = False,
+) -> None:
+    """Train the models of a table and ask them all the same questions; run again to continue.
+
+    Example: [bold]titans reproduce niah --train-text books.txt --test-text essays.txt --rows mac,lmm --seeds 0,1[/bold]
+
+    Finished runs and answers are kept: with more rows, seeds, samples or lengths, the command does what is missing.
+    WORK/results.json, results.md and results.png hold the results of everything in the work folder.
+    """
+    from titanslab.experiments.plan import Choice
+    from titanslab.experiments.study import FILES, load_study
+
+    values = context.params
+    plan = load_study(study)
+    if list_rows:
+        _list(plan, sets)
+        return
+    asked = ("names", "lengths", "samples", "far", "far_samples", "frozen", "frozen_samples")
+    choice = Choice(
+        work=work or Path("runs") / plan.name,
+        files={name: values[name] for name in FILES if values[name] is not None},
+        sets=sets,
+        rows=rows,
+        seeds=seeds,
+        until=stage,
+        far_rows=far_rows,
+        changes=[*(f"ask.{name}={values[name]}" for name in asked if values[name] is not None), *(changes or ())],
+        tokenizer=tokenizer,
+        device=device,
+    )
+    if output is not None and output.is_dir():
+        raise ValueError(f"--output {str(output)!r} is a folder; name a JSON file, such as {output / 'results.json'}")
+    if recipes:
+        _write_recipes(plan, choice)
+        return
+    settings = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    for name in ("table_only", "list_rows", "recipes"):
+        del settings[name]
+    _run(plan, choice, settings, output, table_only)
+
+
+def _run(plan: Study, choice: Choice, settings: dict, output: Path | None, table_only: bool) -> None:
+    """Run what is missing, write the results and print the table; exit code 1 where a model failed."""
+    from titanslab.cli.errors import Interrupted
+    from titanslab.experiments.run import run_study, write_results
+    from titanslab.runs.quiet import quiet_libraries
+
+    quiet_libraries()
+    failed: list[str] = []
+    if not table_only:
+        try:
+            failed = run_study(plan, choice, settings["jobs"], settings["threads"])
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command continues from here") from None
+    try:
+        table = write_results(plan, choice, settings, output)
+    except ValueError:
+        if not failed:
+            raise
+    else:
+        typer.echo(table.read_text(encoding="utf-8"))
+    if failed:
+        typer.echo(f"failed: {', '.join(failed)}; see log.txt in their folders, the same command continues", err=True)
+        raise typer.Exit(1)
+
+
+def _list(plan: Study, sets: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from titanslab.experiments.plan import listing
+    from titanslab.runs.quiet import quiet_libraries
+
+    quiet_libraries()
+    caption = "stages in parentheses are optional: --stage NAME"
+    table = Table("set", "row", "parameters", "stages", "", title=plan.title, caption=caption)
+    last = ""
+    for name, row, parameters, stages, about in listing(plan, sets):
+        if last and name != last:
+            table.add_section()
+        table.add_row("" if name == last else name, row, f"{parameters:,}", stages, about)
+        last = name
+    console = Console(highlight=False)
+    console.print(table)
+    for name, use in plan.files.items():
+        console.print(f"--{name.replace('_', '-')}: {'needed' if use.needed else 'optional'}")
+
+
+def _write_recipes(plan: Study, choice: Choice) -> None:
+    import shlex
+
+    from titanslab.experiments.plan import make_jobs, open_work, write_recipes
+
+    make_jobs(plan, choice, need_test_files=False)
+    jobs = make_jobs(open_work(plan, choice), choice, need_test_files=False)
+    for recipe, run in write_recipes(jobs):
+        typer.echo(shlex.join(["titans", "train", str(recipe), "--output", str(run)]))
