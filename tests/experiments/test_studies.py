@@ -1,6 +1,8 @@
 """The studies of the package: whole recipes, rows of one size on the same data; and what is wrong in a study file."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,3 +204,12 @@ def test_a_missing_study_names_those_that_are_there(tmp_path):
         load_study("nia")
     with pytest.raises(ValueError, match="has no rows"):
         load_study(str(study_file(tmp_path, 'title = "x"')))
+
+
+def test_the_study_of_the_documentation_is_whole(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "long_context.md").read_text()
+    (block,) = re.findall(r"```toml\n(title = .*?)```", page, re.DOTALL)
+    study = load_study(str(study_file(tmp_path, block)))
+    recipes = [study.recipes("main", row, [FIRST], study.placeholders)[0] for row in study.sets["main"].rows]
+    assert [recipe.model.options["window_size"] for recipe in recipes] == [32, 128]
+    assert study.asked(study.placeholders).options == {"haystack": "test_text"}
