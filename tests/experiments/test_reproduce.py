@@ -409,6 +409,8 @@ def test_the_papers_figures_stand_below_ours():
     text = markdown([result("mac", 0, 0.5), result("lmm", 0, 0.5)], study.ask, study.paper)
     assert "| mac | 53.0 |\n| mac, the paper | 99.0 |\n| lmm | 53.0 |" in text
     assert text.count("the paper") == 1
+    text = markdown([result("mac, lessons", 0, 0.5), result("mac, late", 0, 0.5)], study.ask, study.paper)
+    assert "| mac, lessons | 53.0 |\n| mac, the paper | 99.0 |\n| mac, late | 53.0 |" in text
     assert "The paper: Titans, arXiv 2501.00663, figure 6" in text
     niah = load_study("niah")
     lengths = len(asking.lengths_of(niah.ask, niah.paper.lengths))

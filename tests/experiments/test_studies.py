@@ -1,4 +1,4 @@
-"""The studies of the package: whole recipes, rows of one size on the same data; and what is wrong in a study file."""
+"""The studies of the package: whole recipes, rows of one size on the same data; and errors of a study file."""
 
 import re
 from itertools import pairwise

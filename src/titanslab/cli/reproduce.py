@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-TEXTS, CHOICES, QUESTIONS, RUNNING = "Texts", "What is trained", "What is asked", "How it runs"
+TEXTS, MODELS, QUESTIONS, RUNNING = "Texts", "Models", "Questions", "Processes and results"
 
 
 @app.command()
@@ -51,17 +51,17 @@ def reproduce(
         typer.Option(help="A tokenizer to use; default: one made of the training text.", rich_help_panel=TEXTS),
     ] = None,
     sets: Annotated[
-        str | None, typer.Option(help="Sets of rows, with commas; default: main.", rich_help_panel=CHOICES)
+        str | None, typer.Option(help="Sets of rows, with commas; default: main.", rich_help_panel=MODELS)
     ] = None,
     rows: Annotated[
-        str | None, typer.Option(help="Rows of these sets, with commas; default: all.", rich_help_panel=CHOICES)
+        str | None, typer.Option(help="Rows of these sets, with commas; default: all.", rich_help_panel=MODELS)
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas.", rich_help_panel=CHOICES)] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas.", rich_help_panel=MODELS)] = "0",
     stage: Annotated[
         str | None,
         typer.Option(
             help="Train up to this stage and ask its model; default: the last one that is not optional.",
-            rich_help_panel=CHOICES,
+            rich_help_panel=MODELS,
         ),
     ] = None,
     changes: Annotated[
@@ -71,7 +71,7 @@ def reproduce(
             metavar="[ROW:|STAGE:]KEY=VALUE",
             help="Change a recipe, such as training.steps=200, late:training.steps=50 or mac:model.chunk_size=8, or a "
             "setting of the questions, such as ask.batch_size=4; repeatable.",
-            rich_help_panel=CHOICES,
+            rich_help_panel=MODELS,
         ),
     ] = None,
     names: Annotated[
@@ -123,7 +123,7 @@ def reproduce(
         ),
     ] = None,
     table_only: Annotated[
-        bool, typer.Option("--table-only", help="Write the results of what is there; train and ask nothing.")
+        bool, typer.Option("--table-only", help="Write the results that the work folder holds; train and ask nothing.")
     ] = False,
     list_rows: Annotated[
         bool, typer.Option("--list", help="Print the rows with their sizes and stages, and the texts that are needed.")
@@ -137,7 +137,7 @@ def reproduce(
 
     Example: [bold]titans reproduce niah --train-text books.txt --test-text essays.txt --rows mac,lmm --seeds 0,1[/bold]
 
-    Finished runs and answers are kept: with more rows, seeds, samples or lengths, the command does what is missing.
+    Finished runs and answers are kept: with more rows, seeds, samples or lengths, the command adds the missing ones.
     WORK/results.json, results.md and results.png hold the results of everything in the work folder.
     """
     from titanslab.experiments.plan import Choice
@@ -173,7 +173,7 @@ def reproduce(
 
 
 def _run(plan: Study, choice: Choice, settings: dict, output: Path | None, table_only: bool) -> None:
-    """Run what is missing, write the results and print the table; exit code 1 where a model failed."""
+    """Run the missing jobs, write the results and print the table; exit code 1 where a model failed."""
     from titanslab.cli.errors import Interrupted
     from titanslab.experiments.run import run_study, write_results
     from titanslab.runs.quiet import quiet_libraries

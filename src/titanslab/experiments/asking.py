@@ -1,4 +1,4 @@
-"""The only module here that knows the tasks: what a study asks, as cells of `titanslab.evaluation`."""
+"""The questions of a study as cells of `titanslab.evaluation`; the other modules of this room know no task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ KILO = {"niah": 1024, "babilong": 1000}
 
 
 class Round(NamedTuple):
-    """One pass over the samples of a trained model: where the answers go, lengths, samples a cell, writing or not."""
+    """One pass over samples of a trained model.
+
+    Args:
+        folder: name of the folder that holds the answers.
+        lengths: such as `2k,4k`.
+        samples: per name and length.
+        learn: whether the memories write.
+    """
 
     folder: str
     lengths: str
@@ -29,7 +36,7 @@ def kilo(task: str) -> int:
 
 
 def names_of(ask: Ask) -> list[str]:
-    """The variants or sub-tasks that are asked."""
+    """Names of the variants or sub-tasks."""
     return _names(ask.task, ask.names, "ask.names")
 
 

@@ -35,7 +35,7 @@ class Job:
         study: path of the study file.
         work: the work folder; the job's own folder is `WORK/SET/ROW-seedN` with a run folder for each stage and the
             answers of the last one.
-        set, row, seed: which model.
+        set, row, seed: the model.
         until: the last stage to train, whose model is asked; None = the last required one.
         changes: changes of the command line, see `Study.recipes`.
         far: whether the far lengths are asked.

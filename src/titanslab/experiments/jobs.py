@@ -1,4 +1,4 @@
-"""Jobs side by side, each in a process of its own, and how far they are."""
+"""Jobs side by side, each in a process of its own, and the progress of all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from titanslab.experiments.job import LOG, Job
 from titanslab.experiments.report import say
 
 SECONDS_BETWEEN_LOOKS = 1.0
-TRAINING = 3  # a token in training costs as much as this number of tokens read: forward, and backward twice as much
+TRAINING = 3  # cost of a token in training over that of a token read: backward costs twice as much as forward
 
 
 class Running:
@@ -35,6 +35,7 @@ class Running:
             self.process = subprocess.Popen(words, env=environment, stdout=file, stderr=file)
 
     def last_line(self) -> str:
+        """The last line of the log."""
         lines = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return lines[-1] if lines else "no output"
 
@@ -45,7 +46,7 @@ def run_jobs(
     """Run all jobs, at most `at_once` at a time.
 
     Args:
-        jobs: what to run, in this order.
+        jobs: started in this order.
         at_once: number of processes.
         threads: of each process.
         progress: is called with (done, total), in thousands of tokens.
@@ -55,7 +56,7 @@ def run_jobs(
     """
     waiting, active, failed = list(jobs), list[Running](), list[str]()
     work = {job.name: _Work(job) for job in jobs}
-    total, at_start = sum(part.total for part in work.values()), sum(part.done() for part in work.values())
+    total, at_start = (sum(getattr(part, name) for part in work.values()) for name in ("total", "at_start"))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the jobs end with this process
     try:
         while waiting or active:
@@ -84,7 +85,7 @@ def run_jobs(
 
 
 class _Work:
-    """The work of a job in tokens read, and how much of it is done, from the files that it writes."""
+    """The work of a job, in tokens read; the share that is done comes from the files that the job writes."""
 
     def __init__(self, job: Job) -> None:
         self.folder = job.folder
@@ -102,6 +103,7 @@ class _Work:
         self.at_start = self.done()
 
     def done(self) -> int:
+        """Tokens of the logged steps and of the answered samples."""
         trained = sum(
             min(steps, _last_step(self.folder / stage)) * tokens for stage, (steps, tokens) in self.training.items()
         )

@@ -22,7 +22,7 @@ TOKENIZER = "tokenizer"  # its folder in the work folder
 
 @dataclass
 class Choice:
-    """What the command line chooses of a study.
+    """The choices of the command line for a study.
 
     Args:
         work: folder of the tokenizer, runs, samples, answers and results.

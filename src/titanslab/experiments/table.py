@@ -132,7 +132,7 @@ def _first(cell: dict[str, Any]) -> float:
 
 
 def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
-    """Accuracies in percent, the mean over seeds with the range in parentheses, and what each row cost."""
+    """Accuracies in percent, the mean over seeds with the range in parentheses, and the cost of each row."""
     parts = []
     kilo = asking.kilo(ask.task) if ask.task else 1024
     for name, rows in sorted(figures(results, ask).items()):
@@ -143,9 +143,11 @@ def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
         published = _published(name, ask, paper)
         for row in rows:
             lines.append(f"| {row} | " + " | ".join(_spread(rows[row].get(n, [])) for n in lengths) + " |")
-            if row in published and published[row].keys() & set(lengths):
-                shown = [f"{published[row][n]:.1f}" if n in published[row] else "" for n in lengths]
-                lines.append(f"| {row}{PAPER} | " + " | ".join(shown) + " |")
+            model = row.split(", ")[0]
+            found = published.pop(model, {})  # once, below the first row of the model
+            if found.keys() & set(lengths):
+                shown = [f"{found[n]:.1f}" if n in found else "" for n in lengths]
+                lines.append(f"| {model}{PAPER} | " + " | ".join(shown) + " |")
         sizes = {n: sorted({s for row in rows.values() for _, s in row.get(n, [])}) for n in lengths}
         samples = ", ".join(f"{length_label(n, kilo)}: {_range(sizes[n])}" for n in lengths)
         parts.append("\n".join([*lines, "", f"Samples a seed: {samples}."]))
