@@ -35,7 +35,7 @@ cpu = true
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "tokens")
+    monkeypatch.setattr(sources, "tokens_folder", lambda: tmp_path_factory.getbasetemp() / "tokens")
     monkeypatch.delenv("TITANS_DEBUG", raising=False)
 
 

@@ -106,7 +106,7 @@ def test_ctrl_c_keeps_what_was_read(titans, fails, trained, book, memory, tmp_pa
     assert err.rstrip().endswith("--resume")
     monkeypatch.undo()
     monkeypatch.setattr(source, "PIECE_BYTES", 64)
-    monkeypatch.setattr("titanslab.training.sources.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("titanslab.training.sources.tokens_folder", lambda: tmp_path)
     assert "unfinished reading" in fails("read", book, "-m", trained, "--save", save)
     other = tmp_path / "other.txt"
     other.write_text("x")

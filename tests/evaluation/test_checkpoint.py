@@ -1,4 +1,4 @@
-"""The trained models in the repository: what their cards say can be seen on short samples."""
+"""The trained models of the repository reach the scores of their cards on short samples."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import titanslab  # noqa: F401
 from titanslab.evaluation.decode import GreedyAnswerer
 from titanslab.quickstart.corpus import bundled_text
+from titanslab.tasks.babilong.cells import score
 from titanslab.tasks.babilong.samples import BABILong
 from titanslab.tasks.babilong.world import STORY_FACTS
 from titanslab.tasks.niah.samples import NIAH, VARIANTS, score_niah
@@ -18,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "checkpoints"
 
 
 class Asked:
-    """A model of the repository and tasks; called, how many samples of a length it answers right, of each."""
+    """A model of the repository; a call returns the number of right answers per task at one length."""
 
     def __init__(self, name: str, new_tokens: int):
         self.tokenizer = AutoTokenizer.from_pretrained(FOLDER / name)
@@ -42,7 +43,7 @@ class Asked:
     def right(task: BABILong | NIAH, sample: TaskSample, output: str) -> bool:
         if isinstance(task, NIAH):
             return score_niah(sample.target, output) == 1
-        return task.score(sample, output)["official"] == 1
+        return score(sample, output)["official"] == 1
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Perplexity: each token scored once, with the context its window gives it."""
+"""Perplexity: each token is scored once, with the context of its window."""
 
 import math
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from torch import nn
 from titanslab.data import byte_tokenizer
 from titanslab.evaluation import perplexity as perplexity_module
 from titanslab.evaluation.perplexity import evaluate_perplexity
-from titanslab.evaluation.perplexity_plot import plot_positions
+from titanslab.evaluation.pictures import plot_positions
 from titanslab.models import TitansConfig, TitansForCausalLM
 from titanslab.models.cache_name import CACHE
 
@@ -18,7 +18,7 @@ TEXTS = ["A first text of some length.", "Second: é.", ""]
 
 
 class Counting(nn.Module):
-    """Gives the byte 'x' the probability 1 / (2 + tokens read), so that its loss tells the position."""
+    """Gives the byte 'x' the probability 1 / (2 + tokens read), so that its loss depends on the position."""
 
     def __init__(self):
         super().__init__()

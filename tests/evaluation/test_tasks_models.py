@@ -1,4 +1,4 @@
-"""Tasks on real, if tiny and untrained, models: reading in pieces, batches, lm-eval, the command line."""
+"""Tasks on tiny untrained models: reading in pieces, batches, lm-eval, the command line."""
 
 import json
 import shutil
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from titanslab.data import byte_tokenizer
-from titanslab.evaluation.decode import GreedyAnswerer, position_table
-from titanslab.evaluation.run_model import end_tokens
+from titanslab.evaluation.decode import GreedyAnswerer, end_tokens, position_table
 from titanslab.models import TitansConfig, TitansForCausalLM
 
 
@@ -59,7 +58,7 @@ def test_reading_in_pieces_gives_the_answer_of_reading_whole(variant):
         answer = GreedyAnswerer(model, max_new_tokens=6, piece=piece, pad_token_id=258)
         assert answer([prompt], read.append) == [whole]
         assert sum(read) == 150
-        assert max(read) == min(piece, 149)  # the last token is a step of its own
+        assert max(read) == min(piece, 149)  # the last token is a separate step
 
 
 @pytest.mark.parametrize("kind", ["mac", "mal", "llama"])
@@ -97,7 +96,7 @@ def test_a_table_of_any_name_is_found():
     assert position_table(opt) == 64
     assert position_table(LlamaForCausalLM(LlamaConfig(**small, intermediate_size=16))) is None
     gptj = GPTJConfig(vocab_size=259, n_positions=64, n_embd=16, n_layer=1, n_head=2, rotary_dim=4)
-    assert position_table(GPTJForCausalLM(gptj)) == 64  # computed once for so many
+    assert position_table(GPTJForCausalLM(gptj)) == 64  # GPT-J computes its table once for n_positions
     answer = GreedyAnswerer(opt, max_new_tokens=8, pad_token_id=1)
     assert len(answer(_prompts(56))[0]) == 8
     with pytest.raises(ValueError, match="table ends at 64"):
@@ -146,7 +145,7 @@ def test_evaluate_niah_on_the_command_line(model_folder, tmp_path, capsys):
 
 
 def put_in_lower_case(tokenizer):
-    """The same vocabulary, other ids."""
+    """Change the tokenizer: the vocabulary stays, and texts get other ids."""
     whole = json.loads(tokenizer.read_text())
     tokenizer.write_text(json.dumps(whole | {"normalizer": {"type": "Lowercase"}}))
 
@@ -176,7 +175,7 @@ def test_what_counts_lengths_is_known_by_what_it_does(model_folder, tmp_path, ca
     command = ["evaluate", "niah", "--model", str(model_folder), "--lengths", "1k", "--output", str(out)]
     command += ["--max-new-tokens", "2", "--device", "cpu", "--tokenizer-for-length"]
     assert _titans_command([*command, str(counter), "--samples", "1"], capsys)[0] == 0
-    counter.rename(tmp_path / "moved")  # the same elsewhere
+    counter.rename(tmp_path / "moved")  # the same tokenizer in another folder
     assert _titans_command([*command, str(tmp_path / "moved"), "--samples", "2"], capsys)[0] == 0
     put_in_lower_case(tmp_path / "moved" / "tokenizer.json")
     code, _, error = _titans_command([*command, str(tmp_path / "moved"), "--samples", "3"], capsys)
@@ -226,8 +225,8 @@ def test_no_forget_is_the_model_without_alpha(tmp_path, capsys):
     forgets = _titans("lmm")
     memory = forgets.model.layers[0].mixer.memory
     with torch.no_grad():
-        memory.alpha_proj.bias.fill_(0.0)  # half of everything at every token
-        memory.o_proj.weight.normal_()  # answers that hang on what is read
+        memory.alpha_proj.bias.fill_(0.0)  # forget half of the memory at every token
+        memory.o_proj.weight.normal_()  # answers depend on the retrieved values
         forgets.model.embed_tokens.weight.normal_()
     keeps = TitansForCausalLM(TitansConfig(**(forgets.config.to_dict() | {"memory_forgetting": False})))
     keeps.load_state_dict({k: v for k, v in forgets.state_dict().items() if "alpha_proj" not in k})
@@ -283,15 +282,19 @@ def test_tasks_run_in_lm_eval(model_folder, tmp_path):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    from titanslab.data.encode import load_counter
     from titanslab.evaluation.lm_eval_tasks import INCLUDE_PATH
-    from titanslab.tasks import NIAH, load_counter
+    from titanslab.tasks.niah.samples import NIAH
+    from titanslab.tasks.table import TASKS
 
     (tmp_path / "qa7_x_test.txt").write_text("1 Mary got the milk.\n2 How many objects is Mary carrying? \tone\t1\n")
     metadata = {"tokenizer": "byte", "length": "1k", "samples": 2, "facts": str(tmp_path)}
     metadata["background"] = str(tmp_path / "book.txt")
     (tmp_path / "book.txt").write_text("A long road led past the mill and over the old bridge to town. " * 40)
     manager = TaskManager(include_path=INCLUDE_PATH, include_defaults=False, metadata=metadata)
-    assert len(manager.all_tasks) == 13
+    names = [f"titans_{task.name}_{part}" for task in TASKS.values() if task.lm_eval for part in task.parts]
+    assert len(names) == 13
+    assert sorted(manager.all_tasks) == sorted(names)
     model = HFLM(pretrained=_titans("lmm"), tokenizer=byte_tokenizer(), max_length=4096, batch_size=2, device="cpu")
     results = simple_evaluate(
         model=model, tasks=["titans_niah_single_1", "titans_babilong_qa7"], task_manager=manager,
@@ -304,15 +307,15 @@ def test_tasks_run_in_lm_eval(model_folder, tmp_path):
 
 
 def test_lm_eval_scores_are_ours():
-    from titanslab.evaluation.lm_eval_tasks import babilong_results, niah_dataset, niah_results
+    from titanslab.evaluation.lm_eval_tasks import dataset, results
 
-    doc = niah_dataset(variant="single_1", tokenizer="byte", length="1k", samples=1)["test"][0]
-    assert niah_results(doc, [f" {doc['target']}."]) == {"acc": 1.0}
+    doc = dataset(family="niah", part="single_1", tokenizer="byte", length="1k", samples=1)["test"][0]
+    assert results(doc, [f" {doc['target']}."]) == {"acc": 1.0}
     question = {"info": json.dumps({"question": "How many objects is Mary carrying?"})}
     doc = {"task": "babilong_qa7", "target": "none", **question}
-    assert babilong_results(doc, ["None"]) == {"official": 0.0, "corrected": 1.0}
+    assert results(doc, ["None"]) == {"official": 0.0, "corrected": 1.0}
     with pytest.raises(ValueError, match="tokenizer is missing"):
-        niah_dataset(variant="single_1")
+        dataset(family="niah", part="single_1")
     for wrong in (0, "2", True):
         with pytest.raises(ValueError, match="samples must be a whole number"):
-            niah_dataset(variant="single_1", tokenizer="byte", samples=wrong)
+            dataset(family="niah", part="single_1", tokenizer="byte", samples=wrong)

@@ -174,13 +174,16 @@ def test_rounds_of_questions():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rows", "mach"], "--rows has 'mach', which is not one of main (did you mean 'mac'?); there are lmm, mal"),
-        (["--sets", "exat"], "--sets has 'exat', which is not one of niah (did you mean 'exact'?)"),
+        (["--rows", "mach"], "--rows has 'mach', which is not one of main; there are lmm, mal"),
+        (
+            ["--sets", "exat"],
+            "--sets has 'exat', which is not one of niah; there are main, exact; did you mean 'exact'?",
+        ),
         (["--sets", "exact", "--rows", "gated_deltanet"], "--rows has 'gated_deltanet', which is not one of exact"),
         (["--sets", "exact", "--stage", "late"], "--stage 'late' is not a stage of exact"),
-        (["--set", "lat:training.steps=1"], "'lat' is no row or stage (did you mean 'late'?)"),
-        (["--set", "training.step=1"], "unknown key 'step' in [training] (did you mean 'steps'?)"),
-        (["--set", "ask.pice=1"], "unknown key 'pice' in [ask] (did you mean 'piece'?)"),
+        (["--set", "lat:training.steps=1"], "'lat' is no row or stage; there are base, late"),
+        (["--set", "training.step=1"], "unknown key 'step' in [training]; did you mean 'steps'?"),
+        (["--set", "ask.pice=1"], "unknown key 'pice' in [ask]; did you mean 'piece'?"),
         (["--seeds", "a"], "--seeds 'a' must be whole numbers"),
         (["--lengths", "2x"], "ask.lengths: length is '2x'"),
         (["--names", "single_4"], "single_4"),

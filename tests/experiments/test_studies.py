@@ -11,7 +11,7 @@ from titanslab.data import byte_tokenizer
 from titanslab.experiments.job import has_memory
 from titanslab.experiments.plan import listing, parameters
 from titanslab.experiments.study import FIRST, load_study, merged, split_change
-from titanslab.training.run import build_model
+from titanslab.training.model import build_model
 
 ROWS = {"lmm", "mal", "mag", "mac", "window", "attention", "gated_deltanet"}
 MEMORIES = {"lmm", "mal", "mag", "mac"}
@@ -180,14 +180,14 @@ def test_base_row_stage_set_and_changes_lie_over_one_another(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[ask]", "[asks]", r"unknown key 'asks' \(did you mean 'ask'\?\)"),
-        ('like = "first"', 'like = "frist"', r"like = 'frist' is not a row \(did you mean 'first'\?\)"),
+        ("[ask]", "[asks]", r"unknown key 'asks'; .*; did you mean 'ask'\?"),
+        ('like = "first"', 'like = "frist"', r"like = 'frist' is not a row; .*; did you mean 'first'\?"),
         ('like = "first"', 'like = "second"', r"like = 'second' leads back to itself"),
         ("steps = 5", 'steps = "5"', r"row second, stage base: training.steps must be a whole number"),
         ("steps = 7", "step = 7", r"stage more: unknown key 'step' in \[training\]"),
         ("[stages.more]", "[stages.first]", r"the stage \[stages.first\] has the name of a row"),
         ("[stages.more]", '[stages.more]\nrows = ["x"]', r"rows has 'x', which is not a row"),
-        ('lengths = "512"', "length = 512", r"unknown key 'length' in \[ask\] \(did you mean 'lengths'\?\)"),
+        ('lengths = "512"', "length = 512", r"unknown key 'length' in \[ask\]; did you mean 'lengths'\?"),
         ("[ask]", "[tokenizer]\n[ask]", r"the \[tokenizer\] is made of --train-text"),
         ("[ask]", "[files.test]\n[ask]", r"unknown key 'test' in \[files\]"),
         ("[ask]", "[ask", r"is not valid TOML"),

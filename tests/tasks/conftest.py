@@ -1,4 +1,4 @@
-"""Small texts of our own to hide things in."""
+"""Small generated texts that serve as haystacks and books."""
 
 import random
 
@@ -29,7 +29,7 @@ _ENDS = [
 
 
 def make_prose(sentences: int, seed: int) -> str:
-    """Plain sentences of eight words and more, a paragraph every seven."""
+    """Sentences of at least eight words, in paragraphs of seven."""
     rng = random.Random(seed)
     text = []
     for number in range(sentences):
@@ -88,7 +88,7 @@ _BABI = {
 
 @pytest.fixture(scope="session")
 def babi(tmp_path_factory):
-    """A folder of tiny bAbI files, train and test alike."""
+    """A folder of tiny bAbI files, with equal train and test splits."""
     folder = tmp_path_factory.mktemp("babi")
     for name, text in _BABI.items():
         for split in ("train", "test"):

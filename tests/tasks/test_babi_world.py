@@ -1,4 +1,4 @@
-"""Stories of our own, answered by a reader that sees their sentences alone."""
+"""Generated stories against a reader that has their sentences alone."""
 
 import hashlib
 import random
@@ -20,7 +20,7 @@ OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 
 def answers(question, facts):
-    """Every answer that the sentences allow, by rules written from bAbI's files."""
+    """All answers that follow from the sentences, by rules written from bAbI's files."""
     place, carries, went, gifts = {}, {}, {thing: [] for thing in THINGS}, []
 
     def see(thing, where):
@@ -132,7 +132,7 @@ def test_hints_are_steps_that_the_sentences_allow(task):
             where = place.get(person)
             told = {(1, where, 0)} if where else set()
             if found := MOVED.fullmatch(fact):
-                if (person, found[2]) in SIGNS:  # of qa5's people only Mary
+                if (person, found[2]) in SIGNS:  # of the people of qa5 only Mary has signs
                     told |= {(2, SIGNS[person, found[2]], len(fact.split()) - 1)}
                 if (person, found[2]) in came:
                     told |= {(3, came[person, found[2]], len(fact.split()) - 1)}
@@ -148,11 +148,11 @@ def test_hints_are_steps_that_the_sentences_allow(task):
                 touched[found[2]] = carries[found[2]] = person
             elif found := GAVE.fullmatch(fact):
                 touched[found[2]] = carries[found[2]] = found[3]
-            assert {(hint.block, hint.says, hint.word) for hint in hints} == told
+            assert {(hint.block, hint.target, hint.word) for hint in hints} == told
             seen |= {(block, "place" if word > 0 else word) for block, _, word in told}
             for one in (*last.earlier, last):
                 thing = re.search(THING, one.question)
-                said = [(hint.block, hint.says) for hint in one.hints]
+                said = [(hint.block, hint.target) for hint in one.hints]
                 assert {hint.word for hint in one.hints} <= {-1}
                 before = re.fullmatch(r"Where was ([A-Z]\w+) before the (\w+)\?", one.question)
                 if len(one.facts) == number + 1 and before:
@@ -166,7 +166,7 @@ def test_hints_are_steps_that_the_sentences_allow(task):
                 if "before" in one.question:
                     place_asked = re.search(r"(\w+)\?", one.question)[1]
                     assert said[1:] == [(2, SIGNS[touched[thing[0]], place_asked]), (3, one.answer)]
-                else:  # of a thing put down by somebody who was nowhere yet, the sentences know the place from before
+                else:  # the place of a thing that was dropped by a person without a stated place is its place before
                     assert said[1:] == [(2, carries[thing[0]] or one.answer)]
     assert seen == {(1, 0), (2, -1), (2, "place"), (3, "place")} | ({"question"} if task != "qa1" else set())
 
@@ -209,10 +209,10 @@ def test_directions_hold_on_a_map():
             assert IS.fullmatch(one.facts[one.supporting[0]])[1] == one.answer
             signs = {SIDES[place]: answer for place, answer in known.items()}
             assert [(hint.block, hint.word) for hint in one.hints] == [(1, -1)]
-            assert signs[one.hints[0].says] == one.answer
+            assert signs[one.hints[0].target] == one.answer
             for (a, _, b), hints in zip(told, one.fact_hints[-2:], strict=True):
                 assert [(hint.block, hint.word) for hint in hints] == [(1, 3), (1, -1)]
-                assert [signs[hint.says] for hint in hints] == [b, a]
+                assert [signs[hint.target] for hint in hints] == [b, a]
             assert len(one.fact_hints) == len(one.facts)
             assert one.earlier == tuple(questions[:i])
             assert len({name for a, _, b in told for name in (a, b)}) == 3
@@ -223,7 +223,7 @@ def test_directions_hold_on_a_map():
 
 @pytest.mark.parametrize(
     ("task", "facts", "shares"),
-    # of walks, takes, drops and gifts in bAbI's en-10k training files (qa3: en), which the stories follow within 0.07
+    # Shares of walks, takes, drops and gifts in bAbI's en-10k training files (qa3: en); the stories are within 0.07.
     [
         ("qa2", 22, (0.65, 0.20, 0.15, 0)),
         ("qa3", 75, (0.64, 0.19, 0.17, 0)),
@@ -241,7 +241,7 @@ def test_sentences_are_as_frequent_as_in_the_published_files(task, facts, shares
 
 @pytest.mark.parametrize("contested", [0.0, 1.0])
 def test_contested_places_are_asked_for(contested):
-    """What a reader answers who keeps but the last one who came to a place: wrong wherever that can be asked."""
+    """The answer of a reader that stores only the last visitor of each place: wrong for every contested question."""
     rng = random.Random(0)
     simple, wrong = 0, {"thing": 0, "person": 0}
     for _ in range(60):
@@ -406,7 +406,7 @@ def test_hints_in_packed_rows_move_with_their_sample(words):
 
 
 def test_hints_need_stories_of_our_own_and_words(byte, babi):
-    with pytest.raises(ValueError, match=r"hints is true; it must be false in few_shot form or with bAbI's files"):
+    with pytest.raises(ValueError, match=r"hints is true; it must be false with bAbI's files"):
         Mixture("babilong", byte, 3000, 0, facts=str(babi), hints=True)
     with pytest.raises(ValueError, match=r"hints is true; it needs a tokenizer whose first token tells A, .* apart"):
         Mixture("babilong", byte, 3000, 0, tasks="qa2", hints=True)
@@ -425,7 +425,7 @@ def test_step_questions_need_stories_of_our_own(byte, babi):
 def test_rows_of_facts_alone_need_stories_of_our_own(byte, babi):
     with pytest.raises(ValueError, match="facts_only is 2; it must be 0 to 1"):
         Mixture("babilong", byte, 600, 0, facts_only=2)
-    with pytest.raises(ValueError, match="0 in few_shot form or with bAbI's files"):
+    with pytest.raises(ValueError, match="0 with bAbI's files"):
         Mixture("babilong", byte, 600, 0, facts_only=0.5, facts=str(babi))
     with pytest.raises(ValueError, match="does not fit 10 tokens; raise min_length"):
         _ = Mixture("babilong", byte, 10, 0, facts_only=1.0)[0]

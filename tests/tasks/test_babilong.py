@@ -1,4 +1,4 @@
-"""BABILong against its written rules, and its metric against cases made by hand."""
+"""BABILong against its published rules, and its metric on cases made by hand."""
 
 import hashlib
 import time
@@ -8,6 +8,7 @@ import pytest
 from titanslab.data.encode import TokenCounter
 from titanslab.tasks.babilong.babi import read_babi
 from titanslab.tasks.babilong.background import Background
+from titanslab.tasks.babilong.cells import score
 from titanslab.tasks.babilong.samples import TASKS, BABILong, score_babilong
 from titanslab.tasks.sentences import split_sentences
 
@@ -51,12 +52,12 @@ def test_facts_in_order_between_sentences(length, kind, babi, books, bpe):
         rest = context
         for fact, position in zip(question.facts, sample.info["fact_positions"], strict=True):
             before, _, after = rest.partition(fact)
-            # After the last sentence, which is cut to fill the length, there may be no full stop.
+            # The last sentence is cut to fill the length, so it may lack a full stop.
             assert position == sample.info["num_sentences"] or before.strip() == "" or before[-2:] in (". ", "! ")
             rest = after
         for fact in question.facts:
             context = context.replace(fact, "", 1)
-        # Mr. Ames must not be cut in two, and all but the last, cut sentence come from the books.
+        # "Mr. Ames" must not be split, and all sentences except the last, which is cut, come from the books.
         for piece in split_sentences(context)[:-1]:
             assert piece in known
         assert len(sample.info["fact_positions"]) == len(question.facts)
@@ -104,7 +105,7 @@ def test_decoys_are_sentences_with_each_word_alike(books):
     assert counts["Maryland"] <= 4, "part of another word is none"
     assert 250 < counts["Mary lay"] + counts["garden"] < 450, "a quarter of 20,000 tokens in sentences of 11 and 13"
     assert 0.7 < counts["Mary lay"] / counts["garden"] < 1.4
-    # one sentence each: between the others, not beside its like
+    # Decoys stand between the other sentences and not next to each other.
     assert max(drawn.index(s) for s in drawn if "Mary" in s or "garden" in s) > 5
 
     with pytest.raises(ValueError, match=r"decoys is 1\.5; it must be 0 to 1"):
@@ -137,13 +138,6 @@ def test_time_grows_with_length_and_not_faster(babi, books):
     assert seconds(8_000_000) < 40 * 4 * max(seconds(200_000), 1e-3)
 
 
-def test_few_shot_form_has_instruction_examples_and_question(babi, books):
-    sample = BABILong("qa7", babi, _bytes, background=books, form="few_shot").sample(500, 0)
-    assert sample.prompt.count("<example>") == 2
-    assert sample.prompt.index("<context>") > sample.prompt.rindex("</example>")
-    assert sample.prompt.endswith("Question: How many objects is Mary carrying?\nAnswer:")
-
-
 @pytest.mark.parametrize(
     ("task", "target", "output", "question", "right"),
     [
@@ -152,7 +146,7 @@ def test_few_shot_form_has_instruction_examples_and_question(babi, books):
         ("qa1", "kitchen", "", "Where is John?", False),
         ("qa1", "kitchen", "I do not know. kitchen", "Where is John?", False),
         ("qa2", "garden", "The garden\nWhere is", "Where is the milk?", True),
-        # A label of the question is no answer, and never a wrong one either.
+        # A label of the question counts neither as the answer nor as a wrong one.
         ("qa4", "office", "the bedroom is south of the office", "What is the bedroom south of?", True),
         ("qa4", "bedroom", "bedroom", "What is the bedroom south of?", False),
         ("qa5", "Fred", "Jeff gave it to Fred", "Who did Jeff give the milk to?", True),
@@ -184,7 +178,7 @@ def test_every_answer_scores_as_itself(babi):
     for name in ("qa1", "qa7", "qa8"):
         task = BABILong(name, babi, _bytes)
         for sample in task.samples(0, len(task.questions)):
-            assert task.score(sample, sample.target)["corrected"] == 1.0
+            assert score(sample, sample.target)["corrected"] == 1.0
 
 
 def test_wrong_arguments_say_what_to_do(babi, books, tmp_path):

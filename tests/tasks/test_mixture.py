@@ -1,4 +1,4 @@
-"""Training rows: the answer is the only loss, and row i needs nothing but the seed and i."""
+"""Training rows: only answers have labels, and row i depends on the seed and i alone."""
 
 import json
 import lzma
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from titanslab.tasks.babilong.babi import load_babi
-from titanslab.tasks.mixture import Mixture, mixture
+from titanslab.tasks.mixture import Mixture
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,14 @@ def test_rows_have_their_length_and_some_loss(name, kind, options, byte, bpe):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_going_on_is_the_same_as_never_stopping(name, options, byte):
-    whole = mixture(name, byte, 1024, 5, min_length=700, curriculum_rows=8, **options[name])
-    rows = [next(whole) for _ in range(6)]
-    resumed = mixture(name, byte, 1024, 5, start=4, min_length=700, curriculum_rows=8, **options[name])
-    for row in rows[4:]:
-        again = next(resumed)
-        assert all(torch.equal(row[key], again[key]) for key in row)
-    other = next(mixture(name, byte, 1024, 6, min_length=700, curriculum_rows=8, **options[name]))
-    assert not torch.equal(rows[0]["input_ids"], other["input_ids"])
+    whole, resumed, other = (
+        Mixture(name, byte, 1024, seed, min_length=700, curriculum_rows=8, **options[name]) for seed in (5, 5, 6)
+    )
+    rows = [whole[index] for index in range(6)]
+    for index in (4, 5):
+        again = resumed[index]
+        assert all(torch.equal(rows[index][key], again[key]) for key in again)
+    assert not torch.equal(rows[0]["input_ids"], other[0]["input_ids"])
 
 
 def test_niah_loss_is_the_value_and_the_end(options, byte):
@@ -78,7 +78,7 @@ def test_niah_loss_is_the_value_and_the_end(options, byte):
         assert prompt.endswith("mentioned in the provided text is")
         assert f"is: {value.strip()}." in prompt
         kinds.add((len(value), "The grass is green." in prompt))
-        # Exact length: the row is full but for less than a unit of haystack.
+        # The row lacks less than one unit of haystack.
         assert int((labels != -100).nonzero()[-1]) > 1024 - 95
     assert kinds == {(8, True), (8, False), (37, False)}
 
@@ -119,8 +119,8 @@ def test_whole_stories_ask_every_question_after_its_facts(options, byte):
     assert set(counts[1]) > {1}
     with pytest.raises(ValueError, match="whole_stories is 2; it must be 0 to 1"):
         Mixture("babilong", byte, 1500, 0, whole_stories=2, **settings)
-    with pytest.raises(ValueError, match="0 in few_shot form"):
-        Mixture("babilong", byte, 1500, 0, whole_stories=0.5, form="few_shot", **settings)
+    with pytest.raises(ValueError, match="form is 'few_shot'; it must be base"):
+        Mixture("babilong", byte, 1500, 0, form="few_shot", **settings)
 
 
 def test_lengths_grow_over_the_curriculum(options, byte):

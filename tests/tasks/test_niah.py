@@ -1,4 +1,4 @@
-"""S-NIAH against its written rules."""
+"""S-NIAH against its published rules."""
 
 import hashlib
 import re
@@ -49,7 +49,7 @@ def test_fits_and_fills_the_length(variant, kind, length, prose, bpe):
     count = TokenCounter(tokenizer).count
     sizes = [count(sample.prompt) + 128 for sample in task.samples(length, 12)]
     assert max(sizes) <= length
-    # Short by no more than a unit of haystack and the spread of keys and values.
+    # The prompt lacks at most one unit of haystack and the spread of keys and values.
     assert min(sizes) > length - (_bytes(NOISE_LINE) + 60 if kind == "byte" else 110)
 
 

@@ -3,11 +3,10 @@
 import re
 import time
 
-import numpy as np
 import pytest
 import torch
 
-from titanslab.tasks.recall.kv import KVVocabulary, accuracy_by_distance, make_kv_recall
+from titanslab.tasks.recall.kv import KVVocabulary, make_kv_recall
 from titanslab.tasks.recall.samples import RecallTask, answers_right
 
 
@@ -53,18 +52,6 @@ def test_kv_recall_is_fast():
     begun = time.perf_counter()
     make_kv_recall(64, 4096, 32, generator=torch.Generator().manual_seed(0))
     assert 64 * 4096 / (time.perf_counter() - begun) > 200_000
-
-
-def test_accuracy_by_distance():
-    labels = torch.tensor([[-100, 5, -100, 6, 7, 8]])
-    distance = torch.tensor([[0, 2, 0, 3, 10, 20]])
-    guesses = torch.tensor([[1, 5, 1, 0, 7, 0]])
-    rows = accuracy_by_distance(guesses, labels, distance, [0, 4, 16, 32, 64])
-    assert rows[0] == (0, 4, 2, 0.5)
-    assert rows[1] == (4, 16, 1, 1.0)
-    assert rows[2] == (16, 32, 1, 0.0)
-    assert rows[3][2] == 0
-    assert np.isnan(rows[3][3])
 
 
 @pytest.mark.parametrize("kind", ["byte", "bpe"])

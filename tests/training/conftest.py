@@ -8,7 +8,7 @@ from titanslab.training.recipe import parse_recipe
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "tokens")
+    monkeypatch.setattr(sources, "tokens_folder", lambda: tmp_path_factory.getbasetemp() / "tokens")
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from titanslab.data import byte_tokenizer
 from titanslab.runs import checkpoints
-from titanslab.training import run
+from titanslab.training.model import build_model
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
+from titanslab.training.sources import open_data
+from titanslab.training.trainer import compile_blocks, make_trainer
 
 RUN_FILES = {
     "recipe.toml",
@@ -248,14 +250,15 @@ def test_bf16_and_recomputed_activations_train(table, tmp_path):
 
 
 def test_compiling_is_block_by_block(recipe):
-    model = run.build_model(recipe, byte_tokenizer())
-    run.compile_blocks(model)
+    model = build_model(recipe, byte_tokenizer())
+    compile_blocks(model)
     compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
     assert compiled == ["model.layers.0"]
 
 
 def test_weight_decay_is_for_matrices_alone(recipe, tmp_path):
-    trainer, *_ = run._build(recipe, tmp_path / "run", 1, lambda text: None)
+    data = open_data(recipe)
+    trainer = make_trainer(recipe, build_model(recipe, data.tokenizer), data, tmp_path / "run", [])
     trainer.create_optimizer()
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     decayed, kept = set(), set()

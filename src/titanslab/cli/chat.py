@@ -43,7 +43,6 @@ def chat(
     from titanslab.cli.errors import Interrupted
     from titanslab.cli.generate import TextWriter
     from titanslab.reading.files import check_save, load_reader, read_notes
-    from titanslab.runs.loading import find_model_folder
 
     fill_template(template, "")
     there = session.exists()
@@ -55,8 +54,6 @@ def chat(
         raise ValueError(f"{str(session)!r} is a memory, no session; begin one: --session FILE --from {str(session)!r}")
     if model is None and not there and start is None:
         raise ValueError(f"session {str(session)!r} is new: give --model RUN")
-    if model is not None:
-        find_model_folder(model)
     network, tokenizer, cache, folder = load_reader(model, session if there else start, device)
     from accelerate.utils import set_seed
 

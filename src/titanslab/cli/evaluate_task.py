@@ -1,58 +1,133 @@
-"""What `titans evaluate niah` and `titans evaluate babilong` share: load, run, show, keep."""
+"""`titans evaluate TASK`: one verb for every task of the table."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
+
+import typer
 
 from titanslab.cli.errors import Interrupted
+from titanslab.tasks.table import Option, Task
 
-if TYPE_CHECKING:
-    from titanslab.data.encode import TokenCounter
-    from titanslab.evaluation.run_model import TaskRun
-    from titanslab.evaluation.run_task import Cell
+OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
 
 
-def default_output(model: str, task: str) -> Path:
-    """Where results go when nobody says."""
-    return Path(model) / "evaluation" / task
+def task_command(task: Task) -> Any:
+    """The command of a task, with the shared options of `evaluate`, the task's defaults and its own options."""
+
+    def verb(**values: Any) -> None:
+        evaluate(task, {option.name: values.pop(option.name) for option in task.options}, **values)
+
+    parameters = _parameters(task)
+    example = f"titans evaluate {task.name} --model runs/tiny {task.example}".strip()
+    verb.__doc__ = f"{task.help}\n\nExample: [bold]{example}[/bold]"
+    verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(task.name, short_help=task.about)(verb)
+    return typer.main.get_command(app)
 
 
-def run_task_verb(
-    run: TaskRun,
-    make_cells: Callable[[TokenCounter, str], list[Cell]],
-    settings: dict[str, Any],
+def _parameters(task: Task) -> list[Parameter]:
+    shared = list(signature(evaluate, eval_str=True).parameters.values())[2:]
+    defaults = {"lengths": task.lengths, "samples": task.samples, "max_new_tokens": task.max_new_tokens}
+    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in shared]
+    text = f"Lengths in tokens, such as {task.lengths},1M; k is {task.kilo}."
+    parameters[1] = parameters[1].replace(annotation=Annotated[str, typer.Option(help=text)])
+    own = [Parameter(o.name, Parameter.KEYWORD_ONLY, default=o.default, annotation=_type(o)) for o in task.options]
+    return [*parameters[:OWN_OPTIONS_AT], *own, *parameters[OWN_OPTIONS_AT:]]
+
+
+def _type(option: Option) -> Any:
+    return Annotated[option.type | None if option.default is None else option.type, typer.Option(help=option.help)]
+
+
+def evaluate(
+    task: Task,
+    own: dict[str, Any],
     *,
-    kilo: int,
-    title: str,
-    heat_map: Callable[[Sequence[dict[str, Any]], Path], None],
+    model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
+    lengths: str,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per sub-task and length.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for results; default: MODEL/evaluation/TASK; run again to go on."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same samples.")] = 42,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Most prompts at once.")] = 16,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Most prompt tokens at once.")] = 1 << 16,
+    piece: Annotated[int, typer.Option(min=1, help="Tokens a Titans model reads at once.")] = 4096,
+    tokenizer_for_length: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokenizer that measures lengths: byte, a tokenizer, or a folder with GPT-2's encoder.json and "
+            "vocab.bpe; default: the model's own."
+        ),
+    ] = None,
+    sample_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps samples; default: inside the output.")
+    ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows their share in the answers.")
+    ] = True,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget/--no-forget", help="Whether memories fade; off for texts far beyond the training rows."),
+    ] = True,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
 ) -> None:
-    """Answer what is left to answer, print its table, write summary.json and heat_map.png of all in the folder."""
-    from titanslab.evaluation.run_model import run_model
+    """Run a task on a model, print its tables, and write results.jsonl, summary.json and heat_map.png.
+
+    The parameters from `model` on are the options that all tasks share. `own` holds the values of `task.options`.
+    """
+    from titanslab.runs.devices import pick_device
     from titanslab.runs.loading import find_model_folder
     from titanslab.runs.quiet import quiet_libraries
 
-    folder = find_model_folder(run.model)
+    folder = find_model_folder(model)
     quiet_libraries()
     from rich.console import Console
 
-    from titanslab.evaluation.results import read_records, write_whole
+    from titanslab.evaluation.pictures import heat_map
+    from titanslab.evaluation.run_task import Questions, TaskRun, run_task
     from titanslab.evaluation.table import summarise, tables
+    from titanslab.files import write_whole
 
+    output = output or Path(model) / "evaluation" / task.name
+    run = TaskRun(
+        questions=Questions(
+            task=task,
+            lengths=lengths,
+            samples=samples,
+            seed=seed,
+            options=own,
+            tokenizer_for_length=tokenizer_for_length,
+            folder=sample_cache,
+        ),
+        model=model,
+        output=output,
+        device=pick_device(device),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        batch_tokens=batch_tokens,
+        piece=piece,
+        learn=learn,
+        forget=forget,
+    )
     try:
-        records = run_model(run, make_cells, {"model": str(folder.resolve()), **settings})
+        records = run_task(run, {"model": str(folder.resolve())})
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped; finished answers are in {run.output}, the same command goes on") from None
-    everything = read_records(run.output)
-    write_whole(run.output / "summary.json", json.dumps(summarise(everything), indent=1) + "\n")
-    heat_map(everything, run.output / "heat_map.png")
-    summary = summarise(records)
+        raise Interrupted(f"stopped; finished answers are in {output}, the same command goes on") from None
+    write_whole(output / "summary.json", json.dumps(summarise(records.everything), indent=1) + "\n")
+    heat_map(records.everything, task, output / "heat_map.png")
+    summary = summarise(records.asked)
     console = Console() if sys.stdout.isatty() else Console(width=1000)
     for score in summary[0]["scores"]:
-        heading = f"{title}: {score}, {run.samples} samples"
-        for part in tables(summary, heading, kilo, score, console.width):
+        for part in tables(summary, task, score, f"{task.title}: {score}, {samples} samples", console.width):
             console.print(part)
-    console.print(f"written: {run.output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)
+    console.print(f"written: {output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from titanslab.cli.errors import in_utf8
+from titanslab.progress import bar
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -34,25 +36,17 @@ def generate(
     text = read_prompt(prompt, file)
     if not 0.0 < top_p <= 1.0:
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p}")
-    from titanslab.runs.devices import pick_device
-    from titanslab.runs.loading import find_model_folder
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import open_model
 
-    find_model_folder(model)
-    place = pick_device(device)
-    quiet_libraries()
+    network, tokenizer, _ = open_model(model, device)
+    import torch
     from accelerate.utils import set_seed
 
     from titanslab.data import TextEncoder, padding_id
-    from titanslab.runs.loading import load_model, load_model_tokenizer
-
-    network: Any = load_model(model).to(place)
-    tokenizer = load_model_tokenizer(model)
-    import torch
 
     encoder = TextEncoder(tokenizer)
     start = [] if encoder.bos is None else [encoder.bos]
-    ids = torch.tensor([[*start, *map(int, encoder.encode([text])[0])]], dtype=torch.int64, device=place)
+    ids = torch.tensor([[*start, *map(int, encoder.encode([text])[0])]], dtype=torch.int64, device=network.device)
     if ids.shape[1] == 0:
         raise ValueError("the prompt is empty and the tokenizer has no start token; give --prompt some text")
     options: dict[str, Any] = {"do_sample": temperature > 0}
@@ -96,7 +90,10 @@ class TextWriter:
         self.shown: list[int] = []
         self.waiting: list[int] = []
         self._prompt_seen = False
-        self._bar = _bar(total) if sys.stderr.isatty() and not sys.stdout.isatty() else None
+        self._total, self._done = total, 0
+        self._open, self._show = ExitStack(), None
+        if sys.stderr.isatty() and not sys.stdout.isatty():
+            self._show = self._open.enter_context(bar("generating", "tokens"))
 
     def put(self, value: Any) -> None:
         """Called by generate(): first with the prompt, then with each new token [1]."""
@@ -104,16 +101,16 @@ class TextWriter:
             self._prompt_seen = True
             return
         self.waiting += value.flatten().tolist()
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], value.numel())
+        self._done += value.numel()
+        if self._show is not None:
+            self._show(self._done, self._total)
         text = self._new_text()
         if text and not text.endswith("\ufffd"):
             self._write(text)
 
     def end(self) -> None:
         """Called by generate() after the last token."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._open.close()
         self._write(self._new_text())
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -132,13 +129,3 @@ class TextWriter:
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def _bar(total: int) -> Any:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    bar = Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True)
-    bar.add_task("generating", total=total)
-    bar.start()
-    return bar

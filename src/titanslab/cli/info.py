@@ -54,8 +54,8 @@ def read_config(path: Path) -> Any:
 
     if path.suffix == ".toml":
         from titanslab.data import load_tokenizer
+        from titanslab.training.model import model_config
         from titanslab.training.recipe import load_recipe
-        from titanslab.training.run import model_config
 
         recipe = load_recipe(path)
         return model_config(recipe, load_tokenizer(recipe.data.tokenizer))

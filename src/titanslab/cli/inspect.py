@@ -40,7 +40,6 @@ def inspect(
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
     network, tokenizer, cache, name = load_reader(model, memory, device)
     import json
-    import os
 
     import torch
 
@@ -48,6 +47,7 @@ def inspect(
     from titanslab.evaluation.pictures import plot_trace
     from titanslab.evaluation.trace import memories_of, trace_memory
     from titanslab.evaluation.trace_page import token_texts, write_page
+    from titanslab.files import write_whole
     from titanslab.progress import bar
 
     memories_of(network)
@@ -63,7 +63,7 @@ def inspect(
         raise ValueError(f"{text} is empty; name a file with text in it")
     ids = first + ids
     whole, ids = len(ids) <= max_tokens, ids[:max_tokens]
-    with bar("reading") as progress:
+    with bar("reading", "tokens") as progress:
         trace = trace_memory(network, torch.tensor([ids]), cache, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
     title = f"What the memory does on {text.name}"
@@ -72,10 +72,8 @@ def inspect(
     page = folder / "inspect.html"
     texts = token_texts(tokenizer, ids)
     write_page(trace, texts, page, title=title, subtitle=subtitle, picture=folder / "inspect.png")
-    temporary = folder / ".inspect.json.tmp"
     about = {"text": str(text), "model": name, "tokens": len(ids)}
-    temporary.write_text(json.dumps(about | trace.to_dict()) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "inspect.json")
+    write_whole(folder / "inspect.json", json.dumps(about | trace.to_dict()) + "\n")
     if not trace.finite:
         typer.echo("warning: the memory holds values that are not finite; they are grey on the page", err=True)
     typer.echo(f"{page}\n{folder / 'inspect.png'}\n{folder / 'inspect.json'}")

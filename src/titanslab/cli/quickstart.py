@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,11 +38,12 @@ def quickstart(
 
     chosen = settings(minutes, smoke)
     quiet_libraries()
+    from titanslab.progress import bar
     from titanslab.quickstart.run import check_output
     from titanslab.quickstart.run import quickstart as run
 
     check_output(output)
-    results = run(chosen, output, seed, _progress)
+    results = run(chosen, output, seed, lambda title: bar(f"{title:34}", keep=True))
     _show(results, output)
 
 
@@ -91,40 +90,3 @@ def _show(results: dict[str, Any], output: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar with time left on a terminal, a line every ten seconds elsewhere; on stderr."""
-    if not sys.stderr.isatty():
-        yield _lines(title)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(f"{title:34}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=1.0, note="")
-        yield lambda done, note: bar.update(task, completed=done, note=note)
-
-
-def _lines(title: str) -> Callable[[float, str], None]:
-    import time
-
-    start = last = time.perf_counter()
-
-    def show(done: float, note: str) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        if now - last >= 10 or done >= 1:
-            last = now
-            left = (now - start) / max(done, 1e-6) * (1 - done)
-            print(f"{title}: {note}, {left:.0f} s left".replace(": ,", ":"), file=sys.stderr, flush=True)
-
-    return show

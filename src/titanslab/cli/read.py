@@ -59,7 +59,7 @@ def read(
         raise ValueError("--model is missing: titans read TEXT --model RUN --save FILE")
     network, tokenizer, cache, folder = load_reader(model, save if resume else start, device)
 
-    from titanslab.cli.reading_bar import reading_bar
+    from titanslab.progress import bar
     from titanslab.reading.text import Place, read_text
 
     place, done, saved = None, None, time.monotonic()
@@ -78,7 +78,7 @@ def read(
         return done is not None
 
     try:
-        with reading_bar(f"reading {text.name}") as show:
+        with bar(f"reading {text.name}", "bytes", start=None) as show:
             for done in read_text(
                 network,
                 text,
@@ -89,7 +89,8 @@ def read(
                 learn=learn,
                 write_scale=write_scale,
             ):
-                show(done.progress)
+                now = done.progress
+                show(now.bytes, now.total_bytes, f"{now.tokens:,} tokens, {now.tokens_per_second:,.0f} tokens/s")
                 if time.monotonic() - saved >= save_every:
                     keep(False)
                     saved = time.monotonic()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +13,14 @@ import numpy as np
 
 from titanslab.data.corpus import Corpus
 from titanslab.data.tokenizer import TextEncoder
+from titanslab.files import write_whole
+from titanslab.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH_CHARACTERS = 2_000_000
 FORMAT_VERSION = 1
-
-Progress = Callable[[int, int | None], None]  # bytes of files done, bytes in all (None: not known)
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ def tokenize(
 ) -> Tokens:
     """Tokenise a corpus; with `cache`, a folder, the result is kept there and read from there the next time.
 
+    `progress` is called with the bytes of files done and in all.
     Raises ValueError when the corpus holds no text.
     """
     encoder = TextEncoder(tokenizer)
@@ -113,15 +112,15 @@ def _read(folder: Path) -> Tokens:
 
 
 def _write(folder: Path, tokens: Tokens) -> None:
-    """Fill a folder of another name, then give it its own: a reader finds all of it or nothing."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)
-    np.save(temporary / "ids.npy", tokens.ids, allow_pickle=False)
-    np.save(temporary / "offsets.npy", tokens.offsets, allow_pickle=False)
-    (temporary / "text.json").write_text(json.dumps({"text_bytes": tokens.text_bytes}))
-    try:
-        os.replace(temporary, folder)
-    except OSError:  # somebody else was quicker; theirs is the same
-        import shutil
+    def fill(temporary: Path) -> None:
+        temporary.mkdir()
+        np.save(temporary / "ids.npy", tokens.ids, allow_pickle=False)
+        np.save(temporary / "offsets.npy", tokens.offsets, allow_pickle=False)
+        (temporary / "text.json").write_text(json.dumps({"text_bytes": tokens.text_bytes}))
 
-        shutil.rmtree(temporary, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_whole(folder, fill)
+    except OSError:
+        if not folder.exists():  # otherwise another process wrote the same tokens first
+            raise

@@ -1,1 +1,1 @@
-"""Measures a model: runs tasks against it, perplexity, tables and pictures."""
+"""Measurements of a model: tasks, perplexity, tables, pictures, traces of the memories, the bridge to lm-eval."""

@@ -1,20 +1,22 @@
-"""Greedy answers to long prompts, read in pieces through the cache where the model can."""
+"""Greedy answers to long prompts. A model that can continue from its cache reads them in pieces."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
-from titanslab.evaluation import recurrent_cache
 from titanslab.models.cache import TitansCache
+from titanslab.models.cache_name import CACHE
 
 Prompt = Sequence[int] | np.ndarray
 
 
 class Answerer(Protocol):
-    """Greedy continuations of prompts; `advance` is told of every token read."""
+    """Continues prompts; calls `advance` with the number of tokens of each piece after it is read."""
 
     def __call__(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None) -> list[list[int]]: ...
 
@@ -22,17 +24,17 @@ class Answerer(Protocol):
 class GreedyAnswerer:
     """Continues prompts greedily with a Hugging Face causal LM.
 
-    A Titans model reads `piece` tokens at a time through its cache, so a prompt of any length takes the
-    memory of a short one; so does a model of linear recurrences alone. Other models go through their own
-    `generate`, whole, as their caches allow different things.
+    A Titans model, and a model whose layers are all linear recurrences, reads `piece` tokens at a time through its
+    cache, so that its activations do not grow with the prompt. Other models read the whole prompt with their own
+    `generate`.
 
     Args:
         model: the model, on its device, in eval mode.
-        max_new_tokens: longest answer.
+        max_new_tokens: length of the longest answer.
         piece: tokens read at once.
-        pad_token_id: fills short prompts up.
+        pad_token_id: fills up short prompts.
         eos_token_ids: tokens that end an answer.
-        learn: False freezes the memories of a Titans model, so that answers show what it knows without them.
+        learn: False freezes the memories of a Titans model, a control that shows their share in the answers.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class GreedyAnswerer:
         self._check_length(max(len(prompt) for prompt in prompts))
         if self.in_pieces:
             new = self._decode(prompts, advance)
-        elif recurrent_cache.is_recurrent(self.model.config):
+        elif is_recurrent(self.model.config):
             new = self._recur(*self._pad(prompts), advance)
         else:
             ids, mask = self._pad(prompts)
@@ -72,6 +74,7 @@ class GreedyAnswerer:
         return [self._cut(row) for row in new.tolist()]
 
     def _pad(self, prompts: Sequence[Prompt], left: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Ids `[B, T]` and the mask of real tokens, None where all are real."""
         width = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.int64)
         mask = torch.zeros(ids.shape, dtype=torch.int64)
@@ -82,10 +85,14 @@ class GreedyAnswerer:
         return ids, None if bool(mask.all()) else mask
 
     def _decode(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None) -> Tensor:
-        """Padded on the right, before each last token: pieces of rows that begin together take the short way."""
+        """Continue with a Titans model.
+
+        All but the last token of each prompt are read with padding on the right, because rows that begin together are
+        read faster. The last tokens are then one step of all rows.
+        """
         read = 0
 
-        def tell(done: int, total: int | None) -> None:
+        def report(done: int, total: int | None) -> None:
             nonlocal read
             if advance is not None:
                 advance((done - read) * len(prompts))
@@ -95,18 +102,31 @@ class GreedyAnswerer:
         cache.learn = self.learn
         ids, mask = self._pad([prompt[:-1] for prompt in prompts], left=False)
         if ids.shape[1]:
-            cache = self.model.read(ids, cache, attention_mask=mask, piece_size=self.piece, progress=tell)
+            cache = self.model.read(ids, cache, attention_mask=mask, piece_size=self.piece, progress=report)
         output = self._step(torch.tensor([[int(prompt[-1])] for prompt in prompts]), None, cache)
-        tell(ids.shape[1] + 1, None)
+        report(ids.shape[1] + 1, None)
         return self._continue(output, lambda last: self._step(last, None, cache))
 
     def _recur(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], None] | None) -> Tensor:
-        cache = recurrent_cache.RecurrentCache(config=self.model.config)
-        output = recurrent_cache.read(self.model, ids, mask, cache, self.piece, advance)
-        return self._continue(output, lambda last: recurrent_cache.read(self.model, last, None, cache, 1))
+        """Continue with a model of linear recurrences; `mask [B, T]` is 0 at padding, which is on the left."""
+        cache = RecurrentCache(config=self.model.config)
+
+        def step(part: Tensor, mask: Tensor | None = None) -> Any:
+            output = self._step(part, mask, cache)
+            cache.tokens += part.shape[1]
+            return output
+
+        piece = self.piece if _reads_in_pieces() else ids.shape[1]
+        output = None
+        for start in range(0, ids.shape[1], piece):
+            part = ids[:, start : start + piece]
+            output = step(part, None if mask is None else mask[:, : start + piece])
+            if advance is not None:
+                advance(part.numel())
+        return self._continue(output, step)
 
     def _continue(self, output: Any, step: Callable[[Tensor], Any]) -> Tensor:
-        """Greedy tokens `[B, n]` from the output after the prompt on, until every row has ended."""
+        """Greedy tokens `[B, n]` that follow the output of the prompt, until every row has ended."""
         new = [output.logits[:, -1].argmax(-1)]
         done = self._is_end(new[-1])
         while len(new) < self.max_new_tokens and not bool(done.all()):
@@ -116,17 +136,18 @@ class GreedyAnswerer:
         return torch.stack(new, 1)
 
     def _step(self, ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
-        # A Titans model needs the mask of the new tokens alone: nothing on the device grows with the prompt.
+        """The output of new tokens; a Titans model needs no mask of the prompt, so nothing grows with its length."""
         device = self.model.device
         return self.model(
             input_ids=ids.to(device),
             attention_mask=None if mask is None else mask.to(device),
-            cache=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE: cache},
         )
 
     def _generate(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Continue with the model's own `generate`."""
         from transformers import GenerationConfig
 
         config = GenerationConfig(
@@ -139,7 +160,7 @@ class GreedyAnswerer:
         ids = ids.to(self.model.device)
         mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
         saved = self.model.generation_config
-        self.model.generation_config = config  # else penalties of the model's own would fill what is not said here
+        self.model.generation_config = config  # otherwise `generate` adds penalties from the model's own config
         try:
             return self.model.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :]
         finally:
@@ -155,7 +176,7 @@ class GreedyAnswerer:
         return row
 
     def _check_length(self, longest: int) -> None:
-        # Models with a learned position table cannot read beyond it; others can try.
+        """Raise ValueError for prompts beyond the model's position table; other models can read any length."""
         limit = self.positions
         if limit is not None and longest + self.max_new_tokens > limit:
             raise ValueError(
@@ -164,13 +185,50 @@ class GreedyAnswerer:
             )
 
 
+def is_recurrent(config: Any) -> bool:
+    """Whether every layer of a transformers model is a linear recurrence, as in gated DeltaNet."""
+    return set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}
+
+
+class RecurrentCache(DynamicCache):
+    """A cache of recurrent states that counts the tokens it has read.
+
+    transformers' own cache counts tokens in attention layers and raises for a model without them.
+    """
+
+    tokens = 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.tokens
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.tokens + query_length, 0
+
+
+def _reads_in_pieces() -> bool:
+    """Whether this release of transformers continues a recurrent state with more than one token."""
+    try:
+        from transformers.cache_utils import LinearAttentionLayer
+    except ImportError:
+        return False
+    # In releases without this argument the convolution of a piece does not see the tokens before it.
+    return "conv_kernel_size" in inspect.signature(LinearAttentionLayer.update_conv_state).parameters
+
+
+def end_tokens(tokenizer: Any, model: Any) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the model's `generation_config`."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = [tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])]
+    return sorted({int(token) for token in found if token is not None})
+
+
 def position_table(model: Any) -> int | None:
-    """Positions of a model's table, learned or named in its config, the smallest of several; None without one."""
+    """Number of positions of the smallest position table of a model or its config; None without a table."""
     names = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
     tables = [
-        module.num_embeddings - int(getattr(module, "offset", 0))  # OPT's begins with two that are never read
+        module.num_embeddings - int(getattr(module, "offset", 0))  # the first two entries of OPT's table are unused
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in names
     ]
-    named = getattr(model.config, "n_positions", None)  # also of tables that are computed once, as GPT-J's
+    named = getattr(model.config, "n_positions", None)  # also of tables that are computed once, such as GPT-J's
     return min([*tables, named] if isinstance(named, int) else tables, default=None)

@@ -1,15 +1,16 @@
-"""S-NIAH and BABILong as tasks of lm-eval: `titans_niah_single_1` to `_3`, `titans_babilong_qa1` to `_qa10`.
+"""The tasks of `titanslab.tasks` in lm-eval, such as `titans_niah_single_1` and `titans_babilong_qa10`.
 
-The samples are those of `titanslab.tasks`, made here and offline; what they need comes as lm-eval's metadata:
+The samples are made here and offline. Their options come as lm-eval's metadata, and one run has one length:
 
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
     from titanslab.evaluation.lm_eval_tasks import INCLUDE_PATH
 
-    manager = TaskManager(include_path=INCLUDE_PATH, metadata={"tokenizer": RUN, "length": "4k", "haystack":
-    PATH}) simple_evaluate(model=..., tasks=["titans_niah_single_2"], task_manager=manager)
+    metadata = {"tokenizer": RUN, "length": "4k", "haystack": PATH}
+    manager = TaskManager(include_path=INCLUDE_PATH, metadata=metadata)
+    simple_evaluate(model=..., tasks=["titans_niah_single_2"], task_manager=manager)
 
-or, on the command line, `lm_eval --include_path ... --metadata '{...}'`. One run is one length.
+On the command line this is `lm_eval --include_path ... --metadata '{...}'`.
 """
 
 import json
@@ -17,109 +18,72 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from titanslab.data.encode import load_counter
-from titanslab.data.text import iter_texts, read_words
-from titanslab.tasks.babilong.samples import BABILong, score_babilong
-from titanslab.tasks.niah.samples import NIAH, score_niah
+from titanslab.data.encode import load_counter, tokenizer_identity
 from titanslab.tasks.sample import TaskSample, parse_length
+from titanslab.tasks.table import TASKS, LmEval, Task
 
 INCLUDE_PATH = str(Path(__file__).parent / "lm_eval_configs")
 
 
-def niah_dataset(
+def dataset(
     *,
-    variant: str,
+    family: str,
+    part: str,
     tokenizer: str = "",
     pretrained: str = "",
-    length: str | int = "4k",
-    samples: int = 500,
+    length: str | int | None = None,
+    samples: int | None = None,
     seed: int = 42,
-    haystack: str | None = None,
-    adjectives: str | None = None,
-    nouns: str | None = None,
-    **others: Any,
+    **metadata: Any,
 ) -> dict[str, Any]:
-    """S-NIAH samples as the `datasets` that lm-eval asks for.
+    """Samples of one sub-task as the `datasets` of lm-eval.
 
     Args:
-        variant: `single_1`, `single_2` or `single_3`.
-        tokenizer: measures the length, see `load_counter`; `pretrained` where missing.
+        family: name of the task in the table.
+        part: name of the sub-task.
+        tokenizer: measures the length, see `load_counter`; `pretrained` if it is missing.
         pretrained: lm-eval's name of the model.
-        length: in tokens, `4k` is 4096.
-        samples: how many.
+        length: such as `4k`; None = the task's default in lm-eval.
+        samples: number of samples; None = the task's default in lm-eval.
         seed: of the samples.
-        haystack: path of running text; needed by single_2 and single_3.
-        adjectives: path of a word list for the keys.
-        nouns: path of the other.
-        others: what lm-eval sends along and nobody here needs.
+        metadata: the task's own options. Other entries, which lm-eval passes on, have no effect.
     """
-    lists: dict[str, Any] = {
-        name: read_words(path) for name, path in (("adjectives", adjectives), ("nouns", nouns)) if path
-    }
-    count = _count(samples)
-    texts = list(iter_texts(haystack)) if haystack and variant != "single_1" else None
-    task = NIAH(variant, load_counter(_tokenizer_name(tokenizer, pretrained)), haystack=texts, **lists)
-    return _dataset(task.samples(parse_length(length), count, seed))
-
-
-def babilong_dataset(
-    *,
-    task: str,
-    facts: str = "",
-    tokenizer: str = "",
-    pretrained: str = "",
-    length: str | int = "0k",
-    samples: int = 100,
-    seed: int = 42,
-    background: str | None = None,
-    form: str = "base",
-    **others: Any,
-) -> dict[str, Any]:
-    """BABILong samples as the `datasets` that lm-eval asks for.
-
-    Args:
-        task: `qa1` to `qa10`.
-        facts: folder of bAbI's files.
-        tokenizer: measures the length, see `load_counter`; `pretrained` where missing.
-        pretrained: lm-eval's name of the model.
-        length: in tokens, `4k` is 4000.
-        samples: how many.
-        seed: of the samples.
-        background: path of books; needed above length 0.
-        form: `base` or `few_shot`.
-        others: what lm-eval sends along and nobody here needs.
-    """
-    if not facts:
-        raise ValueError(f"facts is missing; titans_babilong_{task} needs the folder of bAbI's files in metadata")
-    count = _count(samples)
-    counter = load_counter(_tokenizer_name(tokenizer, pretrained))
-    books = list(iter_texts(background)) if background else None
-    maker = BABILong(task, facts, counter, background=books, form=form)
-    return _dataset(maker.samples(parse_length(length, kilo=1000), count, seed))
-
-
-def niah_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """lm-eval's scores of one S-NIAH answer."""
-    return {"acc": score_niah(doc["target"], results[0])}
-
-
-def babilong_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """lm-eval's scores of one BABILong answer, official and corrected."""
-    task = doc["task"].removeprefix("babilong_")
-    return score_babilong(task, doc["target"], results[0], json.loads(doc["info"])["question"])
-
-
-def _tokenizer_name(tokenizer: str, pretrained: str) -> str:
+    task, bridge = TASKS[family], _bridge(TASKS[family])
+    for name in bridge.needs:
+        if not metadata.get(name):
+            raise ValueError(f"{name} is missing; titans_{family}_{part} needs it in lm-eval's metadata")
+    count = bridge.samples if samples is None else samples
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"samples must be a whole number of at least 1 in lm-eval's metadata, got {samples!r}")
     name = tokenizer or pretrained
     if not isinstance(name, str) or not name:
         raise ValueError("tokenizer is missing; name the one that measures lengths in lm-eval's metadata")
-    return name
+    counter = load_counter(name)
+    own = {o.name: metadata[o.name] for o in task.options if o.name in metadata and part in (o.parts or task.parts)}
+    assert task.cells is not None
+    (cell,) = task.cells(
+        lengths=[parse_length(bridge.length if length is None else length, task.kilo)],
+        counter=counter,
+        counter_name=tokenizer_identity(counter.tokenizer),
+        seed=seed,
+        **own | {task.parts_option: part},
+    )
+    return _dataset(cell.make(index) for index in range(count))
 
 
-def _count(samples: Any) -> int:
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"samples must be a whole number of at least 1 in lm-eval's metadata, got {samples!r}")
-    return samples
+def results(doc: dict[str, Any], outputs: list[str]) -> dict[str, float]:
+    """lm-eval's scores of one answer, under the names that `LmEval.metrics` gives them."""
+    task = next(task for task in TASKS.values() if doc["task"].startswith(f"{task.name}_"))
+    assert task.score is not None
+    sample = TaskSample(doc["task"], 0, 0, "", doc["target"], json.loads(doc["info"]))
+    metrics = _bridge(task).metrics
+    return {metrics.get(name, name): value for name, value in task.score(sample, outputs[0]).items()}
+
+
+def _bridge(task: Task) -> LmEval:
+    if task.lm_eval is None:
+        raise ValueError(f"family is {task.name!r}, which has no tasks in lm-eval")
+    return task.lm_eval
 
 
 def _dataset(samples: Iterable[TaskSample]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""How well a model predicts text, in total and by position in the context.
+"""Perplexity of a model on text, in total and by position in the context.
 
-A model that uses what it has read finds later tokens easier; the loss by position shows how far that goes.
+The loss of later tokens is lower for a model that uses its context; the loss by position shows up to which distance.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from titanslab.models.cache_name import CACHE, cache_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LOGITS_AT_ONCE = 2**26  # float32: 256 MB
-LONGEST_PIECE = 2048
+LOGITS_AT_ONCE = 2**26  # logits in memory at once, 256 MiB in float32
+LONGEST_PIECE = 2048  # tokens
 
 
 @dataclass(frozen=True)
 class PositionBucket:
-    """Tokens with `first` to `last` (included) tokens of context before them; mean loss in nats."""
+    """Mean loss in nats of the tokens with `first` to `last` tokens of context before them, both included."""
 
     first: int
     last: int
@@ -38,7 +38,7 @@ class PositionBucket:
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """What was measured; `loss` is in nats per token, `bits_per_byte` counts UTF-8 bytes."""
+    """A measurement; `loss` is in nats per token, and `bits_per_byte` counts bytes of UTF-8."""
 
     context_length: int
     documents: int
@@ -56,7 +56,7 @@ class PerplexityResult:
 
 @dataclass(frozen=True)
 class _Window:
-    """targets[i] follows inputs[: i + 1], which begin with a start token or the window before's last."""
+    """`targets[i]` follows `inputs[: i + 1]`; the first input is a start token or the last token before the window."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -72,18 +72,27 @@ def evaluate_perplexity(
     max_tokens: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PerplexityResult:
-    """Score each token of each text once, in windows of `context_length` tokens that start afresh.
+    """Score each token of each text once, in windows of `context_length` tokens that do not overlap.
 
-    Works for any causal language model of Hugging Face. Windows do not overlap, so a token's context is
-    what its window holds before it. Long windows are read in pieces, carrying the model's cache.
-    `max_tokens` bounds the work; `progress` is called with (tokens done, tokens in all). Raises ValueError
-    for texts without two tokens.
+    The context of a token is the part of its window before it. Long windows are read in pieces through the model's
+    cache.
+
+    Args:
+        model: a causal language model of Hugging Face.
+        tokenizer: of the model.
+        texts: documents; each starts a new window.
+        context_length: tokens of a window.
+        batch_size: windows in a batch.
+        max_tokens: largest number of tokens to score; None = all.
+        progress: called with the tokens scored and all tokens.
+
+    Raises:
+        ValueError: an argument is out of range, or no text has a token to predict.
     """
     if context_length < 1 or batch_size < 1 or (max_tokens is not None and max_tokens < 1):
         raise ValueError(
-            f"context_length, batch_size and max_tokens must be 1 or more, got {context_length}, "
-            f"{batch_size} and "
-            f"{max_tokens}"
+            "context_length, batch_size and max_tokens must be 1 or more, got "
+            f"{context_length}, {batch_size} and {max_tokens}"
         )
     limit = getattr(model.config, "max_position_embeddings", None)
     if isinstance(limit, int) and context_length > limit:
@@ -122,7 +131,7 @@ def evaluate_perplexity(
 def _windows(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], length: int, max_tokens: int | None
 ) -> tuple[list[_Window], int, int]:
-    """All windows, the number of documents and the UTF-8 bytes that the targets stand for."""
+    """All windows, the number of documents, and the number of UTF-8 bytes of the targets."""
     encoder = TextEncoder(tokenizer)
     start = encoder.bos if encoder.bos is not None else encoder.eos
     windows: list[_Window] = []
@@ -152,7 +161,7 @@ def _windows(
 
 @torch.inference_mode()
 def _batch_losses(model: PreTrainedModel, batch: list[_Window]) -> tuple[np.ndarray, np.ndarray]:
-    """Loss of each target [B, T] in nats, and which are real: shorter windows are filled up on the right."""
+    """Loss of each target in nats and the mask of real targets, `[B, T]` each; padding is on the right."""
     length = max(len(window.targets) for window in batch)
     inputs = torch.zeros(len(batch), length, dtype=torch.int64)
     targets = torch.zeros(len(batch), length, dtype=torch.int64)
@@ -175,7 +184,7 @@ def _batch_losses(model: PreTrainedModel, batch: list[_Window]) -> tuple[np.ndar
 
 
 def _buckets(sums: np.ndarray, counts: np.ndarray) -> list[PositionBucket]:
-    """Positions 1, 2, 3-4, 5-8, ... tokens of context, start token included; empty buckets are left out."""
+    """Buckets of 1, 2, 3-4, 5-8, ... tokens of context, the start token included; empty ones are left out."""
     edges = [0, 1]
     while edges[-1] < len(sums):
         edges.append(min(2 * edges[-1], len(sums)))

@@ -1,13 +1,99 @@
-"""A `MemoryTrace` as a picture."""
+"""Pictures of an evaluation, as PNG files: loss by position, heat maps of a task, traces of the memories."""
 
 from __future__ import annotations
 
-import os
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from titanslab.evaluation.trace import MemoryTrace
+from titanslab.evaluation.table import task_order
+from titanslab.files import write_whole
+from titanslab.tasks.sample import length_label
+from titanslab.tasks.table import Task
+
+if TYPE_CHECKING:
+    from titanslab.evaluation.perplexity import PerplexityResult
+    from titanslab.evaluation.trace import MemoryTrace
+
+DEPTH_BINS = 10
+
+
+def plot_positions(results: list[PerplexityResult], path: Path, title: str) -> None:
+    """Draw bits per token over the tokens of context before the predicted one, a line per context length."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for result in results:
+        middles = [math.sqrt(bucket.first * bucket.last) for bucket in result.positions]
+        bits = [bucket.loss / math.log(2) for bucket in result.positions]
+        axes.plot(middles, bits, marker="o", markersize=3.5, label=f"context {result.context_length:,}")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("tokens of context before the predicted one")
+    axes.set_ylabel("bits per token")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def heat_map(records: Sequence[dict[str, Any]], task: Task, path: Path) -> None:
+    """Draw the share of right answers with lengths across; `task.picture` names the rows.
+
+    `depth`: one panel per sub-task, with the depth of the answer in ten rows. `task`: one panel, a row per sub-task.
+
+    Args:
+        records: of `run_task`; the first score of each counts.
+        task: a row of the table of tasks.
+        path: of the PNG file.
+    """
+    names = sorted({record["task"] for record in records}, key=task_order)
+    lengths = sorted({record["length"] for record in records})
+    by_depth = task.picture == "depth"
+    size = (DEPTH_BINS if by_depth else len(names), len(lengths))
+    panels = names if by_depth else [task.title]
+    sums, counts = np.zeros((len(panels), *size)), np.zeros((len(panels), *size))
+    for record in records:
+        number = names.index(record["task"])
+        row = min(DEPTH_BINS - 1, int(record["depth"] * DEPTH_BINS / 100)) if by_depth else number
+        at = (number if by_depth else 0, row, lengths.index(record["length"]))
+        sums[at] += next(iter(record["scores"].values()))
+        counts[at] += 1
+    shares = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    depths = [f"{100 * i // DEPTH_BINS}-{100 * (i + 1) // DEPTH_BINS} %" for i in range(DEPTH_BINS)]
+    labels = depths if by_depth else [name.removeprefix(f"{task.name}_") for name in names]
+    columns = [length_label(length, task.kilo) for length in lengths]
+    row_name = "depth of the answer" if by_depth else "task"
+    _draw_panels(list(zip(panels, shares, strict=True)), columns, labels, row_name, path)
+
+
+def _draw_panels(
+    panels: Sequence[tuple[str, np.ndarray]], columns: Sequence[str], rows: Sequence[str], row_name: str, path: Path
+) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = (2.2 + (1.2 + 0.62 * len(columns)) * len(panels), 1.6 + 0.34 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    image: Any = None
+    for axis, (title, grid) in zip(axes, panels, strict=True):
+        image = axis.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        axis.set_title(title)
+        axis.set_xlabel("context in tokens")
+        axis.set_xticks(range(len(columns)), columns)
+        axis.set_yticks(range(len(rows)), rows)
+        for (y, x), value in np.ndenumerate(grid):
+            if not np.isnan(value):
+                ink = "black" if value > 0.6 else "white"
+                axis.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=ink, size=8)
+    axes[0].set_ylabel(row_name)
+    figure.colorbar(image, ax=list(axes), label="share of right answers")
+    write_whole(path, FigureCanvasAgg(figure).print_png)
+
 
 TITLES = {
     "surprise": "surprise |f(k) - v|²",
@@ -53,9 +139,7 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str) -> None:
     axes[4].legend(fontsize=7, ncols=6, loc="lower right")
     axes[5].set_xlabel("tokens read")
     figure.suptitle(title, fontsize=10, parse_math=False)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def _binned(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Results of an evaluation, one line a sample: appended as they come, read back to go on."""
+"""Result files of an evaluation: one line per sample, appended when it is answered and read when a run resumes."""
 
 import json
 import os
@@ -8,21 +8,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from titanslab.files import write_whole
+
 Key = tuple[str, int, int]
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
-CELLS = "cells"  # in settings.json: what each cell's samples were made of
+CELLS = "cells"  # key in settings.json of the settings of each cell
 
 
 class ResultLog:
-    """`results.jsonl` in a folder, with the settings it was made under.
+    """`results.jsonl` of a folder, and the settings of its results in `settings.json`.
 
-    A line that was being written when the process died is dropped; a folder made under other settings, or with
-    samples made of other files, is refused, and so is one that another process writes to.
+    An unfinished last line, which a killed process leaves, is cut off. Raises ValueError for a folder of other
+    settings or of cells with other samples, and for a folder that another process writes to.
 
     Args:
-        folder: made where missing.
-        settings: what decides an answer; JSON values.
-        cells: by the name of a cell, what its samples depend on; the folder may hold others too.
+        folder: created if it does not exist.
+        settings: every value that the answers depend on; JSON values.
+        cells: the settings of each cell by its name; the folder may hold further cells.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class ResultLog:
         return {(r["task"], r["length"], r["index"]) for r in self.records}
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append records and bring them to disk."""
+        """Append records and force them to disk."""
         if self._file is None:
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         for record in records:
@@ -84,7 +86,7 @@ class ResultLog:
 
 
 def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
-    """The results in a folder, each sample's first; `repair` cuts off a line that is not whole."""
+    """The records of a folder, one per sample (its first); `repair` cuts an unfinished last line off the file."""
     path = folder / RESULTS
     if not path.exists():
         return []
@@ -107,8 +109,8 @@ def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
 
 
 def hold(folder: Path) -> IO[str]:
-    """The folder's lock, held until the file is closed or this process dies; ValueError where another has it."""
-    file = open(folder / "lock", "w", encoding="utf-8")  # noqa: SIM115 - whoever holds it closes it
+    """Lock a folder until the returned file is closed or this process ends; ValueError if another process holds it."""
+    file = open(folder / "lock", "w", encoding="utf-8")  # noqa: SIM115 - the caller closes it
     if sys.platform != "win32":
         import fcntl
 
@@ -131,7 +133,7 @@ def _refuse_changes(folder: Path, of: str, before: Mapping[str, Any], now: Mappi
 
 
 def _brief(value: Any) -> str:
-    """A setting as a person would say it; of files, what they are called and how many there are."""
+    """A setting as text; for the identity of files their number, size, hash and first name."""
     if value is None or value == ["None"]:
         return "none"
     if isinstance(value, list) and value and all(isinstance(part, list) and len(part) == 3 for part in value):
@@ -139,13 +141,6 @@ def _brief(value: Any) -> str:
         size = f"{sum(part[1] for part in value):,} bytes, {value[0][2][:8]}"
         return f"{len(value)} file{'s' * (len(value) > 1)} of {size}" + (f", {names[0]} ..." if names else "")
     return repr(value)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _load_settings(path: Path) -> dict[str, Any]:

@@ -1,52 +1,149 @@
-"""Runs a task's samples against a model: batched by length, resumed where it stopped, scored one by one."""
+"""A task run on a model: samples are batched by length, answered, scored and recorded; a stopped run resumes."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-from titanslab.data.encode import encode_long, leading_special_tokens
-from titanslab.evaluation.decode import Answerer
+from titanslab.data import padding_id
+from titanslab.data.encode import TokenCounter, encode_long, leading_special_tokens, load_counter, tokenizer_identity
+from titanslab.evaluation.decode import Answerer, GreedyAnswerer, end_tokens
 from titanslab.evaluation.results import ResultLog
 from titanslab.evaluation.sample_cache import SampleCache
-from titanslab.tasks.sample import TaskSample
+from titanslab.files import file_identity, fingerprint
+from titanslab.progress import Progress, bar
+from titanslab.runs.loading import find_model_folder, load_config, load_model, load_model_tokenizer
+from titanslab.tasks.cells import split_lengths
+from titanslab.tasks.sample import Cell, TaskSample
+from titanslab.tasks.table import Task
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One square of the result table: a task at a length.
+class Questions:
+    """The samples of a task for one evaluation.
 
     Args:
-        task: the task's name.
-        length: nominal length in tokens.
-        make: makes sample `index`.
-        score: scores of a sample's output by name; the first is the one in the table.
-        settings: all that the samples depend on but their index.
+        task: a row of the table that has cells.
+        lengths: such as `2k,4k`; see `split_lengths`.
+        samples: number of samples per sub-task and length.
+        seed: of the samples.
+        options: the task's own options by name; see `Task.options`.
+        tokenizer_for_length: name of the tokenizer that measures lengths, see `load_counter`; None = the model's own.
+        folder: keeps the samples for later runs; None = `samples` in the output folder.
     """
 
-    task: str
-    length: int
-    make: Callable[[int], TaskSample]
-    score: Callable[[TaskSample, str], dict[str, float]]
-    settings: Mapping[str, Any]
+    task: Task
+    lengths: str
+    samples: int
+    seed: int = 42
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_for_length: str | None = None
+    folder: Path | None = None
 
-    @property
-    def name(self) -> str:
-        """Task and length: what tells it from the others of a folder."""
-        return f"{self.task}-{self.length}"
+    def cells(self, counter: TokenCounter, counter_name: str) -> list[Cell]:
+        """The cells of the result table, with lengths measured by `counter`."""
+        if self.task.cells is None:
+            raise ValueError(f"task {self.task.name} has training rows alone; choose a task that has cells")
+        lengths = split_lengths(self.lengths, self.task.kilo)
+        return self.task.cells(
+            lengths=lengths, counter=counter, counter_name=counter_name, seed=self.seed, **self.options
+        )
 
 
-class Progress(Protocol):
-    """Told what is being done, so that it can show how far it is."""
+@dataclass(frozen=True)
+class TaskRun:
+    """A model, the questions for it, and the way it reads and answers them.
 
-    def start(self, total_tokens: int) -> None: ...
+    Args:
+        questions: the samples.
+        model: folder of a run or of a Hugging Face model.
+        output: folder of `results.jsonl` and `settings.json`.
+        device: of the model.
+        max_new_tokens: length of the longest answer.
+        batch_size: maximal number of prompts in a batch.
+        batch_tokens: maximal number of prompt tokens in a batch; a single prompt may have more.
+        piece: tokens that a Titans model reads at once.
+        learn: False freezes the memories.
+        forget: False sets their alpha to 0 (`memory_forgetting = False` in the config).
+    """
 
-    def cell(self, text: str) -> None: ...
+    questions: Questions
+    model: str
+    output: Path
+    device: torch.device
+    max_new_tokens: int
+    batch_size: int = 16
+    batch_tokens: int = 1 << 16
+    piece: int = 4096
+    learn: bool = True
+    forget: bool = True
 
-    def advance(self, tokens: int) -> None: ...
+
+class Answered(NamedTuple):
+    """Records of an evaluation: those of its cells, and all records of the output folder."""
+
+    asked: list[Record]
+    everything: list[Record]
+
+
+def run_task(run: TaskRun, settings: Mapping[str, Any] | None = None) -> Answered:
+    """Answer every sample that the output folder has no answer to, and show a progress bar.
+
+    Args:
+        run: the model, the samples and the output folder.
+        settings: further values that the answers depend on; a folder that was made under other values is refused.
+    """
+    questions = run.questions
+    folder = find_model_folder(run.model)
+    tokenizer = load_model_tokenizer(run.model)
+    other = questions.tokenizer_for_length
+    counter = TokenCounter(tokenizer) if other is None else load_counter(other)
+    # The identity depends on the tokenizer's contents, so a copy in another folder gives the same samples.
+    counter_name = tokenizer_identity(counter.tokenizer)
+    cells = questions.cells(counter, counter_name)
+    if not run.forget and getattr(load_config(run.model), "variant", "attention") == "attention":
+        raise ValueError("forget=False keeps a memory from fading, and this model has none")
+    network: Any = load_model(run.model, **({} if run.forget else {"memory_forgetting": False}))
+    answer = GreedyAnswerer(
+        network.to(run.device),
+        max_new_tokens=run.max_new_tokens,
+        piece=run.piece,
+        pad_token_id=padding_id(tokenizer),
+        eos_token_ids=end_tokens(tokenizer, network),
+        learn=run.learn,
+    )
+    identity = {
+        "weights": fingerprint({"files": [file_identity(f) for f in sorted(folder.glob("*.safetensors"))]}),
+        "config": fingerprint({"file": file_identity(folder / "config.json")}),
+        "tokenizer": counter_name if other is None else tokenizer_identity(tokenizer),
+        "seed": questions.seed,
+        "max_new_tokens": run.max_new_tokens,
+        "tokenizer_for_length": counter_name,
+        "task": questions.task.name,
+        **({} if run.learn else {"learn": False}),
+        **({} if run.forget else {"forget": False}),
+        **(settings or {}),
+    }
+    with bar("asking", "tokens") as progress:
+        return run_cells(
+            cells,
+            answer,
+            tokenizer,
+            run.output,
+            num_samples=questions.samples,
+            settings=identity,
+            batch_size=run.batch_size,
+            batch_tokens=run.batch_tokens,
+            sample_folder=questions.folder or run.output / "samples",
+            progress=progress,
+        )
 
 
 def run_cells(
@@ -61,24 +158,25 @@ def run_cells(
     batch_tokens: int = 1 << 16,
     sample_folder: Path | None = None,
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
-    """Answer and score `num_samples` samples of every cell that `output` does not hold yet.
+) -> Answered:
+    """Answer and score the first `num_samples` samples of every cell, except those that `output` holds already.
 
     Args:
-        cells: what to run, in this order.
+        cells: the cells in the order in which they run.
         answer: continues prompts; see `GreedyAnswerer`.
         tokenizer: of the model.
         output: folder of `results.jsonl` and `settings.json`.
         num_samples: per cell.
-        settings: what decides an answer; a folder made under others, or with cells of other samples, is refused.
-        batch_size: most prompts at once.
-        batch_tokens: most prompt tokens at once; one prompt may have more.
-        sample_folder: keeps the samples for the next time.
-        progress: told of every token read.
+        settings: every value that the answers depend on. A folder made under other values, or with cells of other
+            samples, is refused.
+        batch_size: maximal number of prompts in a batch.
+        batch_tokens: maximal number of prompt tokens in a batch; a single prompt may have more.
+        sample_folder: keeps the samples for later runs.
+        progress: called with the tokens read, those of all cells, and the name of the cell.
 
     Returns:
-        The records of the cells, old and new: task, length, index, prompt_tokens, depth, target, output,
-        scores, seconds.
+        Records of `task`, `length`, `index`, `prompt_tokens`, `depth`, `target`, `output`, `scores`, `seconds`; those
+        of the cells are sorted by the first three.
     """
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples is {num_samples} and batch_size {batch_size}; both must be at least 1")
@@ -88,31 +186,34 @@ def run_cells(
             i: [n for n in range(num_samples) if (cell.task, cell.length, n) not in done]
             for i, cell in enumerate(cells)
         }
-        if progress is not None:
-            progress.start(sum(max(1, cells[i].length) * len(left) for i, left in todo.items()))
+        read, total = 0, sum(max(1, cells[i].length) * len(left) for i, left in todo.items())
+
+        def advance(cell: Cell, tokens: int) -> None:
+            nonlocal read
+            read += tokens
+            if progress is not None:
+                progress(read, total, f"{cell.task} at {cell.length:,} tokens")
+
         for i, cell in enumerate(cells):
             if not todo[i]:
                 continue
-            if progress is not None:
-                progress.cell(f"{cell.task} at {cell.length:,} tokens")
-            cache = SampleCache(sample_folder, cell.name, cell.settings, cell.make, num_samples, cell.length)
+            advance(cell, 0)
+            cache = SampleCache(sample_folder, cell, num_samples)
             for batch in _batches(todo[i], cache, tokenizer, batch_size, batch_tokens):
-                samples, prompts = zip(*batch, strict=True)
-                log.add(_answer(cell, samples, prompts, answer, tokenizer, progress))
+                log.add(_answer(cell, batch, answer, tokenizer, partial(advance, cell)))
         wanted = {(cell.task, cell.length) for cell in cells}
-        kept = [r for r in log.records if (r["task"], r["length"]) in wanted and r["index"] < num_samples]
-    return sorted(kept, key=lambda r: (r["task"], r["length"], r["index"]))
+        asked = [r for r in log.records if (r["task"], r["length"]) in wanted and r["index"] < num_samples]
+        return Answered(sorted(asked, key=lambda r: (r["task"], r["length"], r["index"])), log.records)
+
+
+Batch = list[tuple[TaskSample, np.ndarray]]  # samples with the ids of their prompts
 
 
 def _batches(
-    indices: Sequence[int],
-    cache: SampleCache,
-    tokenizer: Any,
-    batch_size: int,
-    batch_tokens: int,
-) -> Iterator[list[tuple[TaskSample, np.ndarray]]]:
+    indices: Sequence[int], cache: SampleCache, tokenizer: Any, batch_size: int, batch_tokens: int
+) -> Iterator[Batch]:
     prefix = np.asarray(leading_special_tokens(tokenizer), dtype=np.int32)
-    batch: list[tuple[TaskSample, np.ndarray]] = []
+    batch: Batch = []
     for index in indices:
         sample = cache[index]
         prompt = np.concatenate([prefix, encode_long(tokenizer, sample.prompt)])
@@ -126,28 +227,22 @@ def _batches(
 
 
 def _answer(
-    cell: Cell,
-    samples: Sequence[TaskSample],
-    prompts: Sequence[np.ndarray],
-    answer: Answerer,
-    tokenizer: Any,
-    progress: Progress | None,
-) -> list[dict[str, Any]]:
-    begun, read, nominal = time.perf_counter(), 0, max(1, cell.length) * len(samples)
+    cell: Cell, batch: Batch, answer: Answerer, tokenizer: Any, progress: Callable[[int], None]
+) -> list[Record]:
+    """The records of a batch; `progress` is called with nominal tokens, the sample's length instead of its own."""
+    begin, read, nominal = time.perf_counter(), 0, max(1, cell.length) * len(batch)
+    total = sum(len(prompt) for _, prompt in batch)
 
     def advance(tokens: int) -> None:
-        # The bar counts nominal tokens, so that it ends at its end whatever the model's tokenizer.
         nonlocal read
-        before, total = read, sum(len(prompt) for prompt in prompts)
-        read = min(total, read + tokens)
-        if progress is not None:
-            progress.advance(nominal * read // total - nominal * before // total)
+        before, read = read, min(total, read + tokens)
+        progress(nominal * read // total - nominal * before // total)
 
-    new = answer(prompts, advance)
-    advance(sum(len(prompt) for prompt in prompts))
-    seconds = (time.perf_counter() - begun) / len(samples)
+    new = answer([prompt for _, prompt in batch], advance)
+    advance(total)
+    seconds = (time.perf_counter() - begin) / len(batch)
     records = []
-    for sample, prompt, ids in zip(samples, prompts, new, strict=True):
+    for (sample, prompt), ids in zip(batch, new, strict=True):
         output = tokenizer.decode(ids, skip_special_tokens=True)
         records.append(
             {

@@ -1,86 +1,41 @@
-"""Samples of a cell kept on disk, so that a second model or a resumed run need not make them again."""
+"""Samples on disk: a second model and a resumed run read the samples of a cell instead of making them again."""
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from titanslab.tasks.sample import TaskSample
+from titanslab.files import fingerprint, write_whole
+from titanslab.tasks.sample import Cell, TaskSample
 
-_MAX_CELL_TOKENS = 1 << 24
-_PIECE, _PIECES = 1 << 20, 64
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Twelve hex digits that change with any of the settings."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def file_identity(path: str | os.PathLike[str] | None) -> list[Any]:
-    """What changes when a file or folder of files does, and not when it is copied: names, sizes and contents."""
-    if path is None or not Path(path).exists():
-        return [str(path)]
-    where = Path(path)
-    files = [where] if where.is_file() else sorted(f for f in where.rglob("*") if f.is_file())
-    return [[str(f.relative_to(where)), f.stat().st_size, _digest(f)] for f in files]
-
-
-def _digest(file: Path) -> str:
-    """A hash of a file's bytes; of a very large one's 64 pieces of a megabyte, spread evenly, its end among them."""
-    digest, size = hashlib.blake2b(digest_size=8), file.stat().st_size
-    last = max(0, size - _PIECE)
-    starts = range(0, size, _PIECE) if size <= _PIECES * _PIECE else (last * i // (_PIECES - 1) for i in range(_PIECES))
-    with open(file, "rb") as stream:
-        for start in starts:
-            stream.seek(start)
-            digest.update(stream.read(_PIECE))
-    return digest.hexdigest()
+_MAX_CELL_TOKENS = 1 << 24  # a cell with more tokens is not written
 
 
 class SampleCache:
-    """The samples of one task and length, read from a file or made and, unless they are huge, written to it.
+    """The first samples of a cell, read from a file or made; new ones are written unless the cell is too large.
 
     Args:
-        folder: where files are kept; None keeps nothing.
-        name: begins the file's name.
-        settings: all that the samples depend on but their index.
-        make: makes sample `index`.
-        num_samples: how many will be asked for.
-        length: tokens of one, which decides whether the cell is too large to keep.
+        folder: of the files; None = no file is read or written.
+        cell: the cell; its name and settings name the file.
+        num_samples: number of samples that the file should hold.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        name: str,
-        settings: Mapping[str, Any],
-        make: Callable[[int], TaskSample],
-        num_samples: int,
-        length: int,
-    ):
-        self._make = make
+    def __init__(self, folder: Path | None, cell: Cell, num_samples: int):
+        self._make = cell.make
         self._samples: list[TaskSample] = []
-        if folder is None or length * num_samples > _MAX_CELL_TOKENS:
+        if folder is None or cell.length * num_samples > _MAX_CELL_TOKENS:
             return
-        file = folder / f"{name}-{fingerprint(settings)}.jsonl"
+        file = folder / f"{cell.name}-{fingerprint(cell.settings)}.jsonl"
         if file.exists():
             self._samples = _whole_samples(file)
         if len(self._samples) < num_samples:
-            self._samples += [make(index) for index in range(len(self._samples), num_samples)]
+            self._samples += [cell.make(index) for index in range(len(self._samples), num_samples)]
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text("".join(sample.to_json() + "\n" for sample in self._samples), encoding="utf-8")
-            os.replace(temporary, file)
+            write_whole(file, "".join(sample.to_json() + "\n" for sample in self._samples))
 
     def __getitem__(self, index: int) -> TaskSample:
         return self._samples[index] if index < len(self._samples) else self._make(index)
 
 
 def _whole_samples(file: Path) -> list[TaskSample]:
-    """The samples in a file up to the first line that is none: those after it are made again."""
+    """The samples of a file before its first damaged line."""
     samples: list[TaskSample] = []
     for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
         try:

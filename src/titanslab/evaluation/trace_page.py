@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from titanslab.evaluation.trace import MemoryTrace
+from titanslab.files import write_whole
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>TITLE</title>
@@ -82,10 +82,7 @@ def write_page(
         "DATA": json.dumps(numbers, allow_nan=False).replace("</", "<\\/"),
         "TOKENS": "".join(f"<span>{html.escape(token)}</span>" for token in tokens),
     }
-    page = "".join(_filled(PAGE, parts))
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(_filled(PAGE, parts)))
 
 
 def _filled(page: str, parts: dict[str, str]) -> list[str]:

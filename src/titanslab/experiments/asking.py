@@ -1,15 +1,13 @@
-"""The questions of a study as cells of `titanslab.evaluation`; the other modules of this room know no task."""
+"""The questions of a study, through the table of tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from titanslab.experiments.study import Ask
-
-KILO = {"niah": 1024, "babilong": 1000}
+    from titanslab.tasks.table import Task
 
 
 class Round(NamedTuple):
@@ -28,28 +26,41 @@ class Round(NamedTuple):
     learn: bool
 
 
-def kilo(task: str) -> int:
-    """The number of tokens that `k` stands for in the lengths of a task."""
-    if task not in KILO:
-        raise ValueError(f"ask.task is {task!r}; it must be one of {', '.join(KILO)}")
-    return KILO[task]
+def task_of(ask: Ask) -> Task:
+    """The row of the table of tasks; ValueError for a task that is not there or cannot be asked."""
+    from titanslab.tasks.table import TASKS
+
+    known = [name for name, task in TASKS.items() if task.cells is not None]
+    if ask.task not in known:
+        raise ValueError(f"ask.task is {ask.task!r}; it must be one of {', '.join(known)}")
+    return TASKS[ask.task]
 
 
 def names_of(ask: Ask) -> list[str]:
     """Names of the variants or sub-tasks."""
-    return _names(ask.task, ask.names, "ask.names")
+    from titanslab.tasks.cells import split_names
 
-
-def average_of(ask: Ask) -> list[str]:
-    """The names of the cells whose mean is a line of the table."""
-    return [f"{ask.task}_{name}" for name in _names(ask.task, ask.average, "ask.average")] if ask.average else []
+    return split_names(ask.names, task_of(ask).parts, "ask.names")
 
 
 def lengths_of(ask: Ask, lengths: str) -> list[int]:
     """Lengths in tokens."""
-    from titanslab.evaluation.cells import split_lengths
+    from titanslab.tasks.cells import split_lengths
 
-    return split_lengths(lengths, kilo(ask.task)) if lengths else []
+    return split_lengths(lengths, task_of(ask).kilo) if lengths else []
+
+
+def average_of(ask: Ask) -> tuple[str, list[str]]:
+    """The label of the average that the table shows, and the names of its cells; none where the task has no average."""
+    average = task_of(ask).average if ask.task else ()
+    return f"{average[0]}-{average[-1]}" if average else "", [f"{ask.task}_{name}" for name in average]
+
+
+def options_of(ask: Ask) -> dict[str, Any]:
+    """The task's own options, without those that none of the names reads."""
+    task, names = task_of(ask), set(names_of(ask))
+    unread = {option.name for option in task.options if option.parts and not names & set(option.parts)}
+    return {name: value for name, value in ask.options.items() if name not in unread} | {task.parts_option: ask.names}
 
 
 def rounds(ask: Ask, stage: str, memory: bool, far: bool) -> list[Round]:
@@ -67,53 +78,47 @@ def rounds(ask: Ask, stage: str, memory: bool, far: bool) -> list[Round]:
 
 
 def check(ask: Ask) -> None:
-    """Raise ValueError for names and lengths that the task does not have, before anything is trained."""
-    if ask.task:
-        names_of(ask)
-        average_of(ask)
-        for name in ("lengths", "far", "frozen"):
-            try:
-                lengths_of(ask, getattr(ask, name) or "")
-            except ValueError as error:
-                raise ValueError(f"ask.{name}: {error}") from error
+    """Raise ValueError for names, lengths and options that the task does not have, before anything is trained."""
+    if not ask.task:
+        return
+    names_of(ask)
+    for name in ("lengths", "far", "frozen"):
+        try:
+            lengths_of(ask, getattr(ask, name) or "")
+        except ValueError as error:
+            raise ValueError(f"ask.{name}: {error}") from error
+    known = [option.name for option in task_of(ask).options]
+    for name in ask.options:
+        if name not in known:
+            raise ValueError(
+                f"ask.options has {name!r}, which is no option of {ask.task}; there are {', '.join(known)}"
+            )
 
 
 def answer(ask: Ask, part: Round, run: Path, folder: Path, samples_folder: Path, device: str) -> None:
     """Answer the samples of a round with the model of `run`, as `titans evaluate` does; finished answers are kept."""
-    from titanslab.evaluation.run_model import TaskRun, run_model
+    from titanslab.evaluation.run_task import Questions, TaskRun, run_task
     from titanslab.runs.devices import pick_device
 
-    task = TaskRun(
-        model=str(run),
-        output=folder / part.folder,
+    questions = Questions(
+        task=task_of(ask),
+        lengths=part.lengths,
         samples=part.samples,
         seed=ask.seed,
-        max_new_tokens=ask.max_new_tokens,
-        batch_size=ask.batch_size,
-        batch_tokens=ask.batch_tokens,
-        piece=ask.piece,
-        device=pick_device(device),
+        options=options_of(ask),
         tokenizer_for_length=ask.tokenizer_for_length,
-        sample_cache=samples_folder,
-        learn=part.learn,
+        folder=samples_folder,
     )
-    run_model(task, lambda counter, name: _cells(ask, part.lengths, counter, name), {"task": ask.task})
-
-
-def _names(task: str, names: str, argument: str) -> list[str]:
-    from titanslab.evaluation.cells import split_names
-    from titanslab.tasks.babilong.samples import TASKS
-    from titanslab.tasks.niah.samples import VARIANTS
-
-    kilo(task)
-    return split_names(names, VARIANTS if task == "niah" else TASKS, argument)
-
-
-def _cells(ask: Ask, lengths: str, counter: Any, counter_name: str) -> list[Any]:
-    from titanslab.evaluation.cells import babilong_cells, niah_cells
-
-    make: Callable[..., list[Any]] = niah_cells if ask.task == "niah" else babilong_cells
-    options = dict(ask.options)
-    if ask.names == "single_1":  # hides its needle in a line of its own
-        options.pop("haystack", None)
-    return make(ask.names, lengths, counter, counter_name, seed=ask.seed, **options)
+    run_task(
+        TaskRun(
+            questions=questions,
+            model=str(run),
+            output=folder / part.folder,
+            device=pick_device(device),
+            max_new_tokens=ask.max_new_tokens,
+            batch_size=ask.batch_size,
+            batch_tokens=ask.batch_tokens,
+            piece=ask.piece,
+            learn=part.learn,
+        )
+    )

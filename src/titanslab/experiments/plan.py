@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from titanslab.experiments import asking
 from titanslab.experiments.job import Job
 from titanslab.experiments.study import MAIN, Study
-from titanslab.training.settings import nearest_hint
+from titanslab.files import write_whole
+from titanslab.models.config import nearest
 
 if TYPE_CHECKING:
     from titanslab.training.recipe import Recipe
@@ -106,9 +105,7 @@ def open_work(study: Study, choice: Choice) -> Study:
         )
     choice.work.mkdir(parents=True, exist_ok=True)
     if not copy.exists() or not copy.samefile(study.path):
-        draft = copy.with_suffix(f".{os.getpid()}.part")
-        shutil.copyfile(study.path, draft)
-        os.replace(draft, copy)
+        write_whole(copy, study.path.read_bytes())
     if study.tokenizer is not None and choice.tokenizer is None:
         from titanslab.experiments.tokenizer import make_tokenizer
 
@@ -123,7 +120,7 @@ def write_recipes(jobs: Iterable[Job]) -> list[tuple[Path, Path]]:
         job.folder.mkdir(parents=True, exist_ok=True)
         for stage, recipe in zip(job.stages, job.recipes(), strict=True):
             path = job.folder / f"{stage}.toml"
-            path.write_text(recipe.to_toml(), encoding="utf-8")
+            write_whole(path, recipe.to_toml())
             written.append((path, job.folder / stage))
     return written
 
@@ -135,7 +132,7 @@ def parameters(recipe: Recipe, vocabulary: int) -> int:
     import torch
 
     from titanslab.data import byte_tokenizer
-    from titanslab.training.run import build_model
+    from titanslab.training.model import build_model
 
     recipe = copy.deepcopy(recipe)
     recipe.model.options["vocab_size"] = vocabulary
@@ -183,8 +180,7 @@ def _made_changes(study: Study, choice: Choice, need_test_files: bool) -> list[s
 def _check_until(study: Study, sets: list[str], until: str | None) -> None:
     known = ["base", *dict.fromkeys(stage for name in sets for stage in study.sets[name].stages)]
     if until is not None and until not in known:
-        hint = nearest_hint(until, known)
-        raise ValueError(f"--stage {until!r} is not a stage of {', '.join(sets)}{hint}; {_there(known)}")
+        raise ValueError(f"--stage {until!r} is not a stage of {', '.join(sets)}; {_there(until, known)}")
 
 
 def _check_prefixes(study: Study, sets: list[str], changes: Iterable[str]) -> None:
@@ -195,8 +191,7 @@ def _check_prefixes(study: Study, sets: list[str], changes: Iterable[str]) -> No
     for change in changes:
         prefix, _ = split_change(change)
         if prefix and prefix not in known:
-            hint = nearest_hint(prefix, known)
-            raise ValueError(f"--set {change!r}: {prefix!r} is no row or stage{hint}; {_there(known)}")
+            raise ValueError(f"--set {change!r}: {prefix!r} is no row or stage; {_there(prefix, known)}")
 
 
 def _chosen(names: str | None, known: Iterable[str], option: str, where: list[str]) -> list[str]:
@@ -206,10 +201,9 @@ def _chosen(names: str | None, known: Iterable[str], option: str, where: list[st
     known = list(dict.fromkeys(known))
     for name in chosen:
         if name not in known:
-            hint = nearest_hint(name, known)
-            raise ValueError(f"--{option} has {name!r}, which is not one of {', '.join(where)}{hint}; {_there(known)}")
+            raise ValueError(f"--{option} has {name!r}, which is not one of {', '.join(where)}; {_there(name, known)}")
     if not chosen:
-        raise ValueError(f"--{option} is empty; {_there(known)}")
+        raise ValueError(f"--{option} is empty; {_there('', known)}")
     return list(dict.fromkeys(chosen))
 
 
@@ -220,8 +214,10 @@ def _seeds(text: str) -> list[int]:
         raise ValueError(f"--seeds {text!r} must be whole numbers with commas, such as 0,1,2") from None
 
 
-def _there(names: Iterable[Any]) -> str:
-    return f"there are {', '.join(names)}"
+def _there(name: str, known: Iterable[str]) -> str:
+    """The names that exist, and the one nearest to `name`."""
+    known = tuple(known)
+    return f"there are {', '.join(known)}{nearest(name, known)}"
 
 
 def _flag(name: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titanslab.evaluation.results import write_whole
+from titanslab.files import write_whole
 from titanslab.runs.versions import PACKAGES, checkout, machine, package_versions
 
 if TYPE_CHECKING:
@@ -132,10 +132,8 @@ def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | 
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     target = path.with_suffix(".png")
-    draft = target.with_name(target.name + ".part")
-    figure.savefig(draft, dpi=110, format="png")
+    write_whole(target, lambda draft: figure.savefig(draft, dpi=110, format="png"))
     pyplot.close(figure)
-    os.replace(draft, target)
     say(f"wrote {target}")
     return target
 

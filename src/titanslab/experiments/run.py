@@ -20,7 +20,7 @@ def run_study(study: Study, choice: Choice, at_once: int = 1, threads: int = 1) 
 
     make_jobs(study, choice)  # every error of the command line shows before the work folder is made
     jobs = make_jobs(open_work(study, choice), choice)
-    with bar(f"{study.name}, thousands of tokens") as progress:
+    with bar(study.name, "thousand tokens") as progress:
         return run_jobs(jobs, at_once, threads, progress)
 
 
@@ -38,8 +38,8 @@ def write_results(study: Study, choice: Choice, settings: dict[str, Any], output
     """
     import torch
 
-    from titanslab.evaluation.results import write_whole
     from titanslab.experiments.table import collect, draw, markdown
+    from titanslab.files import write_whole
 
     ask = study.asked(choice.changes)
     results, missing = collect(study, choice.work)

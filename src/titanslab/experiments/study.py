@@ -22,8 +22,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from titanslab.models.config import nearest
 from titanslab.training.recipe import SECTIONS, Recipe, parse_recipe
-from titanslab.training.settings import build_settings, nearest_hint, read_assignment
+from titanslab.training.settings import build_settings, read_assignment
 
 STUDIES = Path(__file__).parent / "studies"
 MAIN = "main"  # the set of the file's top level
@@ -38,7 +39,6 @@ class Ask:
     Args:
         task: a task of `titans evaluate`, such as `niah`.
         names: variants or sub-tasks, with commas.
-        average: names such as `qa1-qa5` whose mean is a line of the table; empty = none.
         lengths: in tokens, such as `2k,4k`.
         samples: per name and length.
         far, far_samples: longer lengths, asked with fewer samples.
@@ -53,7 +53,6 @@ class Ask:
 
     task: str = ""
     names: str = ""
-    average: str = ""
     lengths: str = ""
     samples: int = 100
     far: str = ""
@@ -327,8 +326,8 @@ def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str
             if like not in rows or like in seen:
                 wrong = "is not a row" if like not in rows else "leads back to itself"
                 raise ValueError(
-                    f"{origin}: [{where}rows.{row}] like = {like!r} {wrong}{nearest_hint(like, rows)}; "
-                    "name another row of the same set"
+                    f"{origin}: [{where}rows.{row}] like = {like!r} {wrong}; "
+                    f"name another row of the same set{nearest(like, tuple(rows))}"
                 )
             seen.append(like)
             like = rows[like].like
@@ -339,7 +338,7 @@ def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str
             )
         for row in wanted.rows or ():
             if row not in rows:
-                hint = nearest_hint(row, rows)
+                hint = nearest(row, tuple(rows))
                 raise ValueError(f"{origin}: [{where}stages.{stage}] rows has {row!r}, which is not a row{hint}")
     return RowSet(str(part.get("about", "")), base, rows, stages)
 
@@ -360,5 +359,5 @@ def _known_keys(table: Mapping[str, Any], known: Sequence[str], origin: str, sec
         if key not in known:
             where = f" in [{section}]" if section else ""
             raise ValueError(
-                f"{origin}: unknown key {key!r}{where}{nearest_hint(key, known)}; allowed: {', '.join(known)}"
+                f"{origin}: unknown key {key!r}{where}; allowed: {', '.join(known)}{nearest(key, tuple(known))}"
             )

@@ -110,9 +110,9 @@ def _cells(folder: Path) -> list[dict[str, Any]]:
 
 
 def figures(results: Sequence[dict[str, Any]], ask: Ask) -> Figures:
-    """task -> row -> length -> (accuracy, samples) of every seed; the average of [ask] is a task of its own."""
+    """task -> row -> length -> (accuracy, samples) of every seed; the task's average is a task of its own."""
     found: Figures = {}
-    average = asking.average_of(ask)
+    label, average = asking.average_of(ask)
     for result in results:
         for name, suffix in (("cells", ""), ("cells_memory_off", MEMORY_OFF)):
             cells = {(c["task"], c["length"]): (_first(c), c["samples"]) for c in result[name]}
@@ -120,7 +120,7 @@ def figures(results: Sequence[dict[str, Any]], ask: Ask) -> Figures:
                 parts = [cells[task, length] for task in average if (task, length) in cells]
                 if parts and len(parts) == len(average):
                     mean = sum(share for share, _ in parts) / len(parts)
-                    cells[f"average {ask.average}", length] = mean, sum(samples for _, samples in parts)
+                    cells[f"average {label}", length] = mean, sum(samples for _, samples in parts)
             for (task, length), cell in cells.items():
                 row = found.setdefault(task, {}).setdefault(result["row"] + suffix, {})
                 row.setdefault(length, []).append(cell)
@@ -134,7 +134,7 @@ def _first(cell: dict[str, Any]) -> float:
 def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
     """Accuracies in percent, the mean over seeds with the range in parentheses, and the cost of each row."""
     parts = []
-    kilo = asking.kilo(ask.task) if ask.task else 1024
+    kilo = asking.task_of(ask).kilo if ask.task else 1024
     for name, rows in sorted(figures(results, ask).items()):
         lengths = sorted({length for row in rows.values() for length in row})
         lines = [f"**{name}**, % right (range over seeds)", ""]
@@ -210,5 +210,5 @@ def draw(path: Path, results: Sequence[dict[str, Any]], ask: Ask, title: str) ->
                 points.append((length or alone, sum(shares) / len(shares), min(shares), max(shares)))
             curves[row] = points
         panel = {"title": name, "x": "context, tokens", "y": "% right", "y_range": (-3, 103), "curves": curves}
-        panels.append({**panel, "ticks": {alone: length_label(0, asking.kilo(ask.task))}})
+        panels.append({**panel, "ticks": {alone: length_label(0, asking.task_of(ask).kilo)}})
     return picture(path, panels, title) if panels else None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +31,8 @@ def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    from titanslab.files import write_whole
+
     tokenizer: Any = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
@@ -52,10 +52,7 @@ def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) 
         parts.append(_phrases())
     tokenizer.train_from_iterator(itertools.chain(*parts), trainer)
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-    draft = folder.with_name(folder.name + f".{os.getpid()}.part")
-    whole.save_pretrained(draft)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
+    write_whole(folder, whole.save_pretrained)
     return folder
 
 

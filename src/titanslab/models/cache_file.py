@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from titanslab.files import write_whole
 from titanslab.models.config import TitansConfig
 
 FORMAT = "titans-cache"
@@ -76,7 +77,7 @@ def differences(stored: dict[str, Any], config: TitansConfig) -> str:
 
 
 def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: CacheHeader) -> None:
-    """Write to a temporary name beside `path`, then give it that name: a reader finds the old or the new file.
+    """Write a cache file; a reader finds the old or the new one, see `write_whole`.
 
     A link is followed to the file it names.
     """
@@ -102,27 +103,7 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header:
         raise ValueError(f"{path} is a pipe or a device; give the name of a file to save the cache to")
     if not path.parent.exists():
         raise FileNotFoundError(f"folder {path.parent} does not exist, {path.name} cannot be saved there")
-    _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(plain, temporary, metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Delete what a writer that was killed left behind; a writer still at work keeps its file."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        number = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            leftover.unlink(missing_ok=True)
-        except (ValueError, OSError):
-            continue
+    write_whole(path, lambda temporary: save_file(plain, temporary, metadata))
 
 
 def read_header(path: str | os.PathLike[str]) -> CacheHeader:

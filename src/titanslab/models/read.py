@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 TOKENS_AT_ONCE = 4096  # of all rows; more gains no speed, and costs memory
 
-Progress = Callable[[int, int | None], None]
-
 
 def piece_unit(config: TitansConfig) -> int:
     """Tokens a piece should be a multiple of, so that no chunk and no segment is read in two parts."""
@@ -39,7 +37,7 @@ class Reads:
         piece_size: int | None = None,
         learn: bool | None = None,
         write_scale: float | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
     ) -> TitansCache:
         """Read tokens and return what the model remembers then; no logits are formed, no gradient is kept.
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from titanslab.progress import Progress
 from titanslab.quickstart.corpus import Facts
 from titanslab.tasks.recall.samples import RecallBatch
 
@@ -38,7 +39,7 @@ def fit(
     seed: int,
     *,
     follow: Fit | None = None,
-    show: Callable[[float, str], None] | None = None,
+    show: Progress | None = None,
 ) -> Fit:
     """Train `model` in place; with `follow`, for exactly that run's steps and learning rates.
 
@@ -78,7 +79,7 @@ def fit(
             done = (step + 1) / steps
             if follow is None:
                 done = max(done, (time.perf_counter() - start) / s.train_seconds)
-            show(min(done, 1.0), f"step {step + 1}, loss {smooth[0]:.2f}, of answers {smooth[1]:.2f}")
+            show(min(done, 1.0), 1.0, f"step {step + 1}, loss {smooth[0]:.2f}, of answers {smooth[1]:.2f}")
     result.seconds = time.perf_counter() - start
     model.eval()
     return result

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from titanslab.progress import Progress
 from titanslab.quickstart.corpus import Facts
 from titanslab.quickstart.fit import token_losses
 from titanslab.tasks.recall.samples import RecallBatch, answers_right
@@ -25,9 +25,7 @@ def bits_per_byte(model: Any, facts: Facts, seed: int) -> float:
 
 
 @torch.inference_mode()
-def recall_by_distance(
-    model: Any, facts: Facts, seed: int, show: Callable[[float, str], None] | None = None
-) -> dict[int, float]:
+def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress | None = None) -> dict[int, float]:
     """Share of questions answered right in every digit, by distance in bytes."""
     distances = facts.settings.distances
     found, done = {}, 0
@@ -36,7 +34,7 @@ def recall_by_distance(
         found[distance] = _share_right(model, batch)
         done += distance
         if show is not None:
-            show(done / sum(distances), f"{distance} bytes back")
+            show(done, sum(distances), f"{distance} bytes back")
     return found
 
 

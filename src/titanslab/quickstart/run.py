@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 
+from titanslab.files import put_in_place
+from titanslab.progress import Progress
 from titanslab.quickstart.corpus import Facts
 from titanslab.quickstart.fit import Fit, fastest_threads, fit
 from titanslab.quickstart.measure import beyond, bits_per_byte, recall_by_distance
@@ -24,8 +25,7 @@ VARIANTS = {"titans": "lmm", "window": "attention"}
 NAMES = {"titans": "Titans (LMM)", "window": "window alone"}
 VALIDATION_SEED = 10_000  # far from the training rows' seed + step
 
-Show = Callable[[float, str], None]
-Progress = Callable[[str], AbstractContextManager[Show]]
+Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
 def check_output(folder: Path) -> None:
@@ -46,26 +46,26 @@ def check_output(folder: Path) -> None:
         )
 
 
-def quickstart(settings: Settings, output: Path, seed: int, progress: Progress) -> dict[str, Any]:
+def quickstart(settings: Settings, output: Path, seed: int, bar: Bar) -> dict[str, Any]:
     """Train, measure and write; returns what results.json holds.
 
     Args:
         settings: sizes of the run.
         output: folder for the model, its tokenizer, results.json and the pictures; checked by `check_output`.
         seed: of the weights, the rows and the sample.
-        progress: makes a context for one piece of work, whose value is called with (share done, note).
+        bar: from the title of one piece of work to a context that opens its `titanslab.progress.bar`.
     """
     check_output(output)
     threads = torch.get_num_threads()
     try:
-        return _quickstart(settings, output, seed, progress)
+        return _quickstart(settings, output, seed, bar)
     finally:
         torch.set_num_threads(threads)
 
 
-def _quickstart(settings: Settings, output: Path, seed: int, progress: Progress) -> dict[str, Any]:
+def _quickstart(settings: Settings, output: Path, seed: int, bar: Bar) -> dict[str, Any]:
     start = time.perf_counter()
-    with progress("getting ready"):
+    with bar("getting ready"):
         facts = Facts(settings)
         torch.set_num_threads(fastest_threads(lambda: _model(settings, "lmm", seed), facts, seed))
     models: dict[str, Any] = {}
@@ -73,19 +73,19 @@ def _quickstart(settings: Settings, output: Path, seed: int, progress: Progress)
     measured: dict[str, dict[str, Any]] = {}
     for kind, variant in VARIANTS.items():
         models[kind] = _model(settings, variant, seed)
-        with progress(f"training: {NAMES[kind]}") as show:
+        with bar(f"training: {NAMES[kind]}") as show:
             follow = None if kind == "titans" else fits["titans"]
             fits[kind] = fit(models[kind], facts, seed, follow=follow, show=show)
     for kind, model in models.items():
-        with progress(f"asking: {NAMES[kind]}") as show:
+        with bar(f"asking: {NAMES[kind]}") as show:
             measured[kind] = _measure(model, facts, seed + VALIDATION_SEED, show)
     results = _results(settings, seed, models, fits, measured)
-    with progress("writing a sample and the pictures") as show:
+    with bar("writing a sample and the pictures") as show:
         results["sample"] = _sample(models["titans"], facts, seed)
-        show(0.5, "")
+        show(0.5, 1.0)
         results["seconds"] = round(time.perf_counter() - start, 1)
         _write(output, results, models["titans"], facts, settings, seed)
-        show(1.0, "")
+        show(1.0, 1.0)
     return results
 
 
@@ -97,7 +97,7 @@ def _model(settings: Settings, variant: str, seed: int) -> Any:
         return TitansForCausalLM(settings.config(variant))
 
 
-def _measure(model: Any, facts: Facts, seed: int, show: Show) -> dict[str, Any]:
+def _measure(model: Any, facts: Facts, seed: int, show: Progress) -> dict[str, Any]:
     recall = recall_by_distance(model, facts, seed, show)
     return {
         "bits_per_byte": bits_per_byte(model, facts, seed),
@@ -185,8 +185,4 @@ def _write(output: Path, results: dict[str, Any], model: Any, facts: Facts, sett
         ids = torch.tensor([facts.tokenizer(passage)["input_ids"]])
         draw_surprise(made / "surprise.png", memory_stats(model, ids), passage)
         (made / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        if not output.exists():
-            os.rename(made, output)
-            return
-        for path in sorted(made.iterdir(), key=lambda p: p.name == RESULTS):
-            os.replace(path, output / path.name)
+        put_in_place(made, output, last=RESULTS)

@@ -41,9 +41,7 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
     Without `model`, the folder is the one that the memory file names. Raises ValueError in one line for a
     missing name, a model without memory states, and a memory of another model.
     """
-    from titanslab.runs.devices import pick_device
-    from titanslab.runs.loading import find_model_folder
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import find_model_folder, open_model
 
     notes = {} if memory is None else read_notes(memory)
     name = model or notes.get("model")
@@ -55,12 +53,9 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
         if model is None:
             raise ValueError(f"{memory} was written by a model that is not there: {error}; give --model RUN") from None
         raise
-    place = pick_device(device)
-    quiet_libraries()
+    network, tokenizer, _ = open_model(name, device)
     from titanslab.models.cache import TitansCache
-    from titanslab.runs.loading import load_model, load_model_tokenizer
 
-    network: Any = load_model(name).to(place)
     if network.config.model_type != "titans":
         raise ValueError(
             f"model {name!r} is a {network.config.model_type!r}; only Titans models keep memories in files"
@@ -68,4 +63,4 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
     cache = None if memory is None else TitansCache.load(memory, network)
     if cache is not None and cache.batch_size != 1:
         raise ValueError(f"{memory} holds {cache.batch_size} rows; the commands work with one")
-    return network, load_model_tokenizer(name), cache, str(Path(name).expanduser().resolve())
+    return network, tokenizer, cache, str(Path(name).expanduser().resolve())

@@ -1,1 +1,1 @@
-"""A run folder: its checkpoints, its versions, and how a model is opened from a name."""
+"""The contents of a run folder (checkpoints, versions), and models opened from a name."""

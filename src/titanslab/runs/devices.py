@@ -1,12 +1,15 @@
-"""The --device option."""
+"""The device that a command's --device option names."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
-def pick_device(name: str) -> Any:
-    """The torch device for a name, "auto" for a GPU where there is one; ValueError for what is not here."""
+def pick_device(name: str | torch.device) -> Any:
+    """The torch device of a name; "auto" is a GPU where there is one. ValueError for one that is not here."""
     import torch
 
     if name == "auto":

@@ -1,24 +1,55 @@
-"""A model and its tokenizer from a folder: a run, a checkpoint, or any Hugging Face causal model."""
+"""A model and its tokenizer, opened from a folder: a run, a checkpoint, or any Hugging Face causal model."""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from titanslab.runs.checkpoints import last_complete
+from titanslab.runs.devices import pick_device
+from titanslab.runs.quiet import quiet_libraries
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
 
-def find_model_folder(name: str | Path) -> Path:
-    """The folder with config.json and weights: `name` itself, or the last whole checkpoint of the run there.
+class Opened(NamedTuple):
+    """A causal language model in evaluation mode, its tokenizer, and the folder that holds both."""
 
-    Raises FileNotFoundError when nothing is there and ValueError when it is not a model.
+    model: Any
+    tokenizer: Any
+    folder: Path
+
+
+def open_model(name: str | Path, device: str | torch.device = "auto", **config_changes: Any) -> Opened:
+    """Open a model and its tokenizer for a command, with other libraries kept quiet.
+
+    Args:
+        name: a folder, see `find_model_folder`.
+        device: where the model goes; "auto" is a GPU where there is one, else the CPU.
+        config_changes: fields of the model's config with other values than in the folder.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model`, `load_model_tokenizer` and `pick_device`; the name and the
+            device are checked before anything is read.
+    """
+    folder = find_model_folder(name)
+    place = pick_device(device)
+    quiet_libraries()
+    model: Any = load_model(name, **config_changes)
+    return Opened(model.to(place), load_model_tokenizer(name), folder)
+
+
+def find_model_folder(name: str | Path) -> Path:
+    """The folder with config.json and weights: `name` itself, or the last whole checkpoint of the run in it.
+
+    Raises:
+        FileNotFoundError: the folder does not exist. ValueError: it holds no model.
     """
     path = Path(name).expanduser()
     if not path.exists():
@@ -37,9 +68,12 @@ def find_model_folder(name: str | Path) -> Path:
 def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """Load a causal language model from a folder, in evaluation mode and in the dtype it was saved in.
 
-    Of a run that has not finished it is the newest checkpoint, and a warning is logged. Only safetensors are read
-    and no code from the folder is run. Raises FileNotFoundError or ValueError, in one line, for a folder that is
-    not a model and for weights that are cut off, missing or of other shapes.
+    A run that has not finished gives its newest checkpoint, with a warning in the log. Only safetensors are read and
+    no code from the folder is run. `config_changes` are fields of the config with other values than in the folder.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: it is not a model, or its weights are cut off, missing or of other shapes; the message is one line.
     """
     from transformers import AutoModelForCausalLM
 
@@ -47,7 +81,7 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
 
     folder = find_model_folder(name)
     if folder != Path(name).expanduser():
-        logger.warning("model %r is a run that has not finished; taken is its newest checkpoint, %s", str(name), folder)
+        logger.warning("model %r is a run that has not finished; its newest checkpoint %s is loaded", str(name), folder)
     _check_config(folder)
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
@@ -66,15 +100,14 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     missing = sorted(map(str, report.get("missing_keys", ())))
     if missing:
         raise ValueError(
-            f"the weights in {str(folder)!r} lack {len(missing)} parameters of the model, {missing[0]} "
-            "first; "
+            f"the weights in {str(folder)!r} lack {len(missing)} parameters of the model, {missing[0]} first; "
             "the checkpoint is incomplete or belongs to another config"
         )
     return model.eval()
 
 
 def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
-    """The config of the model in a folder with changes, no weight read; errors as `load_model`'s."""
+    """The config of the model in a folder, with changes; no weights are read. Raises the errors of `load_model`."""
     from transformers import AutoConfig
 
     import titanslab.models.modeling  # noqa: F401  registers the Titans configs with the Auto classes
@@ -93,7 +126,7 @@ def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
 
 
 def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside a model."""
+    """The tokenizer saved beside a model; ValueError where there is none."""
     from titanslab.data import load_tokenizer
 
     folder = find_model_folder(name)

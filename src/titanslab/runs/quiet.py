@@ -1,4 +1,4 @@
-"""What other libraries print while our commands run."""
+"""Other libraries print errors alone while our commands run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Keep transformers and datasets to errors, without bars of their own and without calling home."""
+    """Let torch, transformers and accelerate report errors alone; no progress bars of theirs, no telemetry."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)

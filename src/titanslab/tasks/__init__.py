@@ -1,28 +1,17 @@
-"""Tasks that measure recall: they make samples and score predictions, and know no model."""
+"""Tasks that measure memory: they make samples and training rows and score answers, and they import no model."""
 
-from titanslab.data.encode import TokenCounter, load_counter
-from titanslab.tasks.babilong.samples import BABILong, score_babilong
-from titanslab.tasks.mixture import Mixture, mixture
-from titanslab.tasks.niah.samples import NIAH, score_niah
-from titanslab.tasks.recall.kv import KVRecall, accuracy_by_distance, make_kv_recall
-from titanslab.tasks.recall.samples import RecallTask
-from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
+from titanslab.tasks.sample import Cell, SampleMaker, TaskSample, derive_seed, length_label, parse_length
+from titanslab.tasks.table import TASKS, LmEval, Option, Task
 
 __all__ = [
-    "NIAH",
-    "BABILong",
-    "KVRecall",
-    "Mixture",
-    "RecallTask",
+    "TASKS",
+    "Cell",
+    "LmEval",
+    "Option",
+    "SampleMaker",
+    "Task",
     "TaskSample",
-    "TokenCounter",
-    "accuracy_by_distance",
     "derive_seed",
     "length_label",
-    "load_counter",
-    "make_kv_recall",
-    "mixture",
     "parse_length",
-    "score_babilong",
-    "score_niah",
 ]

@@ -1,8 +1,7 @@
-"""Task samples to train on: mixed lengths, answers as the only loss, any row made from its number."""
+"""Task samples as training rows: mixed lengths, labels on answers alone, every row a function of its number."""
 
 import math
 import random
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,30 +10,27 @@ from torch.utils.data import Dataset
 
 from titanslab.data import padding_id
 from titanslab.data.encode import encoder_of
-from titanslab.tasks.babilong.rows import babilong_rows
-from titanslab.tasks.babilong.world import HINTED_BLOCKS
-from titanslab.tasks.niah.rows import niah_rows
-from titanslab.tasks.recall.rows import kv_rows, recall_rows
-from titanslab.tasks.row import MakeRow
 from titanslab.tasks.sample import derive_seed
+from titanslab.tasks.table import TASKS
 
 
 class Mixture(Dataset[dict[str, Tensor]]):
-    """Rows `{input_ids, labels}` of `sequence_length` tokens or fewer; row i is a pure function of (seed, i).
+    """Rows `{input_ids, labels}` of at most `sequence_length` tokens; row i is a pure function of (seed, i).
 
     Args:
-        name: `niah`, `babilong`, `recall` or `kv_recall`.
-        tokenizer: encodes to ids; not used by `kv_recall`.
-        sequence_length: tokens per row, filled up on the right with `pad` and labels of -100.
+        name: a task of the table that has training rows, such as `niah`.
+        tokenizer: encodes to ids; a task without text uses its padding id alone.
+        sequence_length: tokens per row; short samples are filled up on the right with padding and labels of -100.
         seed: another seed gives other rows.
-        min_length: shortest sample; the lengths in between are drawn evenly on a logarithmic scale.
-        curriculum_rows: over so many rows the longest sample grows from `min_length` to `sequence_length`.
-        later_min_length: shortest sample after those rows; default `min_length`.
-        num_rows: what `len()` says; rows beyond it exist too.
-        pack: put several samples in a row, told apart by `document_ids`.
-        same_length_rows: N > 0 draws one length for rows N*i to N*i + N - 1, and these rows are that long instead
-            of filled up to `sequence_length`: a batch of N costs no more than its samples.
-        options: of the task, see `niah_rows`, `babilong_rows`, `recall_rows`, `kv_rows`.
+        min_length: length of the shortest sample; default `sequence_length`. Lengths are drawn evenly on a
+            logarithmic scale.
+        curriculum_rows: number of rows over which the longest sample grows from `min_length` to `sequence_length`.
+        later_min_length: length of the shortest sample after the curriculum; default `min_length`.
+        num_rows: value of `len()`; rows beyond it exist too.
+        pack: put several samples in a row, separated by `document_ids`.
+        same_length_rows: N > 0 draws one length for rows N*i to N*i + N - 1 and gives these rows that length, so that
+            a batch of N rows is not padded to `sequence_length`.
+        options: of the task's `rows` function.
     """
 
     def __init__(
@@ -52,15 +48,10 @@ class Mixture(Dataset[dict[str, Tensor]]):
         same_length_rows: int = 0,
         **options: Any,
     ):
-        makers: dict[str, Callable[..., MakeRow]] = {
-            "niah": niah_rows,
-            "babilong": babilong_rows,
-            "recall": recall_rows,
-            "kv_recall": kv_rows,
-        }
+        makers = {task.name: task.rows for task in TASKS.values() if task.rows is not None}
         if name not in makers:
             raise ValueError(f"name is {name!r}; it must be one of {', '.join(makers)}")
-        if name != "kv_recall" and encoder_of(tokenizer) is None:
+        if TASKS[name].encodes and encoder_of(tokenizer) is None:
             raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; training rows need one that encodes to ids")
         self.sequence_length, self.seed, self.name = sequence_length, seed, name
         self.min_length = sequence_length if min_length is None else min_length
@@ -80,15 +71,14 @@ class Mixture(Dataset[dict[str, Tensor]]):
         self.same_length_rows = same_length_rows
         self.pad = padding_id(tokenizer)
         self._make = makers[name](tokenizer, **options)
-        self._hints = bool(options.get("hints"))
 
     def __len__(self) -> int:
         return self.num_rows
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Row `index`: int64 `[sequence_length]` tensors, or `[length drawn]` with `same_length_rows`.
+        """Row `index`: int64 tensors `[T]` with T = `sequence_length`, or the drawn length with `same_length_rows`.
 
-        With hints also `block_labels [tokens, blocks]`, see `TitansForCausalLM.forward`.
+        A task with hints adds `block_labels [T, blocks]`; see `TitansForCausalLM.forward`.
         """
         ids: list[int] = []
         labels: list[int] = []
@@ -96,12 +86,13 @@ class Mixture(Dataset[dict[str, Tensor]]):
         hints: list[tuple[int, int, int]] = []
         first = index - index % self.same_length_rows if self.same_length_rows else index
         rng = random.Random(derive_seed("mixture", self.name, self.seed, first))
-        full = self.sequence_length
+        full, blocks = self.sequence_length, 0
         while not ids or (self.pack and self.sequence_length - len(ids) >= self.min_length):
             length = self._length(rng, first, self.sequence_length - len(ids))
             full = length if self.same_length_rows else full
             more = self._make(length, derive_seed(self.seed, index, len(ids)))
-            hints += [(len(ids) + at, block, says) for at, block, says in more.hints]
+            hints += [(len(ids) + at, block, label) for at, block, label in more.hints]
+            blocks = more.hinted_blocks
             ids += more.ids
             labels += more.labels
             documents += [documents[-1] + 1 if documents else 0] * len(more.ids)
@@ -110,20 +101,13 @@ class Mixture(Dataset[dict[str, Tensor]]):
             "input_ids": torch.tensor(ids + [self.pad] * short),
             "labels": torch.tensor(labels + [-100] * short),
         }
-        if self._hints:
-            row["block_labels"] = torch.full((full, HINTED_BLOCKS), -100)
-            for at, block, says in hints:
-                row["block_labels"][at, block] = says
+        if blocks:
+            row["block_labels"] = torch.full((full, blocks), -100)
+            for at, block, label in hints:
+                row["block_labels"][at, block] = label
         if self.pack:
             row["document_ids"] = torch.tensor(documents + [documents[-1] + 1] * short)
         return row
-
-    def iterate(self, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Rows `start`, `start + 1` and on, without end."""
-        index = start
-        while True:
-            yield self[index]
-            index += 1
 
     def _length(self, rng: random.Random, index: int, room: int) -> int:
         shortest, longest = self.later_min_length, self.sequence_length
@@ -135,10 +119,3 @@ class Mixture(Dataset[dict[str, Tensor]]):
             return longest
         low, high = math.log(shortest), math.log(longest)
         return min(longest, round(math.exp(low + (high - low) * rng.random())))
-
-
-def mixture(
-    name: str, tokenizer: Any, sequence_length: int, seed: int, *, start: int = 0, **options: Any
-) -> Iterator[dict[str, Tensor]]:
-    """Rows of a `Mixture` without end, from row `start`: start at n to go on after n rows."""
-    return Mixture(name, tokenizer, sequence_length, seed, **options).iterate(start)

@@ -1,4 +1,4 @@
-"""A row to train on, and what the makers of rows share; a maker is `(length, seed) -> Row`, at most `length` tokens."""
+"""A training row, and the helpers of the functions that make rows."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -9,42 +9,47 @@ from titanslab.data.text import iter_texts
 
 
 class Row(NamedTuple):
-    """Tokens, their labels, and what a block's output should say: `(token, block, id)`, both counted from 0."""
+    """A training row of one sample.
+
+    `hints` are `(token, block, id)`: at that token, the output of that block should predict that id; tokens and
+    blocks are counted from 0. `hinted_blocks` is the number of blocks that hints may name, 0 for a row without hints.
+    """
 
     ids: list[int]
     labels: list[int]
     hints: Sequence[tuple[int, int, int]] = ()
+    hinted_blocks: int = 0
 
 
-MakeRow = Callable[[int, int], Row]
-ATTEMPTS = 64  # to fit a row by asking for less background
+MakeRow = Callable[[int, int], Row]  # (length, seed) -> a row of at most `length` tokens
+ATTEMPTS = 64  # tries to fit a row to its length, each with less background
 
 
 def scored(prompt: list[int], answer: list[int]) -> Row:
-    """A row whose answer alone counts."""
+    """A row in which only the answer's tokens have labels."""
     return Row(prompt + answer, [-100] * len(prompt) + answer)
 
 
 def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """`text -> ids` of a tokenizer that `Mixture` has checked."""
+    """`text -> ids`, for a tokenizer that `Mixture` has checked."""
     encode = encoder_of(tokenizer)
     assert encode is not None, "Mixture has checked that the tokenizer encodes"
     return encode
 
 
 def ending(tokenizer: Any) -> list[int]:
-    """What ends an answer: the end-of-text token, or a full stop where there is none."""
+    """The tokens that end an answer: end-of-text, or a full stop for a tokenizer without that token."""
     end = getattr(tokenizer, "eos_token_id", None)
     return [end] if end is not None else encoder(tokenizer)(".")
 
 
 def too_short(length: int, name: str) -> ValueError:
-    """The error of a row without room for a sample."""
+    """The error for a length that no sample of the task fits."""
     return ValueError(f"a sample of {name} does not fit {length} tokens; raise min_length or sequence_length")
 
 
 def read_some(path: str, max_chars: int) -> Sequence[str]:
-    """Texts up to `max_chars` characters together."""
+    """The first texts of a file or folder, `max_chars` characters in total."""
     texts, left = list[str](), max_chars
     for text in islice(iter_texts(path), 100_000):
         texts.append(text[:left])

@@ -1,23 +1,25 @@
-"""One question put to a model, as a plain value, and the seed it grows from."""
+"""The plain values of a task: a sample, the class that makes samples, and a square of the result table."""
 
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class TaskSample:
-    """A prompt, the answer looked for, and where in the text the answer was hidden.
+    """A prompt, its reference answer, and where in the prompt the answer stands.
 
     Args:
-        task: name of the task, such as `niah_single_1` or `babilong_qa1`.
-        length: nominal length in tokens of the tokenizer that measured it; 0 for facts alone.
-        index: which sample of its task, length and seed; it does not depend on how many are made.
-        prompt: everything the model reads.
+        task: name of the sub-task, such as `niah_single_1` or `babilong_qa1`.
+        length: nominal length in tokens of the tokenizer that measured it; 0 for facts without background.
+        index: number of the sample within its sub-task, length and seed.
+        prompt: the text that the model reads.
         target: the reference answer.
-        info: what the scorer and the tables need besides (`depth` in percent, `question`, positions).
+        info: further values for the scorer and the tables, such as `depth` in percent and `question`.
     """
 
     task: str
@@ -28,13 +30,51 @@ class TaskSample:
     info: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line of JSON, the same bytes for the same sample."""
+        """One line of JSON; equal samples give equal bytes."""
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> "TaskSample":
-        """The sample that `to_json` wrote."""
+        """Inverse of `to_json`."""
         return cls(**json.loads(line))
+
+
+class SampleMaker(ABC):
+    """Makes the samples of one sub-task; a sample depends on its length, index and seed alone."""
+
+    name: str
+
+    @abstractmethod
+    def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
+        """Sample `index` of a length in tokens."""
+
+    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
+        """The first `num_samples` samples of a length, each made when it is needed."""
+        return (self.sample(length, index, seed) for index in range(num_samples))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One square of the result table: a sub-task at one length.
+
+    Args:
+        task: name of the sub-task.
+        length: nominal length in tokens.
+        make: makes the sample with a given index.
+        score: from a sample and the model's output to scores by name; the first score is the one in the table.
+        settings: every value that the samples depend on, apart from their index.
+    """
+
+    task: str
+    length: int
+    make: Callable[[int], TaskSample]
+    score: Callable[[TaskSample, str], dict[str, float]]
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Sub-task and length, unique within a result folder."""
+        return f"{self.task}-{self.length}"
 
 
 def derive_seed(*parts: object) -> int:
@@ -44,11 +84,11 @@ def derive_seed(*parts: object) -> int:
 
 
 def parse_length(text: str | int, kilo: int = 1024) -> int:
-    """Tokens in a length such as `2k`, `1M` or `5000`.
+    """Number of tokens of a length such as `2k`, `1M` or `5000`.
 
     Args:
-        text: digits with an optional `k` or `m`, upper or lower case.
-        kilo: what `k` stands for: 1024 as in RULER, 1000 as in BABILong; `m` is its square.
+        text: digits, followed by `k`, `m` or neither, in upper or lower case.
+        kilo: value of `k`: 1024 as in RULER, 1000 as in BABILong; `m` is its square.
     """
     match = re.fullmatch(r"\s*(\d+)\s*([kKmM]?)\s*", str(text))
     if match is None:
@@ -57,7 +97,7 @@ def parse_length(text: str | int, kilo: int = 1024) -> int:
 
 
 def length_label(length: int, kilo: int = 1024) -> str:
-    """The short name of a length, `2k` or `1M`; 0 is `0k`; the plain number where neither divides it."""
+    """Short name of a length, such as `2k` or `1M`; `0k` for 0; all digits where neither unit divides it."""
     if length % kilo**2 == 0 and length:
         return f"{length // kilo**2}M"
     return f"{length // kilo}k" if length % kilo == 0 else str(length)

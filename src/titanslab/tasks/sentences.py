@@ -1,4 +1,4 @@
-"""Where sentences end, by rule: no model, no download, the same on every machine."""
+"""Split text into sentences by rule, without a model or a download, and equally on every machine."""
 
 import re
 
@@ -21,11 +21,11 @@ def sentence_starts(text: str) -> list[int]:
 
 
 def split_sentences(text: str, max_chars: int = 1000) -> list[str]:
-    """The sentences of a book: paragraph breaks also end one, and inner white space becomes one space.
+    """The sentences of a book. A paragraph break ends a sentence, and white space within one becomes a single space.
 
     Args:
         text: running text.
-        max_chars: a longer stretch without an end (a table, another script) is cut at a space.
+        max_chars: a longer piece without a sentence end, such as a table, is cut at a space.
     """
     sentences: list[str] = []
     for paragraph in _PARAGRAPH.split(text):

@@ -1,7 +1,8 @@
-"""Where a Gated DeltaNet of transformers starts: as its authors', or so that it can recall from the first step."""
+"""Models of transformers as baselines, `architecture = "llama"` in [model], and the start of a Gated DeltaNet."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -9,19 +10,53 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.memory.conv import start_to_recall
+from titanslab.models.config import nearest
 
-# of the steps that the decays of Gated DeltaNet and Mamba2 start with, as their authors' code draws them
-STEPS = (1e-3, 1e-1)
-# where `recall` starts: heads forget half after so many tokens
-HALF_LIVES = (2.0**14, 2.0**20)
+STARTS = ("authors", "recall")  # allowed values of model.start
+STEPS = (1e-3, 1e-1)  # range of the initial steps in the code of the authors of Gated DeltaNet and Mamba2
+HALF_LIVES = (2.0**14, 2.0**20)  # shortest and longest half-life of the heads, in tokens, for the start "recall"
+
+
+def check_architecture(name: str) -> None:
+    """Raise ValueError unless `name` is the model_type of a causal language model of transformers."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    if name not in KNOWN:
+        raise ValueError(
+            f"model.architecture is {name!r}; it must be the model_type of a causal language model of transformers, "
+            f"such as llama or qwen3_next; leave it out for a Titans model{nearest(name, tuple(KNOWN))}"
+        )
+
+
+def option_names(name: str) -> list[str]:
+    """The fields that the config of this architecture has beyond those of every config, sorted."""
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    common = set(inspect.signature(PreTrainedConfig).parameters) - {"tie_word_embeddings"}
+    tokens = {"pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings"}
+    return sorted(set(inspect.signature(CONFIG_MAPPING[name]).parameters) - common - {"kwargs"} | tokens)
+
+
+def architecture_config(name: str, options: dict[str, Any]) -> Any:
+    """The config of this architecture; ValueError in one line for options that it refuses."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.for_model(name, **options)
+    except Exception as error:  # each config raises exceptions of its own, and they change with releases
+        raise ValueError(f"[model] of architecture {name!r}: {' '.join(str(error).split())[:400]}") from error
 
 
 def start_gated_deltanet(model: nn.Module, start: str) -> None:
-    """Draw the start of a model's Gated DeltaNet layers anew, with torch's random numbers.
+    """Draw the initial values of a model's Gated DeltaNet layers anew, with torch's random numbers.
 
-    transformers leaves every `dt_bias` at 1: most heads forget all within a token. `authors`: steps of `STEPS`, as in
-    flash-linear-attention. `recall`: half-lives of `HALF_LIVES`, and q, k, v and what is added to the residual stream
-    as a `NeuralMemory` starts, so that a query finds what once followed the tokens it ends with.
+    transformers sets every `dt_bias` to 1, with which most heads forget within a token.
+
+    Args:
+        model: a model with Gated DeltaNet layers; ValueError for one without.
+        start: "authors" draws steps in `STEPS`, as flash-linear-attention does. "recall" gives the heads half-lives
+            in `HALF_LIVES`, and starts q, k, v and the output projection as a `NeuralMemory` does, so that a query
+            finds the token that once followed the tokens before it.
     """
     layers: list[Any] = [
         module for module in model.modules() if hasattr(module, "A_log") and hasattr(module, "in_proj_qkvz")
@@ -49,7 +84,7 @@ def _before_softplus(x: Tensor) -> Tensor:
 
 
 def _start_projections(layer: Any) -> None:
-    """As `NeuralMemory.reset_projections`, in the layer's own order: `[q | k | v | z]` a head, taps oldest first."""
+    """Start as `NeuralMemory.reset_projections` does; here a head holds `[q | k | v | z]` and its oldest tap first."""
     hidden = layer.in_proj_qkvz.in_features
     width = layer.head_k_dim
     heads = layer.in_proj_qkvz.weight.view(layer.num_k_heads, -1, hidden)

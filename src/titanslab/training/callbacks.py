@@ -1,16 +1,19 @@
-"""What a run says while it goes: metrics.jsonl for machines, a progress line for people."""
+"""Callbacks of the Trainer: metrics.jsonl, the progress bar, checkpoints, and the rising price of writes."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
+
+from titanslab.files import write_whole
+from titanslab.progress import Progress
+from titanslab.runs import checkpoints
 
 METRICS = "metrics.jsonl"
 
@@ -18,7 +21,7 @@ METRICS = "metrics.jsonl"
 class MetricsWriter(TrainerCallback):
     """Appends a line of JSON per log to metrics.jsonl: step, loss, grad_norm, learning_rate, speed, eval_*.
 
-    Tokens are those of all devices; `bytes_per_token` turns a validation loss into bits per byte.
+    Tokens are those of all devices. `bytes_per_token` turns a validation loss into bits per byte.
     """
 
     def __init__(self, path: Path, bytes_per_token: float | None = None) -> None:
@@ -26,7 +29,6 @@ class MetricsWriter(TrainerCallback):
         self.last: dict[str, Any] = {}
         self.last_loss: float | None = None
         self._since: tuple[float, int] | None = None
-        self._pause = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._since = (time.perf_counter(), state.num_input_tokens_seen)
@@ -53,11 +55,11 @@ class MetricsWriter(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since = (time.perf_counter(), state.num_input_tokens_seen)  # saving is not training
+        self._since = (time.perf_counter(), state.num_input_tokens_seen)  # the speed leaves out the time of saving
 
 
 class SaveAtLogs(TrainerCallback):
-    """Logs whenever a checkpoint is written, so that a resumed run averages losses over the same steps."""
+    """Logs at each checkpoint, so that a resumed run averages its losses over the same steps."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if control.should_save:
@@ -66,56 +68,54 @@ class SaveAtLogs(TrainerCallback):
 
 
 class ProgressLine(TrainerCallback):
-    """A bar on a terminal, a line per log elsewhere: step, loss, tokens per second and time left."""
+    """Reports each step to a progress bar; losses and tokens per second of each log are its note."""
 
-    def __init__(self, metrics: MetricsWriter) -> None:
-        self.metrics = metrics
-        self._bar: Any = None
-        self._start = (0.0, 0)
+    def __init__(self, show: Progress, metrics: MetricsWriter) -> None:
+        self.show, self.metrics = show, metrics
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._start = (time.perf_counter(), state.global_step)
-        if not state.is_world_process_zero or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        self.show(state.global_step, state.max_steps)
 
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-        self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, note="")
-        self._bar.start()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step)
+    on_step_end = on_train_begin
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or not logs or not ("loss" in logs or "eval_loss" in logs):
-            return
-        note = _note(self.metrics.last)
-        if self._bar is not None:
-            self._bar.update(self._task, note=note)
-            return
-        done = state.global_step - self._start[1]
-        left = (time.perf_counter() - self._start[0]) / max(1, done) * (state.max_steps - state.global_step)
-        print(
-            f"step {state.global_step}/{state.max_steps}  {note}  {_duration(left)} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        if logs and ("loss" in logs or "eval_loss" in logs):
+            self.show(state.global_step, state.max_steps, _note(self.metrics.last))
 
-    def close(self) -> None:
-        """Take the bar off the screen, also after an error."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.close()
+class CheckpointCallback(TrainerCallback):
+    """Marks a checkpoint as whole once every process has written its part, then drops the oldest ones."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
+            checkpoints.keep_newest(folder, self.keep)
+
+
+class WriteCostWarmup(TrainerCallback):
+    """Raises the model's `memory_write_cost` from 0 to its full value over the first `steps` steps.
+
+    With the full price from the first step, the write gates close before the memory has learned to be of use.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        model.write_cost_share = min(1.0, state.global_step / self.steps)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        model.write_cost_share = 1.0
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drop what was logged after `step`, and a line cut off by a kill: the resumed run logs it again."""
+    """Drop the lines logged after `step` and a line that a kill cut off; the resumed run logs them again."""
     if not path.exists():
         return
     kept = []
@@ -125,27 +125,12 @@ def truncate_metrics(path: Path, step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(line + "\n" for line in kept))
 
 
 def _note(line: dict[str, Any]) -> str:
-    parts = []
-    for name, label in (
-        ("loss", "loss"),
-        ("eval_loss", "validation loss"),
-        ("eval_bits_per_byte", "bits/byte"),
-    ):
-        if name in line:
-            parts.append(f"{label} {line[name]:.4f}")
+    labels = {"loss": "loss", "eval_loss": "validation loss", "eval_bits_per_byte": "bits/byte"}
+    parts = [f"{label} {line[name]:.4f}" for name, label in labels.items() if name in line]
     if "tokens_per_second" in line:
         parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
-    return "  ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    seconds = int(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
+    return ", ".join(parts)

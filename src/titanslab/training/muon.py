@@ -1,7 +1,7 @@
 """Muon for the matrices of the trunk, AdamW for the rest, as one optimiser.
 
-`torch.optim.Muon` iterates in bfloat16, which takes seconds a step on a CPU without units for it, and a Trainer wants
-one optimiser. Source: Jordan et al., 2024 (Muon); Liu et al., 2025 (steps of AdamW's size).
+`torch.optim.Muon` iterates in bfloat16, which takes seconds a step on a CPU without bfloat16 instructions, and the
+Trainer takes one optimiser. Source: Jordan et al., 2024 (Muon); Liu et al., 2025 (steps of AdamW's size).
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# of the quintic that pulls singular values to about 1 (Jordan et al.)
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_STEPS = 5
-_LIKE_ADAMW = 0.2  # root mean square of AdamW's steps, about
-MIN_SIDE = 32  # a projection to fewer features (a gate) is no matrix to orthogonalise
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that moves singular values to about 1 (Jordan et al.)
+_STEPS = 5  # iterations of the quintic
+_LIKE_ADAMW = 0.2  # root mean square of the entries of AdamW's steps (Liu et al.)
+MIN_SIDE = 32  # a projection to fewer features, such as a gate, keeps AdamW
 
 
 class MuonWithAdamW(torch.optim.AdamW):
-    """Steps of AdamW; for `matrices`, of orthogonalised momentum, scaled to AdamW's size, so that one rate serves both.
+    """AdamW; the steps of `matrices` are their orthogonalised momentum, at AdamW's size, so that one rate serves both.
 
     Args:
-        groups: groups of parameters, as AdamW takes them; those of `matrices` are taken out.
+        groups: groups of parameters, as for `torch.optim.AdamW`; `matrices` are taken out of them.
         matrices: 2-D parameters; decayed by `weight_decay`.
         momentum: of the matrices, with Nesterov's look ahead.
-        others: `lr`, `betas`, `eps`, `weight_decay`, as `torch.optim.AdamW` takes them.
+        others: `lr`, `betas`, `eps` and `weight_decay`, as for `torch.optim.AdamW`.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class MuonWithAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step of both; `closure` as in `torch.optim.AdamW`."""
+        """Update all parameters; `closure` as in `torch.optim.AdamW`."""
         every = self.param_groups
         try:
             self.param_groups = [group for group in every if not group["matrices"]]
@@ -56,7 +55,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         assert grad is not None
         if "mean" not in state:
             state["mean"] = torch.zeros_like(parameter)
-            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+            state["step"] = torch.zeros(())  # AdamW.load_state_dict reads this of every parameter
         state["step"] += 1
         state["mean"].lerp_(grad, 1 - group["momentum"])
         ahead = grad.lerp(state["mean"], group["momentum"])
@@ -66,7 +65,7 @@ class MuonWithAdamW(torch.optim.AdamW):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """`matrix` with singular values of about 1 in place of its own, in float32 (Newton-Schulz)."""
+    """The matrix `[m, n]` with all singular values moved to about 1, in float32 (Newton-Schulz)."""
     wide = matrix.shape[0] <= matrix.shape[1]
     x = (matrix if wide else matrix.T).float()
     x = x / (x.norm() + 1e-7)
@@ -78,7 +77,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def matrix_names(model: nn.Module) -> set[str]:
-    """Names of the weights that Muon takes: linear maps between features, not the output head."""
+    """Names of the weights that Muon updates: those of linear maps between features, without the output head."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     tied = None if head is None else head.weight
     return {

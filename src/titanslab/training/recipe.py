@@ -1,4 +1,4 @@
-"""One TOML file says what is trained, on what and how; its sections become typed settings."""
+"""A recipe: one TOML file with the model, the data and the training of a run, read into typed settings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from titanslab.training.architecture import STARTS, check_architecture, option_names
-from titanslab.training.settings import build_settings, nearest_hint, read_assignment, toml_text
+from titanslab.models.config import nearest
+from titanslab.training.baselines import STARTS, check_architecture, option_names
+from titanslab.training.settings import build_settings, read_assignment, toml_text
 
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
@@ -23,10 +24,13 @@ DEFAULT_PRESET, DEFAULT_VARIANT = "tiny", "mac"
 class ModelRecipe:
     """[model]: a preset with changed fields, a checkpoint to start from, or a model of transformers.
 
-    `architecture` is the latter's `model_type`, such as "llama"; `start` is where a Gated DeltaNet starts, see
-    `start_gated_deltanet`. `options` holds every other key of the section:
-    fields of TitansConfig, or of that architecture's config, checked when the config is built; `window_size = "all"`
-    stands for None.
+    Args:
+        preset, variant: of a Titans model, see `TitansConfig.preset`.
+        pretrained: the folder of a run or a saved model to start from.
+        architecture: the `model_type` of a model of transformers, such as "llama".
+        start: the initial values of a Gated DeltaNet, see `start_gated_deltanet`.
+        options: every other key of the section, a field of TitansConfig or of the architecture's config;
+            `window_size = "all"` stands for None.
     """
 
     preset: str = ""
@@ -60,11 +64,20 @@ class ModelRecipe:
 
 @dataclass
 class DataRecipe:
-    """[data]: where text comes from, how it becomes tokens and how tokens become rows of `sequence_length`.
+    """[data]: the source of the text, its tokenizer, and the way from tokens to rows of `sequence_length`.
 
-    `train` and `validation` are a file, a folder, a glob pattern or a list of them (text, JSONL, parquet,
-    compressed or not), or the name of a dataset on the hub. `task` names a generated data source instead of
-    `train`.
+    Args:
+        train, validation: a file, a folder, a glob pattern or a list of them (text, JSONL, parquet, compressed or
+            not), or the name of a dataset on the hub.
+        task, task_options: a generated source of rows and its options, instead of `train` or mixed with it.
+        task_share: with both `task` and `train`, the task's share of the rows.
+        streaming: read `train` while training, without a cache of its tokens.
+        text_column, subset, split, validation_split: of JSONL, parquet and datasets on the hub.
+        text_documents: a document of plain text is a "file", a "line" or a "paragraph".
+        validation_samples: validate on this many rows at most.
+        tokenizer: a name for `titanslab.data.load_tokenizer`, such as "byte".
+        pack_documents: a row may hold several documents; False gives each row one document or a part of it.
+        shuffle, shuffle_buffer: draw the rows in random order; with `streaming`, from a buffer of this many rows.
     """
 
     train: str | list[str] | None = None
@@ -94,9 +107,8 @@ class DataRecipe:
             raise ValueError("data.task_share below 1 mixes the task with data.train, which is missing")
         if self.task is not None and self.train is not None and not 0.0 < self.task_share < 1.0:
             raise ValueError(
-                f"data.task_share is {self.task_share}: with both data.task and data.train it is the "
-                "task's share "
-                "of the samples, above 0 and below 1"
+                f"data.task_share is {self.task_share}: with both data.task and data.train it is the task's share of "
+                "the samples, above 0 and below 1"
             )
         if self.task is not None and self.streaming:
             raise ValueError("data.streaming = true cannot be combined with data.task; set streaming = false")
@@ -115,11 +127,22 @@ class DataRecipe:
 
 @dataclass
 class TrainingRecipe:
-    """[training]: the optimiser, the schedule and what is logged and saved; counts are optimiser steps.
+    """[training]: the optimiser, its schedule, logs and checkpoints; counts are optimiser steps.
 
-    `batch_size` counts rows per device and forward pass; one step sees batch_size * accumulation * devices
-    rows. Over `write_cost_warmup` steps model.memory_write_cost rises from nothing. `optimizer` "muon" gives the
-    matrices orthogonalised steps at the same learning rate and all else AdamW's (`MuonWithAdamW`).
+    Args:
+        batch_size, eval_batch_size: rows per device and forward pass; for validation the former where None.
+        accumulation: forward passes per step, which sees batch_size * accumulation * devices rows.
+        learning_rate, warmup_steps, schedule: the rate rises linearly over the first steps, then follows the schedule.
+        optimizer: "adamw", or "muon" for orthogonalised steps of the matrices (`MuonWithAdamW`).
+        weight_decay, beta1, beta2, gradient_clip: of the optimiser; `gradient_clip` bounds the gradient's norm.
+        write_cost_warmup: steps over which model.memory_write_cost rises from 0.
+        log_every, eval_every, save_every: steps between two logs, validations (None = never), checkpoints.
+        keep_checkpoints: checkpoints kept, the newest.
+        precision: "fp32", or "bf16" for autocast with weights in float32.
+        compile, gradient_checkpointing: compile each block; recompute activations in the backward pass.
+        deterministic: use deterministic algorithms alone, where torch has them.
+        cpu: train on the CPU, also where there is a GPU.
+        report_to: trackers that the Trainer reports to, such as "wandb".
     """
 
     steps: int = 1000
@@ -148,19 +171,9 @@ class TrainingRecipe:
     report_to: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        _positive(
-            self,
-            "training",
-            "steps",
-            "batch_size",
-            "accumulation",
-            "log_every",
-            "save_every",
-            "keep_checkpoints",
-        )
-        for name in ("eval_every", "eval_batch_size"):
-            if getattr(self, name) is not None:
-                _positive(self, "training", name)
+        counts = ("steps", "batch_size", "accumulation", "log_every", "save_every", "keep_checkpoints")
+        optional = (name for name in ("eval_every", "eval_batch_size") if getattr(self, name) is not None)
+        _positive(self, "training", *counts, *optional)
         if not self.learning_rate > 0:
             raise ValueError(f"training.learning_rate must be above 0, got {self.learning_rate}")
         for name in ("warmup_steps", "weight_decay", "gradient_clip", "write_cost_warmup", "seed"):
@@ -191,7 +204,7 @@ class Recipe:
             raise ValueError("training.eval_every needs data.validation, which is missing")
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """The recipe as plain nested values, the way the TOML file is laid out."""
+        """The recipe as nested values, laid out as in the TOML file."""
         model = {k: v for k, v in dataclasses.asdict(self.model).items() if k != "options" and v}
         return {
             "model": model | self.model.options,
@@ -210,7 +223,7 @@ SECTIONS = {"model": ModelRecipe, "data": DataRecipe, "training": TrainingRecipe
 def load_recipe(path: str | Path, assignments: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Read a recipe file and apply `section.key=value` assignments, in order.
 
-    Raises FileNotFoundError for a missing file and ValueError for anything wrong inside it, naming the key.
+    Raises FileNotFoundError for a missing file and ValueError for a fault inside it, which names the key.
     """
     path = Path(path)
     if path.is_dir():
@@ -235,8 +248,8 @@ def parse_recipe(
     for name, section in table.items():
         if name not in SECTIONS:
             raise ValueError(
-                f"{origin}: unknown section [{name}]{nearest_hint(name, SECTIONS)}; allowed: [model], "
-                "[data], [training]"
+                f"{origin}: unknown section [{name}]; allowed: [model], [data], [training]"
+                f"{nearest(name, tuple(SECTIONS))}"
             )
         if not isinstance(section, dict):
             raise ValueError(f"{origin}: {name} must be a section [{name}], got {section!r}")
@@ -280,20 +293,20 @@ def check_model_options(model: ModelRecipe, origin: str) -> None:
     for key in model.options:
         if key not in allowed:
             names = [*allowed, *(f.name for f in dataclasses.fields(ModelRecipe) if f.name != "options")]
-            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest_hint(key, names)}")
+            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest(key, tuple(names))}")
 
 
 def _assign(table: dict[str, Any], assignment: str) -> None:
     section, key, value = read_assignment(assignment)
     if section not in SECTIONS:
         raise ValueError(
-            f"--set {assignment!r}: unknown section {section!r}{nearest_hint(section, SECTIONS)}; "
-            "write model.KEY, data.KEY or training.KEY"
+            f"--set {assignment!r}: unknown section {section!r}; write model.KEY, data.KEY or training.KEY"
+            f"{nearest(section, tuple(SECTIONS))}"
         )
     kind = SECTIONS[section]
     hint = {f.name: f.type for f in dataclasses.fields(kind)}.get(key, "")
     if not isinstance(value, str) and str(hint) in ("str", "str | None"):
-        value = assignment.split("=", 1)[1]  # data.text_column=7 means the text "7"
+        value = assignment.split("=", 1)[1]  # data.text_column=7 stands for the text "7"
     first, *further = key.split(".")
     place = table.setdefault(section, {})
     if further:  # data.task_options.haystack: a key of a table inside the section
@@ -316,4 +329,4 @@ def _positive(settings: Any, section: str, *names: str) -> None:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}{nearest_hint(value, allowed)}; allowed: {', '.join(allowed)}")
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}{nearest(value, allowed)}")

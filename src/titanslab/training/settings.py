@@ -1,35 +1,29 @@
-"""Typed settings from plain tables: type checks, nearest names for misspelt keys, TOML written back."""
+"""Typed settings: tables of TOML become dataclasses with checked types, and are written back as TOML."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable
 from typing import Any
 
-
-def nearest_hint(name: str, allowed: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the allowed name nearest to `name`, or nothing when none is near."""
-    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+from titanslab.models.config import nearest
 
 
 def build_settings(kind: type, table: dict[str, Any], section: str, origin: str) -> Any:
-    """Make the dataclass `kind` from `table`; unknown keys and wrong types raise ValueError naming both."""
+    """Make the dataclass `kind` from `table`; ValueError names an unknown key, or one whose value has a wrong type."""
     hints = typing.get_type_hints(kind)
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise ValueError(f"{origin}: unknown key {key!r} in [{section}]{nearest_hint(key, hints)}")
+            raise ValueError(f"{origin}: unknown key {key!r} in [{section}]{nearest(key, tuple(hints))}")
         values[key] = _checked(value, hints[key], f"{origin}: {section}.{key}")
     return kind(**values)
 
 
 def read_assignment(text: str) -> tuple[str, str, Any]:
-    """Split "section.key=value"; the value is read as TOML, and as plain text where it is not TOML."""
+    """Split "section.key=value"; a value that is not TOML is plain text."""
     left, equals, right = text.partition("=")
     section, dot, key = left.strip().partition(".")
     if not equals or not dot or not section or not key:
@@ -42,7 +36,7 @@ def read_assignment(text: str) -> tuple[str, str, Any]:
 
 
 def toml_text(sections: dict[str, dict[str, Any]]) -> str:
-    """Write sections of plain values as TOML; None is left out."""
+    """Sections of plain values as TOML; keys with the value None are left out."""
     lines: list[str] = []
     for name, section in sections.items():
         lines.append(f"[{name}]")

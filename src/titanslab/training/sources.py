@@ -1,12 +1,15 @@
-"""From [data] of a recipe to the rows that a run trains on and validates with."""
+"""The rows that [data] of a recipe describes, to train on and to validate with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch.utils.data import IterableDataset, Subset
 
 from titanslab.data import (
     Corpus,
@@ -16,31 +19,89 @@ from titanslab.data import (
     Row,
     Rows,
     RowStream,
+    RunRows,
     ShuffledRows,
     Tokens,
+    collate,
+    load_tokenizer,
     open_corpus,
     padding_id,
     tokenize,
 )
-from titanslab.data.tokens import Progress
-from titanslab.training.recipe import DataRecipe
+from titanslab.models.config import TitansConfig
+from titanslab.progress import Progress, bar
+from titanslab.training.recipe import DataRecipe, Recipe
 
 if TYPE_CHECKING:
-    from torch.utils.data import IterableDataset
     from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Rows to validate with, and how many bytes of text a scored token stands for."""
+    """Rows to validate with, and the mean number of bytes of text that a scored token stands for."""
 
     rows: Rows
     bytes_per_token: float
 
 
 @dataclass(frozen=True)
+class RunData:
+    """The tokenizer of a run, its training rows, and its rows to validate with or None.
+
+    `rows` is a dataset of all rows that the run sees, in their order; with data.streaming it is an endless iterable.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    rows: Any
+    validation: Validation | None
+
+
+def open_data(recipe: Recipe, num_processes: int = 1) -> RunData:
+    """Read the data of a recipe, with a progress bar; `num_processes` share the rows of a step.
+
+    Raises FileNotFoundError or ValueError for data that is missing, unreadable or too little.
+    """
+    data, settings = recipe.data, recipe.training
+    tokenizer = load_tokenizer(data.tokenizer)
+    per_step = settings.batch_size * settings.accumulation * num_processes
+    with bar("reading data.train", "bytes") as show:
+        rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
+    if not data.streaming:
+        rows = RunRows(rows, settings.steps * per_step)
+    validation = None
+    if data.validation is not None:
+        with bar("reading data.validation", "bytes") as show:
+            validation = validation_rows(data, tokenizer, show)
+    return RunData(tokenizer, rows, validation)
+
+
+def collator(
+    data: DataRecipe, tokenizer: PreTrainedTokenizerBase, model_type: str
+) -> Callable[[list[Row]], dict[str, Any]]:
+    """The function that makes a batch of rows for a model of this type.
+
+    Only Titans models read `document_ids`; with one document a row, other models need none, as the padding after a
+    document has no label. Raises ValueError where rows would hold several documents for such a model.
+    """
+    batch = partial(collate, pad_id=padding_id(tokenizer))
+    if model_type == TitansConfig.model_type:
+        return batch
+    if data.train is not None and (data.pack_documents or data.streaming):
+        raise ValueError(
+            f"data.pack_documents = true puts several documents into a row, and a {model_type} model would read "
+            "from one into the next; set data.pack_documents = false and data.streaming = false"
+        )
+    if data.task_options.get("pack"):
+        raise ValueError(
+            f"data.task_options.pack = true puts several samples into a row, and a {model_type} model would read "
+            "from one into the next; take it out"
+        )
+    return lambda rows: {name: values for name, values in batch(rows).items() if name != "document_ids"}
+
+
+@dataclass(frozen=True)
 class TaskRows:
-    """Generated rows: `task_row(index)` of a dataset whose row i depends on nothing but the seed and i."""
+    """The rows of a task, by number; row i depends on the seed and i alone."""
 
     task: Any
 
@@ -56,9 +117,9 @@ def training_stream(
     rows_needed: int = 1,
     progress: Progress | None = None,
 ) -> RowStream | IterableDataset:
-    """The endless rows of a run: a stream addressed by number, or an iterable where data.streaming is on.
+    """The endless rows of a run: a stream of rows by number, or with data.streaming an iterable.
 
-    Raises ValueError when the corpus makes fewer than `rows_needed` rows, which is one batch.
+    Raises ValueError for a corpus that makes fewer than `rows_needed` rows, the size of a batch.
     """
     if data.streaming:
         from titanslab.data.streaming import StreamedRows
@@ -73,13 +134,12 @@ def training_stream(
         shares.append(data.task_share)
     if data.train is not None:
         corpus = _corpus(data, data.train, "data.train", data.split)
-        tokens = tokenize(corpus, tokenizer, cache=cache_folder(), progress=progress)
+        tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
         rows = _rows(tokens, data, tokenizer)
         if len(rows) < rows_needed:
             raise ValueError(
                 f"data.train holds too little data: {len(tokens):,} tokens make {len(rows)} rows of "
-                f"data.sequence_length = {data.sequence_length}, and one batch needs {rows_needed}; give "
-                "more text, "
+                f"data.sequence_length = {data.sequence_length}, and one batch needs {rows_needed}; give more text, "
                 "or lower data.sequence_length, training.batch_size or training.accumulation"
             )
         streams.append(ShuffledRows(rows, seed, shuffle=data.shuffle))
@@ -89,13 +149,13 @@ def training_stream(
 
 def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> RowStream:
     """The generated rows that data.task names, such as "recall"; data.task_options go to the task."""
-    from titanslab.tasks import Mixture
+    from titanslab.tasks.mixture import Mixture
 
     assert data.task is not None
     try:
         stream = TaskRows(Mixture(data.task, tokenizer, data.sequence_length, seed, **data.task_options))
-        stream.row(0)  # what cannot work shows before training begins
-    except TypeError as error:  # an option that the task does not have
+        stream.row(0)  # options that cannot work raise here, before training begins
+    except TypeError as error:  # the task has no such option
         raise ValueError(f"data.task_options of data.task = {data.task!r}: {error}") from error
     except ValueError as error:
         raise ValueError(f"data.task = {data.task!r}: {error}") from error
@@ -106,33 +166,16 @@ def validation_rows(
     data: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
 ) -> Validation:
     """The rows of data.validation in their order, cut off after data.validation_samples."""
-    # A hub dataset named once serves for both, by its splits.
     corpus = _corpus(data, data.validation, "data.validation", data.validation_split)
-    tokens = tokenize(corpus, tokenizer, cache=cache_folder(), progress=progress)
-    rows = _rows(tokens, data, tokenizer, keep_tail=True)
+    tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
+    rows: Any = _rows(tokens, data, tokenizer, keep_tail=True)
     if data.validation_samples is not None and data.validation_samples < len(rows):
-        rows = FirstRows(rows, data.validation_samples)
+        rows = Subset(rows, range(data.validation_samples))
     return Validation(rows, tokens.text_bytes / max(1, len(tokens) - tokens.num_documents))
 
 
-@dataclass(frozen=True)
-class FirstRows:
-    """The first `count` of other rows."""
-
-    rows: Rows
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Row:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        return self.rows[index]
-
-
-def cache_folder() -> Path:
-    """Where tokenised corpora are kept: beside the caches of `datasets`."""
+def tokens_folder() -> Path:
+    """The folder of tokenised corpora, beside the caches of `datasets`."""
     import datasets
 
     return Path(datasets.config.HF_DATASETS_CACHE) / "titanslab-tokens"

@@ -1,10 +1,15 @@
-"""Optimiser, schedule and random state as safetensors and JSON, so that resuming unpickles nothing."""
+"""Optimiser, schedule and random state as safetensors and JSON: resuming a run unpickles nothing.
+
+transformers keeps them as pickles, which it reads with `torch.load(weights_only=True)`; release 5.6 cannot read them in
+several processes on a CPU.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +17,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from titanslab.files import write_whole
+
 OPTIMIZER_TENSORS, OPTIMIZER_JSON = "optimizer.safetensors", "optimizer.json"
 SCHEDULER_JSON = "scheduler.json"
 
 
 def save_optimizer(folder: Path, state_dict: dict[str, Any]) -> None:
-    """Write an optimiser's state_dict; tensors keep their exact bits, numbers their exact value."""
+    """Write the state_dict of an optimiser; tensors keep their bits and numbers their exact values."""
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
     for index, entries in state_dict["state"].items():
@@ -31,32 +38,29 @@ def save_optimizer(folder: Path, state_dict: dict[str, Any]) -> None:
 
 
 def load_optimizer(folder: Path) -> dict[str, Any]:
-    """Read what `save_optimizer` wrote; raises ValueError when it is broken."""
-    try:
-        table = json.loads((folder / OPTIMIZER_JSON).read_text())
+    """Read the files of `save_optimizer`; ValueError where they are broken."""
+    with _read_json(folder / OPTIMIZER_JSON) as table:
         state: dict[int, dict[str, Any]] = {int(index): dict(v) for index, v in table["plain"].items()}
         for key, tensor in load_file(folder / OPTIMIZER_TENSORS).items():
             index, _, name = key.partition(".")
             state.setdefault(int(index), {})[name] = tensor
-        return {"state": state, "param_groups": [_group(group) for group in table["param_groups"]]}
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"the optimiser's state in {str(folder)!r} is broken: {error}") from error
+        groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in table["param_groups"]]
+        return {"state": state, "param_groups": groups}
 
 
 def save_scheduler(folder: Path, state_dict: dict[str, Any]) -> None:
-    """Write a learning rate scheduler's state_dict, which holds numbers and lists."""
+    """Write the state_dict of a learning rate scheduler, which holds numbers and lists."""
     _write_json(folder / SCHEDULER_JSON, state_dict)
 
 
 def load_scheduler(folder: Path) -> dict[str, Any]:
-    """Read what `save_scheduler` wrote; raises ValueError when it is broken."""
-    return _read_json(folder / SCHEDULER_JSON)
+    """Read the file of `save_scheduler`; ValueError where it is broken."""
+    with _read_json(folder / SCHEDULER_JSON) as state:
+        return dict(state)
 
 
 def save_random_state(path: Path) -> None:
-    """Write the state of Python's, NumPy's and torch's generators (and this process's GPU's) as JSON."""
+    """Write the states of the random generators of Python, NumPy, torch and the GPUs of this process as JSON."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
     version, internal, gauss_next = random.getstate()
     state: dict[str, Any] = {
@@ -71,9 +75,8 @@ def save_random_state(path: Path) -> None:
 
 
 def load_random_state(path: Path) -> None:
-    """Set all generators to what `save_random_state` wrote; raises ValueError when it is broken."""
-    state = _read_json(path)
-    try:
+    """Set all generators to the states in a file of `save_random_state`; ValueError where it is broken."""
+    with _read_json(path) as state:
         version, internal, gauss_next = state["python"]
         random.setstate((version, tuple(internal), gauss_next))
         name, keys, *rest = state["numpy"]
@@ -82,12 +85,6 @@ def load_random_state(path: Path) -> None:
         if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
             for index, value in enumerate(state["cuda"]):
                 torch.cuda.set_rng_state(_bytes(value), index)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"the random state {str(path)!r} is broken: {error}") from error
-
-
-def _group(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if key == "betas" else value for key, value in group.items()}
 
 
 def _hex(state: torch.Tensor) -> str:
@@ -99,19 +96,18 @@ def _bytes(text: str) -> torch.Tensor:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, default=_plain))
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(value, default=torch.Tensor.item))  # a learning rate may be a tensor
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return value.item()
-    raise TypeError(f"cannot write a {type(value).__name__} as JSON")
-
-
-def _read_json(path: Path) -> Any:
+@contextmanager
+def _read_json(path: Path) -> Iterator[Any]:
+    """The content of a file; what goes wrong while it is read or used, but for a missing file, raises ValueError."""
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is broken: {error}") from error
+        yield json.loads(path.read_text())
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        message = (
+            f"the state in {str(path)!r} is broken: {error}; delete its folder to resume from the checkpoint before"
+        )
+        raise ValueError(message) from error

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from titanslab.runs import checkpoints
+from titanslab.models.config import TitansConfig
 from titanslab.training import state_files
+from titanslab.training.callbacks import CheckpointCallback, SaveAtLogs, WriteCostWarmup
 from titanslab.training.muon import MuonWithAdamW, matrix_names
+from titanslab.training.recipe import Recipe
+from titanslab.training.sources import RunData, collator
 from titanslab.training.watchdog import check_step
 
 
 class TitansTrainer(Trainer):
     """A Trainer whose runs can be stopped at any moment and resumed loss for loss, and that stops on a NaN.
 
-    The dataset decides the order of the rows, so the sampler is sequential. Optimiser, schedule and random
-    state are kept as safetensors and JSON; under FSDP or DeepSpeed those libraries keep their own. With `muon`, set
-    before training, the optimiser is `MuonWithAdamW`.
+    The dataset decides the order of the rows, so the sampler is sequential. Optimiser, schedule and random state are
+    kept as safetensors and JSON, see `state_files`; under FSDP or DeepSpeed those libraries keep their own.
+
+    Args:
+        muon: the optimiser is `MuonWithAdamW` and not AdamW. All other arguments are those of `Trainer`.
     """
 
-    muon = False
+    def __init__(self, *args: Any, muon: bool = False, **kwargs: Any) -> None:
+        self.muon = muon
+        super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -62,7 +71,7 @@ class TitansTrainer(Trainer):
         return loss
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
-        """Write the model with `use_cache` on: Trainer turns it off, and those who load the model would find it so."""
+        """Write the model with `use_cache = True` in its config; the Trainer sets it to False while it trains."""
         config: Any = getattr(self.model, "config", None)
         if not hasattr(config, "use_cache"):
             super()._save(*args, **kwargs)
@@ -74,7 +83,7 @@ class TitansTrainer(Trainer):
             config.use_cache = training
 
     def _tokens(self, inputs: dict[str, Any]) -> int:
-        """Tokens of this micro-batch on all devices; rows of one need not be as long as those of another."""
+        """Tokens of this micro-batch on all devices, whose rows may differ in length."""
         count = inputs["input_ids"].numel()
         if self.accelerator.num_processes == 1:
             return count
@@ -121,23 +130,114 @@ class TitansTrainer(Trainer):
         return Path(folder) / f"random_state_{self.args.process_index}.json"
 
 
-class CheckpointCallback(TrainerCallback):
-    """Marks a checkpoint as whole once every process has written its part, then drops the oldest ones."""
+def make_trainer(
+    recipe: Recipe, model: Any, data: RunData, output: Path, callbacks: list[TrainerCallback]
+) -> TitansTrainer:
+    """The Trainer of a recipe, made without touching the run folder `output`.
 
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
+    With training.compile, the blocks of `model` are compiled in place. `callbacks` run besides those that every run
+    has. Raises ValueError for rows that the model cannot read and for a tracker that cannot be used here.
+    """
+    settings, model_type = recipe.training, model.config.model_type
+    collate = collator(recipe.data, data.tokenizer, model_type)
+    if settings.compile:
+        compile_blocks(model)
+    _check_trackers(settings.report_to)
+    every: list[TrainerCallback] = [SaveAtLogs(), *callbacks, CheckpointCallback(settings.keep_checkpoints)]
+    if settings.write_cost_warmup and model_type == TitansConfig.model_type:
+        every.append(WriteCostWarmup(settings.write_cost_warmup))
+    trainer = TitansTrainer(
+        model=model,
+        args=training_arguments(recipe, output),
+        train_dataset=data.rows,
+        eval_dataset=None if data.validation is None else data.validation.rows,
+        data_collator=collate,
+        processing_class=data.tokenizer,
+        callbacks=every,
+        muon=settings.optimizer == "muon",
+    )
+    for default in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(default)
+    return trainer
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir)
-            checkpoints.mark_complete(folder / f"checkpoint-{state.global_step}")
-            checkpoints.keep_newest(folder, self.keep)
+
+def compile_blocks(model: Any) -> None:
+    """Compile each block of the model on its own, in place: one compilation serves all blocks of a kind."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    for module in model.modules():
+        if type(module).__name__ in names:
+            module.compile()
+
+
+def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
+    """The Trainer's arguments for a recipe; checkpoints go to output/checkpoints."""
+    settings = recipe.training
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # Later releases of transformers renamed it, and the old name warns there.
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    renamed: dict[str, Any] = {checkpointing: settings.gradient_checkpointing}
+    arguments = TrainingArguments(
+        output_dir=str(output / "checkpoints"),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.eval_batch_size or settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        max_grad_norm=settings.gradient_clip,
+        optim="adamw_torch",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        full_determinism=settings.deterministic,
+        logging_strategy="steps",
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="no" if settings.eval_every is None else "steps",
+        eval_steps=settings.eval_every,
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        save_total_limit=None,
+        bf16=settings.precision == "bf16",
+        use_cpu=settings.cpu or not torch.accelerator.is_available(),
+        report_to=settings.report_to or "none",
+        run_name=output.name,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=torch.cuda.is_available() and not settings.cpu,
+        ddp_find_unused_parameters=False,
+        log_level="error",
+        log_level_replica="error",
+        **renamed,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # several GPUs take one process each under torchrun, never DataParallel
+    return arguments
+
+
+def _check_trackers(names: list[str]) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            allowed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ValueError(f"training.report_to names {name!r}; the Trainer can report to {allowed}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise ValueError(
+                f"training.report_to names {name!r}, which cannot be used here: {error}; install it or take it out"
+            ) from error
 
 
 def decay_parameter_names(model: nn.Module) -> list[str]:
-    """For models of transformers: what has two or more dimensions, outside embeddings and norms."""
+    """Names of the parameters of two or more dimensions outside embeddings and norms, for models of transformers."""
     names = []
     for module_name, module in model.named_modules():
         if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():

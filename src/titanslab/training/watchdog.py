@@ -1,4 +1,4 @@
-"""Stops a run whose loss or gradient is not finite, and says where it began."""
+"""Stop a run whose loss or gradient is not finite, and name the first layer that is not."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapp
 
 
 class NonFiniteError(FloatingPointError):
-    """Training produced a NaN or an infinity; the message names the step, the layer and what to try."""
+    """A loss or a gradient is NaN or infinite; the message names the step, the layer and changes to try."""
 
 
 def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: int, *, gradients: bool = True) -> None:
-    """Raise NonFiniteError when the loss or a gradient is not finite: after backward, before clipping.
+    """Raise NonFiniteError if the loss or a gradient is not finite; called after backward, before clipping.
 
-    Where something is wrong, the forward pass is run once more on `inputs` to find the first layer, in
-    forward order, whose output is not finite; with finite outputs the gradient of the layer nearest to the
-    loss is named, where the backward pass went wrong first. A healthy step costs one synchronisation with
-    the device.
+    To find the layer, the forward pass runs once more on `inputs`: the error names the first layer, in forward order,
+    whose output is not finite. If all outputs are finite, it names the layer nearest to the loss whose gradient is
+    not, as backward reaches that one first. A healthy step costs one synchronisation with the device.
     """
     finite = torch.isfinite(loss.detach()).all()
     grads = [_local(p.grad) for p in model.parameters() if p.grad is not None] if gradients else []
@@ -52,7 +51,7 @@ def _where(model: nn.Module, inputs: Mapping[str, Any]) -> str:
 
 
 def first_bad_activation(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
-    """The first module, in the order they finish, with an output that is not finite, or None."""
+    """The first module to return an output that is not finite, or None."""
     found: list[str] = []
 
     def hook(name: str) -> Any:

@@ -11,36 +11,36 @@ from titanslab.data.text import utf8_lines
 
 @dataclass(frozen=True)
 class Hint:
-    """What a block's output should say at a word of a sentence: one step of an answer, told to a model in training.
+    """A training target for the output of one block at one word of a sentence: a step towards the answer.
 
     Args:
-        block: 1 for the output of the first block.
-        says: the word.
-        word: index of the word in its sentence at whose last token it should; -1 = the last.
+        block: number of the block; 1 = the first.
+        target: the word that the block's output should predict.
+        word: index of the word in its sentence whose last token carries the target; -1 = the last word.
     """
 
     block: int
-    says: str
+    target: str
     word: int = -1
 
 
 @dataclass(frozen=True)
 class BabiQuestion:
-    """All statements of a story before a question, the question, and its answer as the file has it."""
+    """A question, all statements of its story before it, and its answer as the file writes it."""
 
     facts: tuple[str, ...]
     question: str
     answer: str
     supporting: tuple[int, ...]  # indices into facts
-    earlier: tuple["BabiQuestion", ...] = ()  # the story's questions before this one
-    hints: tuple[Hint, ...] = ()  # for the question; stories of our own have them, published ones have not
-    fact_hints: tuple[tuple[Hint, ...], ...] = ()  # for each fact; empty = none
+    earlier: tuple["BabiQuestion", ...] = ()  # questions of the story before this one
+    hints: tuple[Hint, ...] = ()  # of the question; only generated stories have hints
+    fact_hints: tuple[tuple[Hint, ...], ...] = ()  # of each fact; empty = no fact has hints
 
 
 def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
     """The questions of one bAbI file, in its order.
 
-    Lines are `number statement`, or `number question <tab> answer <tab> the supporting numbers`;
+    A line is `number statement` or `number question <tab> answer <tab> numbers of the supporting statements`;
     number 1 begins a new story.
     """
     questions: list[BabiQuestion] = []
@@ -70,7 +70,7 @@ def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
 
 
 def find_babi(folder: str | os.PathLike[str], task: str, split: str = "test") -> Path:
-    """The file of a task (`qa1`) and split (`train`, `test`) in or below a folder; the largest if several."""
+    """The file of a task (`qa1`) and split (`train`, `test`) in or below a folder; of several files, the largest."""
     where = Path(folder)
     if not where.is_dir():
         raise FileNotFoundError(f"facts folder {where} does not exist; name the folder with bAbI's qa*_{split}.txt")

@@ -1,17 +1,18 @@
-"""Sentences from books to bury facts in: from a random book, from a random place on."""
+"""Background text for facts: runs of sentences of random books, each from a random place on."""
 
 import random
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from titanslab.data.encode import TokenCounter
 from titanslab.tasks.sentences import split_sentences
 
-_BLOCK = 256
+_BLOCK = 256  # sentences that are counted together
 
 
 class _Book:
-    """A book's sentences and their token counts, split and counted when first needed."""
+    """Sentences of a book and their token counts; the text is split and counted at the first use."""
 
     def __init__(self, text: str, counter: TokenCounter):
         self._text: str | None = text
@@ -33,14 +34,12 @@ class _Book:
 
     def place(self, share: float) -> int:
         """Index of the sentence that follows the one at `share` of the book's characters."""
-        from bisect import bisect_right
-
         sentences = self.sentences()
         end = self._starts[-1] + len(sentences[-1])
         return min(bisect_right(self._starts, share * end), len(sentences) - 1)
 
     def mentions(self, word: str, pattern: re.Pattern[str]) -> list[int]:
-        """Indices of the sentences that hold `word`, one of those `pattern` finds."""
+        """Indices of the sentences with `word`, which must be one of the words that `pattern` matches."""
         if self._mentions is None:
             self._mentions = {}
             for i, sentence in enumerate(self.sentences()):
@@ -63,9 +62,9 @@ class Background:
         books: texts.
         counter: measures sentences.
         min_tokens: shorter sentences are left out.
-        decoys: share of the tokens that is sentences with one of `decoy_words`, each word as often as another: what a
-            long text holds of them comes with a short one.
-        decoy_words: words or phrases, as the books write them.
+        decoys: share of the tokens that goes to sentences with one of `decoy_words`, which are drawn evenly. A short
+            text then holds as many of these words as a long one.
+        decoy_words: words or phrases in the spelling of the books.
     """
 
     def __init__(
@@ -88,10 +87,10 @@ class Background:
             raise ValueError("background holds no book; give texts to draw sentences from")
 
     def draw(self, rng: random.Random, budget: int) -> list[str]:
-        """Sentences of at most `budget` tokens together; the last is cut at a word to fill it.
+        """Draw sentences of at most `budget` tokens in total; the last one is cut at a word to fill the budget.
 
-        Whole runs of sentences are taken from one book until the budget or the book ends, then from another; decoys
-        stand between them, at places drawn evenly.
+        Consecutive sentences come from one book until the budget or the book ends, then from another book. Decoys
+        are inserted at places that are drawn evenly.
         """
         decoys, size = self._draw_decoys(rng, int(budget * self._decoys)) if self._decoys else ([], 0)
         chosen = self._draw_runs(rng, budget - size)
@@ -100,14 +99,14 @@ class Background:
         return chosen
 
     def _draw_decoys(self, rng: random.Random, budget: int) -> tuple[list[str], int]:
-        """Sentences with a decoy word, and their tokens, at most `budget` together."""
+        """Sentences with a decoy word and the sum of their tokens, at most `budget`."""
         chosen, total = list[str](), 0
         for _ in range(1000):
             word = self._words[rng.randrange(len(self._words))]
             book = self._books[rng.randrange(len(self._books))]
             places = book.mentions(word, self._pattern)
             if not places:
-                continue  # of a rare word some books have none
+                continue  # a book may lack a rare word
             at = places[rng.randrange(len(places))]
             size = book.counts(at // _BLOCK)[at % _BLOCK]
             if size > budget - total:
@@ -118,6 +117,7 @@ class Background:
         return chosen, total
 
     def _draw_runs(self, rng: random.Random, budget: int) -> list[str]:
+        """Runs of consecutive sentences, `budget` tokens in total."""
         chosen: list[str] = []
         idle = 0
         while budget > 0:
@@ -143,6 +143,7 @@ class Background:
         return chosen
 
     def _cut(self, sentence: str, budget: int) -> str:
+        """The longest beginning of a sentence, in whole words, that fits `budget` tokens."""
         words = sentence.split(" ")
         low, high = 0, len(words) - 1
         while low < high:

@@ -1,120 +1,130 @@
-"""Rows of BABILong to train on: questions within a story, stories alone, and hints."""
+"""Training rows of BABILong: questions within a story, stories without background, and hints."""
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from titanslab.data.encode import TokenCounter, encode_answer, leading_special_tokens
 from titanslab.tasks.babilong.babi import BabiQuestion, Hint
 from titanslab.tasks.babilong.background import Background
-from titanslab.tasks.babilong.samples import BABILong
-from titanslab.tasks.babilong.world import GIVERS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked
+from titanslab.tasks.babilong.samples import BABILong, check_form
+from titanslab.tasks.babilong.world import GIVERS, HINTED_BLOCKS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked
 from titanslab.tasks.row import ATTEMPTS, MakeRow, Row, encoder, ending, read_some, scored, too_short
 
-_STORY_ATTEMPTS = 1024  # of qa3's stories few fit a short row
-_FACT_TOKENS = 5  # a fact has at least so many words
-_CACHED = 1 << 14  # sentences kept encoded
+_STORY_ATTEMPTS = 1024  # drawn stories before a row counts as too short; few stories of qa3 fit a short row
+_FACT_TOKENS = 5  # lower bound on the tokens of a fact, which has at least five words
+_CACHED = 1 << 14  # sentences whose tokens are cached
 
 
-def babilong_rows(
-    tokenizer: Any,
-    *,
-    facts: str | None = None,
-    background: str | None = None,
-    tasks: str | list[str] = "qa1",
-    split: str = "train",
-    form: str = "base",
-    whole_stories: float = 0.0,
-    facts_only: float = 0.0,
-    step_questions: float = 0.0,
-    steps: Sequence[str] = (),
-    contested: float = 0.0,
-    hints: bool = False,
-    decoys: float = 0.0,
-    max_background_chars: int = 50_000_000,
-) -> MakeRow:
-    """BABILong samples of one or several tasks, drawn evenly.
+@dataclass(frozen=True)
+class RowOptions:
+    """Options of BABILong's training rows, `data.task_options` in a recipe.
 
     Args:
-        facts: folder of bAbI's files; without it stories of our own, qa1 to qa5, as many as are asked for.
-        background: path of books; without it every sample is facts alone.
-        tasks: `qa1` or several.
-        split: of bAbI.
-        form: `base` or `few_shot`.
-        whole_stories: share of rows in which the story's earlier questions are asked and answered too, each
-            between the facts before and after it: more answers to learn from, up to five a row from bAbI's files
-            and one for every two facts of our own stories. Base form only.
-        facts_only: share of rows without background: a story of our own as long as the row, asked after every other
-            fact, several times the answers of a row with background; of qa4 one map after another.
-        step_questions, steps, contested: of stories of our own, see `babi_world.Asked`; step questions are earlier
-            questions, so they need `whole_stories` or `facts_only`.
-        hints: rows say what the first three blocks should know inside a story of our own, as labels of their outputs.
-            Of the first, at a person's name, where they are, at a question about a thing, who had it last, and in qa4,
-            where a fact says what is on a side of a place, and where it is asked, a letter for it (`SIDES`). Of the
-            second, at the place somebody walks to, a letter for that person at that place (`SIGNS`), at the end of a
-            walk, where it began, of a drop, where it was, and of a question, who has the thing or where it lies, or for
-            "before" the letter to look up. Of the third, at the place somebody walks to, where they came from the last
-            time they came there, and at the end of a question about "before", its answer.
-        decoys: share of the background that is sentences in which the books use a word of the stories ("Mary", "went
-            to", "garden"): a memory learns not to keep them, though a short row would hold few.
-        max_background_chars: no more than this of the books is kept in memory.
+        facts: folder of bAbI's files; None = generated stories, without end, for qa1 to qa5.
+        background: path of books; None = every sample is its facts alone.
+        tasks: one task such as `qa1`, or a list of them, drawn evenly.
+        split: of bAbI's files, `train` or `test`.
+        form: of the prompt; `base` alone.
+        whole_stories: share of rows that hold the earlier questions of the story too, each with its answer at a place
+            between the facts before and after it. Such a row has up to five answers to learn from with bAbI's files,
+            and one for every two facts of a generated story.
+        facts_only: share of rows without background: a generated story as long as the row, with a question after
+            every second fact, several times the answers of a row with background. A row of qa4 holds one map after
+            another.
+        step_questions: share of the earlier questions that ask for one step of the answer; see `world.Asked`. Needs
+            `whole_stories` or `facts_only`.
+        steps: the steps that these questions may ask for; see `world.Asked`.
+        contested: share of contested questions; see `world.Asked`.
+        hints: give the outputs of the first three blocks labels within generated stories. Block 1 predicts, at a
+            person's name, the person's place; at a question about a thing, the person who had it last; in qa4, at a
+            fact and at the question, the letter of a side of a place (`SIDES`). Block 2 predicts, at the place of a
+            walk, the letter of this person at this place (`SIGNS`); at the end of a walk, its start; at the end of a
+            drop, its place; at a question, the holder or the place of the thing, or the letter to look up for
+            "before". Block 3 predicts, at the place of a walk, the place from which the person came there the last
+            time; at a question about "before", its answer.
+        decoys: share of the background that goes to sentences with a word of the stories ("Mary", "went to",
+            "garden"). A short row then holds as many of them as a long text, and the memory learns not to store them.
+        max_background_chars: at most this many characters of the books are loaded.
     """
-    if not 0 <= decoys <= 1 or (decoys and not background):
-        raise ValueError(f"decoys is {decoys!r}; it must be 0 to 1, and 0 without background")
-    if not 0 <= whole_stories <= 1 or (whole_stories and form != "base"):
-        raise ValueError(f"whole_stories is {whole_stories!r}; it must be 0 to 1, and 0 in few_shot form")
-    if not 0 <= facts_only <= 1 or (facts_only and (facts or form != "base")):
-        raise ValueError(
-            f"facts_only is {facts_only!r}; it must be 0 to 1, and 0 in few_shot form or with bAbI's files (facts)"
-        )
-    if hints and (facts or form != "base"):
-        raise ValueError("hints is true; it must be false in few_shot form or with bAbI's files (facts)")
-    asked = Asked(step_questions=step_questions, steps=tuple(steps), contested=contested)
-    counter, books = TokenCounter(tokenizer), None
-    if background:
-        texts = read_some(background, max_background_chars)
-        books = Background(texts, counter, decoys=decoys, decoy_words=MENTIONS)
-    chosen = [tasks] if isinstance(tasks, str) else list(tasks)
-    makers = [BABILong(t, facts, counter, background=books, split=split, form=form, asked=asked) for t in chosen]
-    if step_questions and not (whole_stories or facts_only):
-        raise ValueError(
-            f"step_questions is {step_questions!r}; a row without whole_stories or facts_only asks the last question "
-            "alone, so set one of the two, or step_questions to 0"
-        )
-    return _Rows(tokenizer, makers, whole_stories, facts_only, hints).make
+
+    facts: str | None = None
+    background: str | None = None
+    tasks: str | list[str] = "qa1"
+    split: str = "train"
+    form: str = "base"
+    whole_stories: float = 0.0
+    facts_only: float = 0.0
+    step_questions: float = 0.0
+    steps: Sequence[str] = ()
+    contested: float = 0.0
+    hints: bool = False
+    decoys: float = 0.0
+    max_background_chars: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        check_form(self.form)
+        if not 0 <= self.decoys <= 1 or (self.decoys and not self.background):
+            raise ValueError(f"decoys is {self.decoys!r}; it must be 0 to 1, and 0 without background")
+        if not 0 <= self.whole_stories <= 1:
+            raise ValueError(f"whole_stories is {self.whole_stories!r}; it must be 0 to 1")
+        if not 0 <= self.facts_only <= 1 or (self.facts_only and self.facts):
+            raise ValueError(f"facts_only is {self.facts_only!r}; it must be 0 to 1, and 0 with bAbI's files (facts)")
+        if self.hints and self.facts:
+            raise ValueError("hints is true; it must be false with bAbI's files (facts)")
+
+
+def babilong_rows(tokenizer: Any, **options: Any) -> MakeRow:
+    """Training rows of BABILong; `options` are those of `RowOptions`."""
+    return _Rows(tokenizer, RowOptions(**options)).make
 
 
 class _Rows:
-    """What `babilong_rows` makes, from settings it has checked."""
+    """Makes the rows of `babilong_rows`."""
 
-    def __init__(self, tokenizer: Any, makers: list[BABILong], whole_stories: float, facts_only: float, hints: bool):
-        self.makers, self.whole_stories, self.facts_only, self.hints = makers, whole_stories, facts_only, hints
+    def __init__(self, tokenizer: Any, options: RowOptions):
+        self.whole_stories, self.facts_only, self.hints = options.whole_stories, options.facts_only, options.hints
+        asked = Asked(step_questions=options.step_questions, steps=tuple(options.steps), contested=options.contested)
+        counter, books = TokenCounter(tokenizer), None
+        if options.background:
+            texts = read_some(options.background, options.max_background_chars)
+            books = Background(texts, counter, decoys=options.decoys, decoy_words=MENTIONS)
+        self.makers = [
+            BABILong(task, options.facts, counter, background=books, split=options.split, asked=asked)
+            for task in ([options.tasks] if isinstance(options.tasks, str) else options.tasks)
+        ]
+        if options.step_questions and not (options.whole_stories or options.facts_only):
+            raise ValueError(
+                f"step_questions is {options.step_questions!r}; a row without whole_stories or facts_only asks the "
+                "last question alone, so set one of the two, or step_questions to 0"
+            )
         self.prefix = leading_special_tokens(tokenizer)
         self.encode: Callable[[str], list[int]] = encoder(tokenizer)
         end = ending(tokenizer)
-        # facts, questions and answers come again and again
-        self.encode_known = lru_cache(_CACHED)(self.encode)
-        self.tokens = lru_cache(_CACHED)(lambda fact: makers[0].counter.count_following([fact])[0])
-        self._reply = lru_cache(_CACHED)(lambda asked, reply: encode_answer(tokenizer, asked, reply) + end)
-        if hints:
+        self.encode_cached = lru_cache(_CACHED)(self.encode)
+        self.tokens = lru_cache(_CACHED)(lambda fact: counter.count_following([fact])[0])
+        self._reply = lru_cache(_CACHED)(lambda question, answer: encode_answer(tokenizer, question, answer) + end)
+        if self.hints:
             _check_hints(self.encode)
 
     def make(self, length: int, seed: int) -> Row:
+        """A row of at most `length` tokens, a pure function of the seed."""
         rng = random.Random(seed)
         task = self.makers[rng.randrange(len(self.makers))]
         if self.facts_only and rng.random() < self.facts_only:
             return self._story_alone(task, length, rng)
         for _ in range(_STORY_ATTEMPTS):
             question = task.draw(rng, length // _FACT_TOKENS)
-            told = sum(map(self.tokens, question.facts))
-            if told > length:
-                continue  # a story longer than the row: draw another
+            size_of_facts = sum(map(self.tokens, question.facts))
+            if size_of_facts > length:
+                continue  # the story is longer than the row
             whole = self.whole_stories > 0 and rng.random() < self.whole_stories
             row = self._write(task, question, 0, whole, rng)
             if len(row.ids) > length:
-                continue  # with what it asks it is longer
-            size = told + length - len(row.ids)
+                continue  # with its questions the story is longer than the row
+            size = size_of_facts + length - len(row.ids)
             state = rng.getstate()
             for _ in range(ATTEMPTS if task.background else 0):
                 rng.setstate(state)
@@ -126,16 +136,17 @@ class _Rows:
         raise too_short(length, task.name)
 
     def _story_alone(self, task: BABILong, length: int, rng: random.Random) -> Row:
+        """A row without background: a generated story up to the last question that fits, with all its answers."""
         room = length - len(self.prefix)
         for _ in range(_STORY_ATTEMPTS):
-            told = size = 0
+            known = size = 0
             fitting: list[BabiQuestion] = []
             for one in task.story(max(2, length // _FACT_TOKENS), rng):
-                size += sum(map(self.tokens, one.facts[told:])) + self.tokens(one.question) + len(self._answer(one))
+                size += sum(map(self.tokens, one.facts[known:])) + self.tokens(one.question) + len(self._answer(one))
                 if size > room:
                     break
                 fitting.append(one)
-                told = len(one.facts)
+                known = len(one.facts)
             for one in reversed(fitting):
                 row = self._write(task, one, 0, True, rng)
                 if len(row.ids) <= length:
@@ -143,37 +154,37 @@ class _Rows:
         raise too_short(length, task.name)
 
     def _write(self, task: BABILong, question: BabiQuestion, size: int, whole: bool, rng: random.Random) -> Row:
-        """The row of a question, `size` tokens of facts and background, `whole` with the questions before it."""
+        """The row of a question with `size` tokens of facts and background; `whole` adds the questions before it."""
         if not whole and not self.hints:
             prompt = self.encode(task.build(question, size, 0, rng).prompt)
             return scored(self.prefix + prompt, self._answer(question))
         pieces, places = task.context(question, size, rng)
-        facts = dict(zip(places, question.fact_hints, strict=False))  # bAbI's files have none
+        facts = dict(zip(places, question.fact_hints, strict=False))  # empty for bAbI's files
         ids, labels, done = list(self.prefix), [-100] * len(self.prefix), 0
         marks: list[tuple[int, int, int]] = []
         earlier = question.earlier if whole else ()
         ends = [_between(rng, pieces, places, len(one.facts)) for one in earlier]
         for one, end in zip((*earlier, question), (*sorted(ends), len(pieces)), strict=True):
-            said = [(piece, facts.get(at, ())) for at, piece in enumerate(pieces[done:end], done)]
-            said.append((one.question, one.hints))
+            sentences = [(piece, facts.get(at, ())) for at, piece in enumerate(pieces[done:end], done)]
+            sentences.append((one.question, one.hints))
             if not self.hints:
-                said = [(" ".join(piece for piece, _ in said), ())]
-            for piece, told in said:
+                sentences = [(" ".join(piece for piece, _ in sentences), ())]
+            for piece, hints in sentences:
                 space = " " if labels[len(self.prefix) :] else ""
-                marks += [(len(ids) + at, block, says) for at, block, says in self._mark(space, piece, told)]
+                marks += [(len(ids) + at, block, label) for at, block, label in self._mark(space, piece, hints)]
                 new = self.encode(space + piece)
                 ids, labels = ids + new, labels + [-100] * len(new)
             answer = self._answer(one)
             ids, labels, done = ids + answer, labels + answer, end
-        return Row(ids, labels, marks)
+        return Row(ids, labels, marks, HINTED_BLOCKS if self.hints else 0)
 
-    def _mark(self, space: str, piece: str, told: Sequence[Hint]) -> list[tuple[int, int, int]]:
-        """The hints of a sentence: last token of the word, block, and the id of what it says."""
+    def _mark(self, space: str, piece: str, hints: Sequence[Hint]) -> list[tuple[int, int, int]]:
+        """The hints of a sentence as (index of the word's last token, block, id of the target), counted from 0."""
         marks = []
-        for hint in told:
+        for hint in hints:
             words = piece if hint.word < 0 else " ".join(piece.split(" ")[: hint.word + 1]).rstrip(".?")
-            at = len(self.encode_known(space + words)) - 1
-            marks.append((at, hint.block - 1, _hint_id(self.encode_known, hint.says)))
+            at = len(self.encode_cached(space + words)) - 1
+            marks.append((at, hint.block - 1, _hint_id(self.encode_cached, hint.target)))
         return marks
 
     def _answer(self, question: BabiQuestion) -> list[int]:
@@ -181,18 +192,18 @@ class _Rows:
 
 
 def _between(rng: random.Random, pieces: list[str], places: list[int], facts: int) -> int:
-    """A place in `pieces` to ask at after so many facts, and before the next."""
+    """A random index in `pieces` after the first `facts` facts and before the next fact."""
     low = places[facts - 1] + 1 if facts else 0
     return rng.randint(low, places[facts] if facts < len(places) else len(pieces))
 
 
 def _hint_id(encode: Callable[[str], list[int]], word: str) -> int:
-    """The token that stands for what a hint says: a word's first, a letter's last (the first may be the space)."""
+    """The token of a hint's target: the first token of a word, the last of a letter, whose first may be the space."""
     return encode(f" {word}")[-1 if len(word) == 1 else 0]
 
 
 def _check_hints(encode: Callable[[str], list[int]]) -> None:
-    """Raise ValueError unless every word that a hint may say has a token of its own."""
+    """Raise ValueError unless every possible target of a hint has a token of its own."""
     words = sorted({*PLACES, *PEOPLE, *GIVERS, *SIGNS.values(), *SIDES.values()})
     if len({_hint_id(encode, word) for word in words}) < len(words):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""BABILong: bAbI's facts scattered over books, qa1 to qa10, from facts alone to ten million tokens.
+"""Samples of BABILong: bAbI's facts scattered over books, qa1 to qa10, from no background to ten million tokens.
 
 Source: BABILong (Kuratov et al., 2024); Titans, figure 6 (v1).
 """
@@ -6,45 +6,43 @@ Source: BABILong (Kuratov et al., 2024); Titans, figure 6 (v1).
 import os
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from titanslab.data.encode import TokenCounter
+from titanslab.tasks.babilong import TASKS
 from titanslab.tasks.babilong.babi import BabiQuestion, load_babi
 from titanslab.tasks.babilong.background import Background
-from titanslab.tasks.babilong.prompts import few_shot_prompt
-from titanslab.tasks.babilong.world import NO_LESSON, STORY_FACTS, Asked, story
-from titanslab.tasks.sample import TaskSample, derive_seed
+from titanslab.tasks.babilong.world import GIVERS, NO_LESSON, PLACES, STORY_FACTS, THINGS, Asked, story
+from titanslab.tasks.sample import SampleMaker, TaskSample, derive_seed
 
-_PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 LABELS: dict[str, tuple[str, ...]] = {
-    "qa1": _PLACES,
-    "qa2": _PLACES,
-    "qa3": _PLACES,
-    "qa4": _PLACES,
-    "qa5": ("Bill", "Fred", "Jeff", "Mary", "apple", "football", "milk"),
+    "qa1": PLACES,
+    "qa2": PLACES,
+    "qa3": PLACES,
+    "qa4": PLACES,
+    "qa5": (*GIVERS, *THINGS),
     "qa6": ("no", "yes"),
     "qa7": ("none", "one", "three", "two"),
-    "qa8": ("apple", "football", "milk", "nothing"),
+    "qa8": (*THINGS, "nothing"),
     "qa9": ("no", "yes"),
     "qa10": ("maybe", "no", "yes"),
 }
-TASKS = tuple(LABELS)
 
 
 def score_babilong(task: str, target: str, output: str, question: str) -> dict[str, float]:
-    """BABILong's metric: the task's labels in the output, less those in the question, are just the target's.
+    """BABILong's metric: the set of the task's labels in the output, without those in the question, is the target.
 
     Returns:
-        `official`, as published, in which qa7's "none" can never score because it holds "one"; and
-        `corrected`, where a label inside a longer label that was found does not count. Both 0.0 or 1.0.
+        `official`: the published metric, under which "none" of qa7 is never right, because it contains "one".
+        `corrected`: a label inside a longer label of the output does not count. Both are 0.0 or 1.0.
     """
     if task not in LABELS:
         raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
     text = re.split(r"\.|<context>|<example>", output.lower())[0]
     labels = [label.lower() for label in LABELS[task]]
     asked = {label for label in labels if label in question.lower()}
-    # Several answers only in qa8, written "apple,football".
+    # Only qa8 has answers of several labels, written "apple,football".
     wanted = set(target.lower().split(",")) if "," in target else {target.lower()}
     official = {label for label in labels if label in text} - asked
     found = set()
@@ -55,21 +53,25 @@ def score_babilong(task: str, target: str, output: str, question: str) -> dict[s
     return {"official": float(official == wanted), "corrected": float(found - asked == wanted)}
 
 
-class BABILong:
+def check_form(form: str) -> None:
+    """Raise ValueError unless the prompt form is `base`, the only one: the context, a space and the question."""
+    if form != "base":
+        raise ValueError(f"form is {form!r}; it must be base, the context and the question")
+
+
+class BABILong(SampleMaker):
     """Makes BABILong samples of one task.
 
-    A sample is all earlier statements of a story and one question on them. The statements keep their order
-    and stand at sentence boundaries drawn uniformly, with replacement, in background text.
+    A sample consists of a question and all earlier statements of its story. The statements keep their order and
+    stand at sentence boundaries of the background, which are drawn uniformly with replacement.
 
     Args:
         task: `qa1` to `qa10`.
-        facts: folder of bAbI's files; None = stories of our own (`babi_world`), without end, qa1 to qa5 only.
-        tokenizer: what measures the length of facts and background together; GPT-2's in the benchmark.
-        background: books; may be missing where only the length 0 is asked for.
-        split: `test` or `train` of bAbI.
-        form: `base` is "{context} {question}"; `few_shot` adds an instruction, examples and a closing prompt.
-        min_sentence_tokens: shorter background sentences are left out.
-        asked: what stories of our own ask.
+        facts: folder of bAbI's files; None = generated stories (`world.story`), without end, for qa1 to qa5.
+        tokenizer: measures the length of facts and background together; GPT-2's in the benchmark.
+        background: books; None where every length is 0.
+        split: of bAbI's files, `test` or `train`.
+        asked: the questions within generated stories.
     """
 
     def __init__(
@@ -80,17 +82,13 @@ class BABILong:
         *,
         background: Sequence[str] | Background | None = None,
         split: str = "test",
-        form: str = "base",
-        min_sentence_tokens: int = 10,
         asked: Asked = NO_LESSON,
     ):
         if task not in LABELS:
             raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
         if split not in ("train", "test"):
             raise ValueError(f"split is {split!r}; it must be train or test")
-        if form not in ("base", "few_shot"):
-            raise ValueError(f"form is {form!r}; it must be base or few_shot")
-        self.task, self.name, self.split, self.form = task, f"babilong_{task}", split, form
+        self.task, self.name, self.split = task, f"babilong_{task}", split
         self.counter = tokenizer if isinstance(tokenizer, TokenCounter) else TokenCounter(tokenizer)
         if facts is None and task not in STORY_FACTS:
             made = ", ".join(STORY_FACTS)
@@ -101,12 +99,12 @@ class BABILong:
         self.asked = asked
         self.questions = [] if facts is None else load_babi(os.fspath(facts), task, split)
         if background is not None and not isinstance(background, Background):
-            background = Background(background, self.counter, min_sentence_tokens)
+            background = Background(background, self.counter)
         self.background = background
         self._orders: dict[int, list[int]] = {}
 
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
-        """Sample `index` of a length in tokens; `info` has the question, and where the facts stand."""
+        """Sample `index` of a length in tokens; `info` holds the question and the positions of the facts."""
         if self.questions:
             question = self.questions[self._order(seed)[index % len(self.questions)]]
         else:
@@ -115,9 +113,9 @@ class BABILong:
         return self.build(question, length, index, rng)
 
     def draw(self, rng: random.Random, facts: int | None = None) -> BabiQuestion:
-        """Any question of the task; with `earlier`, those its story asked before.
+        """Draw a question of the task; its `earlier` holds the questions of the story before it.
 
-        A story of our own is told in at most `facts` statements, or as many as it takes until something can be asked.
+        A generated story has at most `facts` statements, or more where no question is possible before.
         """
         if self.questions:
             return self.questions[rng.randrange(len(self.questions))]
@@ -125,16 +123,13 @@ class BABILong:
         return self.story(round(2 * (longest / 2) ** rng.random()), rng)[-1]
 
     def story(self, facts: int, rng: random.Random) -> list[BabiQuestion]:
-        """A new story of our own of at least so many facts, see `babi_world.story`."""
+        """Generate a story of at least `facts` statements; see `world.story`."""
         return story(self.task, facts, rng, self.asked)
 
     def build(self, question: BabiQuestion, length: int, index: int, rng: random.Random) -> TaskSample:
-        """The sample of a question: its facts and background drawn with `rng`, `length` tokens together."""
+        """The sample of a question, with positions and background drawn with `rng`, `length` tokens in total."""
         pieces, places = self.context(question, length, rng)
-        context = " ".join(pieces)
-        prompt = f"{context} {question.question}"
-        if self.form == "few_shot":
-            prompt = few_shot_prompt(self.task, context, question.question)
+        prompt = f"{' '.join(pieces)} {question.question}"
         positions = [place - earlier for earlier, place in enumerate(places)]
         total = max(1, len(pieces) - len(places))
         info = {
@@ -148,7 +143,7 @@ class BABILong:
         return TaskSample(self.name, length, index, prompt, question.answer, info)
 
     def context(self, question: BabiQuestion, length: int, rng: random.Random) -> tuple[list[str], list[int]]:
-        """Facts and background as sentences, `length` tokens together, and where in them the facts are."""
+        """Facts and background as sentences, `length` tokens in total, and the indices of the facts among them."""
         budget = length - sum(self.counter.count_following(question.facts))
         sentences: list[str] = []
         if length > 0 and budget > 0:
@@ -166,16 +161,8 @@ class BABILong:
             start = position
         return pieces + sentences[start:], places
 
-    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
-        """The first `num_samples` samples of a length, one by one."""
-        for index in range(num_samples):
-            yield self.sample(length, index, seed)
-
-    def score(self, sample: TaskSample, output: str) -> dict[str, float]:
-        """`score_babilong` of one sample."""
-        return score_babilong(self.task, sample.target, output, sample.info["question"])
-
     def _order(self, seed: int) -> list[int]:
+        """A permutation of the questions of bAbI's file."""
         if seed not in self._orders:
             rng = random.Random(derive_seed(self.name, self.split, seed, "order"))
             keys = [rng.random() for _ in self.questions]

@@ -1,7 +1,7 @@
-"""Stories of bAbI's qa1 to qa5 without end, from a world of our own: people who walk, carry, drop and give.
+"""Generated stories of bAbI's qa1 to qa5, from a world of people who walk and who carry, drop and give things.
 
-The published training files end after 2,000 stories a task; a small model needs more to learn two steps of reasoning.
-Sentences, what is asked and what counts as the answer follow the published files. Source: Weston et al., 2015 (bAbI).
+The published training files hold 2,000 stories per task; a small model needs more to learn two steps of reasoning.
+Sentences, questions and answers follow the published files. Source: Weston et al., 2015 (bAbI).
 """
 
 import random
@@ -19,21 +19,21 @@ _MOVE = ("moved to", "went to", "went back to", "journeyed to", "travelled to")
 _TAKE = ("picked up", "got", "grabbed", "took")
 _DROP = ("dropped", "left", "discarded", "put down")
 _GIVE = ("gave", "passed", "handed")
-# what the facts are made of, each of which a book may hold too
+# Words and phrases of the facts; a book may contain each of them.
 MENTIONS = tuple(
     sorted({*PLACES, *THINGS, *PEOPLE, *GIVERS, *_MOVE, *_TAKE, *_DROP, *_GIVE, *(f"{way} of" for way in _OPPOSITE)})
 )
-# the longest stories of the published files, in facts
+# Facts of the longest story of each task in the published files.
 STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
 
-# questions on one step of a task's answer, which the published files do not ask in its stories
+# Steps of a task's answer for which a story can have questions; the published files have none.
 STEPS = {"qa2": ("holder", "person"), "qa3": ("holder", "person", "thing", "before"), "qa5": ("holder",)}
 
-HINTED_BLOCKS = 3  # blocks whose outputs the hints speak of
+HINTED_BLOCKS = 3  # blocks whose outputs have hints
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
-# what hints call a person at a place: a letter each, for a key that is neither the person's nor the place's
+# Targets of hints for a person at a place: a letter for each pair, so that the key is neither of the two words.
 SIGNS = dict(zip(((person, place) for person in PEOPLE for place in PLACES), _LETTERS, strict=True))
-# and a side of a place, in qa4
+# Targets of hints for a side of a place, in qa4.
 SIDES = dict(zip(((side, place) for side in sorted(_OPPOSITE) for place in PLACES), _LETTERS, strict=True))
 
 Answer = tuple[str, str, tuple[int, ...], tuple[Hint, ...]]  # question, answer, supporting facts, hints
@@ -41,17 +41,17 @@ Answer = tuple[str, str, tuple[int, ...], tuple[Hint, ...]]  # question, answer,
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked in a story of our own before its last question; OURS, for lessons.
+    """The questions of a generated story before its last one. OURS: bAbI has no such choice; lessons need it.
 
     Args:
-        often: share of facts after which there is a question, 0 to 1; published stories have about one in four.
-        step_questions: share of the earlier questions that ask for a step of the task's answer ("Who has the milk?"
-            in qa2), 0 to 1: a model that knows the steps learns the task.
-        steps: which of `before`, `holder`, `person`, `thing` these ask for, as far as the task has them (`STEPS`):
-            where a person was before a place, who has a thing, where a person or a thing is; empty = all.
-        contested: share of the questions about where somebody or a thing was before (qa3's, and `before`'s) that are
-            about a place to which somebody else came later from elsewhere, where the story has one, 0 to 1: a reader
-            that keeps but the last one who came to a place is wrong there. It holds for the last question too.
+        often: share of facts after which there is a question, 0 to 1; about 0.25 in the published stories.
+        step_questions: share of the earlier questions that ask for one step of the task's answer, such as "Who has
+            the milk?" in qa2, 0 to 1. A model that has learned the steps learns the task.
+        steps: the steps to ask for, among those that the task has (`STEPS`); empty = all. `before` asks where a
+            person was before a place, `holder` who has a thing, `person` and `thing` where a person or a thing is.
+        contested: share of contested questions among those of qa3 and of `before`, 0 to 1, the last question
+            included. Such a question is about a place to which another person came later from elsewhere, so a model
+            that stores only the last visitor of a place answers it wrongly. Stories without such a place have none.
     """
 
     often: float = 0.5
@@ -74,75 +74,88 @@ NO_LESSON = Asked()
 
 
 class World:
-    """Who is where with what, as a reader of the facts so far can know it."""
+    """State of a story: its facts, and the places and holders that follow from them."""
 
     def __init__(self, rng: random.Random, people: tuple[str, ...], contested: float = 0.0):
         self.rng, self.people, self.contested = rng, people, contested
         self.facts: list[str] = []
-        self.hints: list[tuple[Hint, ...]] = []  # for each fact
+        self.hints: list[tuple[Hint, ...]] = []  # of each fact
         self.place = {p: rng.choice(PLACES) for p in people}
-        self.told: dict[str, int] = {}  # person -> the fact that says where they are
+        self.stated: dict[str, int] = {}  # person -> index of the fact that states their place
         self.lies = {t: rng.choice(PLACES) for t in THINGS}
         self.holder: dict[str, str] = {}
-        self.toucher: dict[str, str] = {}  # thing -> who took, dropped or was given it last
-        self.came: dict[tuple[str, str], tuple[str, tuple[int, int]]] = {}  # person, place -> from where, and the facts
-        self.latest: dict[str, str] = {}  # place -> from where the last one came there
+        self.toucher: dict[str, str] = {}  # thing -> the person who took, dropped or received it last
+        # (person, place) -> the place where the person was before, and the facts that state both
+        self.came: dict[tuple[str, str], tuple[str, tuple[int, int]]] = {}
+        self.latest: dict[str, str] = {}  # place -> the place where its last visitor was before
+        # thing -> its places in order, each with the facts that state it
         self.path: dict[str, list[tuple[str, tuple[int, ...]]]] = {t: [] for t in THINGS}
         self.gifts: list[tuple[str, str, str, int]] = []  # giver, thing, receiver, fact
 
-    def say(self, person: str, rest: str, *hints: Hint) -> int:
-        """Tell a fact; at its first word the first block should know where the person is."""
-        known = (Hint(1, self.place[person], 0),) if person in self.told else ()
+    def add(self, person: str, rest: str, *hints: Hint) -> int:
+        """Add a fact and return its index; the hint at its first word is the place of the person."""
+        known = (Hint(1, self.place[person], 0),) if person in self.stated else ()
         self.facts.append(f"{person} {rest}")
         self.hints.append((*known, *hints))
         return len(self.facts) - 1
 
     def there(self, share: float) -> str:
+        """The end of a sentence, with "there" in a share of the cases."""
         return " there." if self.rng.random() < share else "."
 
     def move(self, person: str) -> None:
+        """The person walks to another place."""
         before = self.place[person]
         place = self.rng.choice([p for p in PLACES if p != before])
-        hints = [Hint(2, before)] if person in self.told else []
+        hints = [Hint(2, before)] if person in self.stated else []
         way = self.rng.choice(_MOVE)
         at = 2 + len(way.split())
         if (person, place) in SIGNS:
             hints.append(Hint(2, SIGNS[person, place], at))
         if (person, place) in self.came:
             hints.append(Hint(3, self.came[person, place][0], at))
-        fact = self.say(person, f"{way} the {place}.", *hints)
-        if person in self.told:
-            self.came[person, place] = before, (self.told[person], fact)
+        fact = self.add(person, f"{way} the {place}.", *hints)
+        if person in self.stated:
+            self.came[person, place] = before, (self.stated[person], fact)
             self.latest[place] = before
-        self.place[person], self.told[person] = place, fact
+        self.place[person], self.stated[person] = place, fact
         for thing, holder in self.holder.items():
             if holder == person:
-                self._now(thing, place, (fact,))
+                self._record(thing, place, (fact,))
 
     def take(self, person: str, thing: str, there: float) -> None:
-        fact = self.say(person, f"{self.rng.choice(_TAKE)} the {thing}{self.there(there)}")
+        """The person takes a thing."""
+        fact = self.add(person, f"{self.rng.choice(_TAKE)} the {thing}{self.there(there)}")
         self.holder[thing] = self.toucher[thing] = person
-        if person in self.told:
-            self._now(thing, self.place[person], (fact, self.told[person]))
+        if person in self.stated:
+            self._record(thing, self.place[person], (fact, self.stated[person]))
 
     def drop(self, person: str, thing: str) -> None:
-        here = (Hint(2, self.place[person]),) if person in self.told else ()
-        self.say(person, f"{self.rng.choice(_DROP)} the {thing}{self.there(0.2)}", *here)
+        """The person drops a thing."""
+        here = (Hint(2, self.place[person]),) if person in self.stated else ()
+        self.add(person, f"{self.rng.choice(_DROP)} the {thing}{self.there(0.2)}", *here)
         self.toucher[thing] = person
         del self.holder[thing]
         self.lies[thing] = self.place[person]
 
     def give(self, person: str, thing: str, other: str) -> None:
-        fact = self.say(person, f"{self.rng.choice(_GIVE)} the {thing} to {other}.")
+        """The person gives a thing to another."""
+        fact = self.add(person, f"{self.rng.choice(_GIVE)} the {thing} to {other}.")
         self.holder[thing] = self.toucher[thing] = other
         self.gifts.append((person, thing, other, fact))
 
     def is_contested(self, person: str, place: str) -> bool:
-        """Whether somebody came to the place after the person did, from elsewhere."""
+        """Whether the last visitor of the place came from another place than this person did."""
         return (person, place) in self.came and self.came[person, place][0] != self.latest[place]
 
     def act(self, carry: bool, give: bool, there: float) -> None:
-        """One more fact."""
+        """Add one fact.
+
+        Args:
+            carry: people may take, drop and give things.
+            give: they may give things.
+            there: share of takes that end in "there".
+        """
         rng, person = self.rng, self.rng.choice(self.people)
         if carry and rng.random() < 0.8:
             here = [t for t in THINGS if t not in self.holder and self.lies[t] == self.place[person]]
@@ -156,20 +169,21 @@ class World:
                 return self.drop(person, rng.choice(held))
         return self.move(person)
 
-    def _now(self, thing: str, place: str, why: tuple[int, ...]) -> None:
+    def _record(self, thing: str, place: str, why: tuple[int, ...]) -> None:
+        """Append a place to the path of a thing, with the facts that state it."""
         if not self.path[thing] or self.path[thing][-1][0] != place:
             self.path[thing].append((place, why))
 
 
 def story(task: str, facts: int, rng: random.Random, asked: Asked = NO_LESSON) -> list[BabiQuestion]:
-    """The questions of a new story, in its order; the last is asked after all facts.
+    """Generate a story and return its questions in order; the last one comes after all facts.
 
     Args:
         task: `qa1` to `qa5`.
-        facts: statements of the story at least, more where nothing can be asked before; qa4 has two, in published
-            stories always, and all four questions on them; more tell one map after another, with a question each.
-        rng: what draws it.
-        asked: what is asked on the way; qa4 takes no notice of it.
+        facts: least number of statements; there are more where no question is possible yet. A published story of qa4
+            has two, with four questions on them; more give one map after another, with one question each.
+        rng: source of randomness.
+        asked: the questions before the last one; without effect in qa4.
     """
     if task not in STORY_FACTS:
         raise ValueError(f"task is {task!r}; stories are made for {', '.join(STORY_FACTS)}; others need bAbI's files")
@@ -189,17 +203,17 @@ def story(task: str, facts: int, rng: random.Random, asked: Asked = NO_LESSON) -
             answer = (rng.choice(lessons) if lesson else own)(world)
             if answer is not None:
                 text, reply, why, hints = answer
-                told, earlier = tuple(world.facts), tuple(questions)
-                questions.append(BabiQuestion(told, text, reply, why, earlier, hints, tuple(world.hints)))
+                facts_so_far, earlier = tuple(world.facts), tuple(questions)
+                questions.append(BabiQuestion(facts_so_far, text, reply, why, earlier, hints, tuple(world.hints)))
                 if last:
                     return questions
 
 
 def _ask_person(world: World) -> Answer | None:
-    if not world.told:
+    if not world.stated:
         return None
-    person = world.rng.choice(sorted(world.told))
-    return f"Where is {person}?", world.place[person], (world.told[person],), ()
+    person = world.rng.choice(sorted(world.stated))
+    return f"Where is {person}?", world.place[person], (world.stated[person],), ()
 
 
 def _ask_thing(world: World) -> Answer | None:
@@ -220,7 +234,7 @@ def _ask_holder(world: World) -> Answer | None:
     if not world.holder:
         return None
     thing = world.rng.choice(sorted(world.holder))
-    fact = max(i for i, told in enumerate(world.facts) if f" the {thing}" in told)
+    fact = max(i for i, text in enumerate(world.facts) if f" the {thing}" in text)
     return (
         f"Who has the {thing}?",
         world.holder[thing],
@@ -262,7 +276,7 @@ def _ask_before(world: World) -> Answer | None:
 
 
 def _visited(path: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, int]:
-    """Place -> its index in a thing's path, but for the first; of a place where it was twice, the last counts."""
+    """Place -> index of its last occurrence in a thing's path; the first entry of the path is left out."""
     return {place: i for i, (place, _) in enumerate(path) if i}
 
 
@@ -278,7 +292,7 @@ def _ask_gift(world: World) -> Answer | None:
     if not world.gifts:
         return None
     giver, thing, other, fact = world.gifts[-1]
-    if world.rng.random() < 0.5:  # an earlier one, where it is the last of its kind
+    if world.rng.random() < 0.5:  # an earlier gift, if no later one answers the same question
         giver, thing, other, fact = world.rng.choice(world.gifts)
     forms = [
         (f"What did {giver} give to {other}?", thing, (giver, None, other)),
@@ -294,27 +308,27 @@ def _ask_gift(world: World) -> Answer | None:
 
 
 def _directions(rng: random.Random, facts: int) -> list[BabiQuestion]:
-    """qa4: three places in a line, told by their neighbours; every neighbour is asked for, either way round.
+    """qa4: two facts place three places in a line; the questions ask for each neighbour in both directions.
 
-    More than two facts tell one line after another, of which the last one told holds, each with one question: of
-    several, an answer that was given rules out others.
+    More than two facts describe one line after another, and the last one holds. Each line then has one question,
+    because the answer to one question rules out answers to others.
     """
     questions: list[BabiQuestion] = []
-    told: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
     hints: tuple[tuple[Hint, ...], ...] = ()
-    while len(told) < facts:
+    while len(stated) < facts:
         one, middle, other = rng.sample(PLACES, 3)
         way = rng.choice(sorted(_OPPOSITE))
         line: list[tuple[str, str, str]] = []
         for end, side in ((one, way), (other, _OPPOSITE[way])):
             line.append((end, side, middle) if rng.random() < 2 / 3 else (middle, _OPPOSITE[side], end))
-        told += tuple(f"The {a} is {d} of the {b}." for a, d, b in line)
+        stated += tuple(f"The {a} is {d} of the {b}." for a, d, b in line)
         hints += tuple((Hint(1, SIDES[_OPPOSITE[d], a], 3), Hint(1, SIDES[d, b])) for a, d, b in line)
         asked = rng.sample([(0, False), (0, True), (1, False), (1, True)], 4)
         for fact, turned in asked[: 4 if facts <= 2 else 1]:
             answer, side, known = line[fact]
             question = f"What is the {known} {_OPPOSITE[side]} of?" if turned else f"What is {side} of the {known}?"
-            why = (len(told) - 2 + fact,)
+            why = (len(stated) - 2 + fact,)
             sign = (Hint(1, SIDES[side, known]),)
-            questions.append(BabiQuestion(told, question, answer, why, tuple(questions), sign, hints))
+            questions.append(BabiQuestion(stated, question, answer, why, tuple(questions), sign, hints))
     return questions

@@ -1,4 +1,4 @@
-"""The text a needle is hidden in, measured once so that long contexts are cut without counting them again."""
+"""The text around a needle. Its parts are counted once, so that long contexts are cut without another count."""
 
 import random
 from bisect import bisect_right
@@ -10,11 +10,11 @@ from titanslab.data.encode import TokenCounter
 from titanslab.tasks.sentences import sentence_starts
 
 NOISE_LINE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-_BLOCK_WORDS = 256
+_BLOCK_WORDS = 256  # words that are counted together
 
 
 class Haystack(Protocol):
-    """`units` are lines or words; `tokens` is a sum of parts, good to a few tokens."""
+    """A text of `units`, lines or words; `tokens` is the sum of the counts of parts, exact to a few tokens."""
 
     def tokens(self, units: int) -> int: ...
 
@@ -26,7 +26,7 @@ class Haystack(Protocol):
 
 
 class RepeatedLine:
-    """One line over and over, the needle a line of its own (single_1)."""
+    """One line, repeated, with the needle as a line of its own (single_1)."""
 
     def __init__(self, counter: TokenCounter, line: str = NOISE_LINE):
         self.line = line
@@ -38,23 +38,23 @@ class RepeatedLine:
         return units * self._per_line
 
     def most_units(self, budget: int) -> int:
-        """The most lines that fit `budget` tokens."""
+        """Largest number of lines that fits `budget` tokens, at least 1."""
         return max(1, budget // self._per_line)
 
     def insert(self, units: int, needle: str, share: float) -> tuple[str, int]:
-        """The text with the needle before line `share * units`, and that line's index."""
+        """The text with the needle before line `share * units`, and the index of that line."""
         index = round(share * units)
         block = self.line + "\n"
         return (block * index + needle + "\n" + block * (units - index))[:-1], index
 
     def around(self, rng: random.Random, budget: int, needle: str) -> str:
-        """The needle at a random place among as many lines as fit `budget` tokens, perhaps none."""
+        """The needle at a random place among the lines that fit `budget` tokens, possibly none."""
         units = max(0, budget // self._per_line)
         return self.insert(units, needle, rng.randrange(units + 1) / max(1, units))[0]
 
 
 class RunningText:
-    """The first words of a long text, repeated where it is too short, the needle between two sentences."""
+    """The first words of a text, which repeats where it is too short, with the needle between two sentences."""
 
     def __init__(self, texts: Sequence[str] | str, counter: TokenCounter):
         self._words = " ".join([texts] if isinstance(texts, str) else texts).split()
@@ -70,7 +70,7 @@ class RunningText:
         return self._words[:units] if repeats <= 1 else (self._words * repeats)[:units]
 
     def tokens(self, units: int) -> int:
-        """Tokens of the first `units` words, summed over blocks measured once."""
+        """Tokens of the first `units` words, as the sum over blocks that are counted once."""
         rounds, rest = divmod(units, len(self._words))
         total = rounds * self._measured(len(self._words))[-1] if rounds else 0
         blocks, tail = divmod(rest, _BLOCK_WORDS)
@@ -81,10 +81,10 @@ class RunningText:
         return total
 
     def most_units(self, budget: int) -> int:
-        """The most words that fit `budget` tokens."""
+        """Largest number of words that fits `budget` tokens, at least 1."""
         size = len(self._words)
         low, rounds = 0, 0
-        if budget >= size:  # a word takes a token or more, so less than this ends within the first pass
+        if budget >= size:  # a word has one token or more, so a smaller budget ends in the first pass
             whole = self._measured(size)[-1]
             rounds, budget = divmod(budget, whole)
             low = rounds * size
@@ -96,7 +96,7 @@ class RunningText:
         return max(1, low + min(size, start + bisect_right(inner, left)))
 
     def insert(self, units: int, needle: str, share: float) -> tuple[str, int]:
-        """The text with the needle after `share` of its sentences, and how many sentences those are."""
+        """The text with the needle after `share` of its sentences, and the number of sentences before the needle."""
         if self._cut is None or self._cut[0] != units:
             text = " ".join(self.words(units))
             self._cut = (units, text, sentence_starts(text))
@@ -107,7 +107,7 @@ class RunningText:
         return f"{text[: starts[position]]}{needle} {text[starts[position] :]}", position
 
     def around(self, rng: random.Random, budget: int, needle: str) -> str:
-        """The needle between sentences of a run of words that begins anywhere and fits `budget` tokens."""
+        """The needle between two sentences of a run of words that starts at random and fits `budget` tokens."""
         at, chosen = rng.randrange(len(self._words)), list[str]()
         while budget > 0:
             block = self._words[at : at + _BLOCK_WORDS]
@@ -125,6 +125,7 @@ class RunningText:
         return " ".join(part for part in (text[:cut].rstrip(), needle, text[cut:]) if part)
 
     def _measured(self, words: int) -> list[int]:
+        """Tokens of the first n blocks, for n up to the block that holds word `words` of the first pass."""
         words = min(words, len(self._words))
         start = (len(self._sums) - 1) * _BLOCK_WORDS
         if start < words:

@@ -1,10 +1,11 @@
-"""Rows of S-NIAH to train on."""
+"""Training rows of S-NIAH."""
 
 import random
 from typing import Any
 
 from titanslab.data.encode import TokenCounter, encode_answer, leading_special_tokens
-from titanslab.data.text import read_words
+from titanslab.tasks.niah.samples import NIAH
+from titanslab.tasks.niah.words import read_word_lists
 from titanslab.tasks.row import ATTEMPTS, MakeRow, Row, encoder, ending, read_some, scored, too_short
 
 
@@ -18,28 +19,23 @@ def niah_rows(
     decoys: float = 0.0,
     max_haystack_chars: int = 50_000_000,
 ) -> MakeRow:
-    """S-NIAH samples; haystacks begin at a random word, so that no single text is learned by heart.
+    """Training rows of S-NIAH. A haystack begins at a random word, so that the model cannot learn one text by heart.
 
     Args:
-        variant: one of `single_1`, `single_2`, `single_3`, or several, drawn evenly.
+        tokenizer: encodes to ids.
+        variant: `single_1`, `single_2` or `single_3`, or a list of them, drawn evenly.
         haystack: path of running text for single_2 and single_3.
-        adjectives: path of a word list for the keys.
-        nouns: path of the other.
-        decoys: stray numbers and hexadecimal words per 1,000 tokens of running text, at random places: what a long
-            haystack holds of them comes with a short row, and a memory learns not to keep them.
-        max_haystack_chars: no more than this of the haystack is kept in memory.
+        adjectives: path of a word list for the first halves of the keys.
+        nouns: path of a word list for the second halves.
+        decoys: numbers and hexadecimal words that are inserted at random places, per 1,000 tokens of running text.
+            A short row then holds as many of them as a long haystack does, and the memory learns not to store them.
+        max_haystack_chars: at most this many characters of the haystack are loaded.
     """
-    from titanslab.tasks.niah.samples import NIAH
-
     counter, prefix = TokenCounter(tokenizer), leading_special_tokens(tokenizer)
     variants = [variant] if isinstance(variant, str) else list(variant)
     if not 0 <= decoys <= 100:
         raise ValueError(f"decoys is {decoys!r}; it must be 0 to 100 per 1,000 tokens")
-    lists: dict[str, Any] = {}
-    if adjectives:
-        lists["adjectives"] = read_words(adjectives)
-    if nouns:
-        lists["nouns"] = read_words(nouns)
+    lists = read_word_lists(adjectives, nouns)
     if haystack is None and variants != ["single_1"]:
         raise ValueError(f"haystack is missing; {', '.join(variants)} needs the path of running text")
     texts = read_some(haystack, max_haystack_chars) if haystack and variants != ["single_1"] else None
@@ -73,7 +69,7 @@ def niah_rows(
 
 
 def _decoy(rng: random.Random) -> str:
-    """A number of up to seven digits, or a hexadecimal word or several, as running text may hold them."""
+    """A number of up to seven digits, or one to four hexadecimal words, in the forms that running text has."""
     if rng.random() < 0.6:
         number = str(rng.randrange(10 ** rng.randint(1, 7)))
         return number + rng.choice(("", "", ",", ".", "s", "%", " of", " and"))
@@ -82,7 +78,7 @@ def _decoy(rng: random.Random) -> str:
 
 
 def _strew(rng: random.Random, context: str, strays: list[str], sentence: str) -> str:
-    """`context` with `strays` between its words, none within `sentence`."""
+    """Insert `strays` between the words of `context`, outside `sentence`."""
     if not strays:
         return context
     before, found, after = context.partition(sentence)

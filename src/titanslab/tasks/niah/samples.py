@@ -1,25 +1,25 @@
-"""A needle in a haystack: RULER's S-NIAH single_1, single_2 and single_3, at any length.
+"""Samples of a needle in a haystack: RULER's S-NIAH single_1, single_2 and single_3, at any length.
 
-A key and its value are hidden in one place of a long text and asked for at its end. single_1 hides a number
-in a repeated line, single_2 a number in running text, single_3 a uuid in running text.
+A sentence with a key and its value stands at one place of a long text, and the prompt ends with a question for the
+value. single_1 hides a number in a repeated line, single_2 a number in running text, single_3 a UUID in running text.
 
 Source: RULER (Hsieh et al., 2024), tasks niah_single_1/2/3; Titans, table 2.
 """
 
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from titanslab.data.encode import TokenCounter
+from titanslab.tasks.niah import VARIANTS
 from titanslab.tasks.niah.haystack import Haystack, RepeatedLine, RunningText
 from titanslab.tasks.niah.words import ADJECTIVES, NOUNS
-from titanslab.tasks.sample import TaskSample, derive_seed
+from titanslab.tasks.sample import SampleMaker, TaskSample, derive_seed
 
-VARIANTS = ("single_1", "single_2", "single_3")
-DEPTHS: tuple[int, ...] = tuple(round(100 * i / 39) for i in range(40))
-RESERVED_TOKENS = 128
+DEPTHS: tuple[int, ...] = tuple(round(100 * i / 39) for i in range(40))  # percent
+RESERVED_TOKENS = 128  # for the answer
 
 _NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
 _HEAD = (
@@ -32,7 +32,7 @@ _ANSWER_PREFIX = " The special magic {kind} for {key} mentioned in the provided 
 
 @dataclass(frozen=True)
 class Needle:
-    """What is hidden: `kind` is `number` or `uuid`."""
+    """A key and its value, and the texts about them; `kind` is `number` or `uuid`."""
 
     kind: str
     key: str
@@ -43,37 +43,31 @@ class Needle:
         return _NEEDLE.format(kind=self.kind, key=self.key, value=self.value)
 
     @property
-    def head(self) -> str:
-        return _HEAD.format(kind=self.kind)
-
-    @property
     def question(self) -> str:
-        """The question and the words that begin the answer."""
+        """The question, followed by the words that begin the answer."""
         text = _QUESTION + _ANSWER_PREFIX
         return text.format(kind=self.kind, key=self.key)
 
     def prompt(self, context: str) -> str:
-        """All that the model reads, given the haystack with the needle in it."""
-        return self.head + context + self.question
+        """The whole prompt, given the haystack with the needle in it."""
+        return _HEAD.format(kind=self.kind) + context + self.question
 
 
 def score_niah(target: str, output: str) -> float:
-    """1.0 where the reference is contained in the output, case ignored."""
+    """1.0 if the output contains the reference answer, in upper or lower case, else 0.0."""
     return float(target.lower() in output.lower())
 
 
-class NIAH:
+class NIAH(SampleMaker):
     """Makes S-NIAH samples of one variant.
-
-    Sample `index` of a length and seed is always the same text, whatever else was made before it.
 
     Args:
         variant: `single_1`, `single_2` or `single_3`.
-        tokenizer: what measures the length; see `TokenCounter`.
-        haystack: running text for single_2 and single_3 (any number of texts, joined); single_1 takes none.
-        adjectives: first halves of the keys; a list of our own by default.
+        tokenizer: measures the length; see `TokenCounter`.
+        haystack: running text for single_2 and single_3, one text or several, which are joined; None for single_1.
+        adjectives: first halves of the keys.
         nouns: second halves of the keys.
-        reserve: tokens kept free for the answer within a sample's length.
+        reserve: tokens of a sample's length that are left free for the answer.
     """
 
     def __init__(
@@ -105,7 +99,7 @@ class NIAH:
         self._units: dict[int, int] = {}
 
     def num_units(self, length: int) -> int:
-        """N of a length: lines (single_1) or words of haystack with which the longest needle still fits."""
+        """Number of units of haystack, lines in single_1 and else words, with which the longest needle still fits."""
         if length in self._units:
             return self._units[length]
         probe = self.probe()
@@ -120,7 +114,7 @@ class NIAH:
                 f"length is {length} tokens, too short for {self.name}: its prompt and {self.reserve} tokens "
                 f"of answer take at least {smallest + self.reserve}; ask for a longer one"
             )
-        # Summed counts are off by a nearly constant few tokens; one full count measures by how many.
+        # Counts of parts add up to the count of the whole except for a nearly constant difference, `off`.
         off = smallest - self.haystack.tokens(1)
         units = self.haystack.most_units(budget - off)
         for _ in range(8):
@@ -135,7 +129,7 @@ class NIAH:
         return units
 
     def probe(self) -> Needle:
-        """The needle that takes the most tokens, as far as 256 drawn values can tell."""
+        """A needle with the longest key and the longest of 256 drawn values, in tokens."""
         if self._probe is None:
             adjectives = self.counter.count_following([f"{word}-" for word in self.adjectives])
             nouns = self.counter.count_following([f"x-{word}" for word in self.nouns])
@@ -146,16 +140,12 @@ class NIAH:
             self._probe_cost = self._cost(self._probe)
         return self._probe
 
-    def needle(self, length: int, index: int, seed: int = 42) -> Needle:
-        """Key and value of one sample."""
-        return self.draw(self._rng(length, index, seed))
-
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
-        """Sample `index` of a length; `info` has depth (percent), key, position and N."""
+        """Sample `index` of a length in tokens; `info` holds depth (percent), key, position and number of units."""
         units = self.num_units(length)
-        rng = self._rng(length, index, seed)
+        rng = random.Random(derive_seed(self.name, length, seed, index))
         needle = self.draw(rng)
-        # A needle longer than the probe takes its few extra tokens from the haystack.
+        # A needle that is longer than the probe shortens the haystack.
         units = max(1, units - max(0, self._cost(needle) - self._probe_cost))
         if self.variant == "single_1":
             line = rng.randrange(units)
@@ -164,25 +154,12 @@ class NIAH:
             depth = float(DEPTHS[rng.randrange(len(DEPTHS))])
             share = depth / 100
         context, position = self.haystack.insert(units, needle.sentence, share)
-        info = {
-            "variant": self.variant,
-            "depth": depth,
-            "key": needle.key,
-            "position": position,
-            "num_haystack": units,
-        }
+        info = {"variant": self.variant, "depth": depth, "key": needle.key, "position": position}
+        info["num_haystack"] = units
         return TaskSample(self.name, length, index, needle.prompt(context), needle.value, info)
 
-    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
-        """The first `num_samples` samples of a length, one by one."""
-        for index in range(num_samples):
-            yield self.sample(length, index, seed)
-
-    def _rng(self, length: int, index: int, seed: int) -> random.Random:
-        return random.Random(derive_seed(self.name, length, seed, index))
-
     def draw(self, rng: random.Random) -> Needle:
-        """A key and a value."""
+        """Draw a key and a value."""
         adjective = self.adjectives[rng.randrange(len(self.adjectives))]
         noun = self.nouns[rng.randrange(len(self.nouns))]
         return Needle(self.kind, f"{adjective}-{noun}", self._value(rng))

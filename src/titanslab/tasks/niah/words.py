@@ -1,4 +1,8 @@
-"""A small word list of our own for keys, where no file is named."""
+"""Word lists for the keys: a built-in one, and one read from files."""
+
+from typing import Any
+
+from titanslab.data.text import read_words
 
 _ADJECTIVES = """
     able amber ample autumn bitter blue bold brave brief bright brisk broad calm careful clean clear clever
@@ -26,3 +30,8 @@ _NOUNS = """
     trumpet tulip valley vessel village violin wagon walnut watch well whale wheel willow window wolf
 """
 NOUNS: tuple[str, ...] = tuple(_NOUNS.split())
+
+
+def read_word_lists(adjectives: str | None, nouns: str | None) -> dict[str, Any]:
+    """The word lists in the files that are named, as keyword arguments of `NIAH`."""
+    return {name: read_words(path) for name, path in (("adjectives", adjectives), ("nouns", nouns)) if path}

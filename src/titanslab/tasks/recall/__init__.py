@@ -1,1 +1,1 @@
-"""Key-value recall, the small task of the quickstart and of tests."""
+"""Recall of facts in running text, the quickstart's task, and of key-value pairs without text."""

@@ -1,11 +1,9 @@
-"""A stream of keys and values on a small vocabulary: every key that comes again is asked for its value.
+"""Streams of keys and values on a small vocabulary; at every repeated key the model has to predict its value.
 
-For experiments on architectures: no text, no tokenizer, dense labels, and a distance for every answer.
+For experiments on architectures: there is no text and no tokenizer, labels are dense, and every answer has a distance.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -13,11 +11,11 @@ from torch import Tensor
 
 
 class KVRecall(NamedTuple):
-    """A batch of `make_kv_recall`.
+    """A batch of `make_kv_recall`; every tensor is int64 `[B, T]`.
 
-    `input_ids`, `labels` and `distance` are int64 `[B, T]`. Labels follow the Hugging Face convention (the
-    model shifts them; -100 is not scored): at the value of a repeated key, its value. `distance` there is the
-    number of tokens since the value last stood in the text, and 0 elsewhere.
+    Labels follow the Hugging Face convention: the model shifts them, and -100 is not scored. The value after a
+    repeated key has its own id as label, and its `distance` is the number of tokens since its last occurrence.
+    Elsewhere the label is -100 and the distance 0.
     """
 
     input_ids: Tensor
@@ -27,7 +25,7 @@ class KVRecall(NamedTuple):
 
 @dataclass(frozen=True)
 class KVVocabulary:
-    """Ids: filler from 0, then keys, then values."""
+    """Numbers of ids of each kind; the ids of fillers come first, then those of keys, then those of values."""
 
     num_keys: int = 64
     num_values: int = 64
@@ -48,15 +46,15 @@ def make_kv_recall(
     rewrite: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> KVRecall:
-    """Rows of `key value` pairs in random order, each key with a value of its own in its row.
+    """Make rows of `key value` pairs in random order; within a row each key has one value.
 
     Args:
-        batch_size: rows.
-        length: tokens per row; an odd last token is filler.
-        num_pairs: different keys in a row; more keys come again at longer distances.
+        batch_size: number of rows.
+        length: tokens per row; with an odd length the last token is filler.
+        num_pairs: number of different keys in a row; with more keys the distances are longer.
         vocabulary: sizes of the sets of keys, values and fillers.
         density: share of the two-token slots that hold a pair; the others hold filler.
-        rewrite: chance that a repeated key gets a new value, which counts from then on and is not scored.
+        rewrite: probability that a repeated key gets a new value, which is not scored and holds from then on.
         generator: source of randomness, on the CPU.
     """
     vocabulary = vocabulary or KVVocabulary()
@@ -75,7 +73,7 @@ def make_kv_recall(
     used = rand(*shape) < density
     which = (rand(*shape) * num_pairs).long()
     key_ids = rand(batch_size, vocabulary.num_keys).argsort(1)[:, :num_pairs].gather(1, which)
-    # Occurrences of one key side by side, in order of time; unused slots sort to the end.
+    # Sort the slots by key and then by time; unused slots come last.
     order = torch.where(used, which, num_pairs).argsort(dim=1, stable=True)
     sorted_key = which.gather(1, order)
     sorted_used = used.gather(1, order)
@@ -84,7 +82,7 @@ def make_kv_recall(
     fresh = first | (rand(*shape) < rewrite)
     candidates = (rand(*shape) * vocabulary.num_values).long()
     time = torch.arange(slots).expand(shape)
-    source = torch.where(fresh, time, 0).cummax(1).values  # where in sorted order this value was set
+    source = torch.where(fresh, time, 0).cummax(1).values  # index in sorted order at which the current value was set
     sorted_value = candidates.gather(1, source)
     sorted_distance = torch.zeros(shape, dtype=torch.int64)
     sorted_distance[:, 1:] = 2 * (order[:, 1:] - order[:, :-1])
@@ -101,28 +99,3 @@ def make_kv_recall(
     distance[:, 1 : 2 * slots : 2] = distance_slots
     labels = torch.where(distance > 0, input_ids, -100)
     return KVRecall(input_ids, labels, distance)
-
-
-def accuracy_by_distance(
-    predictions: Tensor, labels: Tensor, distance: Tensor, edges: Sequence[int]
-) -> list[tuple[int, int, int, float]]:
-    """Accuracy over the labelled positions, by how far back the answer stands.
-
-    Args:
-        predictions: int64 `[B, T]`, the token predicted *for* each position: logits' argmax, shifted right.
-        labels: `[B, T]`, -100 where not scored.
-        distance: `[B, T]` in tokens.
-        edges: bins are [edges[i], edges[i + 1]).
-
-    Returns:
-        (low, high, number of answers, accuracy) per bin; accuracy is nan where a bin is empty.
-    """
-    scored = labels != -100
-    right = (predictions == labels)[scored].double()
-    where = distance[scored]
-    rows = []
-    for low, high in pairwise(edges):
-        inside = (where >= low) & (where < high)
-        count = int(inside.sum())
-        rows.append((low, high, count, float(right[inside].mean()) if count else float("nan")))
-    return rows

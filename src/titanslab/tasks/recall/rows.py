@@ -1,16 +1,23 @@
-"""Rows of the recall tasks to train on."""
+"""Training rows of the recall tasks."""
 
 from typing import Any
 
 import torch
 
+from titanslab.tasks.recall.kv import KVVocabulary, make_kv_recall
+from titanslab.tasks.recall.samples import RecallTask
 from titanslab.tasks.row import MakeRow, Row, read_some
 
 
 def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **options: Any) -> MakeRow:
-    """Rows of `RecallTask`; `background` is a path, the rest as there."""
-    from titanslab.tasks.recall.samples import RecallTask
+    """Training rows of `RecallTask`.
 
+    Args:
+        tokenizer: encodes to ids.
+        background: path of running text.
+        loss: `answers` or `text`; see `RecallTask.row`.
+        options: of `RecallTask`.
+    """
     task = RecallTask(tokenizer, "\n\n".join(read_some(background, 5_000_000)), **options)
 
     def make(length: int, seed: int) -> Row:
@@ -21,9 +28,7 @@ def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **opt
 
 
 def kv_rows(tokenizer: Any, **options: Any) -> MakeRow:
-    """Rows of `make_kv_recall`."""
-    from titanslab.tasks.recall.kv import KVVocabulary, make_kv_recall
-
+    """Training rows of `make_kv_recall`; `options` are its own and those of `KVVocabulary`."""
     sizes = {k: options.pop(k) for k in ("num_keys", "num_values", "num_fillers") if k in options}
 
     def make(length: int, seed: int) -> Row:

@@ -1,8 +1,8 @@
-"""Facts woven into running text and asked again far away: the quickstart's measure of memory.
+"""Facts in running text whose values come again at a distance: the quickstart's measure of memory.
 
-A row reads like a book in which a sentence such as "The secret of Aldora is 4821." comes up again and again,
-for a handful of names. Each time a name comes again its value can be known; the distance to where it last
-stood says what a window could have seen.
+A row is running text in which sentences such as "The secret of Aldora is 4821." occur again and again for a few
+names. The value is predictable at each repetition of a name. The distance from its last occurrence determines whether
+a window of attention still contains it.
 """
 
 import random
@@ -30,11 +30,11 @@ NAMES: tuple[str, ...] = tuple(_NAMES.split())
 
 
 class RecallBatch(NamedTuple):
-    """int64 `[B, T]` each; `labels` unshifted with -100 where not scored.
+    """A batch of rows; every tensor is int64 `[B, T]`.
 
-    `distance` is, at each token of a scored answer, the tokens from where the answer last stood to here; else
-    0. `answer` numbers the scored answers of a row from 1, so that tokens of one answer can be scored
-    together.
+    `labels` are not shifted, and -100 is not scored. `distance` is, at each token of a scored answer, the number of
+    tokens from the answer's last occurrence, and 0 elsewhere. `answer` numbers the scored answers of a row from 1, at
+    each of their tokens, and is 0 elsewhere.
     """
 
     input_ids: Tensor
@@ -44,13 +44,13 @@ class RecallBatch(NamedTuple):
 
 
 class _Row:
-    """Tokens so far, with where each key's value last stood."""
+    """Tokens of a row so far, with the last position of each key's value."""
 
     def __init__(self) -> None:
         self.parts: list[np.ndarray] = []
         self.size = 0
         self.last: dict[int, int] = {}
-        self.answers: list[tuple[int, int, int]] = []  # start, tokens, distance (0: first mention)
+        self.answers: list[tuple[int, int, int]] = []  # start, number of tokens, distance (0 = first occurrence)
 
     def add(self, ids: np.ndarray) -> None:
         self.parts.append(ids)
@@ -58,16 +58,16 @@ class _Row:
 
 
 class RecallTask:
-    """Makes rows to train on and questions at given distances.
+    """Makes training rows, and questions at given distances.
 
     Args:
         tokenizer: Hugging Face tokenizer or `tokenizers.Tokenizer`.
         background: the running text, or its token ids.
-        num_facts: names in a row.
+        num_facts: number of names in a row.
         value_digits: digits of a value.
-        fact_every: background tokens between two facts, on average and to the end of a clause.
-        template: how a fact is written; text up to `{value}` is the question.
-        names: the names to choose from.
+        fact_every: mean number of background tokens between two facts; a gap ends at the end of a clause.
+        template: text of a fact; the part before `{value}` is the question.
+        names: names to draw from.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class RecallTask:
         pieces = _clauses(background) if isinstance(background, str) else []
         parts: list[Any] = [encode(piece) for piece in pieces] or [background]
         self._background = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
-        # Facts stand after a clause; where only ids are known, anywhere.
+        # Positions at which a fact may stand: ends of clauses, or any position if the background is given as ids.
         self._breaks = list(accumulate(len(part) for part in parts)) if pieces else []
         if len(self._background) < 4 * fact_every:
             raise ValueError(f"background has {len(self._background)} tokens; it must have at least {4 * fact_every}")
-        # The space before a value goes with the value: tokenizers join it to what follows.
+        # The space before a value is encoded with the value, because tokenizers join a space to the next word.
         self._space = " " if before.endswith(" ") else ""
         head = before.removesuffix(" ")
         self._questions = [np.asarray(encode(head.replace("{key}", name)), dtype=np.int64) for name in names]
@@ -110,12 +110,14 @@ class RecallTask:
         self._values: dict[int, np.ndarray] = {}
 
     def row(self, length: int, seed: int, index: int, loss: str = "answers") -> RecallBatch:
-        """Row `index` of `length` tokens, `[1, T]`: a pure function of (seed, index).
+        """Row `index` of `length` tokens, `[1, T]`; it is a pure function of (seed, index).
 
         Args:
-            loss: `answers` scores the repeated values alone; `text` scores every token but the values that
-            come
-                for the first time, which nobody can know.
+            length: tokens of the row.
+            seed: another seed gives other rows.
+            index: number of the row.
+            loss: `answers` scores the repeated values alone; `text` scores every token except the first occurrence
+                of each value, which cannot be predicted.
         """
         if loss not in ("answers", "text"):
             raise ValueError(f"loss is {loss!r}; it must be answers or text")
@@ -126,24 +128,25 @@ class RecallTask:
         return self._finish(row, length, loss)
 
     def batch(self, batch_size: int, length: int, seed: int, index: int = 0, loss: str = "answers") -> RecallBatch:
-        """Rows `index * batch_size` and on, `[B, T]`."""
+        """Rows `index * batch_size` to `(index + 1) * batch_size - 1`, `[B, T]`."""
         rows = [self.row(length, seed, index * batch_size + i, loss) for i in range(batch_size)]
         return RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
 
     def questions(
         self, distance: int, num_samples: int, seed: int, lead: int = 0, distractors: bool = True
     ) -> RecallBatch:
-        """Rows that end with one question, its answer last stated exactly `distance` tokens before.
+        """Rows that end with one question, whose answer last occurred exactly `distance` tokens before.
 
         Args:
             distance: tokens from the start of the value to the start of the answer.
-            num_samples: rows; rows are equally long where all values take equally many tokens.
-            lead: tokens of background and other facts before the fact that is asked for.
-            distractors: other facts stand in between, as in training.
+            num_samples: number of rows; their lengths are equal if all values have the same number of tokens.
+            seed: another seed gives other rows.
+            lead: tokens of background and other facts before the fact of the question.
+            distractors: put other facts between the two, as in training.
 
         Returns:
-            the answer is the row's end, so `input_ids` up to it is a prompt to generate from; shorter rows
-            are padded on the right with their last token, unscored.
+            A batch in which every row ends with its answer, so the ids before the answer are a prompt. Shorter rows
+            are padded on the right with their last token, which is not scored there.
         """
         rows = [self._question(distance, seed, index, lead, distractors) for index in range(num_samples)]
         width = max(row.input_ids.shape[1] for row in rows)
@@ -169,7 +172,7 @@ class RecallTask:
     def _weave(
         self, row: _Row, rng: random.Random, end: int, keys: list[int], values: list[np.ndarray], choices: Any
     ) -> None:
-        """Background and facts until the row has `end` tokens; a fact that would not fit is left out."""
+        """Add background and facts until the row has `end` tokens; a fact that does not fit is left out."""
         at = rng.randrange(len(self._background))
         while row.size < end:
             gap = rng.randrange(2 * self.fact_every + 1)
@@ -189,6 +192,7 @@ class RecallTask:
                 self._state(row, which, keys, values)
 
     def _state(self, row: _Row, which: int, keys: list[int], values: list[np.ndarray]) -> None:
+        """Add fact `which` to the row."""
         row.add(self._questions[keys[which]])
         start = row.size
         row.answers.append((start, len(values[which]), start - row.last.get(which, start)))
@@ -202,7 +206,7 @@ class RecallTask:
         others = range(1, self.num_facts) if distractors else range(0)
         row = _Row()
         question = self._questions[keys[0]]
-        longest = max(len(ids) for ids in self._questions)  # so that rows come out equally long
+        longest = max(len(ids) for ids in self._questions)  # so that all rows have the same length
         self._weave(row, rng, lead + longest - len(question), keys, values, others)
         self._state(row, 0, keys, values)
         shortest = len(values[0]) + len(self._after) + len(question)
@@ -230,7 +234,7 @@ class RecallTask:
 
 
 def _clauses(text: str) -> list[str]:
-    """The text cut after its commas and full stops, the white space with what follows."""
+    """Split a text after each mark of punctuation that white space follows; the space begins the next clause."""
     ends = [match.end() for match in re.finditer(r"[.,;:!?][\"”')]*(?=\s)", text)]
     return [text[start:end] for start, end in pairwise([0, *ends, len(text)]) if end > start]
 
@@ -239,12 +243,12 @@ def answers_right(predictions: Tensor, batch: RecallBatch) -> tuple[Tensor, Tens
     """Which answers are right in every token, and their distances.
 
     Args:
-        predictions: int64 `[B, T]`, the token predicted *for* each position: logits' argmax, shifted right.
-        batch: what was asked.
+        predictions: int64 `[B, T]`, the token predicted *for* each position: argmax of the logits, shifted right.
+        batch: the rows.
 
     Returns:
-        bool `[number of answers]` and int64 `[number of answers]`, in tokens. Greedy generation would give
-        the same verdict, since up to a first wrong token it reads what stands here.
+        bool `[number of answers]`, and their distances in tokens, int64 `[number of answers]`. Greedy generation gives
+        the same result, because it reads the same tokens up to the first wrong one.
     """
     asked = batch.answer > 0
     rows = torch.arange(len(batch.answer)).unsqueeze(1).expand_as(batch.answer)[asked.cpu()]
@@ -253,5 +257,5 @@ def answers_right(predictions: Tensor, batch: RecallBatch) -> tuple[Tensor, Tens
     right = (predictions == batch.input_ids)[asked].cpu()
     wrong = torch.zeros(count, dtype=torch.int64).index_add_(0, where, (~right).long())
     distance = torch.zeros(count, dtype=torch.int64)
-    distance[where] = batch.distance[asked].cpu()  # every token of an answer has the same
+    distance[where] = batch.distance[asked].cpu()  # equal at all tokens of an answer
     return wrong == 0, distance

@@ -1,4 +1,4 @@
-"""Running tasks: batches, records, going on after a stop, tables and pictures."""
+"""Running a task: batches, records, resuming after a stop, tables and pictures."""
 
 import json
 import re
@@ -7,17 +7,12 @@ import pytest
 
 from titanslab.data import byte_tokenizer
 from titanslab.data.encode import load_counter
-from titanslab.evaluation.cells import babilong_cells, niah_cells, split_lengths, split_names
+from titanslab.evaluation.pictures import heat_map
 from titanslab.evaluation.results import hold, read_records
 from titanslab.evaluation.run_task import run_cells
-from titanslab.evaluation.table import babilong_heat_map, niah_heat_map, summarise, table, tables
-
-FACTS = """1 John went to the office.
-2 Mary moved to the garden.
-3 Where is John? \toffice\t1
-4 John travelled to the kitchen.
-5 Where is John? \tkitchen\t4
-"""
+from titanslab.evaluation.table import summarise, table, tables
+from titanslab.tasks.niah.cells import niah_cells
+from titanslab.tasks.table import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +22,11 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def cells():
-    return niah_cells("single_1", "1k,2k", load_counter("byte"), "byte")
+    return niah_cells("single_1", [1024, 2048], load_counter("byte"), "byte")
 
 
 class Reader:
-    """Answers from the prompt like a perfect model; `blind` finds nothing before the last 900 bytes."""
+    """A perfect model; with `blind` it reads only the last 900 bytes of the prompt."""
 
     def __init__(self, tokenizer, blind=False, stop_after=None):
         self.tokenizer, self.blind, self.stop_after = tokenizer, blind, stop_after
@@ -54,21 +49,17 @@ class Reader:
 class Bar:
     def __init__(self):
         self.total = self.done = 0
-        self.names = []
+        self.names = set()
 
-    def start(self, total_tokens):
-        self.total = total_tokens
-
-    def cell(self, text):
-        self.names.append(text)
-
-    def advance(self, tokens):
-        self.done += tokens
+    def __call__(self, done, total, note=None):
+        assert done >= self.done
+        self.done, self.total = done, total
+        self.names.add(note)
 
 
 def _run(cells, reader, tokenizer, folder, num_samples=8, **options):
     settings = options.pop("settings", {"model": "reader"})
-    return run_cells(cells, reader, tokenizer, folder, num_samples=num_samples, settings=settings, **options)
+    return run_cells(cells, reader, tokenizer, folder, num_samples=num_samples, settings=settings, **options).asked
 
 
 def test_every_sample_is_answered_and_scored(cells, tokenizer, tmp_path):
@@ -96,7 +87,7 @@ def test_stopped_and_gone_on_is_the_same_as_one_run(cells, tokenizer, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         _run(cells, Reader(tokenizer, blind=True, stop_after=3), tokenizer, broken, batch_size=2)
     with open(broken / "results.jsonl", "a") as file:
-        file.write('{"task": "niah_single_1", "length": 1024, "ind')  # a line that was not finished
+        file.write('{"task": "niah_single_1", "length": 1024, "ind')  # an unfinished line
     reader = Reader(tokenizer, blind=True)
     records = _run(cells, reader, tokenizer, broken, batch_size=2)
     assert sum(reader.batches) == 10
@@ -131,8 +122,8 @@ def test_cells_of_other_samples_are_refused_and_others_can_be_added(tokenizer, t
     other.write_text("Nobody knew who had built the wall that ran along the river. " * 200)
     counter, out = load_counter("byte"), tmp_path / "out"
 
-    def run(variants, haystack, lengths="1k"):
-        made = niah_cells(variants, lengths, counter, "byte", haystack=haystack)
+    def run(variants, haystack, length=1024):
+        made = niah_cells(variants, [length], counter, "byte", haystack=haystack)
         return _run(made, Reader(tokenizer), tokenizer, out, num_samples=1)
 
     run("single_1", None)
@@ -141,7 +132,7 @@ def test_cells_of_other_samples_are_refused_and_others_can_be_added(tokenizer, t
         ValueError, match=r"results of niah_single_2-1024 made with another haystack \(1 file of .* byte"
     ):
         run("single_2", str(other))
-    run("single_2", str(other), "2k")
+    run("single_2", str(other), 2048)
     assert len(run("single_2", str(text))) == 1
     assert json.loads((out / "settings.json").read_text())["cells"].keys() == {
         "niah_single_1-1024", "niah_single_2-1024", "niah_single_2-2048",
@@ -184,7 +175,7 @@ def test_samples_are_kept_and_read_back(cells, tokenizer, tmp_path):
     files = {f.name: f.read_bytes() for f in folder.iterdir()}
     assert len(files) == 2
     assert all(name.startswith("niah_single_1-") and name.endswith(".jsonl") for name in files)
-    # A model that is asked later reads the same samples from the file: change one and it shows.
+    # A later run reads the samples from the file, so a changed target appears in its records.
     file = folder / min(files)
     text = file.read_text()
     file.write_text(text.replace(first[0]["target"], "7777777"))
@@ -193,7 +184,7 @@ def test_samples_are_kept_and_read_back(cells, tokenizer, tmp_path):
     file.write_text(text)
     _run(cells, Reader(tokenizer), tokenizer, tmp_path / "c", 6, sample_folder=folder)
     assert all(f.read_bytes().startswith(files[f.name]) for f in folder.iterdir())
-    other = niah_cells("single_1", "1k", load_counter("byte"), "byte", seed=1)
+    other = niah_cells("single_1", [1024], load_counter("byte"), "byte", seed=1)
     _run(other, Reader(tokenizer), tokenizer, tmp_path / "d", 4, sample_folder=folder)
     assert len(list(folder.iterdir())) == 3
 
@@ -209,11 +200,11 @@ def test_table_and_heat_maps(cells, tokenizer, tmp_path):
     assert summary[1]["standard_error"] == pytest.approx((mean * (1 - mean) / 20) ** 0.5)
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(table(summary, "S-NIAH"))
+        console.print(table(summary, TASKS["niah"]))
     shown = captured.get()
     assert "2k" in shown
     assert f"{100 * mean:.1f}" in shown
-    niah_heat_map(records, tmp_path / "map.png")
+    heat_map(records, TASKS["niah"], tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -233,9 +224,9 @@ def test_babilong_average_and_map(tmp_path):
     assert [row["task"] for row in summary] == [f"babilong_qa{n}" for n in (1, 2, 3, 4, 5, 10)]
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(table(summary, "BABILong", kilo=1000))
+        console.print(table(summary, TASKS["babilong"]))
     assert re.search(r"average qa1-qa5\W+60.0", captured.get())
-    babilong_heat_map(records, tmp_path / "map.png")
+    heat_map(records, TASKS["babilong"], tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 1000
 
 
@@ -254,38 +245,11 @@ def test_a_wide_table_is_cut_into_readable_ones():
         for k in range(12)
     ]
     console = Console(width=80, record=True)
-    parts = tables(summary, "BABILong", 1000, "official", 80)
+    parts = tables(summary, TASKS["babilong"], "official", "BABILong", 80)
     for part in parts:
         console.print(part)
     text = console.export_text()
     assert len(parts) == 2
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert text.count("100.0") == 6 * 12
-    assert len(tables(summary, "BABILong", 1000, "official", 1000)) == 1
-
-
-def test_babilong_cells(tokenizer, tmp_path):
-    (tmp_path / "qa1_x_test.txt").write_text(FACTS)
-    book = tmp_path / "book.txt"
-    book.write_text("The bell in the tower rang for the third time that long and windy evening. " * 40)
-    cells = babilong_cells("qa1", "0k,1k", load_counter("byte"), "byte", facts=str(tmp_path), background=str(book))
-    assert [cell.length for cell in cells] == [0, 1000]
-    sample = cells[1].make(0)
-    assert 950 < len(sample.prompt) < 1020
-    assert cells[1].score(sample, sample.target) == {"official": 1.0, "corrected": 1.0}
-    with pytest.raises(ValueError, match="background is missing"):
-        babilong_cells("qa1", "1k", load_counter("byte"), "byte", facts=str(tmp_path))
-
-
-def test_lists_of_names_and_lengths():
-    known = ("qa1", "qa2", "qa3", "qa4")
-    assert split_names("qa2-qa4, qa1,qa2", known, "tasks") == ["qa2", "qa3", "qa4", "qa1"]
-    assert split_lengths("2k,2048,1M", 1024) == [2048, 2**20]
-    with pytest.raises(ValueError, match="tasks has 'qa9'"):
-        split_names("qa9", known, "tasks")
-    with pytest.raises(ValueError, match="tasks has 'qa3-qa1'"):
-        split_names("qa3-qa1", known, "tasks")
-    with pytest.raises(ValueError, match="lengths is ','"):
-        split_lengths(",", 1024)
-    with pytest.raises(ValueError, match="haystack is missing"):
-        niah_cells("single_2", "4k", load_counter("byte"), "byte")
+    assert len(tables(summary, TASKS["babilong"], "official", "BABILong", 1000)) == 1

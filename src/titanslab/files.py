@@ -1,0 +1,115 @@
+"""Files that are written whole or not at all, and the identity of files by their contents."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+_PIECE, _PIECES = 1 << 20, 64  # bytes of a piece and number of pieces that identify a very large file
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[Path], object]) -> None:
+    """Write a file, or a folder of files, so that a reader finds the old or the new one and never a part.
+
+    The content goes to a temporary name in the same folder, is forced to disk and renamed. After an error nothing
+    is left behind; what a killed process left is deleted by the next write of the same path.
+
+    Args:
+        path: the name to write. An existing file is replaced; an existing folder must be empty.
+        content: text (written as UTF-8), bytes, or a function that writes a file or a folder at the path it is given.
+
+    Raises:
+        OSError: the folder of `path` does not exist or cannot be written to, or `path` is a folder with files in it.
+    """
+    path = Path(path)
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def put_in_place(made: Path, target: Path, last: str) -> None:
+    """Move a folder's files into the folder `target`, the file named `last` at the end; then `made` is gone.
+
+    Where `target` does not exist, `made` becomes it in one step.
+    """
+    sync(made)
+    if not target.exists():
+        os.replace(made, target)
+        return
+    for path in sorted(made.iterdir(), key=lambda p: (p.name == last, p.name)):
+        os.replace(path, target / path.name)
+    made.rmdir()
+
+
+def sync(path: Path) -> None:
+    """Force a file, or every file in a folder, from the system's buffers to disk."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with open(file, "rb+") as stream:
+                os.fsync(stream.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete the temporary files of killed writers of `path`; a writer at work keeps its own."""
+    if sys.platform == "win32":  # os.kill(number, 0) would interrupt the process there
+        return
+    name = re.compile(re.escape(f".{path.name}.") + r"(\d+)(-\d+)?\.tmp")
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if match := name.fullmatch(leftover.name):
+            try:
+                os.kill(int(match[1]), 0)
+            except ProcessLookupError:
+                _remove(leftover)
+            except (OSError, OverflowError):
+                continue
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any of the settings."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_identity(path: str | os.PathLike[str] | None) -> list[Any]:
+    """Names, sizes and hashes of a file or of the files in a folder: the same for a copy, another after a change."""
+    if path is None or not Path(path).exists():
+        return [str(path)]
+    where = Path(path)
+    files = [where] if where.is_file() else sorted(f for f in where.rglob("*") if f.is_file())
+    return [[str(f.relative_to(where)), f.stat().st_size, _digest(f)] for f in files]
+
+
+def _digest(file: Path) -> str:
+    """A hash of a file's bytes, or of 64 pieces of 1 MiB, the first and last included, of a file above 64 MiB."""
+    digest, size = hashlib.blake2b(digest_size=8), file.stat().st_size
+    last = max(0, size - _PIECE)
+    starts = range(0, size, _PIECE) if size <= _PIECES * _PIECE else (last * i // (_PIECES - 1) for i in range(_PIECES))
+    with open(file, "rb") as stream:
+        for start in starts:
+            stream.seek(start)
+            digest.update(stream.read(_PIECE))
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""The result table of S-NIAH: its cells and its score."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from titanslab.data.encode import TokenCounter
+from titanslab.data.text import iter_texts
+from titanslab.files import file_identity
+from titanslab.tasks.cells import split_names
+from titanslab.tasks.niah import VARIANTS
+from titanslab.tasks.niah.samples import NIAH, score_niah
+from titanslab.tasks.niah.words import read_word_lists
+from titanslab.tasks.sample import Cell, TaskSample
+
+
+def niah_cells(
+    variant: str | None,
+    lengths: Sequence[int],
+    counter: TokenCounter,
+    counter_name: str,
+    *,
+    haystack: str | None = None,
+    adjectives: str | None = None,
+    nouns: str | None = None,
+    seed: int = 42,
+) -> list[Cell]:
+    """Cells of S-NIAH, one per variant and length.
+
+    Args:
+        variant: one variant, or several with commas; None = all with a haystack, else `single_1`.
+        lengths: in tokens.
+        counter: measures the length.
+        counter_name: identity of the counter's tokenizer, part of the cells' settings.
+        haystack: path of running text; needed by single_2 and single_3.
+        adjectives: path of a word list for the first halves of the keys.
+        nouns: path of a word list for the second halves.
+        seed: of the samples.
+    """
+    chosen = split_names(variant or ("single_1" if haystack is None else ",".join(VARIANTS)), VARIANTS, "variant")
+    lists = read_word_lists(adjectives, nouns)
+    texts: list[str] | None = None
+    if chosen != ["single_1"]:
+        if haystack is None:
+            raise ValueError(f"haystack is missing; {chosen[-1]} hides its needle in running text: name a file of it")
+        texts = list(iter_texts(haystack))
+    elif haystack is not None:
+        raise ValueError("haystack was given, but single_1 hides its needle in a line of its own; leave it out")
+    paths = {"adjectives": adjectives, "nouns": nouns, "haystack": haystack}
+    made_of = {name: file_identity(path) for name, path in paths.items() if path is not None}
+    cells = []
+    for one in chosen:
+        own = None if one == "single_1" else texts
+        maker = NIAH(one, counter, haystack=own, **lists)
+        settings = {"seed": seed, "variant": one, "tokenizer_for_length": counter_name}
+        settings |= {name: identity for name, identity in made_of.items() if own or name != "haystack"}
+        for length in lengths:
+            maker.num_units(length)  # raises for a length that is too short, before any model is loaded
+            make = partial(maker.sample, length, seed=seed)
+            cells.append(Cell(maker.name, length, make, score, {**settings, "length": length}))
+    return cells
+
+
+def score(sample: TaskSample, output: str) -> dict[str, float]:
+    """`score_niah` of a sample under the name it has in result files."""
+    return {"contained": score_niah(sample.target, output)}

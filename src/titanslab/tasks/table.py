@@ -1,0 +1,180 @@
+"""The table of tasks: everything that training, evaluation and the command line know of a task.
+
+A task is a folder of `tasks/` and one row of `TASKS`. A function of a row is imported at its first call, so that
+`titans evaluate --help` reads this table without torch and without the libraries of data sets.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+from titanslab.tasks.babilong import TASKS as BABILONG_TASKS
+from titanslab.tasks.niah import VARIANTS as NIAH_VARIANTS
+from titanslab.tasks.sample import Cell, TaskSample
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of one task, on the command line, in a study and in lm-eval's metadata.
+
+    Args:
+        name: parameter of the task's `cells`; the command line writes it with dashes.
+        help: one sentence for `--help`.
+        default: its value where none is given.
+        type: of its value; None is allowed too where it is the default.
+        parts: the sub-tasks that read the option; empty = all.
+    """
+
+    name: str
+    help: str
+    default: Any = None
+    type: type = str
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LmEval:
+    """A task in lm-eval, where every sub-task is `titans_NAME_PART` and one run has one length.
+
+    Args:
+        length: default of the length.
+        samples: default of the number of samples.
+        metrics: name there of each score whose name differs, by the name here.
+        needs: options that the metadata must hold.
+    """
+
+    length: str
+    samples: int
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table.
+
+    Args:
+        name: the task on the command line (`titans evaluate NAME`) and in recipes (`data.task`). Sub-tasks are
+            called `NAME_PART`.
+        title: heading of result tables and pictures.
+        about: one line for the list of tasks.
+        rows: called with a tokenizer and options, returns a `MakeRow` for a `Mixture`; None = no training rows.
+        encodes: whether `rows` needs a tokenizer that encodes text to ids.
+        cells: called with `lengths`, `counter`, `counter_name`, `seed` and the task's own options by name, returns the
+            cells of the result table; None = the task is for training alone and has none of the fields below.
+        score: the scores of a sample's output by name; the first one is the one in pictures.
+        help: text of `titans evaluate NAME --help`.
+        example: options of the command in that text.
+        kilo: number of tokens that `k` means in a length.
+        lengths: default lengths of an evaluation.
+        samples: default number of samples per sub-task and length.
+        max_new_tokens: default length of the longest answer.
+        parts: names of the sub-tasks.
+        parts_option: the option that chooses among them.
+        options: the task's own options.
+        average: sub-tasks that the result table averages where all of them are present.
+        picture: rows of the heat map: `depth` of the answer, with a panel per sub-task, or `task`, in one panel.
+        lm_eval: the task in lm-eval; None = it is not there.
+    """
+
+    name: str
+    title: str
+    about: str
+    rows: Callable[..., Any] | None = None
+    encodes: bool = True
+    cells: Callable[..., list[Cell]] | None = None
+    score: Callable[[TaskSample, str], dict[str, float]] | None = None
+    help: str = ""
+    example: str = ""
+    kilo: int = 1024
+    lengths: str = ""
+    samples: int = 100
+    max_new_tokens: int = 20
+    parts: tuple[str, ...] = ()
+    parts_option: str = ""
+    options: tuple[Option, ...] = ()
+    average: tuple[str, ...] = ()
+    picture: Literal["depth", "task"] = "task"
+    lm_eval: LmEval | None = None
+
+
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """The function `name` of a module of `titanslab.tasks`, which is imported at the first call."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(f"titanslab.tasks.{module}"), name)(*args, **kwargs)
+
+    return call
+
+
+_ROWS = (
+    Task(
+        name="niah",
+        title="S-NIAH",
+        about="A needle in a haystack, by length and depth (S-NIAH).",
+        rows=_later("niah.rows", "niah_rows"),
+        cells=_later("niah.cells", "niah_cells"),
+        score=_later("niah.cells", "score"),
+        help="Hide a needle in texts of several lengths and ask for it (RULER's S-NIAH, 500 samples per length).",
+        example="--lengths 2k,4k,8k --samples 100",
+        lengths="2k,4k",
+        max_new_tokens=128,
+        parts=NIAH_VARIANTS,
+        parts_option="variant",
+        options=(
+            Option(
+                "variant",
+                "single_1, single_2, single_3, or several with commas; default: all with --haystack, else single_1.",
+            ),
+            Option(
+                "haystack",
+                "Running text for single_2 and single_3: a file or a folder.",
+                parts=NIAH_VARIANTS[1:],
+            ),
+            Option("adjectives", "Word list for the first halves of the keys, one word a line."),
+            Option("nouns", "Word list for the second halves of the keys."),
+        ),
+        picture="depth",
+        lm_eval=LmEval(length="4k", samples=500, metrics={"contained": "acc"}),
+    ),
+    Task(
+        name="babilong",
+        title="BABILong",
+        about="Facts scattered over books, by task and length (BABILong).",
+        rows=_later("babilong.rows", "babilong_rows"),
+        cells=_later("babilong.cells", "babilong_cells"),
+        score=_later("babilong.cells", "score"),
+        help="Scatter facts over books and ask about them (BABILong); a length of 0k is the facts alone.",
+        example="--facts babi/ --background books.jsonl",
+        kilo=1000,
+        lengths="0k,1k",
+        parts=BABILONG_TASKS,
+        parts_option="tasks",
+        options=(
+            Option(
+                "facts", "Folder of bAbI's files, qa1_..._test.txt and so on; default: generated stories, qa1 to qa5."
+            ),
+            Option("tasks", "qa1 to qa10: a range, or several with commas.", "qa1-qa5"),
+            Option("background", "Books to hide the facts in: a file or a folder."),
+            Option("split", "Which of bAbI's questions: test or train.", "test"),
+            Option("form", "Form of the prompt: base, the context and the question.", "base"),
+        ),
+        average=BABILONG_TASKS[:5],
+        lm_eval=LmEval(length="0k", samples=100, needs=("facts",)),
+    ),
+    Task(
+        name="recall",
+        title="Recall",
+        about="Facts in running text that come again far away; the quickstart's task.",
+        rows=_later("recall.rows", "recall_rows"),
+    ),
+    Task(
+        name="kv_recall",
+        title="Key-value recall",
+        about="A stream of keys and values on a small vocabulary, without text.",
+        rows=_later("recall.rows", "kv_rows"),
+        encodes=False,
+    ),
+)
+TASKS: dict[str, Task] = {row.name: row for row in _ROWS}
