@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-TEXTS, MODELS, QUESTIONS, RUNNING = "Texts", "Models", "Questions", "Processes and results"
+
+def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+_text = partial(_option, "Texts")
+_model = partial(_option, "Models")
+_question = partial(_option, "Questions")
+_process = partial(_option, "Processes and results")
 
 
 @app.command()
@@ -22,105 +31,43 @@ def reproduce(
     study: Annotated[str, typer.Argument(help="niah, babilong, or the path of a study of yours, a TOML file.")],
     work: Annotated[
         Path | None,
-        typer.Option(
-            "--work", "-w", help="Folder of tokenizer, runs, samples, answers and results; default: runs/STUDY."
-        ),
+        typer.Option("--work", "-w", help="Folder of tokenizer, runs, answers and results; default: runs/STUDY."),
     ] = None,
-    train_text: Annotated[
-        str | None,
-        typer.Option(help="Text to train on: a file or folder of text, json or jsonl.", rich_help_panel=TEXTS),
-    ] = None,
-    test_text: Annotated[str | None, typer.Option(help="Other text, to test on.", rich_help_panel=TEXTS)] = None,
-    facts: Annotated[
-        str | None, typer.Option(help="babilong: folder of bAbI's files, to test on.", rich_help_panel=TEXTS)
-    ] = None,
-    train_facts: Annotated[
-        str | None,
-        typer.Option(
-            help="babilong: folder of bAbI's files to train on; default: stories of our own.", rich_help_panel=TEXTS
-        ),
-    ] = None,
-    nouns: Annotated[
-        str | None, typer.Option(help="niah: word list for keys, one word a line.", rich_help_panel=TEXTS)
-    ] = None,
-    adjectives: Annotated[
-        str | None, typer.Option(help="niah: the other word list for keys.", rich_help_panel=TEXTS)
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="A tokenizer to use; default: one made of the training text.", rich_help_panel=TEXTS),
-    ] = None,
-    sets: Annotated[
-        str | None, typer.Option(help="Sets of rows, with commas; default: main.", rich_help_panel=MODELS)
-    ] = None,
-    rows: Annotated[
-        str | None, typer.Option(help="Rows of these sets, with commas; default: all.", rich_help_panel=MODELS)
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas.", rich_help_panel=MODELS)] = "0",
+    train_text: Annotated[str | None, _text("Text to train on: a file or folder of text, json or jsonl.")] = None,
+    test_text: Annotated[str | None, _text("Other text, to test on.")] = None,
+    facts: Annotated[str | None, _text("babilong: folder of bAbI's files, to test on.")] = None,
+    train_facts: Annotated[str | None, _text("babilong: bAbI's files to train on; default: generated stories.")] = None,
+    nouns: Annotated[str | None, _text("niah: word list for keys, one word a line.")] = None,
+    adjectives: Annotated[str | None, _text("niah: the other word list for keys.")] = None,
+    tokenizer: Annotated[str | None, _text("A tokenizer to use; default: one made of the training text.")] = None,
+    sets: Annotated[str | None, _model("Sets of rows, with commas; default: main.")] = None,
+    rows: Annotated[str | None, _model("Rows of these sets, with commas; default: all.")] = None,
+    seeds: Annotated[str, _model("Seeds, with commas.")] = "0",
     stage: Annotated[
-        str | None,
-        typer.Option(
-            help="Train up to this stage and ask its model; default: the last one that is not optional.",
-            rich_help_panel=MODELS,
-        ),
+        str | None, _model("Train up to this stage and ask its model; default: the last one that is not optional.")
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option(
+        _model(
+            "Change a recipe, such as training.steps=200, late:training.steps=50 or mac:model.chunk_size=8, or the "
+            "questions, such as ask.frozen=2k or ask.batch_size=4; repeatable.",
             "--set",
             metavar="[ROW:|STAGE:]KEY=VALUE",
-            help="Change a recipe, such as training.steps=200, late:training.steps=50 or mac:model.chunk_size=8, or a "
-            "setting of the questions, such as ask.batch_size=4; repeatable.",
-            rich_help_panel=MODELS,
         ),
     ] = None,
-    names: Annotated[
-        str | None,
-        typer.Option(help="Variants or sub-tasks, with commas; default: the study's.", rich_help_panel=QUESTIONS),
-    ] = None,
-    lengths: Annotated[
-        str | None,
-        typer.Option(help="Lengths in tokens, such as 2k,4k; default: the study's.", rich_help_panel=QUESTIONS),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(min=1, help="Samples per name and length; default: the study's.", rich_help_panel=QUESTIONS),
-    ] = None,
-    far: Annotated[
-        str | None,
-        typer.Option(help="Longer lengths with fewer samples, such as 128k,1M.", rich_help_panel=QUESTIONS),
-    ] = None,
-    far_samples: Annotated[
-        int | None,
-        typer.Option(min=1, help="Samples at these lengths; default: the study's.", rich_help_panel=QUESTIONS),
-    ] = None,
+    names: Annotated[str | None, _question("Variants or sub-tasks, with commas; default: the study's.")] = None,
+    lengths: Annotated[str | None, _question("Lengths in tokens, such as 2k,4k; default: the study's.")] = None,
+    samples: Annotated[int | None, _question("Samples per name and length; default: the study's.", min=1)] = None,
+    far: Annotated[str | None, _question("Longer lengths with fewer samples, such as 128k,1M.")] = None,
+    far_samples: Annotated[int | None, _question("Samples at these lengths; default: the study's.", min=1)] = None,
     far_rows: Annotated[
-        str | None,
-        typer.Option(
-            help="Rows that are asked at these lengths; default: all but full attention.", rich_help_panel=QUESTIONS
-        ),
+        str | None, _question("Rows that are asked at these lengths; default: all but full attention.")
     ] = None,
-    frozen: Annotated[
-        str | None,
-        typer.Option(
-            help="Lengths asked with frozen memories too; default: those of --lengths; empty = none.",
-            rich_help_panel=QUESTIONS,
-        ),
-    ] = None,
-    frozen_samples: Annotated[
-        int | None,
-        typer.Option(min=1, help="Samples at these lengths; default: those of --samples.", rich_help_panel=QUESTIONS),
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.", rich_help_panel=RUNNING)] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.", rich_help_panel=RUNNING)] = 1,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.", rich_help_panel=RUNNING)
-    ] = "cpu",
+    jobs: Annotated[int, _process("Models at a time, a process each.", min=1)] = 1,
+    threads: Annotated[int, _process("Threads of each process.", min=1)] = 1,
+    device: Annotated[str, _process("cpu, cuda, ...; auto takes a GPU where there is one.")] = "cpu",
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="The JSON of the results; default: WORK/results.json.", rich_help_panel=RUNNING
-        ),
+        Path | None, _process("The JSON of the results; default: WORK/results.json.", "--output", "-o")
     ] = None,
     table_only: Annotated[
         bool, typer.Option("--table-only", help="Write the results that the work folder holds; train and ask nothing.")
@@ -148,7 +95,7 @@ def reproduce(
     if list_rows:
         _list(plan, sets)
         return
-    asked = ("names", "lengths", "samples", "far", "far_samples", "frozen", "frozen_samples")
+    asked = ("names", "lengths", "samples", "far", "far_samples")
     choice = Choice(
         work=work or Path("runs") / plan.name,
         files={name: values[name] for name in FILES if values[name] is not None},
