@@ -62,7 +62,7 @@ def _contiguous(*lists: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """`x [B,T,W]` as it is where its tokens lie one stride apart (columns of a wider tensor), else a copy."""
+    """`x [B,T,W]`, copied unless its tokens are one stride apart, as they are in columns of a wider tensor."""
     batch, tokens, _ = x.shape
     fits = x.stride(2) == 1 and (batch == 1 or x.stride(0) == tokens * x.stride(1))
     return x if fits else x.contiguous()
@@ -74,7 +74,7 @@ def _inputs(x: list[Tensor]) -> list[Tensor]:
 
 
 def features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
-    """`conv_features` without the wrapping of a custom op."""
+    """`conv_features` as a plain function, without the overhead of a custom op."""
     x, (weight, tail) = _inputs(x), _contiguous(weight, tail)
     arguments = _features(x, weight, tail, heads, unit)
     y = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in x]
@@ -92,7 +92,7 @@ def features_backward(
     unit: int,
     dx: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Gradients of each x, weight and tail; those of x into `dx` where given, which has the strides of x."""
+    """Gradients of each x, weight and tail. A given `dx`, with the strides of x, receives those of x."""
     x, (dy, weight, tail) = _inputs(x), _contiguous(dy, weight, tail)
     if dx is None:
         x = [part.contiguous() for part in x]
@@ -123,7 +123,7 @@ def _gate(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> GateArguments:
 
 
 def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
-    """`gated_norm_op` without the wrapping of a custom op."""
+    """`gated_norm_op` as a plain function, without the overhead of a custom op."""
     y, weight, gate = y.contiguous(), weight.contiguous(), _rows(gate)
     arguments, out = _gate(y, weight, gate, eps), torch.empty_like(gate, memory_format=torch.contiguous_format)
     arguments.out = out.data_ptr()
@@ -151,8 +151,8 @@ def conv_features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], hea
 
     Args:
         x: each `[B,T,H*D]`. weight: each `[taps, H*D]`, row j for the token j steps back.
-        tail: each `[B, taps-1, H*D]`, the inputs before the call; none = zeros.
-        unit: the first so many inputs get unit norm per head.
+        tail: each `[B, taps-1, H*D]`, the inputs before the call; an empty list stands for zeros.
+        unit: number of inputs, from the first, that get unit norm per head.
     """
     return features(x, weight, tail, heads, unit)
 
@@ -229,15 +229,15 @@ gated_norm_op.register_autograd(_differentiate_gated_norm, setup_context=_save_g
 
 
 def _untraced(x: Tensor) -> bool:
-    """Whether a call needs no gradient and no trace, and so no op, whose wrapping costs a decode step time."""
+    """Whether a call needs neither gradient nor trace; then it skips the custom op, whose overhead slows decoding."""
     return type(x) is Tensor and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def convolve(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
-    """`conv_features`, without the op where that is possible."""
+    """`conv_features`; a call that is not traced skips the custom op."""
     return (features if _untraced(x[0]) else conv_features)(x, weight, tail, heads, unit)
 
 
 def norm_and_gate(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
-    """`gated_norm_op`, without the op where that is possible."""
+    """`gated_norm_op`; a call that is not traced skips the custom op."""
     return (gated_norm if _untraced(y) else gated_norm_op)(y, weight, gate, eps)
