@@ -134,5 +134,5 @@ def test_linear_cross_entropy_spends_nothing_on_tokens_without_label(monkeypatch
 
 
 def test_linear_cross_entropy_counts_tokens():
-    with pytest.raises(ValueError, match="as many tokens, got 3 and 4"):
+    with pytest.raises(ValueError, match="the same number of tokens, got 3 and 4"):
         linear_cross_entropy(torch.zeros(3, 2), torch.zeros(5, 2), torch.zeros(4, dtype=torch.int64))

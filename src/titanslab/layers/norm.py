@@ -1,4 +1,4 @@
-"""Root-mean-square norm that keeps its statistics in float32 or better."""
+"""Root-mean-square norm with its statistics in float32 or float64."""
 
 import torch
 from torch import Tensor, nn
