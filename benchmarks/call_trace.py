@@ -80,8 +80,8 @@ def main() -> None:
     found = trace(arguments.variant, arguments.step)
     memory = sum(name.startswith("memory") for name in found.calls)
     print(
-        f"{arguments.variant} {arguments.step}: {len(found.calls)} files ({memory} of memory/), {found.changes} changes of "
-        f"file, {found.calls.total()} Python calls"
+        f"{arguments.variant} {arguments.step}: {len(found.calls)} files ({memory} of memory/), "
+        f"{found.changes} changes of file, {found.calls.total()} Python calls"
     )
     if arguments.list:
         for name, count in found.calls.most_common():

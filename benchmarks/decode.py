@@ -32,9 +32,10 @@ from benchmarks.models import (
     fitted_titans_config,
     llama_config,
 )
+from benchmarks.output import human, new_report, quiet_progress, table
 from benchmarks.peers import Missing
-from titanslab.experiments.machine import rate_probes
-from titanslab.experiments.report import Report, human, picture, quiet_progress, say, table
+from benchmarks.rates import rate_probes
+from titanslab.experiments.report import Report, picture, say
 from titanslab.models.cache import CACHE, cache_of
 
 POSITIONS = (1 << 10, 1 << 16, 1 << 20, 10 << 20)
@@ -361,7 +362,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     topic = "_".join(arguments.what)
-    report = Report(topic, arguments.seed, torch.device(arguments.device), options, arguments.out)
+    report = new_report(topic, arguments.seed, torch.device(arguments.device), options, arguments.out)
     for number, name in enumerate(arguments.candidates, 1):
         say(f"[{number}/{len(arguments.candidates)}] {name}")
         result = measure(name, setting, report, arguments)

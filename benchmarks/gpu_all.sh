@@ -36,15 +36,19 @@ unset TRITON_INTERPRET
 tests=("$python" -m pytest -q -o addopts= --import-mode=importlib -W default)
 kernels=right
 part "${tests[@]}" tests/memory/test_triton.py tests/memory/test_triton_compile.py || kernels=wrong
-part "${tests[@]}" tests/memory/test_trial.py
-part "${tests[@]}" tests/memory/test_chunk_compiled.py
+part "${tests[@]}" tests/memory/test_measure.py
 graph=right
 part "${tests[@]}" tests/models/test_decode_graph.py || graph=wrong
 
-# what `auto` takes here, and why: a trial of the fused kernels beside the others
+# the portable loop, the same through torch.compile, and the fused kernels: compared, timed, the fastest kept for `auto`
+export TITANS_CACHE=${TITANS_CACHE:-$(mktemp -d)}
 part "$python" -m titanslab.cli info --preset 340m --variant mag
+part "$python" -m titanslab.cli info --preset 340m --variant mag --measure
+part "$python" -m benchmarks.memory_op --row gpu16 --memory-limit 70 --backend auto "${flags[@]}"
+part "$python" -m benchmarks.train_step --row gpu --size 340m --backend auto "${flags[@]}"
+rm -f "$TITANS_CACHE/titanslab/measured.json"
 
-# chunked, the portable path, and triton, the fused one; each token alone takes what `auto` would without a trial, or triton
+# chunked, the portable path, and triton, the fused one; a single token takes the step of `auto`, or that of triton
 for backend in chunked triton; do
     if [ $backend = triton ] && [ $kernels = wrong ]; then
         left_out "the kernels are wrong here" "memory_op, train_step and decode with --backend triton"
@@ -59,16 +63,12 @@ for backend in chunked triton; do
     if [ $graph = wrong ]; then
         left_out "decoding as a CUDA graph is wrong here" "decode with --backend $backend"
     elif [ $backend = chunked ]; then
-        part env TITANS_MEASURE=0 "$python" -m benchmarks.decode --size 170m --backend auto "${quick_repeats[@]}"
+        part "$python" -m benchmarks.decode --size 170m --backend auto "${quick_repeats[@]}"
     else
         part "$python" -m benchmarks.decode --size 170m "${on[@]}" "${quick_repeats[@]}"
     fi
     part "$python" -m benchmarks.memory_op --batch 8 --dim 1024 --heads 16 --window 2048 --device cuda \
         --memory-limit 70 "${on[@]}" "${flags[@]}"
 done
-# the portable path where its functions are not compiled
-export TITANS_COMPILE=0
-part "$python" -m benchmarks.memory_op --row gpu16 --memory-limit 70 --backend chunked "${flags[@]}"
-part "$python" -m benchmarks.train_step --row gpu --size 340m --backend chunked "${flags[@]}"
 echo; echo "== done, $failed part(s) failed or were left out; results in benchmarks/results"
 exit $failed

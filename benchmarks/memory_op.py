@@ -17,10 +17,11 @@ import torch
 
 from benchmarks import floor
 from benchmarks.measure import in_turns, one_line, ratio, spread
+from benchmarks.output import human, new_report, quiet_progress, table
 from benchmarks.peers import CANDIDATES, Missing, Setting, Work, build, too_much
 from benchmarks.probe import in_fresh_process
-from titanslab.experiments.machine import rate_probes
-from titanslab.experiments.report import Report, human, picture, quiet_progress, say, table
+from benchmarks.rates import rate_probes
+from titanslab.experiments.report import Report, picture, say
 
 OURS = ("titanslab", "titanslab-op")
 ATTENTION = ("sdpa-full", "sdpa-window")
@@ -366,7 +367,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit("this row needs a GPU, and torch finds none; rows for a CPU: cpu64, cpu16, cpu1, held")
     topic = f"memory_op_{arguments.row}" if arguments.row else "memory_op"
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
-    report = Report(topic, arguments.seed, device, options, arguments.out)
+    report = new_report(topic, arguments.seed, device, options, arguments.out)
     for number, setting in enumerate(settings, 1):
         say(f"[{number}/{len(settings)}] {setting.label}")
         result = measure(setting, names, report, arguments, timed=not (row or {}).get("untimed", False))

@@ -18,8 +18,8 @@ import torch
 from benchmarks.measure import allocations, one_line, peak_bytes
 from benchmarks.models import ModelSetting
 from benchmarks.peers import Setting
-from titanslab.experiments.machine import ROOT
 from titanslab.memory.cpu.reuse import release
+from titanslab.runs.versions import ROOT
 
 # glibc's heap fragments: resident size grows beyond what is in use (2.2 times in titans-pytorch). With this,
 # larger blocks come from the system and go back at once.

@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from titanslab.experiments.report import Report, clear_transient, human, say, table, transient
+from benchmarks.output import clear_transient, human, new_report, table, transient
+from titanslab.experiments.report import say
 
 WARM = 100_000  # by then every buffer has been made
 MOST_MEMORY, LEAST_SPEED = 1.05, 0.95
@@ -74,13 +75,13 @@ def random_tokens(vocab_size: int, seed: int) -> Iterator[torch.Tensor]:
 
 def file_tokens(path: str, tokenizer: Any) -> Iterator[torch.Tensor]:
     """The tokens of a text, again and again."""
-    from titanslab.data.encode import chunk_encoder
-    from titanslab.reading.source import TextSource
+    from titanslab.data import TextEncoder
+    from titanslab.data.text import TextSource
 
-    encode = chunk_encoder(tokenizer)
+    encoder = TextEncoder(tokenizer)
     for _ in itertools.count():
         for piece in TextSource(path).pieces():
-            yield torch.from_numpy(encode(piece.text, piece.start == 0)).long()[None]
+            yield torch.from_numpy(encoder.chunk(piece.text, piece.start == 0)).long()[None]
 
 
 def stream(
@@ -206,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(arguments).items()}
     settings |= {"parameters": sum(p.numel() for p in model.parameters()), "variant": model.config.variant}
-    report = Report("streaming", arguments.seed, device, settings, arguments.output)
+    report = new_report("streaming", arguments.seed, device, settings, arguments.output)
     points: list[Point] = []
     every = max(1, min(arguments.tokens // STEPS, WARM // 2))
     last = None

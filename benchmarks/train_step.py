@@ -22,10 +22,11 @@ import torch
 from benchmarks import floor
 from benchmarks.measure import ERRORS, in_turns, one_line, ratio, spread
 from benchmarks.models import CANDIDATES, SIZES, TITANS, TRUNK, ModelSetting, Training, build
+from benchmarks.output import human, new_report, quiet_progress, table
 from benchmarks.peers import Missing
 from benchmarks.probe import in_fresh_process
-from titanslab.experiments.machine import rate_probes
-from titanslab.experiments.report import Report, human, picture, quiet_progress, say, table
+from benchmarks.rates import rate_probes
+from titanslab.experiments.report import Report, picture, say
 
 MAC_ROW = ("mac", "titans-pytorch-mac", "titans-pytorch-mac-128")
 GPU_TOKENS = 32768  # of one step, whatever the length
@@ -269,7 +270,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit("this row needs a GPU, and torch finds none; rows for a CPU: cpu, mac-vs-titans-pytorch")
     topic = f"train_step_{arguments.row}" if arguments.row else "train_step"
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
-    report = Report(topic, arguments.seed, device, options, arguments.out)
+    report = new_report(topic, arguments.seed, device, options, arguments.out)
     if row:
         report.content["row"] = {"name": arguments.row, "target": row["target"]}
     for number, setting in enumerate(settings, 1):

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
+from benchmarks.output import free_path, table
 from benchmarks.peers import CANDIDATES, Missing, Setting, build, too_much
 
 from benchmarks import memory_op
-from titanslab.experiments.report import free_path, table
 
 TINY = Setting(24, 8, dim=16, heads=2, expansion=2, window=8)
 
@@ -97,7 +97,7 @@ def test_json_holds_all_that_is_needed_to_judge_it(tmp_path, without, monkeypatc
 
 
 def _small_probes(device, dtype, shapes):
-    from titanslab.experiments.machine import Product
+    from benchmarks.rates import Product
 
     class Copy:
         work = 8

@@ -69,6 +69,23 @@ def test_names_with_pattern_characters_are_plain_files(tmp_path):
     assert list(open_corpus(str(tmp_path / "a[1]*.txt"))) == ["text"]
 
 
+def test_a_name_with_colons_is_a_plain_file(tmp_path):
+    (tmp_path / "std::vector.txt").write_text("text")
+    assert list(open_corpus(str(tmp_path / "std::vector.txt"))) == ["text"]
+
+
+def test_texts_that_look_like_dates_stay_texts(tmp_path):
+    dates = ["2021-01-01", "2021-01-02 03:04:05"]
+    assert list(open_corpus(str(write_jsonl(tmp_path / "days.jsonl", dates)))) == dates
+
+
+def test_a_parquet_file_without_rows_is_passed_over(tmp_path):
+    for name, texts in (("part-0", ["one", "two"]), ("part-1", [])):
+        table = pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    assert list(open_corpus(str(tmp_path))) == ["one", "two"]
+
+
 def test_local_files_are_read_without_calling_anybody(tmp_path, monkeypatch):
     import socket
 
@@ -100,7 +117,7 @@ def test_empty_files_hold_no_document(tmp_path):
         ("bad.txt.gz", b"\x1f\x8b\x08\0 cut off", r"bad\.txt\.gz' cannot be read as text"),
         ("bad.txt.xz", lzma.compress(b"x" * 10_000)[:40], r"bad\.txt\.xz' cannot be read as text"),
         ("other.jsonl", b'{"body": "a"}\n', r"no column 'text'; its columns: body"),
-        ("number.jsonl", b'{"text": 3}\n', r"row 0 has int in column 'text'"),
+        ("number.jsonl", b'{"text": 3}\n', r"entry 1 has int in column 'text'"),
         ("data.csv", b"a,b\n", r"unknown kind; name it \.txt"),
     ],
 )

@@ -1,6 +1,7 @@
-"""Tokenizers: bytes exactly, Hugging Face files, SentencePiece without its package."""
+"""Tokenizers: bytes exactly, Hugging Face files, SentencePiece models with the ids of its own package."""
 
 import io
+import sys
 import time
 
 import pytest
@@ -59,33 +60,68 @@ def corpus():
     return [f"the number {i} is a large word{i % 7}, hello  world" for i in range(1500)]
 
 
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_sentencepiece_model_gives_its_own_ids(kind, corpus, tmp_path):
+def sentencepiece_model(path, corpus, kind, **options):
+    """Train a small model, write it to `path` and return it as its own package opens it."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus),
         model_writer=model,
         vocab_size=330,
         model_type=kind,
-        byte_fallback=True,
         hard_vocab_limit=False,
-        pad_id=3,
         user_defined_symbols=["@@"],
         minloglevel=2,
+        **{"byte_fallback": True, "pad_id": 3, **options},
     )
-    path = tmp_path / "small.model"
     path.write_bytes(model.getvalue())
-    original = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    tokenizer = load_tokenizer(str(path))
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 3)
-    for text in [*corpus[:50], "unknown 漢字 🎉 @@ x", " two  spaces ", "the text <s> is letters"]:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert ids == original.encode(text)
-        assert tokenizer.decode(ids) == original.decode(ids)
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ({}, (1, 2, 3)),
+        ({"pad_id": -1, "add_dummy_prefix": False, "remove_extra_whitespaces": False}, (1, 2, None)),
+        ({"bos_id": -1, "eos_id": 1, "control_symbols": ["<mask>"]}, (None, 1, 3)),
+        ({"normalization_rule_name": "identity"}, (1, 2, 3)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_sentencepiece_model_gives_its_own_ids(kind, options, ids, corpus, tmp_path):
+    original = sentencepiece_model(tmp_path / "small.model", corpus, kind, **options)
+    tokenizer = load_tokenizer(str(tmp_path / "small.model"))
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == ids
+    texts = [*corpus[:50], "unknown 漢字 🎉 @@ x", " two  spaces ", "the text <s> is letters", "", "ﬁ ½ tab\tx\nnew"]
+    texts += ["<mask> </s><pad><unk> hello<s>", "hello the <s> world 漢"]
     tokenizer.save_pretrained(tmp_path / "saved")
-    again = load_tokenizer(str(tmp_path / "saved"))
-    text = "hello the <s> world 漢"
-    assert again(text, add_special_tokens=False)["input_ids"] == original.encode(text)
+    for one in (tokenizer, load_tokenizer(str(tmp_path / "saved"))):
+        for text in texts:
+            ids = one(text, add_special_tokens=False)["input_ids"]
+            assert ids == original.encode(text)
+            assert one.decode(ids) == original.decode(ids)
+        assert TextEncoder(one).encode(texts)[-1].tolist() == original.encode(texts[-1])
+    if "control_symbols" in options:
+        mask = original.piece_to_id("<mask>")
+        assert tokenizer.decode([mask, *original.encode("hello")], skip_special_tokens=True).strip() == "hello"
+
+
+def test_a_folder_with_a_sentencepiece_model_alone_is_read(corpus, tmp_path):
+    original = sentencepiece_model(tmp_path / "tokenizer.model", corpus, "bpe")
+    ids = load_tokenizer(str(tmp_path))(corpus[0], add_special_tokens=False)["input_ids"]
+    assert ids == original.encode(corpus[0])
+
+
+def test_sentencepiece_without_its_package_names_the_extra(corpus, tmp_path, monkeypatch):
+    sentencepiece_model(tmp_path / "small.model", corpus, "bpe")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ImportError, match=r"small\.model.*titans-lab\[sentencepiece\]"):
+        load_tokenizer(str(tmp_path / "small.model"))
+
+
+def test_a_sentencepiece_model_of_another_type_says_so(corpus, tmp_path):
+    sentencepiece_model(tmp_path / "char.model", corpus, "char", byte_fallback=False)
+    with pytest.raises(ValueError, match="of type unigram or BPE; only those"):
+        load_tokenizer(str(tmp_path / "char.model"))
 
 
 def test_what_is_not_a_tokenizer_says_so(tmp_path):

@@ -18,7 +18,7 @@ from torch import Tensor
 from titanslab import TitansConfig
 from titanslab.layers import Attention, MemoryGate, apply_rotary, rotary_tables
 from titanslab.models.block import MIXERS
-from titanslab.models.call import make_layout
+from titanslab.models.call import make_call
 from titanslab.models.mixer import Mixer
 from tolerances import EXACT
 
@@ -173,7 +173,7 @@ def distance(variant: str, tokens: int, literal: Callable[[Mixer, Tensor], Tenso
     """The largest error of the shipped mixer, relative to 1 + the largest entry of each tensor."""
 
     def shipped(mixer: Mixer, x: Tensor) -> Tensor:
-        return mixer(x, make_layout(config, *x.shape[:2], x.device, x.dtype))[0]
+        return mixer(x, make_call(config, x))[0]
 
     config, mixer = make_mixer(variant, "auto", **fields)
     got = outputs_and_gradients(mixer, shipped, tokens)

@@ -1,66 +1,9 @@
-"""Reading texts, counting tokens, naming lengths, ending sentences."""
-
-import gzip
-import json
-import lzma
+"""Naming lengths, ending sentences, drawing seeds."""
 
 import pytest
 
-from titanslab.data.encode import (
-    TokenCounter,
-    encode_answer,
-    encode_long,
-    encoder_of,
-    leading_special_tokens,
-    load_counter,
-)
-from titanslab.data.text import iter_texts, read_words
-from titanslab.tasks.babilong.babi import read_babi
 from titanslab.tasks.sample import TaskSample, derive_seed, length_label, parse_length
 from titanslab.tasks.sentences import split_sentences
-
-
-def test_texts_from_every_kind_of_file(tmp_path):
-    (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "b.json").write_text(json.dumps({"text": "two"}))
-    (tmp_path / "c.jsonl").write_text('{"text": "three"}\n\n{"text": "four"}\n')
-    with lzma.open(tmp_path / "d.jsonl.xz", "wt") as file:
-        file.write('{"text": "five"}\n')
-    with gzip.open(tmp_path / "e.txt.gz", "wt") as file:
-        file.write("six")
-    (tmp_path / "f.png").write_bytes(b"\x00")
-    assert list(iter_texts(tmp_path)) == ["one", "two", "three", "four", "five", "six"]
-
-
-def test_half_a_character_and_other_encodings(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "bad \\ud800 half"}\n')
-    assert list(iter_texts(tmp_path / "a.jsonl")) == ["bad ? half"]
-    (tmp_path / "words.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(ValueError, match=r"words\.txt is not text in UTF-8 \(byte 3"):
-        read_words(tmp_path / "words.txt")
-    with pytest.raises(ValueError, match=r"words\.txt is not text in UTF-8"):
-        read_babi(tmp_path / "words.txt")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b'{"text": "x"}\n{"txt": 1}\n', "entry 2"),
-        ("a.json", b"{", "not valid JSON"),
-        ("a.txt", b"  \n", "holds no text"),
-        ("a.jsonl.xz", b"no xz", "does not decompress"),
-        ("a.jsonl.gz", b"no gz", "does not decompress"),
-    ],
-)
-def test_broken_files_are_named(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        list(iter_texts(tmp_path / name))
-
-
-def test_words(tmp_path):
-    (tmp_path / "w.txt").write_text("red\n\nblue \nred\n")
-    assert read_words(tmp_path / "w.txt") == ["red", "blue"]
 
 
 def test_lengths():
@@ -80,43 +23,6 @@ def test_sentences():
     ]  # fmt: skip
     assert [len(s) for s in split_sentences("word " * 500, max_chars=100)] == [99] * 25
     assert max(len(s) for s in split_sentences("字" * 2500)) == 1000
-
-
-def test_counts_add_up(bpe, byte, prose):
-    sentences = split_sentences(prose)[:50]
-    for tokenizer in (bpe, byte, lambda text: len(text.split())):
-        counter = TokenCounter(tokenizer)
-        total = counter.count(sentences[0]) + sum(counter.count_following(sentences[1:]))
-        assert total == counter.count(" ".join(sentences))
-
-
-def test_counters_by_name(tmp_path, bpe, byte):
-    assert load_counter("byte").count("é") == 2
-    bpe.save_model(str(tmp_path))
-    assert load_counter(tmp_path).count("The old miller") == len(bpe.encode("The old miller").ids)
-    byte.save_pretrained(tmp_path / "hf")
-    assert load_counter(tmp_path / "hf").count("abc") == 3
-    with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
-        load_counter("/nowhere/tokenizer.json")
-
-
-def test_long_texts_are_encoded_in_chunks(bpe, byte, prose):
-    text = prose.replace("the", "thé")
-    for tokenizer in (bpe, byte):
-        whole = encoder_of(tokenizer)(text)
-        assert encode_long(tokenizer, text).tolist() == whole
-        assert encode_long(tokenizer, text, chunk_chars=101).tolist() == whole
-        assert encode_long(tokenizer, "").tolist() == []
-    unbroken = "x" * 5000
-    assert encode_long(bpe, unbroken, chunk_chars=100).tolist() == bpe.encode(unbroken).ids
-
-
-def test_answers_are_encoded_as_they_follow(bpe, byte):
-    assert byte.decode(encode_answer(byte, "Where?", "here")) == " here"
-    whole = bpe.encode("The old miller").ids
-    assert encode_answer(bpe, "The old", "miller") == whole[len(bpe.encode("The old").ids) :]
-    assert leading_special_tokens(byte) == [byte.bos_token_id]
-    assert leading_special_tokens(bpe) == []
 
 
 def test_seeds_and_samples_are_plain_values():

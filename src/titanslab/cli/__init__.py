@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 
-# verb -> (module that defines `app`, a typer.Typer; what `titans --help` says)
+# verb -> (module that defines `app`, a typer.Typer; its line in `titans --help`)
 VERBS = {
-    "quickstart": ("titanslab.cli.quickstart", "See a memory recall what a window cannot, in minutes."),
+    "quickstart": ("titanslab.cli.quickstart", "See a memory recall facts that a window cannot, in minutes."),
     "train": ("titanslab.cli.train", "Train a model from a recipe into a run folder."),
     "generate": ("titanslab.cli.generate", "Continue a prompt with a trained model."),
     "read": ("titanslab.cli.read", "Read a text of any length into a memory file."),
-    "ask": ("titanslab.cli.ask", "Ask a model about what it has read."),
+    "ask": ("titanslab.cli.ask", "Ask a model about a text that it has read."),
     "chat": ("titanslab.cli.chat", "Talk with a model; the session is kept in a file."),
-    "inspect": ("titanslab.cli.inspect", "Show what a model's memory does on a text, as a page and a picture."),
+    "inspect": ("titanslab.cli.inspect", "Show surprise, gates and weights of a model's memory on a text."),
     "evaluate": ("titanslab.cli.evaluate", "Measure a model: perplexity by position, recall tasks."),
+    "reproduce": ("titanslab.cli.reproduce", "Train and test all models of a table, such as niah or babilong."),
     "info": ("titanslab.cli.info", "Show versions, devices, memory backends and what a model costs."),
 }
 

@@ -1,4 +1,4 @@
-"""`titans ask`: a question to a model that has read a text."""
+"""`titans ask`: answer a question from a memory file."""
 
 from __future__ import annotations
 
@@ -9,32 +9,25 @@ from typing import Annotated
 import typer
 
 from titanslab.cli.errors import in_utf8
+from titanslab.cli.options import TEMPLATE, Device, Learn, MaxNewTokens, MemoryModel, Temperature, Template
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-TEMPLATE = r"\n\n{question}\n"
 
 
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads it from stdin.", show_default=False)],
     memory: Annotated[Path, typer.Option("--memory", help="A file of titans read.", show_default=False)],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A run folder or a saved model; default: the memory's own.")
-    ] = None,
-    learn: Annotated[
-        bool | None,
-        typer.Option("--learn/--no-learn", help="Whether the memories write while asked; default: as the memory does."),
-    ] = None,
-    save: Annotated[Path | None, typer.Option("--save", help="Also keep the memory after the answer.")] = None,
-    template: Annotated[
-        str, typer.Option(help=r"What is read for a question; \n is a new line.", show_default=True)
-    ] = TEMPLATE,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    model: MemoryModel = None,
+    learn: Learn = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Save the memory after the answer in this file.")] = None,
+    template: Template = TEMPLATE,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Ask a model about what it has read; the memory file stays as it is.
+    """Ask a model about a text that it has read; the memory file is not changed.
 
     Example: [bold]titans ask --memory book.memory "Who came to the door?"[/bold]
     """
@@ -64,14 +57,14 @@ def ask(
 
 
 def fill_template(template: str, text: str) -> str:
-    """The text put into the template, whose `\\n` are new lines."""
+    """The template with `text` in place of {question} and new lines in place of `\\n`."""
     if "{question}" not in template:
         raise ValueError(f"--template must hold {{question}}, got {template!r}")
     return in_utf8(template.replace("\\n", "\n").replace("{question}", text), "the question")
 
 
 def set_freeze(cache: object, learn: bool | None) -> None:
-    """Freeze the memories of a cache or let them learn, None = leave it; ValueError for a model that has none."""
+    """Set whether the memories of a cache are updated, None = no change; ValueError if the model has no memory."""
     from titanslab.models.cache import TitansCache
 
     assert isinstance(cache, TitansCache)

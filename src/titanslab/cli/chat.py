@@ -1,4 +1,4 @@
-"""`titans chat`: a conversation that a file remembers."""
+"""`titans chat`: a conversation whose memory is kept in a file."""
 
 from __future__ import annotations
 
@@ -8,36 +8,32 @@ from typing import Annotated
 
 import typer
 
+from titanslab.cli.options import TEMPLATE, Device, Learn, MaxNewTokens, MemoryModel, Temperature, Template
+
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
 @app.command()
 def chat(
     session: Annotated[
-        Path, typer.Option("--session", "-s", help="The session's file; made if it is not there.", show_default=False)
+        Path, typer.Option("--session", "-s", help="The session's file; a new one is made.", show_default=False)
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A run folder or a saved model; default: the session's own.")
-    ] = None,
-    start: Annotated[
-        Path | None, typer.Option("--from", help="Begin a new session with this memory, such as a book's.")
-    ] = None,
-    learn: Annotated[
-        bool | None, typer.Option("--learn/--no-learn", help="Whether the memories write; default: as they did.")
-    ] = None,
-    template: Annotated[str, typer.Option(help=r"What is read for a line; \n is a new line.")] = r"\n\n{question}\n",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.8,
+    model: MemoryModel = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Begin a new session with this memory file.")] = None,
+    learn: Learn = None,
+    template: Template = TEMPLATE,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.8,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Draw from the likeliest up to this mass.")] = 0.95,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answers.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Talk with a model, line by line; what was said is in its memory, also after a restart.
+    """Talk with a model, line by line; the conversation stays in its memory, also after a restart.
 
     Example: [bold]titans chat --model runs/tiny --session talk.session[/bold]
 
-    The session is saved, whole, after every answer. An empty line is skipped; Ctrl-D or Ctrl-C ends, and what
-    an interrupted answer said is forgotten.
+    The session is saved after every answer. An empty line is skipped. Ctrl-D or Ctrl-C ends the session, and an
+    interrupted answer is not kept.
     """
     from titanslab.cli.ask import fill_template, set_freeze
     from titanslab.cli.errors import Interrupted
@@ -82,7 +78,7 @@ def chat(
 
 
 def _next_line() -> str | None:
-    """A line from the terminal, with editing where there is one; None at the end."""
+    """The next line of stdin, with editing if it is a terminal; None at the end."""
     if sys.stdin.isatty():
         try:
             return input("> ")

@@ -1,4 +1,4 @@
-"""From exceptions to what a user sees: one line on stderr and an exit code."""
+"""Exceptions as one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ LONGEST = 600
 
 
 class Interrupted(Exception):
-    """Ctrl-C during work that can be taken up again; the message says how."""
+    """Ctrl-C during work that can be resumed; the message says how."""
 
 
 def wants_traceback(arguments: list[str], error: BaseException) -> bool:
-    """Whether to let the error through: --debug before the verb or TITANS_DEBUG, and not a plain exit."""
+    """Whether to raise the error: --debug before the verb or TITANS_DEBUG is set, and it is not a plain exit."""
     asked = "--debug" in arguments[:1] or os.environ.get("TITANS_DEBUG", "0") not in ("", "0")
     expected = (SystemExit, KeyboardInterrupt, typer.Exit, typer.Abort, Interrupted, _click_exception())
     return asked and not isinstance(error, expected)
 
 
 def exit_code(error: BaseException) -> int:
-    """Say on stderr, in one line, what went wrong and how to put it right; returns the exit code."""
+    """Print the error and its fix in one line on stderr; returns the exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else FAILED
     if isinstance(error, typer.Exit):
@@ -35,14 +35,14 @@ def exit_code(error: BaseException) -> int:
         return _say("interrupted", INTERRUPTED)
     if isinstance(error, _click_exception()):
         return _usage(error)
-    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
+    if isinstance(error, BrokenPipeError):  # the reader of stdout has ended, as `| head` does
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  nothing may be flushed at exit
         return 0
     return _say(f"error: {describe(error)}", FAILED)
 
 
 def _usage(error: Any) -> int:
-    """A wrong option or argument, as typer found it; without any arguments the help is shown."""
+    """Print typer's error about an option or argument, or the help where no argument was given."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return int(error.exit_code)
@@ -53,7 +53,7 @@ def _usage(error: Any) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line: its message, and its type where the message was not written for users."""
+    """An error in one line: its message, with its type if the message was not written for users."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename!r}: {error.strerror}"
@@ -68,7 +68,7 @@ def describe(error: BaseException) -> str:
 
 
 def _click_exception() -> Any:
-    """Typer's ClickException, whether it brings its own click or uses the installed one."""
+    """The class ClickException that typer uses, of its own copy of click or of the installed click."""
     return next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
@@ -78,7 +78,7 @@ def _say(text: str, code: int) -> int:
 
 
 def in_utf8(text: str, name: str) -> str:
-    """`text` as it was given; bytes of a terminal that are no UTF-8 raise here, not as a tokenizer puts it."""
+    """`text` itself; ValueError, before a tokenizer raises a less clear one, if the terminal's bytes are not UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

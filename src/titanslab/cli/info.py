@@ -1,4 +1,4 @@
-"""`titans info`: versions, devices, the memory's backend and the cost of a config."""
+"""`titans info`: installed versions, memory backends, and the costs of a config."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ def read_config(path: Path) -> Any:
         raise FileNotFoundError(f"--config {str(path)!r} does not exist (looked for {path.absolute()})")
     try:
         return AutoConfig.from_pretrained(
-            path if path.is_file() else find_model_folder(path),
-            trust_remote_code=False,
-            local_files_only=True,
+            path if path.is_file() else find_model_folder(path), trust_remote_code=False, local_files_only=True
         )
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"--config {str(path)!r} is not a model's config: {error}") from error
@@ -129,7 +127,7 @@ def _count_parameters(config: Any) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
+    with torch.device("meta"):  # a model of shapes alone takes no memory
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 

@@ -1,4 +1,4 @@
-"""`titans quickstart`: see a memory recall what a window cannot, on this machine, in minutes."""
+"""`titans quickstart`: see a memory recall facts that a window cannot, on this machine, in minutes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-WANTED = 5  # times the window-only model's recall
+WANTED = 5  # expected recall as a multiple of the window-only model's
 
 
 @app.command()
@@ -18,18 +18,18 @@ def quickstart(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the model, results.json and the pictures.")
     ] = Path("quickstart"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights, the text's order and the sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights, the text's order and the sample.")] = 0,
     minutes: Annotated[
-        float | None, typer.Option(help="Training time of the Titans, if not the usual two minutes.")
+        float | None, typer.Option(help="Training time of the Titans; default: about two minutes.")
     ] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Seconds instead of minutes: shows that it runs, learns nothing.")
+        bool, typer.Option("--smoke", help="A run of seconds that learns nothing, to test that it works.")
     ] = False,
 ) -> None:
-    """Train a small Titans and a window-only transformer, and compare what they remember.
+    """Train a small Titans and a window-only transformer, and compare the facts that they recall.
 
-    Both have the same size and read the same bytes: books in which facts stand and come again. It takes less
-    than five minutes on two cores and leaves a folder to generate from.
+    Both have the same size and read the same bytes: books in which facts are stated and repeated. It takes less
+    than five minutes on two cores and writes a folder to generate from.
 
     Example: [bold]titans quickstart --output quickstart --seed 1[/bold]
     """
@@ -39,10 +39,8 @@ def quickstart(
     chosen = settings(minutes, smoke)
     quiet_libraries()
     from titanslab.progress import bar
-    from titanslab.quickstart.run import check_output
     from titanslab.quickstart.run import quickstart as run
 
-    check_output(output)
     results = run(chosen, output, seed, lambda title: bar(f"{title:34}", keep=True))
     _show(results, output)
 
@@ -73,7 +71,7 @@ def _show(results: dict[str, Any], output: Path) -> None:
     console.print(table)
     times, chance = results["times_the_window"], results["chance"]
     asked = results["settings"]["questions"]
-    line = f"Beyond the window the Titans recalls {times:.1f} times what the window alone does"
+    line = f"Beyond the window the Titans recalls {times:.1f} times as much as the window alone"
     console.print(f"{line} (chance is {chance:.0%}; {asked} questions per distance).")
     if times < WANTED:
         console.print(f"That is less than the {WANTED} times expected: this run was too short, or went badly.")
@@ -86,7 +84,5 @@ def _show(results: dict[str, Any], output: Path) -> None:
     console.print(f"{results['seconds']:.0f} seconds in all. Now generate from it:")
     fact = "(Aldora=31) It was a dark night. (Aldora="
     console.print(
-        f'  titans generate --model {output} --max-new-tokens 100 --prompt "{fact}"',
-        markup=False,
-        soft_wrap=True,
+        f'  titans generate --model {output} --max-new-tokens 100 --prompt "{fact}"', markup=False, soft_wrap=True
     )

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
 from titanslab._version import __version__
 from titanslab.cli import VERBS
-from titanslab.cli.lazy import lazy_group
+
+
+class VerbGroup(typer.core.TyperGroup):
+    """A command group whose verbs, those of the table `VERBS`, are imported when they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        module, text = VERBS[cmd_name]
+        if ctx.resilient_parsing or getattr(ctx, "titans_listing", False):
+            return typer.core.TyperCommand(cmd_name, help=text)
+        command = typer.main.get_command(import_module(module).app)
+        command.name = cmd_name
+        command.short_help = text
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        ctx.titans_listing = True  # the list of verbs needs only their help lines
+        super().format_help(ctx, formatter)
+
 
 app = typer.Typer(
-    cls=lazy_group(VERBS),
+    cls=VerbGroup,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -1,4 +1,4 @@
-"""`titans train`: a recipe in, a run folder out."""
+"""`titans train`: train a model from a recipe into a run folder."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 @app.command()
 def train(
     recipe: Annotated[
-        Path | None,
-        typer.Argument(help="A recipe, a TOML file; with --resume it may be left out.", show_default=False),
+        Path | None, typer.Argument(help="A recipe, a TOML file; with --resume it may be left out.", show_default=False)
     ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as training.learning_rate=1e-3."),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="The run folder; default: runs/ and the recipe's name."),
+        Path | None, typer.Option("--output", "-o", help="The run folder; default: runs/ and the recipe's name.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
     """Train a model from a recipe into a run folder.
 
     Example: [bold]titans train recipes/tiny.toml --set training.steps=200 --output runs/tiny[/bold]
 
     The folder holds the recipe with every default filled in, metrics.jsonl, checkpoints, versions, and at
-    the end the model and its tokenizer. A run that was stopped, however roughly, goes on with --resume and
-    gives the same losses. On several GPUs: torchrun --nproc-per-node 8 -m titanslab.cli train ...
+    the end the model and its tokenizer. A run that was stopped or killed continues with --resume and gives the
+    same losses. On several GPUs: torchrun --nproc-per-node 8 -m titanslab.cli train ...
     """
     from titanslab.cli.errors import Interrupted
     from titanslab.runs.quiet import quiet_libraries
@@ -66,12 +64,5 @@ def _how_to_resume(recipe: Path, assignments: list[str], output: Path) -> str:
         return "interrupted before training began; nothing was written"
     last = last_complete(output / "checkpoints")
     where = f"the last checkpoint is {last.name}" if last else "there is no checkpoint yet"
-    words = [
-        "titans",
-        "train",
-        str(recipe),
-        *(w for a in assignments for w in ("--set", a)),
-        "--output",
-        str(output),
-    ]
+    words = ["titans", "train", str(recipe), *(w for a in assignments for w in ("--set", a)), "--output", str(output)]
     return f"interrupted; {where}; resume with: {shlex.join([*words, '--resume'])}"

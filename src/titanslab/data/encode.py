@@ -1,4 +1,6 @@
-"""Counting and encoding with whatever tokenizer is at hand."""
+"""From text to ids and to numbers of tokens, with any tokenizer."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -9,20 +11,138 @@ from typing import Any
 
 import numpy as np
 
+from titanslab.data.tokenizer import is_byte_tokenizer, load_tokenizer
+
 _ANCHOR = "."
+_LONGEST_CHARACTER = 8  # tokens
+
+
+class TextEncoder:
+    """Encodes texts with one tokenizer, into the smallest integer type that holds its ids.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer or a `tokenizers.Tokenizer`; another raises a ValueError.
+
+    Attributes:
+        bos, eos: its start and end token, None where it has none.
+        start: the ids before a text that is read from its beginning: the start token, or none.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not _encodes(tokenizer):
+            raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; it must encode text to ids")
+        self.tokenizer = tokenizer
+        self.bos: int | None = getattr(tokenizer, "bos_token_id", None)
+        self.eos: int | None = getattr(tokenizer, "eos_token_id", None)
+        self.start = [] if self.bos is None else [self.bos]
+        size = tokenizer.get_vocab_size() if _is_rust(tokenizer) else len(tokenizer)
+        self.dtype = np.dtype(np.uint16 if size <= 2**16 else np.uint32)
+        self._bytes = is_byte_tokenizer(tokenizer)
+        self._anchor: list[int] | None = None
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids [T] of each text, without special tokens."""
+        if self._bytes:
+            return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(self.dtype) for text in texts]
+        if _is_rust(self.tokenizer):
+            rows = [e.ids for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        else:  # verbose=False: no warning that a text is longer than the tokenizer's model_max_length
+            options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+            rows = self.tokenizer(list(texts), **options)["input_ids"] if texts else []
+        return [np.asarray(ids, self.dtype) for ids in rows]
+
+    def documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids [T] of each text between the tokenizer's start and end token, where it has them."""
+        end = [] if self.eos is None else [self.eos]
+        return [np.concatenate([self.start, ids, end]).astype(self.dtype) for ids in self.encode(texts)]
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of one text, without special tokens."""
+        return self.encode([text])[0].tolist()
+
+    def chunk(self, text: str, first: bool) -> np.ndarray:
+        """The ids [T] of one chunk of a longer text that is cut before spaces; `first` is that text's beginning."""
+        if first or self._bytes:
+            return self.encode([text])[0]
+        if self._anchor is None:
+            self._anchor = self.ids(_ANCHOR)
+        # after the anchor, so that no tokenizer takes the chunk for the start of a text
+        ids = self.encode([_ANCHOR + text])[0]
+        size = len(self._anchor)
+        return ids[size:] if ids[:size].tolist() == self._anchor else self.encode([text])[0]
+
+
+class TextDecoder:
+    """Decodes tokens as they come; a character of several tokens is part of its last one's text.
+
+    Args:
+        tokenizer: an object with `decode(ids, **options)`.
+        skip_special_tokens: whether special tokens have no text.
+    """
+
+    def __init__(self, tokenizer: Any, skip_special_tokens: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.options = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+        self._before: list[int] = []  # context: some tokenizers drop the space that a text begins with
+        self._waiting: list[int] = []
+
+    def add(self, ids: Sequence[int]) -> str:
+        """The text that new tokens complete; empty while a character lacks tokens."""
+        self._waiting += ids
+        text = self._new_text()
+        if text.endswith("\ufffd") and len(self._waiting) < _LONGEST_CHARACTER:
+            return ""
+        self._before, self._waiting = (self._before + self._waiting)[-_LONGEST_CHARACTER:], []
+        while self._before and self._decode(self._before)[:1] == "\ufffd":
+            self._before = self._before[1:]
+        return text
+
+    def rest(self) -> str:
+        """The text of tokens whose last character is incomplete."""
+        text, self._waiting = self._new_text(), []
+        return text
+
+    def _new_text(self) -> str:
+        known, whole = self._decode(self._before), self._decode(self._before + self._waiting)
+        return whole[len(known) :] if whole.startswith(known) else self._decode(self._waiting)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, **self.options))
+
+
+def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:
+    """`text -> ids` without special tokens, or None where the tokenizer only counts."""
+    return TextEncoder(tokenizer).ids if _encodes(tokenizer) else None
+
+
+def encode_long(tokenizer: Any, text: str, chunk_chars: int = 1 << 20) -> np.ndarray:
+    """The ids [T] of a text of any length, encoded in chunks that end before a space.
+
+    A tokenizer keeps a hundred bytes and more for each token of a call; ten million would not fit.
+    """
+    encoder, parts, start = TextEncoder(tokenizer), list[np.ndarray](), 0
+    while start < len(text) or not parts:
+        end = len(text)
+        if end - start > chunk_chars:
+            space = text.rfind(" ", start + 1, start + chunk_chars)
+            end = space if space > 0 else end
+        parts.append(encoder.chunk(text[start:end], start == 0))
+        start = end
+    return np.concatenate(parts)
 
 
 class TokenCounter:
-    """Counts tokens with a Hugging Face tokenizer, a `tokenizers.Tokenizer`, or a `text -> int` callable.
+    """Counts tokens, never special ones.
 
-    Special tokens are never counted.
+    Args:
+        tokenizer: a Hugging Face tokenizer, a `tokenizers.Tokenizer`, or a callable `text -> int`.
     """
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
-        self._encode = encoder_of(tokenizer)
+        self._encoder = TextEncoder(tokenizer) if _encodes(tokenizer) else None
         self._anchor_count: int | None = None
-        if self._encode is None and not callable(tokenizer):
+        if self._encoder is None and not callable(tokenizer):
             raise ValueError(
                 f"tokenizer is a {type(tokenizer).__name__}; it must be a Hugging Face tokenizer, a "
                 "tokenizers.Tokenizer, or a callable that returns the number of tokens of a text"
@@ -30,76 +150,30 @@ class TokenCounter:
 
     def count(self, text: str) -> int:
         """Tokens of `text` on its own."""
-        return int(self.tokenizer(text)) if self._encode is None else len(self._encode(text))
+        return self._counts([text])[0]
 
     def count_following(self, texts: Sequence[str]) -> list[int]:
-        """Tokens each text adds when it follows another after a space, so that counts can be summed."""
+        """Tokens that each text adds where it follows another after a space, so that counts can be summed."""
         if self._anchor_count is None:
             self._anchor_count = self.count(_ANCHOR)
-        joined = [f"{_ANCHOR} {text}" for text in texts]
-        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
-        if _is_rust(self.tokenizer):
-            backend = self.tokenizer
-        if _is_rust(backend):
-            sizes = [len(e.ids) for e in backend.encode_batch(joined, add_special_tokens=False)]
-        else:
-            sizes = [self.count(text) for text in joined]
-        return [size - self._anchor_count for size in sizes]
+        return [size - self._anchor_count for size in self._counts([f"{_ANCHOR} {text}" for text in texts])]
+
+    def _counts(self, texts: Sequence[str]) -> list[int]:
+        if self._encoder is None:
+            return [int(self.tokenizer(text)) for text in texts]
+        return [len(ids) for ids in self._encoder.encode(texts)]
 
 
 def _is_rust(tokenizer: Any) -> bool:
     return type(tokenizer).__module__.partition(".")[0] == "tokenizers" and hasattr(tokenizer, "encode_batch")
 
 
-def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:
-    """`text -> ids` without special tokens, or None where the tokenizer only counts."""
-    if _is_rust(tokenizer):
-        return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-    if hasattr(tokenizer, "encode") and hasattr(tokenizer, "decode"):
-        # verbose=False: no warning that a text is longer than the tokenizer's model_max_length.
-        return lambda text: list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
-    return None
-
-
-def encode_long(tokenizer: Any, text: str, chunk_chars: int = 1 << 20) -> np.ndarray:
-    """Ids `[T]` of a text of any length, read in chunks that end before a space.
-
-    A tokenizer keeps a hundred bytes and more for each token it reads at once; ten million would not fit.
-    """
-    encode, parts, start = chunk_encoder(tokenizer), list[np.ndarray](), 0
-    while start < len(text) or not parts:
-        end = len(text)
-        if end - start > chunk_chars:
-            space = text.rfind(" ", start + 1, start + chunk_chars)
-            end = space if space > 0 else end
-        parts.append(encode(text[start:end], start == 0))
-        start = end
-    return np.concatenate(parts)
-
-
-def chunk_encoder(tokenizer: Any) -> Callable[[str, bool], np.ndarray]:
-    """`(chunk, is first) -> ids int32 [T]` of a text that is cut into chunks before spaces."""
-    from titanslab.data.tokenizer import is_byte_tokenizer
-
-    encode = encoder_of(tokenizer)
-    if encode is None:
-        raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; it must encode text to ids")
-    if not _is_rust(tokenizer) and is_byte_tokenizer(tokenizer):
-        return lambda chunk, first: np.frombuffer(chunk.encode(), dtype=np.uint8).astype(np.int32)
-    anchor = encode(_ANCHOR)
-
-    def encode_chunk(chunk: str, first: bool) -> np.ndarray:
-        if first:
-            return np.asarray(encode(chunk), dtype=np.int32)
-        # after the anchor, so that no tokenizer takes the chunk for the start of a text
-        ids = encode(_ANCHOR + chunk)
-        return np.asarray(ids[len(anchor) :] if ids[: len(anchor)] == anchor else encode(chunk), dtype=np.int32)
-
-    return encode_chunk
+def _encodes(tokenizer: Any) -> bool:
+    return _is_rust(tokenizer) or (hasattr(tokenizer, "encode") and hasattr(tokenizer, "decode"))
 
 
 def leading_special_tokens(tokenizer: Any) -> list[int]:
-    """What stands before a text: what the tokenizer puts there itself, or else its begin-of-text token.
+    """The ids before a text: those that the tokenizer adds itself, or else its begin-of-text token.
 
     A begin-of-text token that also ends texts, as GPT-2's does, is left out.
     """
@@ -128,7 +202,7 @@ def utf8_bytes(text: str) -> int:
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
-    """A name that two tokenizers share where they cut every text in the same way, wherever they lie."""
+    """A name that two tokenizers share where they cut every text in the same way, wherever their files are."""
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(backend, "to_str"):
         whole = backend.to_str()
@@ -140,11 +214,11 @@ def tokenizer_identity(tokenizer: Any) -> str:
 
 
 def load_counter(path: str | os.PathLike[str]) -> TokenCounter:
-    """A counter from a name.
+    """The counter of a tokenizer by name.
 
     Args:
         path: `byte`; a folder with GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json` and `merges.txt`; or
-            what `titanslab.data.load_tokenizer` takes.
+            another name that `titanslab.data.load_tokenizer` takes.
     """
     if str(path) == "byte":
         return TokenCounter(utf8_bytes)
@@ -154,6 +228,4 @@ def load_counter(path: str | os.PathLike[str]) -> TokenCounter:
             from tokenizers import ByteLevelBPETokenizer
 
             return TokenCounter(ByteLevelBPETokenizer(str(where / vocab), str(where / merges)))
-    from titanslab.data.tokenizer import load_tokenizer
-
     return TokenCounter(load_tokenizer(str(path)))

@@ -1,6 +1,6 @@
-"""The order in which a run sees its rows: a pure function of the seed and the row's number.
+"""The order of the rows in a run, a pure function of the seed and the row's number.
 
-So a resumed run continues with exactly the rows that the interrupted one would have seen next.
+A resumed run therefore continues with exactly the rows that would have come next in the interrupted one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from titanslab.data.packing import IGNORED, Row, Rows
 
 
 class RowStream(Protocol):
-    """Endless rows: `row(index)`, any index >= 0, depends on the settings and the index alone."""
+    """Rows without end; `row(index)`, for any index >= 0, depends on the settings and the index alone."""
 
     def row(self, index: int) -> Row: ...
 
 
 class ShuffledRows:
-    """All rows once per epoch, in an order drawn anew from (seed, epoch); unshuffled on request."""
+    """All rows once per epoch, in an order drawn from (seed, epoch), or in their own order without `shuffle`."""
 
     def __init__(self, rows: Rows, seed: int, *, shuffle: bool = True) -> None:
         self.rows, self.seed, self.shuffle = rows, seed, shuffle
@@ -35,7 +35,7 @@ class ShuffledRows:
 
 
 class MixedRows:
-    """Each row from one of several streams, with the given shares; which one depends on (seed, index)."""
+    """Rows of several streams in the given shares; the stream of a row depends on (seed, index) alone."""
 
     def __init__(self, streams: list[RowStream], shares: list[float], seed: int) -> None:
         if len(streams) != len(shares) or not streams or min(shares) <= 0:
@@ -49,7 +49,7 @@ class MixedRows:
 
 
 class RunRows:
-    """The rows that one run sees, in order, as a dataset for a loader that does not shuffle."""
+    """The first `count` rows of a stream as a dataset, for a loader that does not shuffle."""
 
     def __init__(self, stream: RowStream, count: int) -> None:
         self.stream, self.count = stream, count
@@ -62,10 +62,10 @@ class RunRows:
 
 
 def collate(rows: list[Row], pad_id: int = 0) -> dict[str, object]:
-    """Stack rows into int64 tensors [B, T], T of the longest; shorter ones are filled up on the right.
+    """Stack rows into int64 tensors [B, T], T of the longest row; shorter rows are padded on the right.
 
-    What is filled in is `pad_id`, without a label, a document of its own. Rows without `document_ids` are one
-    document each, rows without `block_labels [T, N]` have none; where no row has them, neither has the batch.
+    Padding is `pad_id`, has no label and is a document of its own. Rows without `document_ids` are one document
+    each, rows without `block_labels [T, N]` have no such labels; the batch has a field if any row has it.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Rows of fixed length from documents: packed end to end, or one document a row.
 
 A row is a dict of three int64 arrays [T]: `input_ids`, `labels` (shifted inside the model; -100 is not
-scored) and `document_ids`, whose change along the row tells the model to start from its initial memory again.
+scored) and `document_ids`. Where `document_ids` changes along a row, the model resets its memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Row = dict[str, np.ndarray]
 
 
 class Rows(Protocol):
-    """A fixed number of rows, each at its index."""
+    """A fixed number of rows, addressed by index."""
 
     def __len__(self) -> int: ...
 
@@ -25,9 +25,9 @@ class Rows(Protocol):
 
 
 class PackedRows:
-    """Row i holds tokens i * T to (i + 1) * T of the corpus, whatever documents they belong to.
+    """Row i holds tokens i * T to (i + 1) * T of the corpus, of any number of documents.
 
-    The last, shorter row is dropped unless `keep_tail`, which fills it with `pad_id`.
+    The last, shorter row is dropped, or padded with `pad_id` if `keep_tail`.
     """
 
     def __init__(self, tokens: Tokens, length: int, *, keep_tail: bool = False, pad_id: int = 0) -> None:
@@ -46,7 +46,7 @@ class PackedRows:
 
 
 class DocumentRows:
-    """Each row holds one document, or a piece of one longer than T, filled up with unscored `pad_id`."""
+    """Each row holds one document, or a piece of one longer than T, padded with `pad_id`, which is not scored."""
 
     def __init__(self, tokens: Tokens, length: int, *, pad_id: int = 0) -> None:
         self.tokens, self.length, self.pad_id = tokens, length, pad_id
@@ -68,8 +68,8 @@ class DocumentRows:
 def make_row(ids: np.ndarray, documents: np.ndarray, length: int, pad_id: int = 0) -> Row:
     """Make a row from token ids [n] and document numbers [n], n <= length.
 
-    The first token of a document is not scored: nothing before it belongs to it. Padding is a document of
-    its own.
+    The first token of a document is not scored, because no token before it belongs to the document. Padding is a
+    document of its own.
     """
     missing = length - len(ids)
     labels = ids.copy()

@@ -1,4 +1,4 @@
-"""Packed rows made while the corpus is read, for corpora that do not fit in memory or on disk."""
+"""Packed rows that are made while the corpus is read, for corpora that fit neither in memory nor on disk."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from titanslab.data.corpus import Corpus
+from titanslab.data.encode import TextEncoder
 from titanslab.data.packing import Row, make_row
-from titanslab.data.tokenizer import TextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH_DOCUMENTS = 32
+BATCH_CHARACTERS = 200_000
 
 
 class StreamedRows(IterableDataset):
-    """Endless packed rows [T] in the corpus's order, drawn from a buffer of `buffer` rows (1: not shuffled).
+    """Packed rows [T] without end. The corpus is read again after its end, and no token is dropped.
 
-    Reads the corpus again when it ends; tokens are carried over, so no text is lost. The order depends on
-    the seed alone.
+    Args:
+        corpus, tokenizer: the texts and the tokenizer.
+        length: T.
+        buffer: number of rows from which the next one is drawn at random; 1 keeps the corpus's order.
+        seed: the order depends on it alone.
     """
 
     def __init__(
@@ -43,14 +46,13 @@ class StreamedRows(IterableDataset):
             held[place] = row
 
     def _packed(self) -> Iterator[Row]:
-        ids = np.empty(0, np.int64)
-        documents = np.empty(0, np.int64)
+        ids = documents = np.empty(0, np.int64)
         number = 0
         for batch in self._documents():
-            for document in batch:
-                ids = np.concatenate([ids, document.astype(np.int64)])
-                documents = np.concatenate([documents, np.full(len(document), number)])
-                number += 1
+            numbers = np.repeat(np.arange(number, number + len(batch)), [len(document) for document in batch])
+            ids = np.concatenate([ids, *batch], dtype=np.int64)
+            documents = np.concatenate([documents, numbers])
+            number += len(batch)
             while len(ids) >= self.length:
                 first = documents[: self.length]
                 yield make_row(ids[: self.length], first - first[0], self.length)
@@ -58,15 +60,9 @@ class StreamedRows(IterableDataset):
 
     def _documents(self) -> Iterator[list[np.ndarray]]:
         while True:
-            texts: list[str] = []
-            seen = 0
-            for text in self.corpus:
-                texts.append(text)
-                seen += 1
-                if len(texts) == BATCH_DOCUMENTS:
-                    yield self.encoder.documents(texts)
-                    texts = []
-            if not seen:
-                raise ValueError(self.corpus.describe_empty())
-            if texts:
+            empty = True
+            for _, texts in self.corpus.batches(BATCH_CHARACTERS):
+                empty = False
                 yield self.encoder.documents(texts)
+            if empty:
+                raise ValueError(self.corpus.describe_empty())

@@ -1,40 +1,144 @@
-"""Running text and word lists from files."""
+"""The one reader of texts: files of running text, JSON or parquet, plain or compressed, whole or in pieces."""
 
+from __future__ import annotations
+
+import bz2
+import glob
 import gzip
+import io
 import json
 import lzma
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any
 
-_SUFFIXES = (".txt", ".md", ".json", ".jsonl")
+KINDS = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
+COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
+PIECE_BYTES = 1 << 16
+PARQUET_ROWS = 1024  # rows decoded at once; a row may hold a whole book
+
+
+def text_kind(path: Path) -> str | None:
+    """The kind of a file by its name, compressed or not: "text", "json" or "parquet"; None for other names."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return KINDS.get(suffixes[-1]) if suffixes else None
+
+
+def find_files(source: str, name: str) -> list[Path]:
+    """The files of texts that `source` names: one file, the files of a folder and its subfolders, or a pattern.
+
+    Files come in the order of their names; hidden ones and those of other kinds are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing is there, or nothing of a known kind; `name` is how the message
+            calls the source.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if text_kind(path) is None:
+            raise ValueError(
+                f"{name}: {source!r} is of an unknown kind; name it .txt, .md, .jsonl, .json or .parquet, "
+                f"with {', '.join(COMPRESSIONS)} after it where compressed"
+            )
+        return [path]
+    if path.is_dir():
+        shown = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
+        inside = sorted(shown)
+        missing = f"folder {source!r} holds no .txt, .md, .jsonl, .json or .parquet file"
+    elif glob.has_magic(source):
+        inside = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        missing = f"no text, JSONL or parquet file matches the pattern {source!r}"
+    else:
+        raise FileNotFoundError(f"{name}: {source!r} does not exist (looked for {path.absolute()})")
+    found = [p for p in inside if p.is_file() and text_kind(p)]
+    if not found:
+        raise FileNotFoundError(f"{name}: {missing}")
+    return found
+
+
+def file_texts(path: Path, where: str, *, column: str = "text", cut: str = "file") -> Iterator[str]:
+    """The texts of one file, in its order; a file without a known suffix is running text.
+
+    Args:
+        path: running text in UTF-8; JSON, an entry a line or one list or entry in the file; or parquet. Line ends
+            become `\\n`. An empty file has no texts.
+        where: how errors call the file.
+        column: the field of a JSON entry or the column of a parquet file that holds the text.
+        cut: what one text of a file of running text is: "file", "line" or "paragraph".
+
+    Raises:
+        ValueError: the file is not UTF-8, is damaged or cut off, or an entry has no text.
+        ImportError: the file is compressed with zstd and no package for that is installed.
+    """
+    kind = text_kind(path) or "text"
+    if path.is_file() and path.stat().st_size == 0:
+        return
+    with _opened(path, where, kind) as (raw, stream):
+        if kind == "parquet":
+            rows = _parquet_rows(raw if stream is raw else io.BytesIO(stream.read()), column)
+            yield from entry_texts(rows, column, where)
+            return
+        lines = io.TextIOWrapper(stream, encoding="utf-8")
+        if kind == "json":
+            yield from entry_texts(_json_entries(lines), column, where)
+        elif cut == "file":
+            yield lines.read()
+        elif cut == "line":
+            yield from (line.removesuffix("\n") for line in lines)
+        else:
+            yield from _paragraphs(lines)
+
+
+def entry_texts(entries: Iterable[Any], column: str, where: str) -> Iterator[str]:
+    """The text in `column` of each entry, an object or the text itself; ValueError naming the entry without one."""
+    for number, entry in enumerate(entries, 1):
+        text = entry.get(column) if isinstance(entry, dict) else entry
+        if isinstance(text, str):  # JSON can name half a character, which no tokenizer takes
+            yield text.encode("utf-8", "replace").decode("utf-8")
+        elif isinstance(entry, dict) and column not in entry:
+            columns = ", ".join(sorted(map(str, entry))) or "none"
+            raise ValueError(
+                f"{where}, entry {number} has no column {column!r}; its columns: {columns} (a corpus may name "
+                "another as data.text_column)"
+            )
+        else:
+            raise ValueError(
+                f"{where}, entry {number} has {type(text).__name__} in column {column!r}, not text; clean the data "
+                "or name another column"
+            )
 
 
 def iter_texts(path: str | os.PathLike[str]) -> Iterator[str]:
-    """The texts in a file or in a folder of files, in the order of their names.
+    """The texts of a file or of a folder's files that are more than white space, in the order of the names.
 
-    Args:
-        path: `.txt` (one text), `.json` (an object with `text`, or a list of them), `.jsonl` (one object with
-            `text` a line), each also as `.gz` or `.xz`; or a folder of such files.
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: a file holds no text, or cannot be read as `file_texts` reads it.
     """
-    where = Path(path)
-    if where.is_dir():
-        files = sorted(f for f in where.iterdir() if f.is_file() and _bare_suffix(f) in _SUFFIXES)
-        if not files:
-            raise ValueError(f"path {where} is a folder without {', '.join(_SUFFIXES)} files; name a file of text")
-        for file in files:
-            yield from iter_texts(file)
-        return
-    if not where.exists():
-        raise FileNotFoundError(f"path {where} does not exist; name a text, json or jsonl file, or a folder of them")
-    found = False
-    for text in _iter_file(where):
-        if text.strip():
-            found = True
-            yield text
-    if not found:
-        raise ValueError(f"path {where} holds no text; name a file with text in it")
+    there = Path(path).exists() and not Path(path).is_dir()
+    files = [Path(path)] if there else find_files(str(path), "path")
+    for file in files:
+        found = False
+        for text in file_texts(file, f"path {file}"):
+            if text.strip():
+                found = True
+                yield text
+        if not found:
+            raise ValueError(f"path {file} holds no text; name a file with text in it")
 
 
 def read_words(path: str | os.PathLike[str]) -> list[str]:
@@ -49,48 +153,162 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     return words
 
 
+def whole_text(path: Path, where: str) -> str:
+    """A file of running text as one string, of whatever name; errors as those of `file_texts`."""
+    with _opened(path, where) as (_, stream):
+        text = io.TextIOWrapper(stream, encoding="utf-8")
+        return text.read()
+
+
 def utf8_lines(file: Path) -> list[str]:
-    """The lines of a text; ValueError naming the file where it is not UTF-8."""
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"path {file} is not text in UTF-8 (byte {error.start}: {error.reason}); convert it") from None
+    """The lines of a file of running text; ValueError if it is not UTF-8."""
+    return whole_text(file, f"path {file}").splitlines()
 
 
-def _bare_suffix(file: Path) -> str:
-    return (Path(file.stem).suffix if file.suffix in (".gz", ".xz") else file.suffix).lower()
+@dataclass(frozen=True)
+class TextPiece:
+    """A part of a text that ends before a space.
+
+    Args:
+        text: the part, whose line ends are `\\n`.
+        start: place of its first byte in the decompressed text.
+        begin, end: places of its first byte and of the byte after its last in the file, about right where the
+            file is compressed.
+    """
+
+    text: str
+    start: int
+    begin: int
+    end: int
 
 
-def _open(file: Path) -> IO[str]:
-    if file.suffix == ".xz":
-        return cast(IO[str], lzma.open(file, "rt", encoding="utf-8", errors="replace"))
-    if file.suffix == ".gz":
-        return cast(IO[str], gzip.open(file, "rt", encoding="utf-8", errors="replace"))
-    return open(file, encoding="utf-8", errors="replace")
+class TextSource:
+    """A file of running text in UTF-8, read a piece at a time; a piece depends on its start alone.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is not UTF-8, damaged or cut off.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} is a folder; name a file of text")
+        if not self.path.exists():
+            raise FileNotFoundError(f"text {str(self.path)!r} does not exist (looked for {self.path.absolute()})")
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} is a pipe or a device; a text whose reading can be resumed is a file")
+        self.size = self.path.stat().st_size
+
+    def pieces(self, start: int = 0) -> Iterator[TextPiece]:
+        """The pieces from byte `start` of the decompressed text on."""
+        with _opened(self.path, str(self.path)) as (raw, stream):
+            if start and stream.seek(start) < start:
+                raise ValueError(f"{self.path} is shorter than the part that was read before; is it the same text?")
+            buffer = b""
+            place = raw.tell()
+            while buffer := buffer + stream.read(PIECE_BYTES - len(buffer)):
+                cut = _cut(buffer) if len(buffer) == PIECE_BYTES else len(buffer)
+                begin, place = place, start + cut if stream is raw else raw.tell()
+                try:
+                    text = buffer[:cut].decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise _not_utf8(error, str(self.path), start + error.start) from None
+                yield TextPiece(text.replace("\r\n", "\n").replace("\r", "\n"), start, begin, place)
+                start += cut
+                buffer = buffer[cut:]
 
 
-def _iter_file(file: Path) -> Iterator[str]:
-    suffix = _bare_suffix(file)
-    try:
-        with _open(file) as stream:
-            if suffix == ".jsonl":
-                for number, line in enumerate(stream, 1):
-                    if line.strip():
-                        yield _text_of(json.loads(line), file, number)
-            elif suffix == ".json":
-                whole = json.load(stream)
-                for number, entry in enumerate(whole if isinstance(whole, list) else [whole], 1):
-                    yield _text_of(entry, file, number)
+def _cut(buffer: bytes) -> int:
+    """The end of a piece: before a space, which tokenizers take for the start of a word, or else a line end."""
+    for separator in (b" ", b"\n"):
+        place = buffer.rfind(separator)
+        if buffer[place - 1 : place] == b"\r":  # a line end of two bytes stays whole
+            place -= 1
+        if place > 0:
+            return place
+    place = len(buffer)
+    while place > len(buffer) - 4 and buffer[place - 1] & 0xC0 == 0x80:
+        place -= 1
+    return place - 1  # the last character may lack bytes
+
+
+@contextmanager
+def _opened(path: Path, where: str, kind: str = "text") -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The file and its decompressed bytes; an error in reading either becomes a ValueError in one line."""
+    with open(path, "rb") as raw:
+        stream = _decompressed(raw, path)
+        try:
+            yield raw, stream
+        except UnicodeDecodeError as error:  # its object ends where the stream stands
+            raise _not_utf8(error, where, stream.tell() - len(error.object) + error.start) from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} cannot be read as {kind}: not valid JSON ({error}); is it whole?") from error
+        except Exception as error:
+            if type(error).__module__.startswith("pyarrow"):
+                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            # gzip and bz2 raise an OSError without a number; the package for zstd may not be there
+            elif (
+                isinstance(error, lzma.LZMAError | zlib.error | EOFError)
+                or type(error).__name__ == "ZstdError"
+                or (isinstance(error, OSError) and error.errno is None)
+            ):
+                reason = f"it does not decompress ({error})"
             else:
-                yield stream.read()
-    except json.JSONDecodeError as error:
-        raise ValueError(f"path {file} is not valid JSON ({error}); name a json, jsonl or text file") from error
-    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"path {file} does not decompress ({error}); fetch it again") from error
+                raise
+            raise ValueError(f"{where} cannot be read as {kind}: {reason}; is it whole?") from error
 
 
-def _text_of(entry: object, file: Path, number: int) -> str:
-    text = entry.get("text") if isinstance(entry, dict) else entry
-    if isinstance(text, str):  # JSON can name half a character, which no tokenizer takes
-        return text.encode("utf-8", "replace").decode("utf-8")
-    raise ValueError(f'path {file}, entry {number} has no "text"; every entry must be an object with a "text" string')
+def _not_utf8(error: UnicodeDecodeError, where: str, place: int) -> ValueError:
+    return ValueError(f"{where} is not text in UTF-8 (byte {place}: {error.reason}); convert it")
+
+
+def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
+    openers: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+    if path.suffix.lower() == ".zst":
+        try:
+            from compression import zstd  # Python 3.14
+        except ImportError:
+            try:
+                from backports import zstd
+            except ImportError:
+                raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
+        openers[".zst"] = zstd.open
+    return openers.get(path.suffix.lower(), lambda stream: stream)(raw)
+
+
+def _json_entries(lines: Iterator[str]) -> Iterator[Any]:
+    """The entries of a JSON text: one a line, else the elements of its list, else the whole."""
+    first = next((line for line in lines if line.strip()), "")
+    if not first:
+        return
+    try:
+        entry = json.loads(first)
+    except json.JSONDecodeError:
+        entry = None
+    if isinstance(entry, dict | str):
+        yield entry
+        yield from (json.loads(line) for line in lines if line.strip())
+    else:
+        whole = json.loads(first + "".join(lines))
+        yield from whole if isinstance(whole, list) else [whole]
+
+
+def _parquet_rows(file: IO[bytes], column: str) -> Iterator[dict[str, Any]]:
+    from pyarrow import parquet
+
+    table = parquet.ParquetFile(file)
+    columns = [column] if column in table.schema_arrow.names else None  # an error lists all of them
+    for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
+        yield from batch.to_pylist()
+
+
+def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
+    """The parts of a text between two line ends, without those."""
+    part: list[str] = []
+    for line in lines:
+        if line == "\n" and part:
+            yield "".join(part)[:-1]
+            part = []
+        else:
+            part.append(line)
+    yield "".join(part)

@@ -1,15 +1,13 @@
-"""Tokenizers: bytes by default, or any Hugging Face or SentencePiece tokenizer, as one kind of object.
-
-Text is encoded without special tokens; where a document starts and ends is the packing's business.
-"""
+"""Opening a tokenizer: the bytes of UTF-8, or any Hugging Face or SentencePiece tokenizer, as a Hugging Face object."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,8 +18,8 @@ BYTE = "byte"
 def byte_tokenizer() -> PreTrainedTokenizerBase:
     """The byte tokenizer: byte b of the UTF-8 text is token b, then <bos> 256, <eos> 257, <pad> 258.
 
-    Any text comes back exactly; text that spells "<bos>" is read as its letters. It saves and loads as a
-    Hugging Face fast tokenizer, without code of ours.
+    Decoding gives back any text exactly, and text that spells "<bos>" is encoded as its letters. It is saved and
+    loaded as a Hugging Face fast tokenizer, without code of this package.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +41,10 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer: "byte", a tokenizer.json, a SentencePiece .model, a folder or a hub name.
 
-    Raises FileNotFoundError when a path does not exist and ValueError when what is there is not a tokenizer.
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: the file, folder or hub name is not a tokenizer.
+        ImportError: it is a SentencePiece model and the packages for those are missing or too old.
     """
     if name == BYTE:
         return byte_tokenizer()
@@ -71,7 +72,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def padding_id(tokenizer: Any) -> int:
-    """What fills up rows: the padding token, else the one that ends a text, else 0."""
+    """The token for padding rows: the padding token, else the one that ends a text, else 0."""
     ids = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
     return next((i for i in ids if i is not None), 0)
 
@@ -89,30 +90,6 @@ def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     return model["model"].get("merges") == [] and vocab == {symbol: byte for byte, symbol in enumerate(symbols)}
 
 
-class TextEncoder:
-    """Encodes documents with one tokenizer, into the smallest integer type that holds its tokens."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        self.bos = tokenizer.bos_token_id
-        self.eos = tokenizer.eos_token_id
-        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
-        self._bytes = is_byte_tokenizer(tokenizer)
-
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids of each text, without special tokens."""
-        if self._bytes:
-            return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(self.dtype) for text in texts]
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [np.asarray(ids, self.dtype) for ids in encoded["input_ids"]]
-
-    def documents(self, texts: list[str]) -> list[np.ndarray]:
-        """As `encode`, each with the tokenizer's start and end token, where it has them."""
-        start = [] if self.bos is None else [self.bos]
-        end = [] if self.eos is None else [self.eos]
-        return [np.concatenate([start, ids, end]).astype(self.dtype) for ids in self.encode(texts)]
-
-
 def _from_file(path: Path) -> PreTrainedTokenizerBase:
     from transformers import PreTrainedTokenizerFast
 
@@ -122,13 +99,59 @@ def _from_file(path: Path) -> PreTrainedTokenizerBase:
         except Exception as error:
             raise ValueError(f"{str(path)!r} is not a tokenizers file: {error}") from error
     if ".model" in path.suffixes:  # also tokenizer.model.v1
-        from titanslab.data.sentencepiece import sentencepiece_tokenizer
-
-        return sentencepiece_tokenizer(path)
+        return _from_sentencepiece(path)
     raise ValueError(
         f"tokenizer {str(path)!r} is of an unknown kind; give 'byte', a tokenizer.json, a SentencePiece .model, "
         "a folder or a hub name"
     )
+
+
+def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
+    """A SentencePiece unigram or BPE model as a fast tokenizer with the same ids.
+
+    Control pieces such as <s> are special tokens, but text that spells them is read as its letters, as SentencePiece
+    does.
+    """
+    from tokenizers import Regex, pre_tokenizers
+    from transformers import AutoTokenizer
+    from transformers.utils.versions import require_version
+
+    try:
+        from sentencepiece import sentencepiece_model_pb2
+
+        require_version("transformers>=5.24")  # versions before it give other ids
+    except ImportError as error:
+        raise ImportError(
+            f"tokenizer {str(path)!r} is a SentencePiece model: pip install 'titans-lab[sentencepiece]' ({error})"
+        ) from error
+    proto: Any = sentencepiece_model_pb2
+    try:
+        model = proto.ModelProto.FromString(path.read_bytes())
+    except Exception as error:  # DecodeError, whose package is only there with the extra
+        raise ValueError(f"{str(path)!r} is not a SentencePiece model, or it is cut off") from error
+    spec, kinds = model.trainer_spec, model.SentencePiece
+    if not model.pieces or spec.model_type not in (spec.UNIGRAM, spec.BPE):
+        raise ValueError(f"{str(path)!r} is not a SentencePiece model of type unigram or BPE; only those can be read")
+    ids = {"unk_token": spec.unk_id, "bos_token": spec.bos_id, "eos_token": spec.eos_id, "pad_token": spec.pad_id}
+    special = {name: model.pieces[i].piece if 0 <= i < len(model.pieces) else None for name, i in ids.items()}
+    control = [p.piece for p in model.pieces if p.type == kinds.CONTROL]
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(path, Path(folder) / "tokenizer.model")
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder,
+            split_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+            extra_special_tokens=[piece for piece in control if piece not in special.values()],
+            **special,
+        )
+    if spec.model_type == spec.UNIGRAM:
+        # The search would find the text "<s>" among the pieces; a cut after its first letter leaves letters alone.
+        reserved = control + [p.piece for p in model.pieces if p.type == kinds.UNKNOWN]
+        cuts = "|".join(f"{re.escape(t[0])}(?={re.escape(t[1:])})" for t in reserved if len(t) > 1)
+        backend = tokenizer.backend_tokenizer
+        steps = [backend.pre_tokenizer, pre_tokenizers.Split(Regex(cuts), "isolated")]
+        backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return tokenizer
 
 
 def _byte_symbols() -> list[str]:

@@ -1,10 +1,9 @@
-"""All tokens of a corpus in one flat array, and where each document starts; made once, kept on disk."""
+"""The tokens of a corpus in one flat array with the start of each document, made once and kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from titanslab.data.corpus import Corpus
-from titanslab.data.tokenizer import TextEncoder
+from titanslab.data.encode import TextEncoder
 from titanslab.files import write_whole
 from titanslab.progress import Progress
 
@@ -25,10 +24,12 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised corpus: documents end to end in `ids` [N], the i-th in ids[offsets[i]:offsets[i + 1]].
+    """A tokenised corpus.
 
-    Each document has the tokenizer's start and end token around it. `text_bytes` is the size of the text in
-    UTF-8.
+    Args:
+        ids: [N], the documents end to end, each between the tokenizer's start and end token.
+        offsets: [number of documents + 1]; the i-th document is ids[offsets[i]:offsets[i + 1]].
+        text_bytes: size of the text in UTF-8.
     """
 
     ids: np.ndarray
@@ -44,16 +45,17 @@ class Tokens:
 
 
 def tokenize(
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    cache: Path | None = None,
-    progress: Progress | None = None,
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, cache: Path | None = None, progress: Progress | None = None
 ) -> Tokens:
-    """Tokenise a corpus; with `cache`, a folder, the result is kept there and read from there the next time.
+    """Tokenise a corpus.
 
-    `progress` is called with the bytes of files done and in all.
-    Raises ValueError when the corpus holds no text.
+    Args:
+        corpus, tokenizer: the texts and the tokenizer.
+        cache: a folder in which the result is kept and from which it is read the next time; None = no cache.
+        progress: called with the bytes of files done and in all.
+
+    Raises:
+        ValueError: the corpus holds no text.
     """
     encoder = TextEncoder(tokenizer)
     folder = None if cache is None else _cache_folder(cache, corpus, tokenizer)
@@ -61,7 +63,7 @@ def tokenize(
         return _read(folder)
     parts, lengths, text_bytes = [], [0], 0
     sizes = corpus.nbytes()
-    for file_index, texts in _batches(corpus):
+    for file_index, texts in corpus.batches(BATCH_CHARACTERS):
         for ids in encoder.documents(texts):
             parts.append(ids)
             lengths.append(len(ids))
@@ -76,32 +78,12 @@ def tokenize(
     return tokens
 
 
-def _batches(corpus: Corpus) -> Iterator[tuple[int, list[str]]]:
-    """Documents in batches of about BATCH_CHARACTERS, which fast tokenizers work through in parallel."""
-    texts: list[str] = []
-    size = index = 0
-    for index, text in corpus.with_file_index():
-        texts.append(text)
-        size += len(text)
-        if size >= BATCH_CHARACTERS:
-            yield index, texts
-            texts, size = [], 0
-    if texts:
-        yield index, texts
-
-
 def _cache_folder(cache: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Path | None:
     content = corpus.fingerprint()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if content is None or backend is None:
         return None
-    key: list[Any] = [
-        FORMAT_VERSION,
-        content,
-        backend.to_str(),
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-    ]
+    key: list[Any] = [FORMAT_VERSION, content, backend.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id]
     return cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 

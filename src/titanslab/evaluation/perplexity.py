@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from titanslab.data.tokenizer import TextEncoder
+from titanslab.data.encode import TextEncoder
 from titanslab.models.cache import CACHE, cache_of
 
 if TYPE_CHECKING:

@@ -40,6 +40,31 @@ def plot_positions(results: list[PerplexityResult], path: Path, title: str) -> N
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
+def plot_recall(recall: dict[str, dict[int, float]], path: Path, reach: int, chance: float) -> None:
+    """Draw the share of facts recalled over their distance in bytes, a line per model.
+
+    Args:
+        recall: model -> distance -> share.
+        path: of the PNG file.
+        reach: bytes that the models' windows cover.
+        chance: share that guessing gets right.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, values in recall.items():
+        axes.plot(list(values), [100 * share for share in values.values()], marker="o", label=name)
+    axes.axvline(reach, color="grey", linestyle="--", linewidth=1, label=f"reach of the windows, {reach} bytes")
+    axes.axhline(100 * chance, color="grey", linestyle=":", linewidth=1, label=f"chance, {100 * chance:g} %")
+    axes.set(xscale="log", ylim=(-3, 103), xlabel="bytes back to the fact", ylabel="facts recalled, %")
+    distances = list(next(iter(recall.values())))
+    axes.set_xticks(distances, labels=map(str, distances))
+    axes.minorticks_off()
+    axes.legend()
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+
+
 def heat_map(records: Sequence[dict[str, Any]], task: Task, path: Path) -> None:
     """Draw the share of right answers with lengths across; `task.picture` names the rows.
 
@@ -101,16 +126,20 @@ TITLES = {
     "eta": "eta: momentum kept",
     "alpha": "alpha: share forgotten",
 }
-COLUMNS = 600  # more than a picture can show
+COLUMNS = 600  # of a trace's picture; more could not be told apart
 
 
-def plot_trace(trace: MemoryTrace, path: Path, title: str) -> None:
-    """Surprise and gates over the text, a row per block, and the memories' norms, into a PNG file."""
+def plot_trace(trace: MemoryTrace, path: Path, title: str, tokens: Sequence[str] = ()) -> None:
+    """Draw surprise and gates over the text, a row per block, and the memories' norms.
+
+    Args:
+        tokens: the text of each token of a short text, to be written under the picture; empty = its place alone.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 10.5), layout="constrained")
+    figure = Figure(figsize=(max(10.0, 0.11 * len(tokens)), 10.5), layout="constrained")
     axes = figure.subplots(6, 1, sharex=True)
-    tokens = trace.per_token["surprise"].shape[1]
+    length = trace.per_token["surprise"].shape[1]
     for axis, (name, label) in zip(axes[:4], TITLES.items(), strict=True):
         values = _binned(trace.per_token[name])
         values = np.where(np.isfinite(values), values, np.nan)
@@ -120,7 +149,7 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str) -> None:
             aspect="auto",
             interpolation="nearest",
             cmap="magma" if name == "surprise" else "viridis",
-            extent=(0, tokens, len(values) - 0.5, -0.5),
+            extent=(0, length, len(values) - 0.5, -0.5),
             vmin=low,
             vmax=max(high, low + 1e-12),
         )
@@ -137,13 +166,18 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str) -> None:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     axes[4].legend(fontsize=7, ncols=6, loc="lower right")
-    axes[5].set_xlabel("tokens read")
+    if tokens:
+        texts = [token.replace("$", r"\$") for token in tokens]
+        axes[5].set_xticks(np.arange(length) + 0.5, texts, fontsize=7, family="monospace")
+        axes[5].tick_params(axis="x", length=0)
+    else:
+        axes[5].set_xlabel("tokens read")
     figure.suptitle(title, fontsize=10, parse_math=False)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def _binned(values: np.ndarray) -> np.ndarray:
-    """Means of neighbours where there are more tokens than columns."""
+    """Means of neighbouring tokens [B, COLUMNS] where `values [B, T]` has more tokens than that."""
     if values.shape[1] <= COLUMNS:
         return values
     edges = np.linspace(0, values.shape[1], COLUMNS + 1).astype(int)[:-1]

@@ -1,4 +1,4 @@
-"""What the memories of a model do while it reads: surprise, gates, and how far they move."""
+"""A trace of the memories of a model while it reads: surprise, gates, and how far the weights move."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PER_TOKEN = ("surprise", "theta", "eta", "alpha")
 
 @dataclass(frozen=True)
 class MemoryTrace:
-    """One text through one model; means over heads and layers of a memory, B the model's blocks.
+    """The trace of one text: means over heads and layers of a memory, B the model's blocks.
 
     Args:
         per_token: for each name of `PER_TOKEN` `[B, T]`. Surprise is the inner loss |f(k) - v|^2 just before
-            the write; theta is in units of the stability limit's half, as the gates give it.
-        places: int `[N]`, after how many tokens the norms were taken.
+            the write; theta is in units of half the stability limit, as the gates give it.
+        places: int `[N]`, the number of tokens read before each measurement of the norms.
         moved: `[B, N]`, |M - M_0| / |M_0|. momentum: `[B, N]`, |S| / |M_0|.
     """
 
@@ -34,14 +34,14 @@ class MemoryTrace:
     momentum: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded, for JSON; None where a value is not finite."""
+        """The values as rounded Python numbers for JSON; None where a value is not finite."""
         arrays = {**self.per_token, "moved": self.moved, "momentum": self.momentum}
         rounded = {name: [[_rounded(x) for x in row] for row in array] for name, array in arrays.items()}
         return {**rounded, "places": self.places.tolist()}
 
     @property
     def finite(self) -> bool:
-        """Whether every value is a number, which those of a memory that blew up are not."""
+        """Whether every value is finite; those of a memory that diverged are not."""
         return all(np.isfinite(a).all() for a in (*self.per_token.values(), self.moved, self.momentum))
 
 
@@ -53,7 +53,7 @@ def memories_of(model: nn.Module) -> list[NeuralMemory]:
     """The model's memories, first block first; ValueError where it has none."""
     found = [m for m in model.modules() if isinstance(m, NeuralMemory)]
     if not found:
-        raise ValueError("the model has no neural memory to look into (variant 'attention' has none)")
+        raise ValueError("the model has no neural memory to trace (variant 'attention' has none)")
     return found
 
 
@@ -65,14 +65,17 @@ def trace_memory(
     every: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MemoryTrace:
-    """Read `input_ids [1, T]` and write down what every memory does at every token.
+    """Read `input_ids [1, T]` and record surprise and gates of every memory at every token.
 
     Args:
         model: a Titans model with memories.
         input_ids: int64 `[1, T]`.
-        cache: what was read before; left as it is.
+        cache: the state after the text before; it is not changed. None = the model's initial memory.
         every: tokens between two measurements of the norms; default T / 256 in whole chunks.
         progress: called with (tokens done, in all).
+
+    Raises:
+        ValueError: input_ids has another shape, or the model has no memory.
     """
     if input_ids.dim() != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] == 0:
         raise ValueError(f"input_ids must have shape [1, T] with T of at least 1, got {list(input_ids.shape)}")
@@ -80,50 +83,41 @@ def trace_memory(
     total, chunk = input_ids.shape[1], model.config.chunk_size
     every = every or max(1, total // 256 // chunk) * chunk
     seen: list[dict[str, list[np.ndarray]]] = [{name: [] for name in PER_TOKEN} for _ in memories]
-    places, moved, momentum = [0], [[0.0] * len(memories)], [[0.0] * len(memories)]
+    places, norms = [0], [_norms(memories, cache)]
     before = 0 if cache is None else cache.columns
-    if cache is not None and cache.position is not None:
-        _norms(memories, cache, moved[0], momentum[0])
+
+    def record(stats: tuple[dict[str, Tensor], ...]) -> None:
+        for own, block in zip(seen, (block for block in stats if block), strict=True):
+            for name in PER_TOKEN:
+                values = block["loss" if name == "surprise" else name][0].flatten(1).double().mean(1)
+                own[name].append(values.cpu().numpy())
+
     with ExitStack() as hooks:
-        for memory, record in zip(memories, seen, strict=True):
-            hooks.callback(memory.register_forward_pre_hook(_ask_for_stats, with_kwargs=True).remove)
-            hooks.callback(memory.register_forward_hook(_recorder(record), with_kwargs=True).remove)
+        hooks.callback(model.base_model.register_forward_pre_hook(_with_stats, with_kwargs=True).remove)
+        hooks.callback(model.base_model.register_forward_hook(lambda _, __, output: record(output.memory_stats)).remove)
         for state in model.read_pieces(input_ids, cache, piece_size=every):
             places.append(state.columns - before)
-            moved.append([0.0] * len(memories))
-            momentum.append([0.0] * len(memories))
-            _norms(memories, state, moved[-1], momentum[-1])
+            norms.append(_norms(memories, state))
             if progress is not None:
                 progress(places[-1], total)
     per_token = {name: np.stack([np.concatenate(record[name]) for record in seen]) for name in PER_TOKEN}
-    return MemoryTrace(per_token, np.array(places), np.array(moved).T, np.array(momentum).T)
+    moved, momentum = np.array(norms).T  # [N, B, 2] -> [2, B, N]
+    return MemoryTrace(per_token, np.array(places), moved, momentum)
 
 
-def _ask_for_stats(memory: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    return args, kwargs | {"return_stats": True}
+def _with_stats(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    return args, kwargs | {"output_memory_stats": True}
 
 
-def _recorder(record: dict[str, list[np.ndarray]]) -> Callable[..., tuple]:
-    def keep(memory: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple) -> tuple:
-        y, state, stats = output
-        mask = kwargs.get("mask")
-        for name in PER_TOKEN:
-            values = stats["loss" if name == "surprise" else name][0].flatten(1).double().mean(1)
-            if mask is not None:  # segments of MAC are filled up
-                values = values[mask[0]]
-            record[name].append(values.cpu().numpy())
-        return y, state
-
-    return keep
-
-
-def _norms(memories: list[NeuralMemory], cache: TitansCache, moved: list[float], momentum: list[float]) -> None:
+def _norms(memories: list[NeuralMemory], cache: TitansCache | None) -> list[tuple[float, float]]:
+    """`_norms_of` each memory; zeros before the first token."""
+    if cache is None or cache.position is None:
+        return [(0.0, 0.0)] * len(memories)
     states = [s.memory for s in cache.states if s is not None and s.memory is not None]
-    for i, (memory, state) in enumerate(zip(memories, states, strict=True)):
-        moved[i], momentum[i] = _distance(memory, state)
+    return [_norms_of(memory, state) for memory, state in zip(memories, states, strict=True)]
 
 
-def _distance(memory: NeuralMemory, state: NeuralMemoryState) -> tuple[float, float]:
+def _norms_of(memory: NeuralMemory, state: NeuralMemoryState) -> tuple[float, float]:
     """|M - M_0| / |M_0| and |S| / |M_0|, over all heads and layers."""
     starts = [w.detach().double() for w in memory.memory_weights]
     size = torch.stack([w.square().sum() for w in starts]).sum().clamp_min(1e-30)

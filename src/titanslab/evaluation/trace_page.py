@@ -1,14 +1,17 @@
-"""A `MemoryTrace` as one HTML file that needs nothing else: the text, its tokens coloured."""
+"""A `MemoryTrace` as an HTML page that needs no other file: the text with coloured tokens, and a picture."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from titanslab.data.encode import TextDecoder
+from titanslab.evaluation.pictures import plot_trace
 from titanslab.evaluation.trace import MemoryTrace
 from titanslab.files import write_whole
 
@@ -61,59 +64,44 @@ paint();
 """
 
 
-def write_page(
-    trace: MemoryTrace, tokens: Sequence[str], path: Path, *, title: str, subtitle: str, picture: Path
-) -> None:
-    """Write the page; `tokens` are the pieces of text that the trace's tokens stand for.
+def write_report(
+    trace: MemoryTrace, tokens: Sequence[str], folder: Path, *, title: str, subtitle: str, about: dict[str, Any]
+) -> list[Path]:
+    """Write inspect.html, inspect.png and inspect.json into `folder`, which is made, and return their paths.
 
-    Without scripts enabled the page still shows the text and the picture, which is put inside.
+    Args:
+        trace, tokens: the trace and the text of each of its tokens.
+        title, subtitle: of the page and the picture.
+        about: values that inspect.json holds beside those of the trace.
+
+    Raises:
+        ValueError: `tokens` has another length than the trace.
     """
     if len(tokens) != trace.per_token["surprise"].shape[1]:
         raise ValueError(
             f"tokens must hold one text per token, {trace.per_token['surprise'].shape[1]}, got {len(tokens)}"
         )
-    data = trace.to_dict()
-    numbers: dict[str, Any] = {name: data[name] for name in trace.per_token}
-    png = base64.b64encode(picture.read_bytes()).decode("ascii")
+    page, picture, numbers = (folder / f"inspect.{suffix}" for suffix in ("html", "png", "json"))
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_trace(trace, picture, f"{title}\n{subtitle}")
+    values = trace.to_dict()
+    write_whole(numbers, json.dumps(about | values) + "\n")
+    shown = {name: values[name] for name in trace.per_token}
     parts = {
         "SUBTITLE": html.escape(subtitle),
         "TITLE": html.escape(title),
-        "PICTURE": f"data:image/png;base64,{png}",
-        "DATA": json.dumps(numbers, allow_nan=False).replace("</", "<\\/"),
+        "PICTURE": f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}",
+        "DATA": json.dumps(shown, allow_nan=False).replace("</", "<\\/"),
         "TOKENS": "".join(f"<span>{html.escape(token)}</span>" for token in tokens),
     }
-    write_whole(path, "".join(_filled(PAGE, parts)))
-
-
-def _filled(page: str, parts: dict[str, str]) -> list[str]:
-    """The page with its words in capitals replaced, each once looked at: a text may spell them too."""
-    import re
-
-    pieces = re.split("(" + "|".join(parts) + ")", page)
-    return [parts.get(piece, piece) for piece in pieces]
+    # one pass over the template: placeholders that the text itself spells stay
+    pieces = re.split("(" + "|".join(parts) + ")", PAGE)
+    write_whole(page, "".join(parts.get(piece, piece) for piece in pieces))
+    return [page, picture, numbers]
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text of each token; a character of several tokens stands at its last, the others are empty."""
-    texts: list[str] = []
-    waiting: list[int] = []
-    before: list[int] = []  # some tokenizers drop the space that a text begins with: decode after the token before
-    for token in ids:
-        waiting.append(int(token))
-        text = _added(tokenizer, before, waiting)
-        if text.endswith("\ufffd") and len(waiting) < 8:
-            texts.append("")
-            continue
-        texts.append(text)
-        before, waiting = waiting[-1:], []
-    if waiting:
-        texts[-1] = _added(tokenizer, before, waiting)
-    return texts
-
-
-def _added(tokenizer: Any, before: list[int], new: list[int]) -> str:
-    """What `new` adds to the text of `before`."""
-    whole, known = (tokenizer.decode(t, clean_up_tokenization_spaces=False) for t in (before + new, before))
-    if before and whole.startswith(known):
-        return whole[len(known) :]
-    return tokenizer.decode(new, clean_up_tokenization_spaces=False)
+    """The text of each token; that of a character of several tokens is the last one's, the others' is empty."""
+    decoder = TextDecoder(tokenizer)
+    texts = [decoder.add([int(token)]) for token in ids]
+    return [*texts[:-1], texts[-1] + decoder.rest()] if texts else []

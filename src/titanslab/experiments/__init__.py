@@ -1,1 +1,1 @@
-"""Studies: many trainings and evaluations from one description, run, resumed, tabled and drawn."""
+"""Studies: models of one table, trained and asked as one TOML file describes, resumed, tabled and drawn."""

@@ -1,62 +1,79 @@
-"""Jobs of `titanslab.experiments.long_context` side by side, each in a process of its own."""
+"""Jobs side by side, each in a process of its own, and the progress of all of them."""
+
+from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from titanslab.experiments.machine import ROOT
+from titanslab.experiments import asking
+from titanslab.experiments.job import LOG, Job
 from titanslab.experiments.report import say
-from titanslab.experiments.row import Job
+
+SECONDS_BETWEEN_LOOKS = 1.0
+TRAINING = 3  # cost of a token in training over that of a token read: backward costs twice as much as forward
 
 
 class Running:
-    """A job in a process of its own, its words going to log.txt in its folder."""
+    """A job in a process of its own; its output goes to log.txt in its folder."""
 
     def __init__(self, job: Job, threads: int) -> None:
-        self.name, self.begun = Path(job.folder).name, time.perf_counter()
-        self.log = Path(job.folder) / "log.txt"
+        self.job, self.begun, self.log = job, time.perf_counter(), job.folder / LOG
         self.log.parent.mkdir(parents=True, exist_ok=True)
         count = str(threads)
         environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
         if threads == 1:
             environment["TOKENIZERS_PARALLELISM"] = "false"
-        words = [sys.executable, "-m", "titanslab.experiments.row", job.to_json()]
+        words = [sys.executable, "-m", "titanslab.experiments.job", job.to_json()]
         with open(self.log, "a", encoding="utf-8") as file:
-            self.process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=file, stderr=file)
+            self.process = subprocess.Popen(words, env=environment, stdout=file, stderr=file)
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
+        """The last line of the log."""
         lines = [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "starting"
+        return lines[-1] if lines else "no output"
 
 
-def run_jobs(jobs: list[Job], at_once: int, threads: int, every: float = 30.0) -> list[str]:
-    """Run all jobs, so many side by side; returns the names of those that failed."""
-    waiting, active, failed, seconds = list(jobs), list[Running](), list[str](), list[float]()
-    told = time.perf_counter()
+def run_jobs(
+    jobs: Sequence[Job], at_once: int, threads: int, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
+    """Run all jobs, at most `at_once` at a time.
+
+    Args:
+        jobs: started in this order.
+        at_once: number of processes.
+        threads: of each process.
+        progress: is called with (done, total), in thousands of tokens.
+
+    Returns:
+        The names of the jobs that failed; a failed job does not stop the others.
+    """
+    waiting, active, failed = list(jobs), list[Running](), list[str]()
+    work = {job.name: _Work(job) for job in jobs}
+    total, at_start = (sum(getattr(part, name) for part in work.values()) for name in ("total", "at_start"))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the jobs end with this process
     try:
         while waiting or active:
             while waiting and len(active) < at_once:
                 active.append(Running(waiting.pop(0), threads))
-                say(f"{active[-1].name}: started, {len(waiting)} waiting; log: {active[-1].log}")
-            time.sleep(0.5)
+                say(f"{active[-1].job.name}: started, {len(waiting)} waiting; log: {active[-1].log}")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
             for run in [run for run in active if run.process.poll() is not None]:
                 active.remove(run)
                 if run.process.returncode:
-                    failed.append(run.name)
-                    say(f"{run.name}: FAILED: {run.last_words()}")
+                    failed.append(run.job.name)
+                    total -= work[run.job.name].total
+                    at_start -= work.pop(run.job.name).at_start
+                    say(f"{run.job.name}: FAILED: {run.last_line()}")
                 else:
-                    seconds.append(time.perf_counter() - run.begun)
-                    left = sum(seconds) / len(seconds) * (len(waiting) + len(active)) / at_once
-                    say(f"{run.name}: done in {seconds[-1]:,.0f} s; the rest takes about {left / 60:,.0f} min")
-            if time.perf_counter() - told >= every:
-                told = time.perf_counter()
-                for run in active:
-                    say(f"{run.name}: {run.last_words()}")
+                    say(f"{run.job.name}: done in {time.perf_counter() - run.begun:,.0f} s")
+            progress((sum(part.done() for part in work.values()) - at_start) // 1000, (total - at_start) // 1000)
     finally:
         for run in active:
             with contextlib.suppress(ProcessLookupError):
@@ -65,3 +82,53 @@ def run_jobs(jobs: list[Job], at_once: int, threads: int, every: float = 30.0) -
             run.process.wait()
         signal.signal(signal.SIGTERM, before)
     return failed
+
+
+class _Work:
+    """The work of a job, in tokens read; the share that is done comes from the files that the job writes."""
+
+    def __init__(self, job: Job) -> None:
+        self.folder = job.folder
+        self.training: dict[str, tuple[int, int]] = {}  # stage -> steps, tokens a step
+        for stage, recipe in zip(job.stages, job.recipes(), strict=True):
+            settings = recipe.training
+            rows = settings.batch_size * settings.accumulation
+            self.training[stage] = settings.steps, TRAINING * rows * recipe.data.sequence_length
+        self.answers: dict[str, int] = {}  # folder -> tokens
+        for part in job.rounds():
+            lengths = [max(1, length) for length in asking.lengths_of(job.ask, part.lengths)]
+            tokens = sum(lengths) * part.samples * len(asking.names_of(job.ask))
+            self.answers[part.folder] = self.answers.get(part.folder, 0) + tokens
+        self.total = sum(steps * tokens for steps, tokens in self.training.values()) + sum(self.answers.values())
+        self.at_start = self.done()
+
+    def done(self) -> int:
+        """Tokens of the logged steps and of the answered samples."""
+        trained = sum(
+            min(steps, _last_step(self.folder / stage)) * tokens for stage, (steps, tokens) in self.training.items()
+        )
+        return trained + sum(min(whole, _answered(self.folder / name)) for name, whole in self.answers.items())
+
+
+def _last_step(run: Path) -> int:
+    """The last step that a run has logged."""
+    for line in reversed(_lines(run / "metrics.jsonl")):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return json.loads(line)["step"]
+    return 0
+
+
+def _answered(folder: Path) -> int:
+    """Tokens of the samples that are answered."""
+    found = 0
+    for line in _lines(folder / "results.jsonl"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found += max(1, json.loads(line)["length"])
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

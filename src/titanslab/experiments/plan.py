@@ -1,111 +1,224 @@
-"""What `titanslab.experiments.long_context` trains and asks: a job for each row and seed."""
+"""From a study and the command line to jobs, checked before the first of them runs."""
 
-import argparse
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from titanslab.experiments.arguments import EXACT_ROWS, LESSON_ROWS, RECIPES
-from titanslab.experiments.row import LESSON, Job
+from titanslab.experiments import asking
+from titanslab.experiments.job import Job
+from titanslab.experiments.study import MAIN, Study
+from titanslab.files import write_whole
+from titanslab.models.config import nearest
 
-LATE_ROW, SECOND_SEED = "late", 1000  # the second stage has its own samples: its seed is the row's and so much more
+if TYPE_CHECKING:
+    from titanslab.training.recipe import Recipe
+
+TOKENIZER = "tokenizer"  # its folder in the work folder
 
 
-def changes(options: argparse.Namespace, row: str, seed: int, tokenizer: Path, lesson: str = "") -> list[str]:
-    """What a row's recipe is changed by, as `section.key=value`; the row `late` is the second stage's recipe.
+@dataclass
+class Choice:
+    """The choices of the command line for a study.
 
-    `lesson` is the lesson whose recipe it is, such as `lesson-2`.
+    Args:
+        work: folder of the tokenizer, runs, samples, answers and results.
+        files: paths by the names of `study.FILES`.
+        sets, rows: names with commas; None = the set `main` (or the first), and all rows.
+        seeds: whole numbers with commas.
+        until: the last stage to train, whose model is asked.
+        far_rows: the rows that answer at far lengths; None = those of the study.
+        changes: `[ROW:|STAGE:]section.key=value`.
+        tokenizer: a tokenizer to use instead of making one.
+        device: where models are trained and asked.
     """
-    made = [f"data.tokenizer={tokenizer}", f"training.seed={seed}"]
-    if options.task == "niah":
-        made.append(f"data.task_options.haystack={options.train_text}")
-        for name in ("nouns", "adjectives"):
-            if getattr(options, name):
-                made.append(f"data.task_options.{name}={getattr(options, name)}")
-    else:
-        made.append(f"data.task_options.background={options.train_text}")
-        if options.train_facts:
-            made.append(f"data.task_options.facts={options.train_facts}")
-    if options.device == "cpu":
-        made.append("training.cpu=true")
-    if lesson == f"{LESSON}1":
-        made += LESSON_ROWS[row]
-    if options.exact:
-        made += EXACT_ROWS[row]
-    if row != LATE_ROW and (options.steps or options.batch):
-        from titanslab.training.recipe import load_recipe
 
-        recipe = load_recipe(first_recipe(options, row))
-        before = recipe.training.steps * recipe.training.batch_size
-        steps, batch = options.steps or recipe.training.steps, options.batch or recipe.training.batch_size
-        curriculum = round(recipe.data.task_options.get("curriculum_rows", 0) * steps * batch / before)
-        made += [f"training.steps={steps}", f"training.batch_size={batch}"]
-        made += [f"data.task_options.same_length_rows={batch}", f"data.task_options.curriculum_rows={curriculum}"]
-    for change in options.set:
-        name, colon, rest = change.partition("=")[0].partition(":")
-        if not colon and row != LATE_ROW:
-            made.append(change)
-        elif name in (row, lesson):
-            made.append(rest + change[len(name) + 1 + len(rest) :])
+    work: Path
+    files: dict[str, str] = field(default_factory=dict)
+    sets: str | None = None
+    rows: str | None = None
+    seeds: str = "0"
+    until: str | None = None
+    far_rows: str | None = None
+    changes: list[str] = field(default_factory=list)
+    tokenizer: str | None = None
+    device: str = "cpu"
+
+
+def make_jobs(study: Study, choice: Choice, need_test_files: bool = True) -> list[Job]:
+    """One job for each set, row and seed; all rows of the first seed come first.
+
+    Raises ValueError for names, lengths, files and changes that are wrong. `need_test_files` = False lets files be
+    missing that only the questions take.
+    """
+    sets = chosen_sets(study, choice.sets)
+    rows = _chosen(choice.rows, [row for name in sets for row in study.sets[name].rows], "rows", sets)
+    far_rows = _chosen(choice.far_rows, [row for name in sets for row in study.sets[name].rows], "far-rows", sets)
+    _check_until(study, sets, choice.until)
+    changes = (*_made_changes(study, choice, need_test_files), *choice.changes)
+    _check_prefixes(study, sets, choice.changes)
+    asking.check(study.asked(changes))
+    jobs = []
+    for seed in _seeds(choice.seeds):
+        for name in sets:
+            for row, settings in study.sets[name].rows.items():
+                if rows and row not in rows:
+                    continue
+                job = Job(
+                    study=str(study.path),
+                    work=str(choice.work.absolute()),
+                    set=name,
+                    row=row,
+                    seed=seed,
+                    until=choice.until,
+                    changes=changes,
+                    far=row in far_rows if far_rows else settings.far,
+                    device=choice.device,
+                )
+                job.recipes()  # a wrong --set shows before the first run
+                jobs.append(job)
+    return jobs
+
+
+def chosen_sets(study: Study, names: str | None) -> list[str]:
+    """The names of the sets that --sets names; without it `main`, or the first set."""
+    if names is None:
+        return [MAIN if MAIN in study.sets else next(iter(study.sets))]
+    return _chosen(names, study.sets, "sets", [study.name])
+
+
+def open_work(study: Study, choice: Choice) -> Study:
+    """Make the work folder with a copy of the study and its tokenizer; the study as read from the copy.
+
+    The jobs read the copy, so that changes to the file while they run have no effect. Raises ValueError for a folder of
+    another study.
+    """
+    from titanslab.experiments.study import load_study
+
+    copy = choice.work / study.path.name
+    others = [path.name for path in choice.work.glob("*.toml") if path.name != copy.name]
+    if others:
+        raise ValueError(
+            f"--work {str(choice.work)!r} holds the study {others[0]}; give another folder for {copy.name}"
+        )
+    choice.work.mkdir(parents=True, exist_ok=True)
+    if not copy.exists() or not copy.samefile(study.path):
+        write_whole(copy, study.path.read_bytes())
+    if study.tokenizer is not None and choice.tokenizer is None:
+        from titanslab.experiments.tokenizer import make_tokenizer
+
+        make_tokenizer(study.tokenizer, choice.files, choice.work / TOKENIZER)
+    return load_study(str(copy))
+
+
+def write_recipes(jobs: Iterable[Job]) -> list[tuple[Path, Path]]:
+    """Write the recipe of every stage beside its run folder; pairs of the recipe and the run folder."""
+    written = []
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        for stage, recipe in zip(job.stages, job.recipes(), strict=True):
+            path = job.folder / f"{stage}.toml"
+            write_whole(path, recipe.to_toml())
+            written.append((path, job.folder / stage))
+    return written
+
+
+def parameters(recipe: Recipe, vocabulary: int) -> int:
+    """Number of parameters of the model that a first stage trains, counted without memory for them."""
+    import copy
+
+    import torch
+
+    from titanslab.data import byte_tokenizer
+    from titanslab.training.model import build_model
+
+    recipe = copy.deepcopy(recipe)
+    recipe.model.options["vocab_size"] = vocabulary
+    with torch.device("meta"):
+        return sum(p.numel() for p in build_model(recipe, byte_tokenizer()).parameters())
+
+
+def listing(study: Study, names: str | None) -> list[tuple[str, str, int, str, str]]:
+    """Set, row, parameters, stages and description of every row; optional stages stand in parentheses."""
+    vocabulary = study.tokenizer.vocabulary if study.tokenizer else 259
+    found = []
+    for name in list(study.sets) if names is None else chosen_sets(study, names):
+        part = study.sets[name]
+        for row, settings in part.rows.items():
+            required = part.stages_of(row)
+            (first,) = study.recipes(name, row, required[:1], study.placeholders)
+            shown = [stage if stage in required else f"({stage})" for stage in part.all_stages_of(row)]
+            found.append((name, row, parameters(first, vocabulary), ", ".join(shown), settings.about))
+    return found
+
+
+def _made_changes(study: Study, choice: Choice, need_test_files: bool) -> list[str]:
+    """The changes that files, tokenizer and device make."""
+    made = []
+    for name, path in choice.files.items():
+        if name not in study.files:
+            raise ValueError(f"{_flag(name)} is not used by the study {study.name}; leave it out")
+        if not Path(path).exists():
+            raise ValueError(f"{_flag(name)} {path!r} does not exist; name a file or folder")
+        made += [f"{key}={Path(path).absolute()}" for key in study.files[name].to]
+    for name, use in study.files.items():
+        only_asked = all(key.startswith("ask.") for key in use.to)
+        if use.needed and name not in choice.files and (need_test_files or not only_asked):
+            raise ValueError(f"{_flag(name)} is missing; the study {study.name} needs it: name a file or folder")
+    if choice.tokenizer is not None:
+        folder = Path(choice.tokenizer)
+        made.append(f"data.tokenizer={folder.absolute() if folder.exists() else choice.tokenizer}")
+    elif study.tokenizer is not None:
+        made.append(f"data.tokenizer={choice.work.absolute() / TOKENIZER}")
+    if choice.device == "cpu":
+        made.append("training.cpu=true")
     return made
 
 
-def first_recipe(options: argparse.Namespace, row: str) -> Path:
-    """The recipe a row begins as, without --lessons."""
-    return RECIPES / "exact" / f"{options.task}.toml" if options.exact else RECIPES / options.task / f"{row}.toml"
+def _check_until(study: Study, sets: list[str], until: str | None) -> None:
+    known = ["base", *dict.fromkeys(stage for name in sets for stage in study.sets[name].stages)]
+    if until is not None and until not in known:
+        raise ValueError(f"--stage {until!r} is not a stage of {', '.join(sets)}; {_there(until, known)}")
 
 
-def stages(options: argparse.Namespace, row: str, seed: int, tokenizer: Path) -> list[tuple[str, tuple[str, ...]]]:
-    """The row's recipe with its changes, or with --lessons those of every lesson, each with samples of its own."""
-    if not options.lessons:
-        return [(str(first_recipe(options, row)), tuple(changes(options, row, seed, tokenizer)))]
-    return [
-        (str(path), tuple(changes(options, row, seed + 10 * n * (n > 1), tokenizer, f"{LESSON}{n}")))
-        for n, path in enumerate(sorted((RECIPES / "lessons").glob("*.toml")), 1)
-    ]
+def _check_prefixes(study: Study, sets: list[str], changes: Iterable[str]) -> None:
+    from titanslab.experiments.study import FIRST, split_change
+
+    parts = [study.sets[name] for name in sets]
+    known = list(dict.fromkeys(name for part in parts for name in (FIRST, *part.stages, *part.rows)))
+    for change in changes:
+        prefix, _ = split_change(change)
+        if prefix and prefix not in known:
+            raise ValueError(f"--set {change!r}: {prefix!r} is no row or stage; {_there(prefix, known)}")
 
 
-def make_jobs(options: argparse.Namespace, tokenizer: Path) -> list[Job]:
-    """One job a row and seed, all rows of the first seed before the second."""
-    from titanslab.training.recipe import load_recipe
+def _chosen(names: str | None, known: Iterable[str], option: str, where: list[str]) -> list[str]:
+    if names is None:
+        return []
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    known = list(dict.fromkeys(known))
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"--{option} has {name!r}, which is not one of {', '.join(where)}; {_there(name, known)}")
+    if not chosen:
+        raise ValueError(f"--{option} is empty; {_there('', known)}")
+    return list(dict.fromkeys(chosen))
 
-    jobs = []
-    for seed in options.seeds:
-        for row in options.rows:
-            *lessons, (recipe, assignments) = stages(options, row, seed, tokenizer)
-            for stage in (*lessons, (recipe, assignments)):
-                loaded = load_recipe(*stage)  # a wrong --set shows before the first run
-            late, late_assignments = "", tuple[str, ...]()
-            if options.late and loaded.model.variant not in ("", "attention"):
-                late = str(RECIPES / "late" / f"{options.task}.toml")
-                late_assignments = tuple(changes(options, LATE_ROW, SECOND_SEED + seed, tokenizer))
-                load_recipe(late, late_assignments)
-            jobs.append(
-                Job(
-                    task=options.task,
-                    recipe=recipe,
-                    assignments=assignments,
-                    lessons=tuple(lessons),
-                    late_recipe=late,
-                    late_assignments=late_assignments,
-                    folder=str(options.work / f"{row}-seed{seed}"),
-                    samples_folder=str(options.work / "samples"),
-                    names=options.names,
-                    near=options.lengths,
-                    far=options.far if row in options.far_rows else "",
-                    off=options.off,
-                    samples=options.samples,
-                    far_samples=options.far_samples,
-                    off_samples=options.off_samples,
-                    text=options.test_text,
-                    facts=options.facts,
-                    nouns=options.nouns,
-                    adjectives=options.adjectives,
-                    max_new_tokens=options.max_new_tokens,
-                    batch_size=options.batch_size,
-                    batch_tokens=options.batch_tokens,
-                    piece=options.piece,
-                    seed=options.test_seed,
-                    device=options.device,
-                    tokenizer_for_length=options.tokenizer_for_length,
-                )
-            )
-    return jobs
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError:
+        raise ValueError(f"--seeds {text!r} must be whole numbers with commas, such as 0,1,2") from None
+
+
+def _there(name: str, known: Iterable[str]) -> str:
+    """The names that exist, and the one nearest to `name`."""
+    known = tuple(known)
+    return f"there are {', '.join(known)}{nearest(name, known)}"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,6 +1,7 @@
-"""One JSON file and one picture per measurement, and a table on the screen."""
+"""The JSON of a measurement or study with the machine and versions it was made with, and pictures of curves."""
 
-import contextlib
+from __future__ import annotations
+
 import datetime
 import json
 import math
@@ -10,34 +11,48 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from titanslab.files import write_whole
+from titanslab.runs.versions import PACKAGES, checkout, machine, package_versions
 
-from titanslab.experiments.machine import ROOT, commit, device_slug, machine, versions
-
-RESULTS = ROOT / "benchmarks" / "results"
+if TYPE_CHECKING:
+    import torch
 
 
 class Report:
-    """The JSON of one run, written again after every setting: an interrupted run keeps what it has."""
+    """The JSON of one run. It is written again after every setting: an interrupted run keeps its results.
+
+    Args:
+        topic: name of the run.
+        seed: of its samples.
+        device: where it runs.
+        settings: of the run; JSON values.
+        path: of the JSON file.
+        packages: names of the packages whose versions matter.
+    """
 
     def __init__(
-        self, topic: str, seed: int, device: torch.device, settings: dict[str, Any], path: Path | None = None
+        self,
+        topic: str,
+        seed: int,
+        device: torch.device,
+        settings: dict[str, Any],
+        path: Path,
+        packages: Sequence[str] = PACKAGES,
     ) -> None:
         self.started = time.perf_counter()
-        date = datetime.datetime.now(datetime.UTC)
-        if path is not None and path.is_dir():
-            raise SystemExit(f"--out must name a JSON file, got the folder {path}; give e.g. --out {path / topic}.json")
-        self.path = path or free_path(RESULTS / f"{date:%Y-%m-%d}_{device_slug(device)}_{topic}.json")
+        self.path = path
+        commit, changed = checkout()
         self.content: dict[str, Any] = {
             "topic": topic,
             "command": command(),
-            "date": date.isoformat(timespec="seconds"),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seed": seed,
-            **commit(),
+            "commit": commit,
+            "uncommitted_code": changed,
             "machine": machine(device),
-            "versions": versions(),
+            "versions": package_versions(("titans-lab", *packages)),
             "settings": settings,
             "rates": {},
             "missing": [],
@@ -46,7 +61,7 @@ class Report:
         }
 
     def missing(self, name: str, reason: str) -> None:
-        """Write down, and say, that a candidate does not take part."""
+        """Record and print that a candidate or row has no result."""
         self.content["missing"].append({"name": name, "reason": reason})
         say(f"MISSING {name}: {reason}")
 
@@ -64,67 +79,34 @@ class Report:
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(self.path.name + ".part")
-        draft.write_text(json.dumps(self.content, indent=1, allow_nan=True) + "\n")
-        os.replace(draft, self.path)
+        write_whole(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
 def command() -> str:
-    """The command as one would type it again."""
+    """The command line that started this process."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    start = ["python", "-m", spec.name] if spec is not None else ["python", sys.argv[0]]
+    if spec is not None:
+        start = ["python", "-m", spec.name.removesuffix(".__main__")]
+    else:
+        start = ["titans"] if Path(sys.argv[0]).name == "titans" else ["python", sys.argv[0]]
     return shlex.join([*start, *sys.argv[1:]])
-
-
-def free_path(path: Path) -> Path:
-    """`path`, or the same with -2, -3, ... where an earlier result has that name."""
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return candidate
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def transient(text: str) -> None:
-    """A progress line that the next one replaces; nothing where the output is no terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def clear_transient() -> None:
-    transient("")
-
-
-def human(count: float | None) -> str:
-    """Bytes in MiB or GiB."""
-    if count is None:
-        return "-"
-    if abs(count) >= 1 << 30:
-        return f"{count / (1 << 30):.2f} GiB"
-    return f"{count / (1 << 20):.1f} MiB" if abs(count) >= 1 << 20 else f"{count / 1024:.1f} KiB"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Plain columns, first one left, others right."""
-    cells = [list(header), *([str(c) for c in row] for row in rows)]
-    size = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = []
-    for first, *others in cells:
-        padded = [c.rjust(w) for c, w in zip(others, size[1:], strict=True)]
-        lines.append("  ".join([first.ljust(size[0]), *padded]))
-    lines.insert(1, "  ".join("-" * w for w in size))
-    return "\n".join(lines)
-
-
 def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | None:
-    """Curves with spread, one panel each, beside the JSON; more than four panels stand in rows of three.
+    """Draw panels of curves with their spread; more than four panels stand in rows of three.
 
-    A panel has `title`, `x`, `y` (labels), `curves`: name -> list of `(x, median, low, high)`, and
-    `y_range` for a linear axis with these ends instead of a logarithmic one, `ticks`: x -> how to call it.
+    Args:
+        path: of the JSON; the picture has its name with the ending `.png`.
+        panels: each has `title`, `x` and `y` (labels) and `curves`: name -> list of `(x, median, low, high)`; `y_range`
+            for a linear axis with these ends instead of a logarithmic one; `ticks`: x -> label.
+        title: above the panels.
+
+    Returns:
+        The picture, or None where matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -150,16 +132,14 @@ def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | 
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     target = path.with_suffix(".png")
-    draft = target.with_name(target.name + ".part")
-    figure.savefig(draft, dpi=110, format="png")
+    write_whole(target, lambda draft: figure.savefig(draft, dpi=110, format="png"))
     pyplot.close(figure)
-    os.replace(draft, target)
     say(f"wrote {target}")
     return target
 
 
 def _lines(axis: Any, panel: dict[str, Any]) -> None:
-    thin = 1.2  # the last line; those before are thicker, so that lines on one another can be told apart
+    thin = 1.2  # of the last line; earlier lines are thicker and stay visible below it
     for order, (name, points) in enumerate(panel["curves"].items()):
         points = sorted(points)
         xs = [p[0] for p in points]
@@ -182,7 +162,7 @@ def _lines(axis: Any, panel: dict[str, Any]) -> None:
 
 
 def _short(x: float) -> str:
-    """A count of tokens as people write it: 512, 2K, 128K, 1M."""
+    """A short label for a count of tokens: 512, 2K, 128K, 1M."""
     kilo = 1024 if x >= 1 and math.log2(x).is_integer() else 1000
     for unit, sign in ((kilo**2, "M"), (kilo, "K")):
         if x >= unit:
@@ -201,12 +181,3 @@ def _bars(axis: Any, panel: dict[str, Any]) -> None:
     axis.invert_yaxis()
     axis.margins(x=0.18)
     axis.set_xlabel(panel["y"])
-
-
-@contextlib.contextmanager
-def quiet_progress():
-    """Clears the progress line when a stage ends, also by an error."""
-    try:
-        yield transient
-    finally:
-        clear_transient()

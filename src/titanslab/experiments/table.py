@@ -1,4 +1,6 @@
-"""From a work folder of long-context runs to figures, a markdown table and a picture."""
+"""The results of a work folder: figures, a markdown table and a picture."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Sequence
@@ -6,48 +8,59 @@ from pathlib import Path
 from typing import Any
 
 from titanslab.evaluation.table import summarise
+from titanslab.experiments import asking
 from titanslab.experiments.report import picture
-from titanslab.experiments.row import EVALUATION, KILO, LATE, LESSON, OFF, RUN
+from titanslab.experiments.study import MAIN, Ask, Paper, Study
 from titanslab.tasks.sample import length_label
 
 MEMORY_OFF = ", memory off"
-SECOND_STAGE = ", second stage"
-ORDER = ("lmm", "mal", "mag", "mac", "window", "attention", "gated_deltanet")
+PAPER = ", the paper"
+Figures = dict[str, dict[str, dict[int, list[tuple[float, int]]]]]
 
 
-def collect(work: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Every row and seed of a work folder, finished or not.
+def collect(study: Study, work: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """All rows and seeds in a work folder, in the order of the study.
 
     Returns:
-        results, one a finished run: row, seed, parameters, training, lessons before it, cells; and those missing with
-        the reason.
+        results: one for each stage of a row and seed whose model has answered, or else its last finished stage: row,
+            seed, parameters, training, lessons (the training of the stages before it) and cells.
+        missing: name and reason of those without a finished stage.
     """
     results, missing = [], []
-    for folder in sorted(work.glob("*-seed*")):
-        row, _, seed = folder.name.rpartition("-seed")
-        for stage, suffix in (("", ""), (LATE, SECOND_STAGE)):
-            run = folder / (RUN + stage)
-            if stage and not run.exists():
-                continue
-            if not (run / "result.json").exists():
-                missing.append((folder.name + suffix, f"training is not finished; see {folder / 'log.txt'}"))
-                continue
-            results.append(
-                {
-                    "row": row + suffix,
-                    "seed": int(seed),
-                    "parameters": count_parameters(run),
-                    "training": training(run),
-                    "lessons": [] if stage else [training(lesson) for lesson in sorted(folder.glob(f"{LESSON}*"))],
-                    "cells": _cells(folder / (EVALUATION + stage)),
-                    "cells_memory_off": _cells(folder / (OFF + stage)),
-                }
-            )
-    return sorted(results, key=lambda r: (_place(r["row"]), r["seed"])), missing
+    for set_name, part in study.sets.items():
+        for row in part.rows:
+            for folder in sorted((work / set_name).glob(f"{row}-seed*"), key=_seed):
+                stages = part.all_stages_of(row)
+                done = [stage for stage in stages if (folder / stage / "result.json").exists()]
+                if not done:
+                    reason = f"training is not finished; see {folder / 'log.txt'}"
+                    missing.append((f"{set_name}/{folder.name}", reason))
+                    continue
+                usual = part.stages_of(row)[-1]
+                asked = [stage for stage in done if (folder / f"evaluation-{stage}").exists()]
+                for stage in asked or done[-1:]:
+                    label = ", ".join([row, *([] if set_name == MAIN else [set_name]), *([stage] * (stage != usual))])
+                    before = stages[: stages.index(stage)]
+                    results.append(
+                        {
+                            "row": label,
+                            "seed": _seed(folder),
+                            "parameters": count_parameters(folder / stage),
+                            "training": training(folder / stage),
+                            "lessons": [training(folder / earlier) for earlier in before if earlier in done],
+                            "cells": _cells(folder / f"evaluation-{stage}"),
+                            "cells_memory_off": _cells(folder / f"evaluation-{stage}-frozen"),
+                        }
+                    )
+    return results, missing
+
+
+def _seed(folder: Path) -> int:
+    return int(folder.name.rpartition("-seed")[2])
 
 
 def training(run: Path) -> dict[str, Any]:
-    """How a run went: steps, tokens, seconds of training over all sessions, losses, commit and versions."""
+    """How a run went: steps, tokens, seconds of training over all sessions, losses, recipe and versions."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     seconds, before = 0.0, 0
@@ -55,7 +68,6 @@ def training(run: Path) -> dict[str, Any]:
         if line.get("tokens_per_second"):
             seconds += (line["tokens"] - before) / line["tokens_per_second"]
         before = line["tokens"]
-    facts = json.loads((run / "versions.json").read_text())
     result = json.loads((run / "result.json").read_text())
     return {
         "steps": result["steps"],
@@ -64,12 +76,12 @@ def training(run: Path) -> dict[str, Any]:
         "final_loss": result["loss"],
         "losses": [[line["step"], round(line["loss"], 4)] for line in logged],
         "recipe": (run / "recipe.toml").read_text(),
-        "versions": facts,
+        "versions": json.loads((run / "versions.json").read_text()),
     }
 
 
 def count_parameters(run: Path) -> int:
-    """Parameters of a saved model, tied ones once, from the file's header."""
+    """Parameters of a saved model, tied ones once, from the header of its file."""
     from safetensors import safe_open
 
     total = 0
@@ -97,30 +109,21 @@ def _cells(folder: Path) -> list[dict[str, Any]]:
     return [{**cell, "seconds": round(seconds[cell["task"], cell["length"]], 1)} for cell in cells]
 
 
-def _place(row: str) -> tuple[int, str]:
-    model = row.removesuffix(SECOND_STAGE)
-    return (ORDER.index(model) if model in ORDER else len(ORDER), row)
-
-
-Figures = dict[str, dict[int, list[tuple[float, int]]]]
-
-
-def figures(results: Sequence[dict[str, Any]]) -> dict[str, Figures]:
-    """task -> row -> length -> (accuracy, samples) of every seed; the average of qa1 to qa5 as a task of its own."""
-    found: dict[str, Figures] = {}
+def figures(results: Sequence[dict[str, Any]], ask: Ask) -> Figures:
+    """task -> row -> length -> (accuracy, samples) of every seed; the task's average is a task of its own."""
+    found: Figures = {}
+    label, average = asking.average_of(ask)
     for result in results:
         for name, suffix in (("cells", ""), ("cells_memory_off", MEMORY_OFF)):
-            cells = {(c["task"], c["length"]): c for c in result[name]}
-            five = [f"babilong_qa{n}" for n in range(1, 6)]
+            cells = {(c["task"], c["length"]): (_first(c), c["samples"]) for c in result[name]}
             for length in {length for _, length in cells}:
-                parts = [cells.get((task, length)) for task in five]
-                if all(parts):
-                    mean = sum(_first(part) for part in parts if part) / 5
-                    samples = sum(part["samples"] for part in parts if part)
-                    cells["average qa1-qa5", length] = {"scores": {"mean": mean}, "samples": samples}
+                parts = [cells[task, length] for task in average if (task, length) in cells]
+                if parts and len(parts) == len(average):
+                    mean = sum(share for share, _ in parts) / len(parts)
+                    cells[f"average {label}", length] = mean, sum(samples for _, samples in parts)
             for (task, length), cell in cells.items():
                 row = found.setdefault(task, {}).setdefault(result["row"] + suffix, {})
-                row.setdefault(length, []).append((_first(cell), cell["samples"]))
+                row.setdefault(length, []).append(cell)
     return found
 
 
@@ -128,19 +131,28 @@ def _first(cell: dict[str, Any]) -> float:
     return next(iter(cell["scores"].values()))
 
 
-def markdown(task: str, results: Sequence[dict[str, Any]]) -> str:
-    """Accuracies in percent, the mean over seeds and in brackets the range, and what each row cost."""
+def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
+    """Accuracies in percent, the mean over seeds with the range in parentheses, and the cost of each row."""
     parts = []
-    for name, rows in sorted(figures(results).items()):
+    kilo = asking.task_of(ask).kilo if ask.task else 1024
+    for name, rows in sorted(figures(results, ask).items()):
         lengths = sorted({length for row in rows.values() for length in row})
         lines = [f"**{name}**, % right (range over seeds)", ""]
-        lines.append("| model | " + " | ".join(length_label(n, KILO[task]) for n in lengths) + " |")
+        lines.append("| model | " + " | ".join(length_label(n, kilo) for n in lengths) + " |")
         lines.append("|---" * (1 + len(lengths)) + "|")
+        published = _published(name, ask, paper)
         for row in rows:
             lines.append(f"| {row} | " + " | ".join(_spread(rows[row].get(n, [])) for n in lengths) + " |")
+            model = row.split(", ")[0]
+            found = published.pop(model, {})  # once, below the first row of the model
+            if found.keys() & set(lengths):
+                shown = [f"{found[n]:.1f}" if n in found else "" for n in lengths]
+                lines.append(f"| {model}{PAPER} | " + " | ".join(shown) + " |")
         sizes = {n: sorted({s for row in rows.values() for _, s in row.get(n, [])}) for n in lengths}
-        told = ", ".join(f"{length_label(n, KILO[task])}: {_range(sizes[n])}" for n in lengths)
-        parts.append("\n".join([*lines, "", f"Samples a seed: {told}."]))
+        samples = ", ".join(f"{length_label(n, kilo)}: {_range(sizes[n])}" for n in lengths)
+        parts.append("\n".join([*lines, "", f"Samples a seed: {samples}."]))
+    if any(PAPER in part for part in parts):
+        parts.append(f"The paper: {paper.source}.")
     head = ["| model | seeds | parameters | tokens trained | final loss | training, s |", "|---|---|---|---|---|---|"]
     for row in dict.fromkeys(result["row"] for result in results):
         group = [result for result in results if result["row"] == row]
@@ -152,8 +164,19 @@ def markdown(task: str, results: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join([*parts, "\n".join(head)]) + "\n"
 
 
+def _published(name: str, ask: Ask, paper: Paper) -> dict[str, dict[int, float]]:
+    """The paper's percentages for a task of the table: row -> length -> percent."""
+    lengths = asking.lengths_of(ask, paper.lengths) if ask.task else []
+    return {
+        row: dict(zip(lengths, values, strict=True))
+        for row, tasks in paper.rows.items()
+        for task, values in tasks.items()
+        if name in (f"{ask.task}_{task}", f"average {task}")
+    }
+
+
 def _total(result: dict[str, Any], name: str) -> Any:
-    """Of the run and the lessons before it."""
+    """The sum over a run and the stages before it."""
     return sum(run[name] for run in (*result.get("lessons", ()), result["training"]))
 
 
@@ -169,12 +192,12 @@ def _spread(cells: Sequence[tuple[float, int]]) -> str:
     return f"{mean:.1f}" + (f" ({min(shares):.0f}-{max(shares):.0f})" if len(shares) > 1 else "")
 
 
-def draw(path: Path, task: str, results: Sequence[dict[str, Any]], title: str) -> Path | None:
-    """Accuracy over length, a panel a task, a line a row with a band over its seeds."""
+def draw(path: Path, results: Sequence[dict[str, Any]], ask: Ask, title: str) -> Path | None:
+    """Accuracy over length: a panel a task, a line a row with a band over its seeds."""
     panels = []
-    found = figures(results)
+    found = figures(results, ask)
     asked = {length for rows in found.values() for lengths in rows.values() for length in lengths}
-    # facts alone have no place on a logarithmic axis: they stand two octaves before the shortest context
+    # A logarithmic axis has no 0: facts alone stand two octaves before the shortest context.
     alone = min(asked - {0}, default=1 << 12) / 4
     for name, rows in sorted(found.items()):
         curves = {}
@@ -187,5 +210,5 @@ def draw(path: Path, task: str, results: Sequence[dict[str, Any]], title: str) -
                 points.append((length or alone, sum(shares) / len(shares), min(shares), max(shares)))
             curves[row] = points
         panel = {"title": name, "x": "context, tokens", "y": "% right", "y_range": (-3, 103), "curves": curves}
-        panels.append({**panel, "ticks": {alone: length_label(0, KILO[task])}})
+        panels.append({**panel, "ticks": {alone: length_label(0, asking.task_of(ask).kilo)}})
     return picture(path, panels, title) if panels else None

@@ -1,48 +1,58 @@
-"""The tokenizer of the long-context runs: a byte-level BPE of 2,048 pieces, made from the training texts."""
+"""The tokenizer of a study: a byte-level BPE, made from its training texts."""
+
+from __future__ import annotations
 
 import itertools
-import os
 import random
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-VOCABULARY = 2048
-CHARS = {"text": 5_000_000, "facts": 600_000}
-REPEATS = 200  # so that the benchmark's own phrases get pieces of their own
+if TYPE_CHECKING:
+    from titanslab.experiments.study import TokenizerPlan
+
+TEXT_CHARS = 5_000_000
+FACTS_CHARS = 600_000
+REPEATS = 200  # of the fixed phrases, so that they get tokens of their own
 
 
-def make_tokenizer(text: str, facts: str | None, folder: Path, stories: bool = False) -> Path:
-    """Train on the first 5 MB of `text` (a file or folder), bAbI's training files in `facts` and fixed phrases.
+def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) -> Path:
+    """Train a tokenizer and write it in the Hugging Face form into `folder`, which is kept where it exists.
 
-    `stories` takes stories of our own instead of bAbI's files.
+    Digits stay single.
 
-    Digits stay single. Written as a Hugging Face tokenizer into `folder`, which is left alone where it exists.
+    Args:
+        plan: size and further texts.
+        files: `train_text` is a file or folder, of which the first 5 MB are read; `train_facts` is bAbI's folder.
+        folder: of the tokenizer.
     """
     if (folder / "tokenizer.json").exists():
         return folder
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    from titanslab.files import write_whole
+
     tokenizer: Any = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=plan.vocabulary,
         special_tokens=["<bos>", "<eos>", "<pad>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    told = _stories() if stories else _facts(facts) if facts else ()
-    parts = [_text(text), told, _phrases()]
+    parts = [_text(files["train_text"])]
+    if "train_facts" in files:
+        parts.append(_facts(files["train_facts"]))
+    elif plan.stories:
+        parts.append(_stories())
+    if plan.phrases:
+        parts.append(_phrases())
     tokenizer.train_from_iterator(itertools.chain(*parts), trainer)
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-    draft = folder.with_name(folder.name + f".{os.getpid()}.part")
-    whole.save_pretrained(draft)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
+    write_whole(folder, whole.save_pretrained)
     return folder
 
 
@@ -53,7 +63,7 @@ def _pieces(text: str) -> Iterator[str]:
 def _text(path: str) -> Iterator[str]:
     from titanslab.data.text import iter_texts
 
-    left = CHARS["text"]
+    left = TEXT_CHARS
     for text in iter_texts(path):
         yield from _pieces(text[:left])
         left -= len(text)
@@ -66,13 +76,13 @@ def _facts(folder: str) -> Iterator[str]:
     if not files:
         raise ValueError(f"facts folder {folder!r} holds no training file of qa1 to qa5, such as qa1_..._train.txt")
     for file in files:
-        yield from _pieces(file.read_text(encoding="utf-8")[: CHARS["facts"] // len(files)])
+        yield from _pieces(file.read_text(encoding="utf-8")[: FACTS_CHARS // len(files)])
 
 
 def _stories() -> Iterator[str]:
     from titanslab.tasks.babilong.world import STORY_FACTS, story
 
-    rng, left = random.Random(0), CHARS["facts"]
+    rng, left = random.Random(0), FACTS_CHARS
     while left > 0:
         for task in STORY_FACTS:
             question = story(task, 20, rng)[-1]
@@ -81,7 +91,7 @@ def _stories() -> Iterator[str]:
 
 
 def _phrases() -> Iterator[str]:
-    """What every sample has in common: the prompt without key and value, and the line of single_1."""
+    """The prompt of S-NIAH without key and value, and the line that is the haystack of single_1."""
     from titanslab.tasks.niah.haystack import NOISE_LINE
     from titanslab.tasks.niah.samples import Needle
 

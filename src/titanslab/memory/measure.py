@@ -119,9 +119,10 @@ def measure(
     kernel, why_not = cpu_kernel(problem.wide == torch.float64, network.depth) if device.type == "cpu" else (False, "")
     names = ["torch", "compiled", *(["cpu"] if kernel else []), *(["triton"] if fits else [])]
     reading = _compare({n: partial(problem.whole, n, chunk_size) for n in names}, device, dtype, turns)
-    reading += [Candidate("triton", None, 0.0, why)] * (not fits) + [Candidate("cpu", None, 0.0, why_not)] * bool(
-        why_not
-    )
+    if not fits:
+        reading.append(Candidate("triton", None, 0.0, why))
+    if device.type == "cpu" and not kernel:
+        reading.append(Candidate("cpu", None, 0.0, why_not))
     state = problem.state(chunk_size)
     steps = ["recurrent", *(["triton"] if fits else [])]
     decoding = _compare({n: partial(problem.step, n, state, chunk_size) for n in steps}, device, dtype, turns)

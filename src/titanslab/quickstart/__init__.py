@@ -1,1 +1,1 @@
-"""The quickstart: two small models trained on the spot, one with a memory and one with a window alone."""
+"""The quickstart: two small models, one with a memory and one with a window alone, are trained and compared."""

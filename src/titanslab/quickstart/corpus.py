@@ -1,4 +1,4 @@
-"""The bundled books, with facts woven in."""
+"""The bundled books, and rows of their text with facts between the clauses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SEPARATOR = "\n\f\n"
 
 
 def bundled_text() -> tuple[str, str]:
-    """Training and validation text, from different books (titles in NOTICE)."""
+    """Training text and validation text, from different books whose titles stand in NOTICE."""
     packed = files("titanslab.quickstart").joinpath("text.txt.xz").read_bytes()
     *training, validation = lzma.decompress(packed).decode("ascii").split(SEPARATOR)
     return "\n".join(training), validation
 
 
 class Facts:
-    """Rows of text in which facts stand and come again; each starts with the tokenizer's <bos>."""
+    """Rows of text in which facts are stated and repeated; each row starts with the tokenizer's <bos>."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -35,16 +35,15 @@ class Facts:
     def _task(self, text: str, num_facts: int) -> RecallTask:
         s = self.settings
         return RecallTask(
-            self.tokenizer,
-            text,
-            num_facts=num_facts,
-            value_digits=s.value_digits,
-            fact_every=s.gap,
-            template=TEMPLATE,
+            self.tokenizer, text, num_facts=num_facts, value_digits=s.value_digits, fact_every=s.gap, template=TEMPLATE
         )
 
     def training_batch(self, seed: int, step: int, share: float = 0.0) -> RecallBatch:
-        """Batch `step`, at `share` of the way, the same for every model: rows of each number of facts in turn."""
+        """The batch of a step, the same for every model; its rows take each number of facts in turn.
+
+        Args:
+            share: the share of the training that is done, on which the rows' length depends.
+        """
         s = self.settings
         count, length = s.shape(step, share)
         rows = []
@@ -54,12 +53,12 @@ class Facts:
         return self._start(RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True))))
 
     def validation_batch(self, seed: int) -> RecallBatch:
-        """Unseen text and facts, as long as the longest training rows."""
+        """Rows of unseen text and facts, of the longest training rows' length."""
         s = self.settings
         return self._start(self._validation.batch(s.validation_rows, max(s.longer) * s.length - 1, seed, loss="text"))
 
     def questions(self, distance: int, seed: int) -> RecallBatch:
-        """Rows that end with a question whose answer stands `distance` bytes back, other facts in between."""
+        """Rows that end with a question; its answer stands `distance` bytes before, with other facts between."""
         s = self.settings
         return self._start(self._validation.questions(distance, s.questions, seed, lead=64))
 

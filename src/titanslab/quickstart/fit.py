@@ -1,7 +1,7 @@
 """The training loop of the quickstart.
 
-Not the Hugging Face Trainer: two models read the very same batches, the clock may end a run, and the learning
-rate has to reach its end when it does.
+It is not the Hugging Face Trainer, because two models read the same batches, a time limit may end a run, and the
+learning rate must have reached its last value by then.
 """
 
 from __future__ import annotations
@@ -20,28 +20,31 @@ from titanslab.progress import Progress
 from titanslab.quickstart.corpus import Facts
 from titanslab.tasks.recall.samples import RecallBatch
 
-LAST_RATE = 0.05  # share of the learning rate that is left at the end
-SMOOTHING = 0.95
+LAST_RATE = 0.05  # last learning rate as a share of the highest
+SMOOTHING = 0.95  # weight of the running mean in the losses that are shown
 
 
 @dataclass
 class Fit:
-    """What a training run was: shares of the way at each step, so that another run can follow it."""
+    """The record of a training run: at each step the loss and the share of the training that was done.
+
+    Another run can repeat its steps and learning rates.
+    """
 
     shares: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 
-def fit(
-    model: Any,
-    facts: Facts,
-    seed: int,
-    *,
-    follow: Fit | None = None,
-    show: Progress | None = None,
-) -> Fit:
-    """Train `model` in place; with `follow`, for exactly that run's steps and learning rates.
+def fit(model: Any, facts: Facts, seed: int, *, follow: Fit | None = None, show: Progress | None = None) -> Fit:
+    """Train `model` in place.
+
+    Args:
+        model: a model of the quickstart.
+        facts: the rows.
+        seed: of the rows.
+        follow: the record of a run whose steps and learning rates are repeated; None = the settings' own limits.
+        show: called with the share of the training that is done, 1, and the losses.
 
     Raises:
         RuntimeError: a loss is not finite.
@@ -49,7 +52,7 @@ def fit(
     s = facts.settings
     optimizer = _optimizer(model, s.learning_rate)
     result, start = Fit(), time.perf_counter()
-    smooth: tuple[float, float] | None = None
+    smooth: Tensor | None = None
     model.train()
     steps = s.steps if follow is None else len(follow.shares)
     for step in range(steps):
@@ -73,8 +76,8 @@ def fit(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         result.shares.append(share)
-        result.losses.append(now[0])
-        smooth = now if smooth is None else _smoother(smooth, now)
+        result.losses.append(now[0].item())
+        smooth = now if smooth is None else now.lerp(smooth, SMOOTHING)
         if show is not None:
             done = (step + 1) / steps
             if follow is None:
@@ -86,9 +89,9 @@ def fit(
 
 
 def fastest_threads(make_model: Callable[[], Any], facts: Facts, seed: int) -> int:
-    """One thread or all that torch would use, whichever trains faster now; leaves torch's setting as it was.
+    """The faster of one thread and all threads of torch, measured by short training; torch's setting is restored.
 
-    Where other programs keep the cores busy, threads that wait for one another can be many times slower.
+    If other programs keep the cores busy, many threads that wait for one another can be many times slower.
     """
     before = torch.get_num_threads()
     if before == 1:
@@ -99,7 +102,7 @@ def fastest_threads(make_model: Callable[[], Any], facts: Facts, seed: int) -> i
         for threads in (1, before):
             torch.set_num_threads(threads)
             model = make_model()
-            fit(model, trial, seed)  # the first step builds and warms what later ones find
+            fit(model, trial, seed)  # the first step compiles kernels and fills caches
             seconds[threads] = fit(model, trial, seed).seconds
     finally:
         torch.set_num_threads(before)
@@ -120,21 +123,16 @@ def _optimizer(model: Any, rate: float) -> torch.optim.Optimizer:
 
 
 def token_losses(logits: Tensor, batch: RecallBatch) -> Tensor:
-    """Cross-entropy in nats `[B, T-1]` of each next token; 0 where none is scored."""
+    """Cross-entropy in nats `[B, T-1]` of each next token; 0 for tokens that are not scored."""
     logits, labels = logits[:, :-1], batch.labels[:, 1:]
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
     return losses.view(labels.shape)
 
 
-def _objective(losses: Tensor, batch: RecallBatch, answer_weight: float) -> tuple[Tensor, tuple[float, float]]:
-    """What is minimised, and plain means over all scored bytes and over those of answers."""
+def _objective(losses: Tensor, batch: RecallBatch, answer_weight: float) -> tuple[Tensor, Tensor]:
+    """The weighted loss, and the unweighted means `[2]` over all scored bytes and over those of answers."""
     scored, answers = batch.labels[:, 1:] != -100, batch.answer[:, 1:] > 0
     weights = scored + (answer_weight - 1) * answers
     plain = losses.detach()
-    means = (float(plain.sum() / scored.sum()), float(plain[answers].sum() / answers.sum().clamp(min=1)))
+    means = torch.stack((plain.sum() / scored.sum(), plain[answers].sum() / answers.sum().clamp(min=1)))
     return (losses * weights).sum() / weights.sum(), means
-
-
-def _smoother(before: tuple[float, float], now: tuple[float, float]) -> tuple[float, float]:
-    a, b = (SMOOTHING * x + (1 - SMOOTHING) * y for x, y in zip(before, now, strict=True))
-    return a, b

@@ -1,4 +1,4 @@
-"""What the trained models know: bits per byte, and facts by distance."""
+"""Measurements of the trained models: bits per byte, and recall of facts by distance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKENS_AT_ONCE = 1 << 15
 
 @torch.inference_mode()
 def bits_per_byte(model: Any, facts: Facts, seed: int) -> float:
-    """Validation loss of all bytes but values that come for the first time, which nobody can know."""
+    """Validation loss of all bytes except values at their first mention, which cannot be predicted."""
     batch = facts.validation_batch(seed)
     losses = token_losses(_logits(model, batch.input_ids), batch)
     return float(losses.sum() / (batch.labels[:, 1:] != -100).sum()) / math.log(2)
@@ -26,7 +26,7 @@ def bits_per_byte(model: Any, facts: Facts, seed: int) -> float:
 
 @torch.inference_mode()
 def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress | None = None) -> dict[int, float]:
-    """Share of questions answered right in every digit, by distance in bytes."""
+    """The share of questions that are answered right in every digit, for each distance in bytes."""
     distances = facts.settings.distances
     found, done = {}, 0
     for distance in distances:
@@ -39,7 +39,7 @@ def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress | Non
 
 
 def beyond(recall: dict[int, float], reach: int) -> float:
-    """Mean recall over the distances that lie beyond `reach` bytes."""
+    """The mean recall over the distances of more than `reach` bytes."""
     values = [share for distance, share in recall.items() if distance > reach]
     return sum(values) / len(values)
 

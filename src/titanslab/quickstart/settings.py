@@ -1,4 +1,4 @@
-"""What the quickstart trains, for how long, and what it asks."""
+"""The settings of the quickstart: models, length of the training, and questions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ class Settings:
     """Sizes of a run.
 
     Args:
-        steps: at most; `train_seconds` may end it before, and the learning rate falls to its end either way.
-        train_seconds: for the Titans; the window-only model then reads exactly as many bytes.
-        batch_size, length: rows of a step and their bytes.
-        longer: after `short_share` of the way steps take turns with rows so many times as long, and fewer.
-        answer_weight: what a byte of an answer counts in the loss, other bytes 1; the same for both models.
-        training_facts: names in a row; rows take turns. Rows with few teach what a fact is, long before those
-            with many can teach whose it is.
-        num_facts: names in a row of validation and questions.
-        gap: bytes of text between two facts, on average and to the end of a clause.
-        distances: bytes from a value to the question for it.
-        questions: asked per distance.
+        steps: the most training steps; `train_seconds` may end the training before. The learning rate reaches its
+            last value in both cases.
+        train_seconds: the time limit for the Titans; the window-only model then reads exactly as many bytes.
+        batch_size, length: the rows of a step and their length in bytes.
+        longer: factors on `length` that steps take in turn after `short_share` of the training, with fewer rows.
+        answer_weight: the weight of a byte of an answer in the loss of both models; other bytes have weight 1.
+        training_facts: numbers of facts in a row, taken in turn. Rows with few facts teach the form of a fact, long
+            before rows with many can teach which value belongs to which name.
+        num_facts: the number of facts in a row of validation and questions.
+        gap: the mean number of bytes between two facts, which stand at the ends of clauses.
+        distances: numbers of bytes from a value to the question for it.
+        questions: the number of questions per distance.
     """
 
     steps: int
@@ -51,17 +52,17 @@ class Settings:
     hidden_size: int = 128
 
     def shape(self, step: int, share: float) -> tuple[int, int]:
-        """Rows and bytes per row of a training step; their product never changes."""
+        """The rows of a training step and the bytes of a row; their product is constant."""
         times = 1 if share < self.short_share else self.longer[step % len(self.longer)]
         return self.batch_size // times, self.length * times
 
     @property
     def reach(self) -> int:
-        """Bytes that any information can come from through the windows of all blocks."""
+        """The number of bytes from which information can pass through the windows of all blocks."""
         return self.layers * (self.window - 1) + 1
 
     def config(self, variant: str) -> TitansConfig:
-        """The Titans ("lmm") or, with "attention", the same trunk of equal size with a window alone."""
+        """The config of the Titans ("lmm") or of a model of equal size with a window alone ("attention")."""
         sizes: dict[str, Any] = {"lmm": {"intermediate_size": 256}, "attention": {"intermediate_size": 352}}
         return TitansConfig(
             variant=variant,
@@ -80,7 +81,7 @@ class Settings:
 
 
 def settings(minutes: float | None = None, smoke: bool = False) -> Settings:
-    """The defaults; `minutes` bounds the Titans' training, `smoke` is a run of seconds that learns nothing."""
+    """The default settings; `minutes` limits the Titans' training, `smoke` gives a run of seconds without learning."""
     chosen = Settings(steps=450, train_seconds=150.0)
     if smoke:
         chosen = replace(

@@ -1,1 +1,1 @@
-"""Texts read into a model's memory, kept in files, asked and talked to."""
+"""Reading texts into a model's memory, memory files, and answers from them."""

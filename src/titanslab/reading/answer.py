@@ -1,4 +1,4 @@
-"""Text in, text out, on top of what a cache remembers."""
+"""A model's answer to a text, with a cache as its memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from titanslab.models.cache import TitansCache
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; temperature 0 always takes the likeliest."""
+    """How tokens are drawn, as in `generate()`; temperature 0 always takes the likeliest one."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -20,7 +20,7 @@ class Sampling:
     top_p: float = 1.0
 
     def options(self) -> dict[str, Any]:
-        """Arguments for `generate()`."""
+        """The arguments of `generate()`."""
         options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.temperature > 0}
         if self.temperature > 0:
             options |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
@@ -30,20 +30,27 @@ class Sampling:
 def answer(
     model: Any, tokenizer: Any, cache: TitansCache | None, text: str, sampling: Sampling, streamer: Any = None
 ) -> tuple[str, TitansCache]:
-    """What the model writes after `text`, and the cache after text and answer; `cache` is left as it is.
+    """The text that the model generates after `text`, and a new cache after both; `cache` is not changed.
 
-    Whether the memories write meanwhile is the cache's `learn`. A token that ends texts is not read.
+    The memories are updated if the cache's `learn` is set. An end token is not read into the new cache.
+
+    Args:
+        model, tokenizer: a Titans model and its tokenizer.
+        cache: the state after the text before; None = the model's initial memory.
+        text: the prompt.
+        sampling: how tokens are drawn.
+        streamer: receives tokens as they come, see `generate()`.
 
     Raises:
-        ValueError: no token to start from.
+        ValueError: the text has no token and the tokenizer no start token.
     """
-    from titanslab.data import padding_id
-    from titanslab.data.encode import chunk_encoder
+    from titanslab.data import TextEncoder, padding_id
 
     cache = TitansCache(model.config) if cache is None else cache
     empty = cache.position is None
-    start = [tokenizer.bos_token_id] if empty and tokenizer.bos_token_id is not None else []
-    ids = torch.tensor([[*start, *chunk_encoder(tokenizer)(text, empty).tolist()]], dtype=torch.int64)
+    encoder = TextEncoder(tokenizer)
+    start = encoder.start if empty else []
+    ids = torch.tensor([[*start, *encoder.chunk(text, empty).tolist()]], dtype=torch.int64)
     if ids.shape[1] == 0:
         raise ValueError("the text is empty; give some text to go on from")
     before = model.read(ids[:, :-1], cache)

@@ -1,4 +1,4 @@
-"""What read, ask and chat share: a memory file and the model it belongs to."""
+"""Memory files and the models they belong to, for the commands read, ask, chat and inspect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def check_save(save: Path, given_as: str = "--save") -> None:
-    """ValueError for a name, of the option `given_as`, that a memory cannot be saved to."""
+    """ValueError if no memory can be saved under the name `save`, the value of the option `given_as`."""
     if save.is_dir():
         raise ValueError(f"{given_as} {str(save)!r} is a folder; give the name of a file")
     if not save.parent.exists():
@@ -18,9 +18,14 @@ def check_save(save: Path, given_as: str = "--save") -> None:
 
 
 def read_notes(memory: Path, given_as: str = "") -> dict[str, Any]:
-    """The notes in a memory file; `given_as` is the option whose file may hold nothing else.
+    """The notes in a memory file.
 
-    Raises FileNotFoundError and ValueError in one line.
+    Args:
+        memory: the file.
+        given_as: the option that names a file to be overwritten; the error then asks for another name.
+
+    Raises:
+        FileNotFoundError, ValueError: the file does not exist, or is no memory file.
     """
     from titanslab.runs.quiet import quiet_libraries
 
@@ -36,10 +41,13 @@ def read_notes(memory: Path, given_as: str = "") -> dict[str, Any]:
 
 
 def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[Any, Any, TitansCache | None, str]:
-    """Model, tokenizer, the cache in `memory` (None where None) and the model's folder.
+    """The model, its tokenizer, the cache in the file `memory` (None if None) and the model's folder.
 
-    Without `model`, the folder is the one that the memory file names. Raises ValueError in one line for a
-    missing name, a model without memory states, and a memory of another model.
+    Without `model`, the folder is the one that the memory file names.
+
+    Raises:
+        FileNotFoundError, ValueError: no model is named or found, it is no Titans model, or the memory is of another
+            model or has more rows than one.
     """
     from titanslab.runs.loading import find_model_folder, open_model
 
@@ -64,3 +72,37 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
     if cache is not None and cache.batch_size != 1:
         raise ValueError(f"{memory} holds {cache.batch_size} rows; the commands work with one")
     return network, tokenizer, cache, str(Path(name).expanduser().resolve())
+
+
+def unfinished_reading(save: Path, resume: bool, about: dict[str, Any]) -> dict[str, Any]:
+    """The notes of the reading that `resume` continues, or {} for a new one.
+
+    Args:
+        save: the memory file.
+        resume: whether its reading is to be continued.
+        about: `path` and `bytes` of the text, as the notes under "text" have them.
+
+    Raises:
+        ValueError: there is no unfinished reading of this text to resume, or a new one would overwrite one.
+    """
+    if not save.exists():
+        if resume:
+            raise ValueError(f"--resume: there is no {save}; leave --resume out to begin")
+        return {}
+    notes = read_notes(save, given_as="" if resume else "--save")
+    text = notes.get("text", {})
+    finished = text.get("finished", True)
+    if not resume:
+        if not finished:
+            raise ValueError(
+                f"{save} holds an unfinished reading of {text['path']}; go on with --resume, or delete the file"
+            )
+        return {}
+    if finished:
+        raise ValueError(f"{save} holds no unfinished reading; to read on with another text use --from {save}")
+    if (text["path"], text["bytes"]) != (about["path"], about["bytes"]):
+        raise ValueError(
+            f"{save} was reading {text['path']} ({text['bytes']:,} bytes), not {about['path']} "
+            f"({about['bytes']:,} bytes); --resume needs the same text"
+        )
+    return notes

@@ -1,4 +1,4 @@
-"""A text file into a model's memory: piece by piece, with progress, from any place."""
+"""Reading a text file into a model's memory piece by piece, with progress, from any place."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from titanslab.data import TextEncoder
+from titanslab.data.text import TextPiece, TextSource
 from titanslab.models.cache import TitansCache
-from titanslab.reading.source import TextPiece, TextSource
 
 
 @dataclass(frozen=True)
 class Place:
-    """How far a text has been read.
+    """A place in a text between two tokens.
 
     Args:
-        start: byte of the decompressed text at which the running piece of text begins.
-        tokens: tokens of that piece read already.
+        start: byte of the decompressed text at which a piece of text begins.
+        tokens: number of tokens between there and the place.
     """
 
     start: int = 0
@@ -32,11 +33,12 @@ class Place:
 
 @dataclass(frozen=True)
 class ReadProgress:
-    """How far a reading is: tokens of this call, bytes of the file, and how fast it goes lately.
+    """The progress of one call of `read_text`.
 
     Args:
-        tokens, seconds: of this call. tokens_per_second: of its last pieces.
-        bytes: of the file, read by now. first_byte: where this call began. total_bytes: of the whole file.
+        tokens, seconds: read and passed in this call.
+        tokens_per_second: speed over the last pieces.
+        bytes, first_byte, total_bytes: places in the file, compressed or not: now, at the call's start, at the end.
     """
 
     tokens: int
@@ -48,13 +50,13 @@ class ReadProgress:
 
     @property
     def seconds_left(self) -> float:
-        """At the pace so far; bytes of the file tell how much is left."""
+        """The time that the rest of the file takes at this call's mean speed in bytes."""
         return self.seconds / max(1, self.bytes - self.first_byte) * (self.total_bytes - self.bytes)
 
 
 @dataclass(frozen=True)
 class ReadStep:
-    """After a piece: what the model remembers, where in the text it is, how fast it goes."""
+    """The model's cache, the place in the text and the progress after a piece."""
 
     cache: TitansCache
     place: Place
@@ -72,20 +74,21 @@ def read_text(
     learn: bool | None = None,
     write_scale: float | None = None,
 ) -> Iterator[ReadStep]:
-    """Read a text file piece by piece; what was yielded last is whole whenever reading stops.
+    """Read a text file piece by piece; each step that was yielded stays valid when reading stops.
 
     Args:
         model: a Titans model.
         path: text in UTF-8, also .gz, .xz, .bz2, .zst.
-        tokenizer: of the model; its start token goes first where `cache` is None.
-        place: where to go on, from an earlier `ReadStep` of the same file; None = at the start.
+        tokenizer: of the model; its start token comes first where `cache` is None.
+        place: the place to continue from, of an earlier `ReadStep` of the same file; None = the start.
         cache, piece_size, learn, write_scale: as in `TitansForCausalLM.read`.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: not UTF-8, damaged, or without text.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not UTF-8, damaged, or without text.
     """
     source = TextSource(path)
-    tokens = _Tokens(source, tokenizer, place or Place(), with_start=cache is None)
+    tokens = _Tokens(source, tokenizer, place, with_start=cache is None)
     begin = time.perf_counter()
     recent = deque([(begin, 0)], maxlen=20)
     before = 0 if cache is None else cache.columns
@@ -96,26 +99,39 @@ def read_text(
         speed = (done - recent[0][1]) / max(now - recent[0][0], 1e-9)
         first, (place, read) = tokens.first_byte, tokens.place_after(done)
         yield ReadStep(state, place, ReadProgress(done, read, first, source.size, now - begin, speed))
-    if not tokens.count and place is None:
-        raise ValueError(f"{source.path} is empty; name a file with text in it")
+
+
+def first_tokens(source: TextSource, tokenizer: Any, count: int, *, with_start: bool) -> tuple[list[int], bool]:
+    """The first `count` tokens of a text, and whether it has no more; ValueError where it is empty.
+
+    Args:
+        with_start: whether the tokenizer's start token stands before the text.
+    """
+    ids: list[int] = []
+    for block in _Tokens(source, tokenizer, None, with_start):
+        ids += block[0].tolist()
+        if len(ids) > count:
+            break
+    return ids[:count], len(ids) <= count
 
 
 class _Tokens:
-    """The tokens of a text, an iterable of `[1, T]`, that knows which place a count of them stands for."""
+    """The tokens of a text from `place` on, an iterable of `[1, T]`, with the place after any number of them.
 
-    def __init__(self, source: TextSource, tokenizer: Any, place: Place, with_start: bool) -> None:
-        from titanslab.data.encode import chunk_encoder
+    Iterating raises a ValueError where the whole text is empty.
+    """
 
-        self.source, self.place = source, place
-        self.encode = chunk_encoder(tokenizer)
-        self.first = [tokenizer.bos_token_id] if with_start and tokenizer.bos_token_id is not None else []
+    def __init__(self, source: TextSource, tokenizer: Any, place: Place | None, with_start: bool) -> None:
+        self.source, self.place, self.whole = source, place or Place(), place is None
+        self.encoder = TextEncoder(tokenizer)
+        self.first = self.encoder.start if with_start else []
         self.count = self.first_byte = 0
-        self.ahead: deque[_Part] = deque()  # what may still be read in part
+        self.ahead: deque[_Part] = deque()  # parts that are not yet read to their end
 
     def __iter__(self) -> Iterator[Tensor]:
         skip = self.place.tokens
         for piece in self.source.pieces(self.place.start):
-            ids = self.encode(piece.text, piece.start == 0)
+            ids = self.encoder.chunk(piece.text, piece.start == 0)
             first = [] if self.count else self.first
             part = _Part(self.count + len(first), skip, len(ids), piece)
             if not self.ahead and not self.count:
@@ -125,6 +141,8 @@ class _Tokens:
             self.count, skip = self.count + len(ids), 0
             if len(ids):
                 yield torch.from_numpy(ids)[None]
+        if self.whole and not self.count:
+            raise ValueError(f"{self.source.path} is empty; name a file with text in it")
 
     def place_after(self, count: int) -> tuple[Place, int]:
         """The place after `count` tokens, and the bytes of the file that were read for them."""
@@ -139,7 +157,7 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class _Part:
-    """A piece of text in tokens: `before` it in this call, `skipped` in it, `tokens` of all of it."""
+    """A piece of text and its number of `tokens`; `before` it in this call, and `skipped` at its start."""
 
     before: int
     skipped: int
@@ -147,6 +165,6 @@ class _Part:
     piece: TextPiece
 
     def byte(self, tokens: int) -> int:
-        """About which byte of the file so many of its tokens stand for."""
+        """The byte of the file after its first `tokens` tokens, by their share of the piece."""
         share = min(1.0, tokens / max(1, self.tokens))
         return self.piece.begin + round(share * (self.piece.end - self.piece.begin))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "triton")
-SWITCHES = ("TITANS_NATIVE", "TITANS_COMPILE", "TITANS_MEASURE")  # environment variables that change what is measured
+SWITCHES = ("TITANS_NATIVE",)  # environment variables that change what is measured
 CODE = ("src", "benchmarks")  # folders of a checkout whose uncommitted changes count; results among them do not
 ROOT = Path(__file__).resolve().parents[3]  # of the checkout, where the package is run from one
 

@@ -98,22 +98,6 @@ class CheckpointCallback(TrainerCallback):
             checkpoints.keep_newest(folder, self.keep)
 
 
-class WriteCostWarmup(TrainerCallback):
-    """Raises the model's `memory_write_cost` from 0 to its full value over the first `steps` steps.
-
-    With the full price from the first step, the write gates close before the memory has learned to be of use.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        model.write_cost_share = min(1.0, state.global_step / self.steps)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        model.write_cost_share = 1.0
-
-
 def truncate_metrics(path: Path, step: int) -> None:
     """Drop the lines logged after `step` and a line that a kill cut off; the resumed run logs them again."""
     if not path.exists():

@@ -14,7 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from titanslab.models.config import TitansConfig
 from titanslab.training import state_files
-from titanslab.training.callbacks import CheckpointCallback, SaveAtLogs, WriteCostWarmup
+from titanslab.training.callbacks import CheckpointCallback, SaveAtLogs
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe
 from titanslab.training.sources import RunData, collator
@@ -28,11 +28,15 @@ class TitansTrainer(Trainer):
     kept as safetensors and JSON, see `state_files`; under FSDP or DeepSpeed those libraries keep their own.
 
     Args:
-        muon: the optimiser is `MuonWithAdamW` and not AdamW. All other arguments are those of `Trainer`.
+        muon: the optimiser is `MuonWithAdamW` and not AdamW.
+        write_cost_warmup: steps over which the model's `memory_write_cost` rises from 0 to its full value. With the
+            full price from the first step, the write gates close before the memory has learned to be of use.
+
+    All other arguments are those of `Trainer`.
     """
 
-    def __init__(self, *args: Any, muon: bool = False, **kwargs: Any) -> None:
-        self.muon = muon
+    def __init__(self, *args: Any, muon: bool = False, write_cost_warmup: int = 0, **kwargs: Any) -> None:
+        self.muon, self.write_cost_warmup = muon, write_cost_warmup
         super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -65,7 +69,10 @@ class TitansTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         inputs = self._prepare_inputs(inputs)
         self.state.num_input_tokens_seen += self._tokens(inputs)
-        loss = super().training_step(model, dict(inputs), *args, **kwargs)
+        share = {}
+        if self.state.global_step < self.write_cost_warmup:
+            share = {"write_cost_share": self.state.global_step / self.write_cost_warmup}
+        loss = super().training_step(model, {**inputs, **share}, *args, **kwargs)
         full = self.accelerator.sync_gradients
         check_step(model, loss, inputs, self.state.global_step + 1, gradients=full)
         return loss
@@ -144,8 +151,6 @@ def make_trainer(
         compile_blocks(model)
     _check_trackers(settings.report_to)
     every: list[TrainerCallback] = [SaveAtLogs(), *callbacks, CheckpointCallback(settings.keep_checkpoints)]
-    if settings.write_cost_warmup and model_type == TitansConfig.model_type:
-        every.append(WriteCostWarmup(settings.write_cost_warmup))
     trainer = TitansTrainer(
         model=model,
         args=training_arguments(recipe, output),
@@ -155,6 +160,7 @@ def make_trainer(
         processing_class=data.tokenizer,
         callbacks=every,
         muon=settings.optimizer == "muon",
+        write_cost_warmup=settings.write_cost_warmup if model_type == TitansConfig.model_type else 0,
     )
     for default in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(default)

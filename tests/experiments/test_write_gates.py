@@ -1,14 +1,14 @@
-"""Gates are averaged over the tokens of the places they are said to be of."""
+"""Gates are averaged over the tokens of the places that carry their names."""
 
 import math
 
 import pytest
 import torch
 
-from benchmarks import write_gates
 from titanslab.data import byte_tokenizer
 from titanslab.data.encode import TokenCounter
 from titanslab.evaluation.trace import memories_of
+from titanslab.experiments import write_gates
 from titanslab.models import TitansConfig, TitansForCausalLM
 from titanslab.tasks.babilong.samples import BABILong
 from titanslab.tasks.niah.samples import NIAH, VARIANTS
@@ -28,15 +28,15 @@ def test_places_are_those_of_the_text(task, monkeypatch, tmp_path):
         made = NIAH(task, counter, haystack=None if task == "single_1" else [LINE * 50])
         texts = list(write_gates.niah_texts(made, 1600, 2, 0))
     for text, places in texts:
-        told = {name: [text[low:high] for low, high in spans] for name, spans in places.items()}
+        found = {name: [text[low:high] for low, high in spans] for name, spans in places.items()}
         if task == "qa1":
-            assert told["facts"] == ["Mary moved to the attic."]
-            assert not any("Mary" in part for part in told["background"])
+            assert found["facts"] == ["Mary moved to the attic."]
+            assert not any("Mary" in part for part in found["background"])
         else:
-            assert told["needle"][0].startswith("One of the special magic")
-            assert set(told["value"][0]) <= set("0123456789abcdef-")
-            assert f"is: {told['value'][0]}." in text
-            assert not any("magic" in part for part in told["background"])
+            assert found["needle"][0].startswith("One of the special magic")
+            assert set(found["value"][0]) <= set("0123456789abcdef-")
+            assert f"is: {found['value'][0]}." in text
+            assert not any("magic" in part for part in found["background"])
 
     def by_letter(model, ids):  # a gate of 1 on every e, of 0 elsewhere; a second memory the other way round
         gates = torch.tensor([float(i == ord("e")) for i in ids])

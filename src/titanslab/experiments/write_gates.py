@@ -1,12 +1,12 @@
-"""Where a model writes, and how long it keeps: its mean write gate on the text nobody asks for and on what an answer
-needs, and the half-life of what its memory holds.
+"""Where a trained model writes and how long its memory keeps: mean write gates by the kind of text, and half-lives.
 
-    python -m benchmarks.write_gates --text essays.txt --length 2k --samples 8 RUN [RUN ...]
-    python -m benchmarks.write_gates --text books.txt --facts babi/ --length 8k RUN [RUN ...]
+    python -m titanslab.experiments.write_gates --text essays.txt --length 2k --samples 8 RUN [RUN ...]
+    python -m titanslab.experiments.write_gates --text books.txt --facts babi/ --length 8k RUN [RUN ...]
 
-A gate is the sigmoid of theta's projection: 1 is a write at the stability limit. A half-life in tokens follows from
-alpha over the whole text, the shortest of a memory's heads and layers is printed. One row a model, task and memory:
-S-NIAH's needle and its value, or with --facts BABILong's facts.
+A gate is the sigmoid of theta's projection: 1 is a write at the stability limit. Gates are averaged over the
+background, which no question needs, and over the needle and its value (S-NIAH) or the facts (BABILong, with --facts). A
+half-life in tokens follows from the mean of alpha over the whole text; the shortest of a memory's heads and layers is
+printed. A line is printed for each model, task and memory.
 """
 
 import argparse
@@ -23,44 +23,39 @@ from torch import Tensor
 from titanslab.data.text import iter_texts
 from titanslab.evaluation.trace import memories_of
 from titanslab.experiments.report import Report
-from titanslab.memory import counting_writes
 from titanslab.models.cache import cache_of
 from titanslab.tasks.babilong.samples import BABILong
 from titanslab.tasks.niah.samples import NIAH, VARIANTS
 from titanslab.tasks.sample import derive_seed, parse_length
 
 TASKS = ("qa1", "qa2", "qa3", "qa4", "qa5")
-Places = dict[str, list[tuple[int, int]]]  # name -> characters, from and to
+Places = dict[str, list[tuple[int, int]]]  # name -> ranges of characters
 
 
 def gates_of(model: Any, ids: list[int]) -> tuple[list[Tensor], list[Tensor]]:
     """Mean gate over heads and layers `[T]`, and mean of -log(1 - alpha) over tokens `[H, 1 or L]`, of each memory."""
-    memories_of(model)  # an error where there is none
+    memories_of(model)  # raises for a model without a memory
     cache = cache_of(model.model(input_ids=torch.tensor([ids[:1]]), use_cache=True)).reset()
-    alphas: list[list[Tensor]] = []
-    with counting_writes(model, alphas) as counted:
-        model.model(input_ids=torch.tensor([ids]), cache=cache, use_cache=True)
-    # persistent tokens come first, where a memory reads them before the text
-    gates = [torch.cat([w.mean((0, 2, 3)) for w in writes])[-len(ids) :] for writes in counted]
-    decays = [-torch.log1p(-torch.cat([a[0] for a in own])[-len(ids) :].double()).mean(0) for own in alphas]
-    return gates, decays
+    output = model.model(input_ids=torch.tensor([ids]), cache=cache, use_cache=True, output_memory_stats=True)
+    blocks = [block for block in output.memory_stats if block]
+    gates = [block["write"].mean((0, 2, 3)) for block in blocks]
+    return gates, [-torch.log1p(-block["alpha"][0].double()).mean(0) for block in blocks]
 
 
 def niah_texts(task: NIAH, length: int, samples: int, seed: int) -> Iterator[tuple[str, Places]]:
-    """Prompts, and where in them the haystack, the needle and its value are."""
+    """Prompts with the places of the haystack, the needle and its value."""
     for index in range(samples):
         sample = task.sample(length, index, seed=seed)
         value = sample.prompt.index(sample.target)
         start = sample.prompt.rindex("One of the special magic", 0, value)
         end = value + len(sample.target)
         question = sample.prompt.rindex("\nWhat is the special magic")
-        # past the instruction
-        hay = [(200, start), (end, question)]
+        hay = [(200, start), (end, question)]  # the instruction has fewer than 200 characters
         yield sample.prompt, {"background": hay, "needle": [(start, value)], "value": [(value, end)]}
 
 
 def babilong_texts(task: BABILong, length: int, samples: int, seed: int) -> Iterator[tuple[str, Places]]:
-    """Prompts, and where in them the facts and the background are."""
+    """Prompts with the places of the facts and the background."""
     rng = random.Random(derive_seed("write gates", task.name, seed))
     for _ in range(samples):
         question = task.draw(rng)
@@ -74,9 +69,17 @@ def babilong_texts(task: BABILong, length: int, samples: int, seed: int) -> Iter
 
 
 def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> list[dict[str, Any]]:
-    """For each memory the mean gate of each place over all texts, and `background_sum`, its sum a text.
+    """The mean gates and half-lives of each memory.
 
-    And `half_lives` in tokens, a list of layers a head, and `half_life`, the shortest; None = nothing is forgotten.
+    Args:
+        model: in eval mode.
+        tokenizer: of the model, with offsets.
+        texts: prompts with their places.
+
+    Returns:
+        One dictionary a memory: the mean gate of each place over all texts; `background_sum`, the sum over the
+        background of a text; `half_lives` in tokens, for each head a list over layers, and `half_life`, the shortest of
+        them. None means that nothing is forgotten.
     """
     sums: list[dict[str, list[float]]] = []
     decays: list[list[Tensor]] = []
@@ -85,7 +88,7 @@ def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> 
         count += 1
         encoded = tokenizer(text, return_offsets_mapping=True)
         offsets = torch.tensor(encoded["offset_mapping"])
-        # a word's token may hold the space before it, which is of no place
+        # The token of a word may begin with the space before it, which belongs to no place.
         offsets[:, 0] += torch.tensor([high - low > 1 and text[low] == " " for low, high in offsets.tolist()])
         each, decay = gates_of(model, encoded["input_ids"])
         decays.append(decay)
@@ -109,7 +112,7 @@ def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> 
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.write_gates",
+        prog="python -m titanslab.experiments.write_gates",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -119,7 +122,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--length", default="2k", help="tokens of a sample; default: 2k")
     parser.add_argument("--samples", type=int, default=8, help="of each variant; default: 8")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--output", type=Path, help="the JSON; default: one in benchmarks/results")
+    parser.add_argument("--output", type=Path, help="write a JSON there too")
     options = parser.parse_args(words)
     for name in ("text", "facts"):
         if getattr(options, name) and not Path(getattr(options, name)).exists():
@@ -136,7 +139,7 @@ def main(words: list[str] | None = None) -> int:
     from titanslab.tasks.babilong.background import Background
 
     settings = {name: value for name, value in vars(options).items() if name != "output"}
-    report = Report("write_gates", options.seed, torch.device("cpu"), settings, path=options.output)
+    results = []
     texts = list(iter_texts(options.text))
     for path in options.models:
         model: Any = load_model(Path(path))
@@ -154,12 +157,15 @@ def main(words: list[str] | None = None) -> int:
             with torch.inference_mode():
                 rows = measure(model, tokenizer, made)
             for block, row in enumerate(rows):
-                report.add({"model": path, "task": name, "block": block, **row})
+                results.append({"model": path, "task": name, "block": block, **row})
                 life = row["half_life"]
                 numbers = "  ".join(f"{place} {row[place]:.4f}" for place in row if not place.startswith("half"))
                 numbers += "  no forgetting" if life is None else f"  half-life {life:,.0f}"
                 print(f"{path[-40:]:40} {name:9} block {block}  {numbers}")
-    report.finish()
+    if options.output is not None:
+        report = Report("write_gates", options.seed, torch.device("cpu"), settings, options.output)
+        report.content["results"] = results
+        report.finish()
     return 0
 
 

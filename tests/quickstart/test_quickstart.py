@@ -6,12 +6,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from titanslab.cli import main
+from titanslab.evaluation.trace import PER_TOKEN, trace_memory
 from titanslab.models.modeling import TitansForCausalLM
 from titanslab.quickstart.corpus import Facts
 from titanslab.quickstart.fit import fastest_threads, fit
 from titanslab.quickstart.measure import beyond, recall_by_distance
 from titanslab.quickstart.settings import settings
-from titanslab.quickstart.surprise import memory_stats
 
 
 def run(*words: str) -> int:
@@ -131,7 +131,6 @@ def test_a_model_that_knows_the_answers_is_scored_right() -> None:
 def test_surprise_has_a_value_per_byte_and_block() -> None:
     facts = Facts(settings(smoke=True))
     model = TitansForCausalLM(facts.settings.config("lmm")).eval()
-    stats = memory_stats(model, torch.tensor([facts.tokenizer("The cat sat")["input_ids"]]))
-    assert len(stats) == 2
-    assert all(stats[0][name].shape == (11,) for name in ("theta", "eta", "alpha", "loss"))
-    assert (stats[1]["loss"] > 0).all()
+    trace = trace_memory(model, torch.tensor([facts.tokenizer("The cat sat")["input_ids"]]))
+    assert all(trace.per_token[name].shape == (2, 11) for name in PER_TOKEN)
+    assert (trace.per_token["surprise"][1] > 0).all()

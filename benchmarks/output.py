@@ -1,0 +1,85 @@
+"""What the benchmarks write and print: the file of a run's results, a progress line, tables of text."""
+
+import contextlib
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from titanslab.experiments.report import Report
+from titanslab.runs.versions import ROOT, device_name
+
+RESULTS = ROOT / "benchmarks" / "results"
+# Packages that may take part in a measurement; the report says None for one that is not installed.
+PACKAGES = (
+    "titans-pytorch",
+    "titans-unofficial",
+    "transformers",
+    "triton",
+    "fla-core",
+    "flash-linear-attention",
+    "mamba-ssm",
+    "causal-conv1d",
+    "flash-attn",
+)
+
+
+def new_report(topic: str, seed: int, device: torch.device, settings: dict[str, Any], path: Path | None) -> Report:
+    """The report of a run, in `path` or under a new name in benchmarks/results."""
+    if path is not None and path.is_dir():
+        raise SystemExit(f"--out must name a JSON file, got the folder {path}; give e.g. --out {path / topic}.json")
+    date = datetime.datetime.now(datetime.UTC)
+    path = path or free_path(RESULTS / f"{date:%Y-%m-%d}_{device_name(device)}_{topic}.json")
+    return Report(topic, seed, device, settings, path, PACKAGES)
+
+
+def free_path(path: Path) -> Path:
+    """`path`, or the same with -2, -3, ... where an earlier result has that name."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
+
+
+def transient(text: str) -> None:
+    """A progress line that the next one replaces; nothing where the output is no terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def clear_transient() -> None:
+    transient("")
+
+
+def human(count: float | None) -> str:
+    """Bytes in KiB, MiB or GiB; "-" for None."""
+    if count is None:
+        return "-"
+    if abs(count) >= 1 << 30:
+        return f"{count / (1 << 30):.2f} GiB"
+    return f"{count / (1 << 20):.1f} MiB" if abs(count) >= 1 << 20 else f"{count / 1024:.1f} KiB"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns of text: the first is aligned left, the others right."""
+    cells = [list(header), *([str(c) for c in row] for row in rows)]
+    size = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for first, *others in cells:
+        padded = [c.rjust(w) for c, w in zip(others, size[1:], strict=True)]
+        lines.append("  ".join([first.ljust(size[0]), *padded]))
+    lines.insert(1, "  ".join("-" * w for w in size))
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def quiet_progress():
+    """Clear the progress line when the block ends, also by an error."""
+    try:
+        yield transient
+    finally:
+        clear_transient()

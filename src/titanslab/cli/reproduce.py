@@ -1,0 +1,177 @@
+"""`titans reproduce`: the models of a table, trained and asked as a study describes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from titanslab.experiments.plan import Choice
+    from titanslab.experiments.study import Study
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+_text = partial(_option, "Texts")
+_model = partial(_option, "Models")
+_question = partial(_option, "Questions")
+_process = partial(_option, "Processes and results")
+
+
+@app.command()
+def reproduce(
+    context: typer.Context,
+    study: Annotated[str, typer.Argument(help="niah, babilong, or the path of a study of yours, a TOML file.")],
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", "-w", help="Folder of tokenizer, runs, answers and results; default: runs/STUDY."),
+    ] = None,
+    train_text: Annotated[str | None, _text("Text to train on: a file or folder of text, json or jsonl.")] = None,
+    test_text: Annotated[str | None, _text("Other text, to test on.")] = None,
+    facts: Annotated[str | None, _text("babilong: folder of bAbI's files, to test on.")] = None,
+    train_facts: Annotated[str | None, _text("babilong: bAbI's files to train on; default: generated stories.")] = None,
+    nouns: Annotated[str | None, _text("niah: word list for keys, one word a line.")] = None,
+    adjectives: Annotated[str | None, _text("niah: the other word list for keys.")] = None,
+    tokenizer: Annotated[str | None, _text("A tokenizer to use; default: one made of the training text.")] = None,
+    sets: Annotated[str | None, _model("Sets of rows, with commas; default: main.")] = None,
+    rows: Annotated[str | None, _model("Rows of these sets, with commas; default: all.")] = None,
+    seeds: Annotated[str, _model("Seeds, with commas.")] = "0",
+    stage: Annotated[
+        str | None, _model("Train up to this stage and ask its model; default: the last one that is not optional.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        _model(
+            "Change a recipe, such as training.steps=200, late:training.steps=50 or mac:model.chunk_size=8, or the "
+            "questions, such as ask.frozen=2k or ask.batch_size=4; repeatable.",
+            "--set",
+            metavar="[ROW:|STAGE:]KEY=VALUE",
+        ),
+    ] = None,
+    names: Annotated[str | None, _question("Variants or sub-tasks, with commas; default: the study's.")] = None,
+    lengths: Annotated[str | None, _question("Lengths in tokens, such as 2k,4k; default: the study's.")] = None,
+    samples: Annotated[int | None, _question("Samples per name and length; default: the study's.", min=1)] = None,
+    far: Annotated[str | None, _question("Longer lengths with fewer samples, such as 128k,1M.")] = None,
+    far_samples: Annotated[int | None, _question("Samples at these lengths; default: the study's.", min=1)] = None,
+    far_rows: Annotated[
+        str | None, _question("Rows that are asked at these lengths; default: all but full attention.")
+    ] = None,
+    jobs: Annotated[int, _process("Models at a time, a process each.", min=1)] = 1,
+    threads: Annotated[int, _process("Threads of each process.", min=1)] = 1,
+    device: Annotated[str, _process("cpu, cuda, ...; auto takes a GPU where there is one.")] = "cpu",
+    output: Annotated[
+        Path | None, _process("The JSON of the results; default: WORK/results.json.", "--output", "-o")
+    ] = None,
+    table_only: Annotated[
+        bool, typer.Option("--table-only", help="Write the results that the work folder holds; train and ask nothing.")
+    ] = False,
+    list_rows: Annotated[
+        bool, typer.Option("--list", help="Print the rows with their sizes and stages, and the texts that are needed.")
+    ] = False,
+    recipes: Annotated[
+        bool,
+        typer.Option("--recipes", help="Write the tokenizer and the rows' recipes for titans train; train nothing."),
+    ] = False,
+) -> None:
+    """Train the models of a table and ask them all the same questions; run again to continue.
+
+    Example: [bold]titans reproduce niah --train-text books.txt --test-text essays.txt --rows mac,lmm --seeds 0,1[/bold]
+
+    Finished runs and answers are kept: with more rows, seeds, samples or lengths, the command adds the missing ones.
+    WORK/results.json, results.md and results.png hold the results of everything in the work folder.
+    """
+    from titanslab.experiments.plan import Choice
+    from titanslab.experiments.study import FILES, load_study
+
+    values = context.params
+    plan = load_study(study)
+    if list_rows:
+        _list(plan, sets)
+        return
+    asked = ("names", "lengths", "samples", "far", "far_samples")
+    choice = Choice(
+        work=work or Path("runs") / plan.name,
+        files={name: values[name] for name in FILES if values[name] is not None},
+        sets=sets,
+        rows=rows,
+        seeds=seeds,
+        until=stage,
+        far_rows=far_rows,
+        changes=[*(f"ask.{name}={values[name]}" for name in asked if values[name] is not None), *(changes or ())],
+        tokenizer=tokenizer,
+        device=device,
+    )
+    if output is not None and output.is_dir():
+        raise ValueError(f"--output {str(output)!r} is a folder; name a JSON file, such as {output / 'results.json'}")
+    if recipes:
+        _write_recipes(plan, choice)
+        return
+    settings = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    for name in ("table_only", "list_rows", "recipes"):
+        del settings[name]
+    _run(plan, choice, settings, output, table_only)
+
+
+def _run(plan: Study, choice: Choice, settings: dict, output: Path | None, table_only: bool) -> None:
+    """Run the missing jobs, write the results and print the table; exit code 1 where a model failed."""
+    from titanslab.cli.errors import Interrupted
+    from titanslab.experiments.run import run_study, write_results
+    from titanslab.runs.quiet import quiet_libraries
+
+    quiet_libraries()
+    failed: list[str] = []
+    if not table_only:
+        try:
+            failed = run_study(plan, choice, settings["jobs"], settings["threads"])
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; the same command continues from here") from None
+    try:
+        table = write_results(plan, choice, settings, output)
+    except ValueError:
+        if not failed:
+            raise
+    else:
+        typer.echo(table.read_text(encoding="utf-8"))
+    if failed:
+        typer.echo(f"failed: {', '.join(failed)}; see log.txt in their folders, the same command continues", err=True)
+        raise typer.Exit(1)
+
+
+def _list(plan: Study, sets: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from titanslab.experiments.plan import listing
+    from titanslab.runs.quiet import quiet_libraries
+
+    quiet_libraries()
+    caption = "stages in parentheses are optional: --stage NAME"
+    table = Table("set", "row", "parameters", "stages", "", title=plan.title, caption=caption)
+    last = ""
+    for name, row, parameters, stages, about in listing(plan, sets):
+        if last and name != last:
+            table.add_section()
+        table.add_row("" if name == last else name, row, f"{parameters:,}", stages, about)
+        last = name
+    console = Console(highlight=False)
+    console.print(table)
+    for name, use in plan.files.items():
+        console.print(f"--{name.replace('_', '-')}: {'needed' if use.needed else 'optional'}")
+
+
+def _write_recipes(plan: Study, choice: Choice) -> None:
+    import shlex
+
+    from titanslab.experiments.plan import make_jobs, open_work, write_recipes
+
+    make_jobs(plan, choice, need_test_files=False)
+    jobs = make_jobs(open_work(plan, choice), choice, need_test_files=False)
+    for recipe, run in write_recipes(jobs):
+        typer.echo(shlex.join(["titans", "train", str(recipe), "--output", str(run)]))

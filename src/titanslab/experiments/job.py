@@ -1,0 +1,135 @@
+"""One model of a study with one seed: trained stage by stage, then asked. A job has a process of its own.
+
+    python -m titanslab.experiments.job JOB
+
+JOB is the JSON of a `Job`. Finished stages and answers are kept; an interrupted one continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from titanslab.experiments import asking
+from titanslab.experiments.study import MAIN, Ask, Study, load_study
+
+if TYPE_CHECKING:
+    from titanslab.training.recipe import Recipe
+
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of a study with a seed, in a work folder.
+
+    Args:
+        study: path of the study file.
+        work: the work folder; the job's own folder is `WORK/SET/ROW-seedN` with a run folder for each stage and the
+            answers of the last one.
+        set, row, seed: the model.
+        until: the last stage to train, whose model is asked; None = the last required one.
+        changes: changes of the command line, see `Study.recipes`.
+        far: whether the far lengths are asked.
+        device: where the model is asked.
+    """
+
+    study: str
+    work: str
+    row: str
+    set: str = MAIN
+    seed: int = 0
+    until: str | None = None
+    changes: tuple[str, ...] = ()
+    far: bool = True
+    device: str = "cpu"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        values = json.loads(text)
+        return cls(**{**values, "changes": tuple(values["changes"])})
+
+    @property
+    def name(self) -> str:
+        return f"{self.set}/{self.row}-seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.work) / self.name
+
+    @cached_property
+    def plan(self) -> Study:
+        """The study, read from its file."""
+        return load_study(self.study)
+
+    @property
+    def ask(self) -> Ask:
+        """[ask] with the changes of the command line."""
+        return self.plan.asked(self.changes)
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages, in order."""
+        return self.plan.sets[self.set].stages_of(self.row, self.until)
+
+    def recipes(self) -> list[Recipe]:
+        """The recipe of each stage; a later one starts from the run folder of the stage before."""
+        stages = self.stages
+        links = [f"{stage}:model.pretrained={self.folder / before}" for before, stage in itertools.pairwise(stages)]
+        return self.plan.recipes(self.set, self.row, stages, [*links, *self.changes], self.seed)
+
+    def rounds(self) -> list[asking.Round]:
+        """The rounds of questions to the model of the last stage."""
+        return asking.rounds(self.ask, self.stages[-1], has_memory(self.recipes()[0]), self.far)
+
+
+def has_memory(recipe: Recipe) -> bool:
+    """Whether the recipe of a first stage makes a model with a neural memory."""
+    return recipe.model.architecture is None and recipe.model.variant != "attention"
+
+
+def run(job: Job) -> None:
+    """Train the stages that are not finished, then answer the samples that are not answered."""
+    from titanslab.runs.quiet import quiet_libraries
+
+    quiet_libraries()
+    from titanslab.training.run import RECIPE, train
+
+    for stage, recipe in zip(job.stages, job.recipes(), strict=True):
+        print(f"{job.name}: training, stage {stage}", file=sys.stderr, flush=True)
+        output = job.folder / stage
+        train(recipe, output, resume=(output / RECIPE).exists())
+    for part in job.rounds():
+        print(f"{job.name}: {part.folder} at {part.lengths}", file=sys.stderr, flush=True)
+        asking.answer(job.ask, part, job.folder / job.stages[-1], job.folder, Path(job.work) / "samples", job.device)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases when this process ends; exit where another process has it."""
+    from titanslab.evaluation.results import hold
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = hold(folder)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    with lock:
+        yield
+
+
+if __name__ == "__main__":
+    given = Job.from_json(sys.argv[1])
+    with alone(given.folder):
+        run(given)

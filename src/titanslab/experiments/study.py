@@ -1,0 +1,363 @@
+"""A study: one TOML file that describes models of one table, how they are trained, and the questions they answer.
+
+    title = "..."
+    [ask]                 the task, its lengths and samples (`Ask`)
+    [files]               the files that the command line gives, and the settings that take them (`FileUse`)
+    [tokenizer]           the tokenizer that is made of the training text (`TokenizerPlan`)
+    [paper]               the paper's figures (`Paper`)
+    [base]                a recipe: the sections [model], [data] and [training] that all rows share
+    [rows.NAME]           a model of the table: its differences from the base (`Row`)
+    [stages.NAME]         a later training stage, which starts from the model of the stage before it (`Stage`)
+    [sets.NAME]           another set of rows with base, rows and stages of its own; its base changes the base above
+
+The rows, stages and base at the top level form the set `main`. Tables are merged key by key, with one exception: the
+`task_options` of a stage replace those of the base.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from titanslab.models.config import nearest
+from titanslab.training.recipe import SECTIONS, Recipe, parse_recipe
+from titanslab.training.settings import build_settings, read_assignment
+
+STUDIES = Path(__file__).parent / "studies"
+MAIN = "main"  # the set of the file's top level
+FIRST = "base"  # the stage that trains the base with a row's changes
+FILES = ("train_text", "test_text", "facts", "train_facts", "nouns", "adjectives")
+
+
+@dataclass
+class Ask:
+    """[ask]: the samples that each trained model answers. Without `task` the models are trained only.
+
+    Args:
+        task: a task of `titans evaluate`, such as `niah`.
+        names: variants or sub-tasks, with commas.
+        lengths: in tokens, such as `2k,4k`.
+        samples: per name and length.
+        far, far_samples: longer lengths, asked with fewer samples.
+        frozen, frozen_samples: the control with frozen memories; None = `lengths` and `samples`, empty = no control.
+        max_new_tokens: of an answer.
+        seed: of the samples.
+        batch_size, batch_tokens: most prompts, and most prompt tokens, at once.
+        piece: tokens read at once.
+        tokenizer_for_length: the tokenizer that counts lengths; None = the model's own.
+        options: of the task itself, such as `haystack`.
+    """
+
+    task: str = ""
+    names: str = ""
+    lengths: str = ""
+    samples: int = 100
+    far: str = ""
+    far_samples: int = 10
+    frozen: str | None = None
+    frozen_samples: int | None = None
+    max_new_tokens: int = 128
+    seed: int = 42
+    batch_size: int = 16
+    batch_tokens: int = 1 << 16
+    piece: int = 4096
+    tokenizer_for_length: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class FileUse:
+    """A file or folder that the command line gives: the settings that name it, and whether the study needs it."""
+
+    to: list[str] = field(default_factory=list)
+    needed: bool = False
+
+
+@dataclass
+class TokenizerPlan:
+    """[tokenizer]: a byte-level BPE of the training text.
+
+    Args:
+        vocabulary: number of tokens.
+        stories: add stories of bAbI's kind, or the files of `train_facts` where they are given.
+        phrases: add the sentences that every sample of S-NIAH has in common.
+    """
+
+    vocabulary: int = 2048
+    stories: bool = False
+    phrases: bool = False
+
+
+@dataclass
+class Paper:
+    """[paper]: published figures, row -> name -> percent at each of `lengths`."""
+
+    source: str = ""
+    lengths: str = ""
+    rows: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Row:
+    """[rows.NAME]: a model. `like` names a row whose differences it takes first; `far` = False: no far lengths."""
+
+    about: str = ""
+    like: str | None = None
+    far: bool = True
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Stage:
+    """[stages.NAME]: a later stage, for the rows that it names (None = all); an `optional` one runs on request."""
+
+    about: str = ""
+    optional: bool = False
+    rows: list[str] | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RowSet:
+    """Rows with the recipe that they share and the stages that follow."""
+
+    about: str
+    base: dict[str, Any]
+    rows: dict[str, Row]
+    stages: dict[str, Stage]
+
+    def all_stages_of(self, row: str) -> list[str]:
+        """Names of the stages that are meant for `row`, the optional ones included."""
+        return [FIRST, *(name for name, stage in self.stages.items() if stage.rows is None or row in stage.rows)]
+
+    def stages_of(self, row: str, until: str | None = None) -> list[str]:
+        """Names of the stages that `row` passes through, up to the stage `until` (None = the last required one)."""
+        names = self.all_stages_of(row)
+        if until in names:
+            return names[: names.index(until) + 1]
+        return [name for name in names if name == FIRST or not self.stages[name].optional]
+
+    def tables(self, row: str, stages: Sequence[str]) -> list[dict[str, Any]]:
+        """The recipe of each stage as nested values, before the changes of the command line."""
+        chain, name = list[Row](), row
+        while True:
+            chain.append(self.rows[name])
+            if (like := self.rows[name].like) is None:
+                break
+            name = like
+        first = self.base
+        for link in reversed(chain):
+            first = merged(first, _sections(link))
+        found = [first]
+        for name in stages[1:]:
+            later = {**self.base, "model": {}}
+            stage = _sections(self.stages[name])
+            if "task_options" in stage["data"]:
+                later["data"] = {k: v for k, v in later.get("data", {}).items() if k != "task_options"}
+            found.append(merged(later, stage))
+        return found
+
+
+@dataclass
+class Study:
+    """A study as `load_study` reads it; `sets` holds the set `main` first."""
+
+    path: Path
+    title: str
+    ask: Ask
+    files: dict[str, FileUse]
+    tokenizer: TokenizerPlan | None
+    paper: Paper
+    sets: dict[str, RowSet]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def placeholders(self) -> list[str]:
+        """Changes that name the needed files where the command line has not given them."""
+        return [f"{key}={name}" for name, use in self.files.items() if use.needed for key in use.to]
+
+    def recipes(
+        self, set_name: str, row: str, stages: Sequence[str], changes: Sequence[str] = (), seed: int = 0
+    ) -> list[Recipe]:
+        """The checked recipe of each stage of a row.
+
+        Args:
+            set_name, row, stages: see `RowSet.stages_of`.
+            changes: `[ROW:|STAGE:]section.key=value`. Changes of the model reach the first stage, later stages continue
+                its model; a change of one stage or of other sections reaches every stage that it names.
+            seed: added to the seed of every stage.
+        """
+        found = []
+        for stage, table in zip(stages, self.sets[set_name].tables(row, stages), strict=True):
+            own_seed = table.get("training", {}).get("seed", 0) + seed
+            table = merged(table, {"training": {"seed": own_seed}})
+            wanted = [
+                assignment
+                for prefix, assignment in map(split_change, changes)
+                if _reaches(prefix, assignment, row, stage)
+            ]
+            found.append(parse_recipe(table, wanted, origin=f"{self.path}, set {set_name}, row {row}, stage {stage}"))
+        return found
+
+    def asked(self, changes: Sequence[str] = ()) -> Ask:
+        """[ask] with the changes of the command line that begin with `ask.`."""
+        table = {f.name: getattr(self.ask, f.name) for f in fields(Ask)}
+        table["options"] = dict(table["options"])
+        texts = {f.name for f in fields(Ask) if f.type in ("str", "str | None")}
+        for _, assignment in map(split_change, changes):
+            if assignment.startswith("ask."):
+                _, key, value = read_assignment(assignment)
+                name, _, option = key.partition(".")
+                if name in texts or option:
+                    value = assignment.split("=", 1)[1]
+                if option:
+                    table["options"][option] = value
+                else:
+                    table[name] = value
+        return build_settings(Ask, table, "ask", "--set")
+
+
+def load_study(name: str) -> Study:
+    """Read a study: the name of one that comes with the package, or the path of a TOML file.
+
+    Raises ValueError that names the file and the key for anything wrong inside it.
+    """
+    known = sorted(path.stem for path in STUDIES.glob("*.toml"))
+    path = STUDIES / f"{name}.toml" if name in known else Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"study {name!r} is neither a study of this package nor a file; "
+            f"give {', '.join(known)} or the path of a TOML file"
+        )
+    try:
+        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"study {str(path)!r} is not valid TOML: {error}") from error
+    return _parse(table, path)
+
+
+def split_change(change: str) -> tuple[str, str]:
+    """The prefix (a row or a stage, or empty) and the assignment of `[PREFIX:]section.key=value`."""
+    left, equals, value = change.partition("=")
+    prefix, colon, key = left.rpartition(":")
+    if not equals or "." not in key:
+        raise ValueError(
+            f"--set {change!r} is not of the form [ROW:]section.key=value, "
+            "such as training.steps=200 or mac:model.chunk_size=8"
+        )
+    return prefix.strip() if colon else "", f"{key.strip()}={value}"
+
+
+def _reaches(prefix: str, assignment: str, row: str, stage: str) -> bool:
+    """Whether a change is for the recipe of this stage of this row."""
+    if assignment.startswith("ask."):
+        return False
+    later_model = stage != FIRST and assignment.startswith("model.")
+    return prefix == stage or (prefix in ("", row) and not later_model)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables with the values of `above` over those of `below`; neither is changed."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = merged(old if isinstance(old, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return result
+
+
+def _parse(table: dict[str, Any], path: Path) -> Study:
+    origin = str(path)
+    top = ("title", "ask", "files", "tokenizer", "paper", "base", "rows", "stages", "sets")
+    _known_keys(table, top, origin, "")
+    files = {
+        name: build_settings(FileUse, use, f"files.{name}", origin) for name, use in _tables(table, "files", origin)
+    }
+    _known_keys(files, FILES, origin, "files")
+    parts = {key: table.get(key, {}) for key in ("base", "rows", "stages")}
+    sets = {MAIN: _row_set({"about": table.get("title", ""), **parts}, {}, MAIN, origin)} if parts["rows"] else {}
+    for name, part in _tables(table, "sets", origin):
+        _known_keys(part, ("about", "base", "rows", "stages"), origin, f"sets.{name}")
+        sets[name] = _row_set(part, parts["base"], name, origin)
+    if not sets:
+        raise ValueError(f"{origin} has no rows; describe one model or more, each in a section [rows.NAME]")
+    tokenizer = table.get("tokenizer")
+    if tokenizer is not None and not (files.get("train_text") or FileUse()).needed:
+        raise ValueError(
+            f"{origin}: the [tokenizer] is made of --train-text, which [files] does not need; add "
+            "train_text = { needed = true, to = [...] } or leave [tokenizer] out"
+        )
+    study = Study(
+        path=path.absolute(),
+        title=str(table.get("title", path.stem)),
+        ask=build_settings(Ask, table.get("ask", {}), "ask", origin),
+        files=files,
+        tokenizer=None if tokenizer is None else build_settings(TokenizerPlan, tokenizer, "tokenizer", origin),
+        paper=build_settings(Paper, table.get("paper", {}), "paper", origin),
+        sets=sets,
+    )
+    for name, rows in sets.items():
+        for row in rows.rows:
+            study.recipes(name, row, rows.all_stages_of(row), study.placeholders)  # raises for a wrong value
+    return study
+
+
+def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str) -> RowSet:
+    where = "" if name == MAIN else f"sets.{name}."
+    base = merged(below, part.get("base", {}))
+    _known_keys(base, tuple(SECTIONS), origin, f"{where}base")
+    rows = {row: build_settings(Row, own, f"{where}rows.{row}", origin) for row, own in _tables(part, "rows", origin)}
+    stages = {
+        stage: build_settings(Stage, own, f"{where}stages.{stage}", origin)
+        for stage, own in _tables(part, "stages", origin)
+    }
+    for row, settings in rows.items():
+        seen, like = [row], settings.like
+        while like is not None:
+            if like not in rows or like in seen:
+                wrong = "is not a row" if like not in rows else "leads back to itself"
+                raise ValueError(
+                    f"{origin}: [{where}rows.{row}] like = {like!r} {wrong}; "
+                    f"name another row of the same set{nearest(like, tuple(rows))}"
+                )
+            seen.append(like)
+            like = rows[like].like
+    for stage, wanted in stages.items():
+        if stage == FIRST or stage in rows:
+            raise ValueError(
+                f"{origin}: the stage [{where}stages.{stage}] has the name of a row or of the base; rename it"
+            )
+        for row in wanted.rows or ():
+            if row not in rows:
+                hint = nearest(row, tuple(rows))
+                raise ValueError(f"{origin}: [{where}stages.{stage}] rows has {row!r}, which is not a row{hint}")
+    return RowSet(str(part.get("about", "")), base, rows, stages)
+
+
+def _sections(part: Row | Stage) -> dict[str, Any]:
+    return {"model": part.model, "data": part.data, "training": part.training}
+
+
+def _tables(table: Mapping[str, Any], key: str, origin: str) -> list[tuple[str, Any]]:
+    inner = table.get(key, {})
+    if not isinstance(inner, dict) or not all(isinstance(value, dict) for value in inner.values()):
+        raise ValueError(f"{origin}: [{key}] must hold sections, such as [{key}.NAME]")
+    return list(inner.items())
+
+
+def _known_keys(table: Mapping[str, Any], known: Sequence[str], origin: str, section: str) -> None:
+    for key in table:
+        if key not in known:
+            where = f" in [{section}]" if section else ""
+            raise ValueError(
+                f"{origin}: unknown key {key!r}{where}; allowed: {', '.join(known)}{nearest(key, tuple(known))}"
+            )
