@@ -14,7 +14,7 @@ VERBS = {
     "chat": ("titanslab.cli.chat", "Talk with a model; the session is kept in a file."),
     "inspect": ("titanslab.cli.inspect", "Show surprise, gates and weights of a model's memory on a text."),
     "evaluate": ("titanslab.cli.evaluate", "Measure a model: perplexity by position, recall tasks."),
-    "info": ("titanslab.cli.info", "Show versions, devices, memory backends and the costs of a model."),
+    "info": ("titanslab.cli.info", "Show versions, devices, memory backends and what a model costs."),
 }
 
 
