@@ -87,7 +87,7 @@ def test_a_line_for_every_note(clock, capsys):
 
 
 def test_the_end_of_kept_work_is_printed_and_that_of_broken_work_is_not(clock, capsys):
-    with bar("fitting", keep=True) as show:
+    with bar("fitting   ", keep=True) as show:
         clock.now += 2
         show(1.0, 1.0, "step 3")
     with suppress(KeyError), bar("fitting", keep=True) as show:

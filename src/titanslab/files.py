@@ -60,9 +60,10 @@ def put_in_place(made: Path, target: Path, last: str) -> None:
 
 def sync(path: Path) -> None:
     """Force a file, or every file in a folder, from the system's buffers to disk."""
+    mode = "rb+" if sys.platform == "win32" else "rb"  # Windows syncs a file only if it is open for writing
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file():
-            with open(file, "rb+") as stream:
+            with open(file, mode) as stream:
                 os.fsync(stream.fileno())
 
 

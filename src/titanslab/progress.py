@@ -35,7 +35,7 @@ def bar(
     """Show on stderr how far work is, how fast it goes and the time left: a bar on a terminal, lines elsewhere.
 
     Args:
-        title: the name of the work.
+        title: the name of the work; spaces at its end align the bars of several works.
         unit: of the reported amounts, such as "tokens"; "bytes" are shown in kB, MB, ...; "" shows shares alone.
         start: amount done before the bar opened; None takes the first report, as when work is resumed at a place
             that is known only then.
@@ -46,7 +46,7 @@ def bar(
         with _on_terminal(title, _Pace(unit, start), keep) as show:
             yield show
         return
-    lines = _Lines(title, _Pace(unit, start), every)
+    lines = _Lines(title.strip(), _Pace(unit, start), every)
     yield lines
     if keep:
         lines.finish()

@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def nearest(name: object, allowed: tuple[str, ...]) -> str:
-    """`"; did you mean 'x'?"`, or "" if no allowed name is near."""
+    """`", did you mean 'x'?"`, or nothing where no allowed name is near."""
     found = difflib.get_close_matches(str(name).lower(), allowed, n=1, cutoff=0.4)
     return f"; did you mean {found[0]!r}?" if found else ""
 

@@ -66,7 +66,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     world.wait_for_everyone()
     say = say if world.is_main_process else lambda text: None
     set_seed(recipe.training.seed)
-    data = open_data(recipe, world.num_processes)
+    data = open_data(recipe, world.num_processes, quiet=not world.is_main_process)
     model = build_model(recipe, data.tokenizer)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
     metrics = MetricsWriter(output / METRICS, None if data.validation is None else data.validation.bytes_per_token)

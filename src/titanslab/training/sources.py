@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,21 +57,25 @@ class RunData:
     validation: Validation | None
 
 
-def open_data(recipe: Recipe, num_processes: int = 1) -> RunData:
-    """Read the data of a recipe, with a progress bar; `num_processes` share the rows of a step.
+def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) -> RunData:
+    """Read the data of a recipe; `num_processes` share the rows of a step, and `quiet` shows no progress bar.
 
     Raises FileNotFoundError or ValueError for data that is missing, unreadable or too little.
     """
+
+    def reading(name: str) -> AbstractContextManager[Progress | None]:
+        return nullcontext() if quiet else bar(f"reading {name}", "bytes")
+
     data, settings = recipe.data, recipe.training
     tokenizer = load_tokenizer(data.tokenizer)
     per_step = settings.batch_size * settings.accumulation * num_processes
-    with bar("reading data.train", "bytes") as show:
+    with reading("data.train") as show:
         rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
     if not data.streaming:
         rows = RunRows(rows, settings.steps * per_step)
     validation = None
     if data.validation is not None:
-        with bar("reading data.validation", "bytes") as show:
+        with reading("data.validation") as show:
             validation = validation_rows(data, tokenizer, show)
     return RunData(tokenizer, rows, validation)
 
