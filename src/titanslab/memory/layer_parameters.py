@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from titanslab.memory.config import MemoryConfig
 from titanslab.memory.conv import ShortConv, start_projections
-from titanslab.memory.network import MemoryParams, gelu_second_moment
+from titanslab.memory.network import GELU_SECOND_MOMENT, MemoryParams
 
 # Shortest half-life at the start of the layers below the last. Where such a layer fades, LayerNorm multiplies the
 # inner gradient.
@@ -35,6 +35,8 @@ class LayerParameters(nn.Module):
         self.network = config.network(self.head_dim)
         self.chunk_size, self.conv_size, self.backend = config.chunk_size, config.conv_size, config.backend
         self.gate_layers = config.gate_layers
+        limits = self.step_limits()
+        self.gate_limits = tuple(limits) if self.gate_layers > 1 else (min(limits),)
         heads, head_dim, inner = self.num_heads, self.head_dim, self.num_heads * self.head_dim
         for name in ("q", "k", "v"):
             self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
@@ -67,7 +69,7 @@ class LayerParameters(nn.Module):
 
     def input_second_moments(self) -> list[float]:
         """E|a_{l-1}|^2 at the start for the input of each layer of the memory, for keys of norm 1."""
-        hidden = self.network.expansion * self.head_dim * gelu_second_moment()
+        hidden = self.network.expansion * self.head_dim * GELU_SECOND_MOMENT
         return [1.0] + [hidden] * (self.network.depth - 1)
 
     def step_limits(self) -> list[float]:
@@ -157,10 +159,9 @@ class LayerParameters(nn.Module):
         return write * (1 - eta) * self._limits(raw), eta, alpha, write
 
     def _limits(self, like: Tensor) -> Tensor:
-        """`step_limits` of the gates' layers, with dtype and device of `like`."""
-        limits = self.step_limits() if self.gate_layers > 1 else [min(self.step_limits())]
+        """`gate_limits`, the `step_limits` of the gates' layers, with dtype and device of `like`."""
         plain = type(like) is Tensor and not torch.compiler.is_compiling()  # else the tensor belongs to one trace
-        return (_constant if plain else _tensor)(tuple(limits), like.dtype, like.device)
+        return (_constant if plain else _tensor)(self.gate_limits, like.dtype, like.device)
 
 
 def _tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

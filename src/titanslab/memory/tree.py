@@ -42,6 +42,13 @@ def tree_nbytes(tree: Any) -> int:
     return sum(t.numel() * t.element_size() for t in named_tensors(tree).values())
 
 
+def own_storage(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it is a view of less than a quarter of a larger one, which the view would keep alive."""
+    if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
+        return tensor.clone()
+    return tensor
+
+
 class TensorTree:
     """Base of the state dataclasses, in which every tensor has the batch as its first dimension.
 

@@ -11,13 +11,13 @@ from transformers.utils import can_return_tuple
 
 from titanslab.layers import RMSNorm
 from titanslab.memory.padding import Padding
+from titanslab.memory.tree import own_storage
 from titanslab.models.block import TitansBlock
 from titanslab.models.cache import CACHE, TitansCache, cache_of, either, renamed
 from titanslab.models.call import WriteStats, make_call, read_mask
 from titanslab.models.config import TitansConfig
 from titanslab.models.losses import block_loss, chunked_loss, write_loss
 from titanslab.models.pretrained import TitansPreTrainedModel
-from titanslab.models.state import own_storage
 
 
 @dataclass
