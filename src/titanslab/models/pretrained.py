@@ -54,7 +54,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, nn.Embedding):
-            # OURS: embeddings have the size of the first blocks' outputs, in narrow models too (docs/log.md).
+            # OURS: embeddings have the size of the first blocks' outputs, in narrow models too (docs/log/).
             init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
