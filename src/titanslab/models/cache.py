@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from titanslab.memory.tree import named_tensors, tree_map, tree_nbytes
+from titanslab.memory.state import named_tensors, tree_map, tree_nbytes
 from titanslab.models.cache_file import (
     CacheHeader,
     config_identity,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory import NeuralMemoryState
-from titanslab.memory.tree import TensorTree
+from titanslab.memory.state import TensorTree
 
 
 @dataclass(frozen=True)
