@@ -99,9 +99,15 @@ def test_a_floor_closes_small_gates_as_well_as_large_ones():
 
 
 def test_nothing_counted_is_an_error():
-    ids = torch.randint(0, 260, (1, 20))
     with pytest.raises(ValueError, match="no neural memory"):
-        small("attention", memory_write_cost=1.0)(input_ids=ids, labels=ids)
+        mean_write([])
+
+
+def test_a_model_without_a_memory_pays_nothing():
+    ids, losses = torch.randint(0, 260, (1, 20)), []
+    for cost in (0.0, 1.0):
+        losses.append(small("attention", memory_write_cost=cost)(input_ids=ids, labels=ids).loss)
+    assert torch.equal(*losses)
 
 
 def test_threads_do_not_share_their_counts():
