@@ -196,7 +196,7 @@ def begin(
     """Put gates and states into the layout of the op.
 
     `state` None starts every row at `initial`. `aligned` says that every row is known to start at a chunk boundary.
-    Without `documents` no document begins in the call: `initial` is read by no row and has no gradient.
+    Without `documents`, in a later call of several, no row reads `initial`, and it has no gradient.
     """
     stacked = stack_gates(gates)
     norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
@@ -250,8 +250,7 @@ def chunked(
     aligned = False
     if state is not None and not torch.compiler.is_compiling():
         aligned = is_aligned(q.shape[1], chunk_size, state.offset, mask, reset)
-    documents = reset is not None
-    start = begin(gates, params, state, initial, q.shape[0], aligned=aligned, documents=documents)
+    start = begin(gates, params, state, initial, q.shape[0], aligned=aligned)
     y, loss, offset, end, running, _ = chunked_memory(
         q, k, v, *start, mask, reset, chunk_size, network.residual, network.grad_clip, loop, torch.is_grad_enabled()
     )
