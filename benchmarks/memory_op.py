@@ -119,7 +119,7 @@ def measure(
         if name not in known:
             report.missing(name, f"{s.label}: {reason}")
     result: dict[str, Any] = {
-        "setting": {**asdict(s), "label": s.label},
+        "setting": asdict(s),
         "left_out": left_out,
         "candidates": {},
         "ratios": {},
