@@ -1,6 +1,6 @@
 """Speed and memory of the neural memory against its peers and against attention.
 
-    python -m benchmarks.memory_op --row cpu64        one row of figures (cpu64, cpu16, cpu1, held, gpu16)
+    python -m benchmarks.memory_op --row cpu64        one row of figures (cpu64, cpu16, cpu1, short, held, gpu16)
     python -m benchmarks.memory_op                    the sweep over T, chunk and depth, one axis at a time
 
 All candidates of a setting are timed in turns within one run. The command writes
@@ -46,6 +46,16 @@ ROWS: dict[str, dict[str, Any]] = {
         "names": ["titanslab", "titans-unofficial", "titanslab-op"],
         "peer": "titans-unofficial",
         "target": "20x tokens/s",
+    },
+    "short": {
+        "settings": [
+            Setting(tokens, chunk, depth=depth, dim=64, expansion=2, batch=batch)
+            for depth, chunk in ((2, 4), (1, 1))
+            for tokens, batch in ((12, 224), (42, 224), (96, 64))
+        ],
+        "names": ["titanslab", "sdpa-full"],
+        "peer": "sdpa-full",
+        "target": "0.4x tokens/s at depth 2 and chunk 4, 0.67x at depth 1 and chunk 1",
     },
     "held": {
         "settings": [Setting(2048, 16), Setting(32768, 16)],
@@ -108,7 +118,12 @@ def measure(
     for name, reason in left_out.items():
         if name not in known:
             report.missing(name, f"{s.label}: {reason}")
-    result: dict[str, Any] = {"setting": asdict(s), "left_out": left_out, "candidates": {}, "ratios": {}}
+    result: dict[str, Any] = {
+        "setting": {**asdict(s), "label": s.label},
+        "left_out": left_out,
+        "candidates": {},
+        "ratios": {},
+    }
     for name, work in works.items():
         result["candidates"][name] = {"note": work.note, "fast_weights": work.fast_weights}
     if timed:
@@ -224,14 +239,16 @@ def show(result: dict[str, Any]) -> str:
 
 
 def verdict(results: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a row: speed and memory against the peer, or held memory over length."""
+    """The figures of a row: speed at each setting and memory against the peer, or held memory over length."""
     out: dict[str, Any] = {"target": row["target"]}
     first = results[0]["candidates"]
     if row["peer"] is not None:
         for mine in OURS:
             key = f"{mine} / {row['peer']}"
-            if key in results[0]["ratios"]:
-                out[f"speed {key}"] = results[0]["ratios"][key]["median"]
+            for result in results:
+                where = f", {Setting(**result['setting']).label}" if len(results) > 1 else ""
+                if key in result["ratios"]:
+                    out[f"speed {key}{where}"] = result["ratios"][key]["median"]
             for kind in ("", "_default_malloc"):
                 sizes = [
                     first.get(n, {}).get("memory", {}).get(f"forward_backward_peak{kind}", {}).get("bytes")
@@ -364,7 +381,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         names = arguments.candidates or [n for n in CANDIDATES if n != "titans-pytorch-per-token"]
     device = torch.device(settings[0].device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("this row needs a GPU, and torch finds none; rows for a CPU: cpu64, cpu16, cpu1, held")
+        raise SystemExit("this row needs a GPU, and torch finds none; rows for a CPU: cpu64, cpu16, cpu1, short, held")
     topic = f"memory_op_{arguments.row}" if arguments.row else "memory_op"
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     report = new_report(topic, arguments.seed, device, options, arguments.out)

@@ -156,7 +156,9 @@ def takes_layer(x: Tensor, projections: list[nn.Module], conv_size: int, depth: 
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or backend not in ("auto", "chunked"):
         return False
-    if conv_size == 1 or x.shape[1] < max(LAYER_TOKENS, conv_size) or torch.is_autocast_enabled(x.device.type):
+    if x.shape[0] == 0 or conv_size == 1 or x.shape[1] < max(LAYER_TOKENS, conv_size):
+        return False
+    if torch.is_autocast_enabled(x.device.type):
         return False
     if not all(type(p) is nn.Linear and not any(getattr(p, hook) for hook in _HOOKS) for p in projections):
         return False

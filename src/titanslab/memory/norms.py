@@ -24,7 +24,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.eps, ctx.compiled = eps, weight.dtype == x.dtype and load(x.dtype, "features").handle is not None
+        plain = type(x) is Tensor and weight.dtype == x.dtype  # a fake tensor has no data to point at
+        ctx.eps, ctx.compiled = eps, plain and load(x.dtype, "features").handle is not None
         if ctx.compiled:
             return features.rms_norm(x, weight, eps)
         return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps) * weight
