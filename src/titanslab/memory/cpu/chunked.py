@@ -75,8 +75,8 @@ def kept_activations(
 ) -> tuple[int, int, int] | None:
     """Shape of the activations that forward keeps for backward, or None if backward computes them again.
 
-    They are kept for chunks of `KEEP_CHUNK` tokens or more, if all of them fit `KEEP_BYTES`. The shape is `[chunks,
-    B * H, reals per chunk]`.
+    They are kept for chunks of `KEEP_CHUNK` tokens or more, if all of them fit `KEEP_BYTES`. The shape is
+    `[chunks, B * H, reals per chunk]`.
     """
     if chunk_size < KEEP_CHUNK:
         return None
