@@ -211,6 +211,8 @@ class NeuralMemory(nn.Module):
 
     def output(self, y: Tensor, x: Tensor) -> Tensor:
         """The layer's output `[B,T,hidden_size]` for reads `y [B,T,H,D]` by tokens `x`."""
+        if takes_features(y, self.o_norm, x):
+            return self.o_proj(norm_and_gate(y, self.o_norm, self.g_proj(x), NORM_EPS))
         return _light(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
     def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:
@@ -279,14 +281,8 @@ class NeuralMemory(nn.Module):
         It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
         `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
         """
-        projections: list[Any] = [
-            self.q_proj,
-            self.k_proj,
-            self.v_proj,
-            self.g_proj,
-            self.o_proj,
-            *self.gate_projections(),
-        ]
+        projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
+        projections += self.gate_projections()
         plain = learn and lengths is None and reset is None
         if plain and takes_layer(x, projections, self.conv_size, self.network.depth, self.backend):
             return Writer(self, gated)
@@ -322,7 +318,9 @@ class NeuralMemory(nn.Module):
         def compute(x: Tensor, *tails: Tensor) -> tuple[Tensor, ...]:
             return self._convolve(names, x, tails, lengths, reset, fresh)
 
-        y = _light(compute, x, *tails)
+        # the compiled passes hold little
+        light = lengths is not None or reset is not None or not takes_features(x, self.o_norm)
+        y = _light(compute, x, *tails) if light else compute(x, *tails)
         return y[: len(names)], y[len(names) :]
 
     def _convolve(

@@ -156,6 +156,7 @@ class Writer:
         # one call alone joins them inside its node, which spares the backward of the join
         self.weights = weights if gated else [_join(weights)]
         self.convs = [getattr(layer, f"{n}_conv1d").weight for n in "qkv"]
+        self.params = layer.params
         self.first: MemoryState | None = None
         self.returned: MemoryState | None = None
 
@@ -182,7 +183,7 @@ class Writer:
         before, first = self._states(q, state, initial)
         aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
         gates = [(theta[..., i, None], eta[..., i, None], alpha[..., i, None]) for i in range(theta.shape[-1])]
-        start = begin(gates, layer.params, before, first, x.shape[0], aligned=aligned, documents=not later)
+        start = begin(gates, self.params, before, first, x.shape[0], aligned=aligned, documents=not later)
         counts = (len(start.state), len(start.anchor), len(start.norm))
         static = (layer.chunk_size, layer.network.residual, layer.network.grad_clip)
         lists = (*start.state, *start.anchor, *start.initial, *start.norm)
@@ -201,7 +202,7 @@ class Writer:
 
         They are checked, unless the memory is the one that the call before returned.
         """
-        first = self.first or (MemoryState.initial(self.layer.params, 1) if initial is None else initial.memory)
+        first = self.first or (MemoryState.initial(self.params, 1) if initial is None else initial.memory)
         before = None if state is None else state.memory
         if before is None or before is not self.returned:
             widths, batch = self.layer.network.widths(q.shape[3]), q.shape[0]
