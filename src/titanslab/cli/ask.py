@@ -11,10 +11,7 @@ import typer
 from titanslab.cli.errors import in_utf8
 from titanslab.cli.options import TEMPLATE, Device, Learn, MaxNewTokens, MemoryModel, Temperature, Template
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads it from stdin.", show_default=False)],
     memory: Annotated[Path, typer.Option("--memory", help="A file of titans read.", show_default=False)],

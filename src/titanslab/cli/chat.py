@@ -10,10 +10,7 @@ import typer
 
 from titanslab.cli.options import TEMPLATE, Device, Learn, MaxNewTokens, MemoryModel, Temperature, Template
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def chat(
     session: Annotated[
         Path, typer.Option("--session", "-s", help="The session's file; a new one is made.", show_default=False)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from titanslab.cli.evaluate_task import task_command
+from titanslab.cli.options import Device
 from titanslab.tasks.table import TASKS
-
-if TYPE_CHECKING:
-    from titanslab.evaluation.perplexity import PerplexityResult
 
 
 class TaskGroup(typer.core.TyperGroup):
@@ -26,11 +24,11 @@ class TaskGroup(typer.core.TyperGroup):
         return task_command(TASKS[cmd_name]) if cmd_name in self.list_commands(ctx) else None
 
 
-app = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
+evaluate = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
 
 
-@app.callback()
-def evaluate(
+@evaluate.callback()
+def perplexity(
     context: typer.Context,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A run folder or a saved model.")] = None,
     data: Annotated[
@@ -49,7 +47,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="Folder for JSON and PNG; default: MODEL/evaluation."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure how well a model predicts text: perplexity, bits per byte, and loss by position in the context.
 
@@ -74,41 +72,29 @@ def evaluate(
     from rich.console import Console
 
     from titanslab.evaluation.perplexity import evaluate_perplexity
-    from titanslab.evaluation.table import perplexity_table
-    from titanslab.progress import bar
-
-    results = []
-    for length in sorted(set(context_length or [1024])):
-        with bar(f"context {length:,}", "tokens") as progress:
-            results.append(
-                evaluate_perplexity(
-                    opened.model,
-                    opened.tokenizer,
-                    iter(corpus),
-                    context_length=length,
-                    batch_size=batch_size,
-                    max_tokens=max_tokens,
-                    progress=progress,
-                )
-            )
-    name = _file_name(data)
-    _write(results, folder, name, {"model": model, "data": data})
-    console = Console()
-    console.print(perplexity_table(results))
-    console.print(f"{folder / name}.json\n{folder / name}.png", highlight=False, soft_wrap=True)
-
-
-def _file_name(data: list[str]) -> str:
-    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(data[0]).name.split(".")[0]).strip("-") or "data"
-    return f"perplexity-{stem}" + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
-
-
-def _write(results: list[PerplexityResult], folder: Path, name: str, about: dict[str, Any]) -> None:
     from titanslab.evaluation.pictures import plot_positions
+    from titanslab.evaluation.table import perplexity_table
     from titanslab.files import write_whole
+    from titanslab.progress import bar
     from titanslab.runs.versions import versions
 
+    results = []
+    sizes = {"batch_size": batch_size, "max_tokens": max_tokens}
+    for length in sorted(set(context_length or [1024])):
+        with bar(f"context {length:,}", "tokens") as show:
+            results.append(
+                evaluate_perplexity(
+                    opened.model, opened.tokenizer, iter(corpus), context_length=length, progress=show, **sizes
+                )
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    content = about | {"results": [result.to_dict() for result in results], "versions": versions()}
-    write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
-    plot_positions(results, folder / f"{name}.png", f"{about['model']} on {Path(about['data'][0]).name}")
+    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(data[0]).name.split(".")[0]).strip("-") or "data"
+    name = f"perplexity-{stem}" + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
+    numbers, picture = folder / f"{name}.json", folder / f"{name}.png"
+    measured = [result.to_dict() for result in results]
+    content = {"model": model, "data": data, "results": measured, "versions": versions()}
+    write_whole(numbers, json.dumps(content, indent=1) + "\n")
+    plot_positions(results, picture, f"{model} on {Path(data[0]).name}")
+    console = Console()
+    console.print(perplexity_table(results))
+    console.print(f"{numbers}\n{picture}", highlight=False, soft_wrap=True)

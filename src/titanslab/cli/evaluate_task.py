@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import Interrupted
+from titanslab.cli.options import Device, command
 from titanslab.tasks.table import Option, Task
 
 OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
@@ -27,9 +28,7 @@ def task_command(task: Task) -> Any:
     verb.__doc__ = f"{task.help}\n\nExample: [bold]{example}[/bold]"
     verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    app.command(task.name, short_help=task.about)(verb)
-    return typer.main.get_command(app)
+    return command(verb, task.name, task.about)
 
 
 def _parameters(task: Task) -> list[Parameter]:
@@ -79,7 +78,7 @@ def evaluate(
         bool,
         typer.Option("--forget/--no-forget", help="Whether memories fade; off for texts far beyond the training rows."),
     ] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Run a task on a model, print its tables, and write results.jsonl, summary.json and heat_map.png.
 

@@ -13,10 +13,7 @@ from titanslab.cli.errors import in_utf8
 from titanslab.cli.options import Device, Temperature
 from titanslab.progress import bar
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def generate(
     model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to continue.")] = None,

@@ -7,10 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def info(
     config: Annotated[
         Path | None, typer.Option("--config", help="A config.json, a model folder, a run, or a recipe.")

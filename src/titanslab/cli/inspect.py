@@ -9,10 +9,7 @@ import typer
 
 from titanslab.cli.options import Device, MemoryModel, TextFile
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def inspect(
     text: TextFile,
     model: MemoryModel = None,

@@ -8,12 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-
 WANTED = 5  # expected recall as a multiple of the window-only model's
 
 
-@app.command()
 def quickstart(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the model, results.json and the pictures.")

@@ -11,11 +11,9 @@ import typer
 
 from titanslab.cli.options import Device, Learn, MemoryModel, TextFile
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 SAVE_EVERY = 60.0
 
 
-@app.command()
 def read(
     text: TextFile,
     save: Annotated[Path, typer.Option("--save", "-s", help="The memory file to write.", show_default=False)],
