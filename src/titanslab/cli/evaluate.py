@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +92,7 @@ def perplexity(
     stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(data[0]).name.split(".")[0]).strip("-") or "data"
     name = f"perplexity-{stem}" + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
     numbers, picture = folder / f"{name}.json", folder / f"{name}.png"
-    measured = [result.to_dict() for result in results]
+    measured = [asdict(result) for result in results]
     content = {"model": model, "data": data, "results": measured, "versions": versions()}
     write_whole(numbers, json.dumps(content, indent=1) + "\n")
     plot_positions(results, picture, f"{model} on {Path(data[0]).name}")

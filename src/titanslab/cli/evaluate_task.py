@@ -93,25 +93,23 @@ def evaluate(
     from rich.console import Console
 
     from titanslab.evaluation.pictures import heat_map
-    from titanslab.evaluation.run_task import Questions, TaskRun, run_task
+    from titanslab.evaluation.run_task import TaskRun, run_task
     from titanslab.evaluation.table import summarise, tables
     from titanslab.files import write_whole
 
     output = output or Path(model) / "evaluation" / task.name
     run = TaskRun(
-        questions=Questions(
-            task=task,
-            lengths=lengths,
-            samples=samples,
-            seed=seed,
-            options=own,
-            tokenizer_for_length=tokenizer_for_length,
-            folder=sample_cache,
-        ),
+        task=task,
+        lengths=lengths,
+        samples=samples,
         model=model,
         output=output,
         device=pick_device(device),
         max_new_tokens=max_new_tokens,
+        seed=seed,
+        options=own,
+        tokenizer_for_length=tokenizer_for_length,
+        sample_folder=sample_cache,
         batch_size=batch_size,
         batch_tokens=batch_tokens,
         piece=piece,

@@ -1,18 +1,19 @@
-"""Result files of an evaluation: one line per sample, appended when it is answered and read when a run resumes."""
+"""Files of an evaluation: samples and answers, one a line; answers are appended and read again when a run resumes."""
 
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
-from titanslab.files import write_whole
+from titanslab.files import fingerprint, write_whole
+from titanslab.tasks.sample import Cell, TaskSample
 
 Key = tuple[str, int, int]
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
 CELLS = "cells"  # key in settings.json of the settings of each cell
+MAX_CELL_TOKENS = 1 << 24  # the samples of a cell with more tokens are not kept
 
 
 class ResultLog:
@@ -27,12 +28,7 @@ class ResultLog:
         cells: the settings of each cell by its name; the folder may hold further cells.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: Mapping[str, Any],
-        cells: Mapping[str, Mapping[str, Any]],
-    ):
+    def __init__(self, folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / RESULTS
         self._lock = hold(folder)
@@ -48,8 +44,11 @@ class ResultLog:
         settings, cells = json.loads(json.dumps([settings, cells], default=str))
         known, all_cells = folder / SETTINGS, dict(cells)
         if known.exists():
-            before = _load_settings(known)
-            cells_before = before.pop(CELLS, {})
+            try:
+                before = json.loads(known.read_text(encoding="utf-8"))
+                cells_before = before.pop(CELLS, {})
+            except (ValueError, AttributeError, TypeError) as error:
+                raise ValueError(f"{known} is not a JSON object; name another output folder") from error
             _refuse_changes(folder, "", before, settings)
             for name in cells.keys() & cells_before.keys():
                 _refuse_changes(folder, f" of {name}", cells_before[name], cells[name])
@@ -59,10 +58,6 @@ class ResultLog:
         elif self.path.exists():
             raise ValueError(f"output {folder} has {RESULTS} but no {SETTINGS}; name another folder")
         write_whole(known, json.dumps({**settings, CELLS: all_cells}, indent=1) + "\n")
-
-    def done(self) -> set[Key]:
-        """(task, length, index) of the finished samples."""
-        return {(r["task"], r["length"], r["index"]) for r in self.records}
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         """Append records and force them to disk."""
@@ -77,9 +72,7 @@ class ResultLog:
     def __enter__(self) -> "ResultLog":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
         self._lock.close()
@@ -143,11 +136,26 @@ def _brief(value: Any) -> str:
     return repr(value)
 
 
-def _load_settings(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON; name another output folder") from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} is not a JSON object; name another output folder")
-    return loaded
+def kept_samples(folder: Path | None, cell: Cell, count: int) -> list[TaskSample]:
+    """The first `count` samples of a cell, read from its file in `folder` or made and written to it.
+
+    A second model and a resumed run read the file; its name holds the cell's settings. A damaged line and those after
+    it are made again. The list is empty without a folder and for a cell of more than `MAX_CELL_TOKENS`.
+    """
+    if folder is None or cell.length * count > MAX_CELL_TOKENS:
+        return []
+    file = folder / f"{cell.name}-{fingerprint(cell.settings)}.jsonl"
+    samples: list[TaskSample] = []
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if file.exists() else ():
+        try:
+            sample = TaskSample.from_json(line)
+        except (ValueError, KeyError, TypeError):
+            break
+        if sample.index != len(samples):
+            break
+        samples.append(sample)
+    if len(samples) < count:
+        samples += [cell.make(index) for index in range(len(samples), count)]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, "".join(sample.to_json() + "\n" for sample in samples))
+    return samples

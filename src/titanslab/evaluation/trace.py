@@ -36,17 +36,17 @@ class MemoryTrace:
     def to_dict(self) -> dict[str, Any]:
         """The values as rounded Python numbers for JSON; None where a value is not finite."""
         arrays = {**self.per_token, "moved": self.moved, "momentum": self.momentum}
-        rounded = {name: [[_rounded(x) for x in row] for row in array] for name, array in arrays.items()}
-        return {**rounded, "places": self.places.tolist()}
+
+        def rounded(x: float) -> float | None:
+            return float(f"{x:.4g}") if np.isfinite(x) else None
+
+        lists = {name: [[rounded(x) for x in row] for row in array] for name, array in arrays.items()}
+        return {**lists, "places": self.places.tolist()}
 
     @property
     def finite(self) -> bool:
         """Whether every value is finite; those of a memory that diverged are not."""
         return all(np.isfinite(a).all() for a in (*self.per_token.values(), self.moved, self.momentum))
-
-
-def _rounded(x: float) -> float | None:
-    return float(f"{x:.4g}") if np.isfinite(x) else None
 
 
 def memories_of(model: nn.Module) -> list[NeuralMemory]:
@@ -93,8 +93,10 @@ def trace_memory(
                 own[name].append(values.cpu().numpy())
 
     with ExitStack() as hooks:
-        hooks.callback(model.base_model.register_forward_pre_hook(_with_stats, with_kwargs=True).remove)
-        hooks.callback(model.base_model.register_forward_hook(lambda _, __, output: record(output.memory_stats)).remove)
+        base = model.base_model
+        more = {"output_memory_stats": True}
+        hooks.callback(base.register_forward_pre_hook(lambda _, a, kw: (a, kw | more), with_kwargs=True).remove)
+        hooks.callback(base.register_forward_hook(lambda _, __, output: record(output.memory_stats)).remove)
         for state in model.read_pieces(input_ids, cache, piece_size=every):
             places.append(state.columns - before)
             norms.append(_norms(memories, state))
@@ -103,10 +105,6 @@ def trace_memory(
     per_token = {name: np.stack([np.concatenate(record[name]) for record in seen]) for name in PER_TOKEN}
     moved, momentum = np.array(norms).T  # [N, B, 2] -> [2, B, N]
     return MemoryTrace(per_token, np.array(places), moved, momentum)
-
-
-def _with_stats(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    return args, kwargs | {"output_memory_stats": True}
 
 
 def _norms(memories: list[NeuralMemory], cache: TitansCache | None) -> list[tuple[float, float]]:

@@ -15,53 +15,7 @@ from titanslab.evaluation.pictures import plot_trace
 from titanslab.evaluation.trace import MemoryTrace
 from titanslab.files import write_whole
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>TITLE</title>
-<style>
-body { font: 15px/1.6 system-ui, sans-serif; margin: 2em auto; max-width: 62em; padding: 0 1em;
-  color: #222; background: #fff; }
-#text { white-space: pre-wrap; overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: 14px; }
-#text span { border-radius: 2px; }
-#bar { position: sticky; top: 0; background: #fff; padding: .6em 0; border-bottom: 1px solid #ddd; }
-#scale { display: inline-block; width: 8em; height: .8em; vertical-align: middle; }
-#tip { color: #555; min-height: 1.6em; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; } select { font: inherit; }
-</style></head><body>
-<h1>TITLE</h1><p>SUBTITLE</p>
-<div id="bar">Colour by <select id="what"></select> of <select id="block"></select>
- <span id="low"></span> <span id="scale"></span> <span id="high"></span><div id="tip">Point at a token.</div></div>
-<div id="text">TOKENS</div>
-<h2>Over the text</h2><img alt="surprise, gates and norms of the memory over the text" src="PICTURE">
-<script type="application/json" id="data">DATA</script>
-<script>
-const data = JSON.parse(document.getElementById("data").textContent);
-const spans = [...document.querySelectorAll("#text span")], names = ["surprise", "theta", "eta", "alpha"];
-const what = document.getElementById("what"), block = document.getElementById("block");
-names.forEach(n => what.add(new Option(n, n)));
-block.add(new Option("all blocks (mean)", -1));
-data.surprise.forEach((_, i) => block.add(new Option("block " + (i + 1), i)));
-const known = x => x !== null && !Number.isNaN(x);
-const mean = rows => rows[0].map((_, t) => rows.reduce((s, r) => s + (r[t] ?? NaN), 0) / rows.length);
-const values = name => block.value < 0 ? mean(data[name]) : data[name][block.value];
-const colour = x => `hsl(${48 - 38 * x} 95% ${97 - 42 * x}%)`;
-function paint() {
-  const v = values(what.value), s = v.filter(known).sort((a, b) => a - b);
-  const low = s[Math.floor(s.length * .02)] ?? 0, high = s[Math.floor((s.length - 1) * .98)] ?? 0;
-  spans.forEach((e, i) => {
-    e.style.background = !known(v[i]) ? "#bbb" : colour(Math.min(1, Math.max(0, (v[i] - low) / (high - low || 1)))); });
-  document.getElementById("low").textContent = low.toPrecision(3);
-  document.getElementById("high").textContent = high.toPrecision(3);
-  document.getElementById("scale").style.background = `linear-gradient(90deg, ${colour(0)}, ${colour(1)})`;
-}
-what.onchange = block.onchange = paint;
-document.getElementById("text").onmouseover = e => {
-  const i = spans.indexOf(e.target);
-  if (i >= 0) document.getElementById("tip").textContent = `token ${i + 1} ${JSON.stringify(e.target.textContent)}: ` +
-    names.map(n => `${n} ${known(values(n)[i]) ? values(n)[i].toPrecision(3) : "not finite"}`).join("  ");
-};
-paint();
-</script></body></html>
-"""
+PAGE = Path(__file__).with_name("trace_page.html")  # the template; its words in capitals are replaced
 
 
 def write_report(
@@ -95,7 +49,7 @@ def write_report(
         "TOKENS": "".join(f"<span>{html.escape(token)}</span>" for token in tokens),
     }
     # one pass over the template: placeholders that the text itself spells stay
-    pieces = re.split("(" + "|".join(parts) + ")", PAGE)
+    pieces = re.split("(" + "|".join(parts) + ")", PAGE.read_text(encoding="utf-8"))
     write_whole(page, "".join(parts.get(piece, piece) for piece in pieces))
     return [page, picture, numbers]
 
