@@ -76,10 +76,7 @@ def chat(
 
 def _next_line() -> str | None:
     """The next line of stdin, with editing if it is a terminal; None at the end."""
-    if sys.stdin.isatty():
-        try:
-            return input("> ")
-        except EOFError:
-            return None
-    line = sys.stdin.readline()
-    return line.rstrip("\n") if line else None
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None

@@ -12,18 +12,30 @@ import typer
 
 from titanslab.cli.errors import Interrupted
 from titanslab.cli.options import Device, command
-from titanslab.tasks.table import Option, Task
+from titanslab.tasks.table import Task
 
 OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
 
 
 def task_command(task: Task) -> Any:
-    """The command of a task, with the shared options of `evaluate`, the task's defaults and its own options."""
+    """The command of a task: the options that all tasks share, with the task's defaults, and its own options."""
+    defaults = {"lengths": task.lengths, "samples": task.samples, "max_new_tokens": task.max_new_tokens}
+    shared = [
+        p.replace(default=defaults.get(p.name, p.default))
+        for p in signature(shared_options, eval_str=True).parameters.values()
+    ]
+    text = f"Lengths in tokens, such as {task.lengths},1M; k is {task.kilo}."
+    shared[1] = shared[1].replace(annotation=Annotated[str, typer.Option(help=text)])
+    own = []
+    for option in task.options:
+        kind: Any = option.type | None if option.default is None else option.type
+        annotation = Annotated[kind, typer.Option(help=option.help)]
+        own.append(Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation))
+    parameters = [*shared[:OWN_OPTIONS_AT], *own, *shared[OWN_OPTIONS_AT:]]
 
     def verb(**values: Any) -> None:
-        evaluate(task, {option.name: values.pop(option.name) for option in task.options}, **values)
+        evaluate(task, {option.name: values.pop(option.name) for option in task.options}, values)
 
-    parameters = _parameters(task)
     example = f"titans evaluate {task.name} --model runs/tiny {task.example}".strip()
     verb.__doc__ = f"{task.help}\n\nExample: [bold]{example}[/bold]"
     verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
@@ -31,23 +43,7 @@ def task_command(task: Task) -> Any:
     return command(verb, task.name, task.about)
 
 
-def _parameters(task: Task) -> list[Parameter]:
-    shared = list(signature(evaluate, eval_str=True).parameters.values())[2:]
-    defaults = {"lengths": task.lengths, "samples": task.samples, "max_new_tokens": task.max_new_tokens}
-    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in shared]
-    text = f"Lengths in tokens, such as {task.lengths},1M; k is {task.kilo}."
-    parameters[1] = parameters[1].replace(annotation=Annotated[str, typer.Option(help=text)])
-    own = [Parameter(o.name, Parameter.KEYWORD_ONLY, default=o.default, annotation=_type(o)) for o in task.options]
-    return [*parameters[:OWN_OPTIONS_AT], *own, *parameters[OWN_OPTIONS_AT:]]
-
-
-def _type(option: Option) -> Any:
-    return Annotated[option.type | None if option.default is None else option.type, typer.Option(help=option.help)]
-
-
-def evaluate(
-    task: Task,
-    own: dict[str, Any],
+def shared_options(
     *,
     model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
     lengths: str,
@@ -68,8 +64,9 @@ def evaluate(
             "vocab.bpe; default: the model's own."
         ),
     ] = None,
-    sample_cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps samples; default: inside the output.")
+    sample_folder: Annotated[
+        Path | None,
+        typer.Option("--sample-cache", help="Folder that keeps samples; default: inside the output."),
     ] = None,
     learn: Annotated[
         bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows their share in the answers.")
@@ -80,15 +77,22 @@ def evaluate(
     ] = True,
     device: Device = "auto",
 ) -> None:
+    """The options that all tasks share, under the names of the fields of `TaskRun`; only this signature is used."""
+
+
+def evaluate(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> None:
     """Run a task on a model, print its tables, and write results.jsonl, summary.json and heat_map.png.
 
-    The parameters from `model` on are the options that all tasks share. `own` holds the values of `task.options`.
+    Args:
+        task: a row of the table that has cells.
+        own: the values of `task.options` by name.
+        shared: the values of `shared_options` by name.
     """
     from titanslab.runs.devices import pick_device
     from titanslab.runs.loading import find_model_folder
     from titanslab.runs.quiet import quiet_libraries
 
-    folder = find_model_folder(model)
+    folder = find_model_folder(shared["model"])
     quiet_libraries()
     from rich.console import Console
 
@@ -97,25 +101,8 @@ def evaluate(
     from titanslab.evaluation.table import summarise, tables
     from titanslab.files import write_whole
 
-    output = output or Path(model) / "evaluation" / task.name
-    run = TaskRun(
-        task=task,
-        lengths=lengths,
-        samples=samples,
-        model=model,
-        output=output,
-        device=pick_device(device),
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        options=own,
-        tokenizer_for_length=tokenizer_for_length,
-        sample_folder=sample_cache,
-        batch_size=batch_size,
-        batch_tokens=batch_tokens,
-        piece=piece,
-        learn=learn,
-        forget=forget,
-    )
+    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
+    run = TaskRun(task=task, options=own, **shared | {"output": output, "device": pick_device(shared["device"])})
     try:
         records = run_task(run, {"model": str(folder.resolve())})
     except KeyboardInterrupt:
@@ -125,6 +112,6 @@ def evaluate(
     summary = summarise(records.asked)
     console = Console() if sys.stdout.isatty() else Console(width=1000)
     for score in summary[0]["scores"]:
-        for part in tables(summary, task, score, f"{task.title}: {score}, {samples} samples", console.width):
+        for part in tables(summary, task, score, f"{task.title}: {score}, {run.samples} samples", console.width):
             console.print(part)
     console.print(f"written: {output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)

@@ -3,79 +3,62 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from titanslab.files import fingerprint, write_whole
 from titanslab.tasks.sample import Cell, TaskSample
 
-Key = tuple[str, int, int]
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
 CELLS = "cells"  # key in settings.json of the settings of each cell
 MAX_CELL_TOKENS = 1 << 24  # the samples of a cell with more tokens are not kept
 
 
-class ResultLog:
-    """`results.jsonl` of a folder, and the settings of its results in `settings.json`.
+@contextmanager
+def open_results(
+    folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """The records in a folder, for `add_records`; the folder is locked until the block ends.
 
-    An unfinished last line, which a killed process leaves, is cut off. Raises ValueError for a folder of other
-    settings or of cells with other samples, and for a folder that another process writes to.
+    An unfinished last line, which a killed process leaves, is cut off.
 
     Args:
-        folder: created if it does not exist.
+        folder: created if it does not exist. It holds `results.jsonl`, and the settings of its results in
+            `settings.json`.
         settings: every value that the answers depend on; JSON values.
         cells: the settings of each cell by its name; the folder may hold further cells.
+
+    Raises:
+        ValueError: the folder has other settings or cells with other samples, or another process writes to it.
     """
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / RESULTS
-        self._lock = hold(folder)
-        try:
-            self._compare(folder, settings, cells)
-            self.records = read_records(folder, repair=True)
-        except BaseException:
-            self._lock.close()
-            raise
-        self._file: IO[str] | None = None
-
-    def _compare(self, folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder):
         settings, cells = json.loads(json.dumps([settings, cells], default=str))
-        known, all_cells = folder / SETTINGS, dict(cells)
+        known, before = folder / SETTINGS, {**settings, CELLS: {}}
         if known.exists():
             try:
-                before = json.loads(known.read_text(encoding="utf-8"))
-                cells_before = before.pop(CELLS, {})
-            except (ValueError, AttributeError, TypeError) as error:
+                before = {CELLS: {}, **json.loads(known.read_text(encoding="utf-8"))}
+            except (ValueError, TypeError) as error:
                 raise ValueError(f"{known} is not a JSON object; name another output folder") from error
-            _refuse_changes(folder, "", before, settings)
-            for name in cells.keys() & cells_before.keys():
-                _refuse_changes(folder, f" of {name}", cells_before[name], cells[name])
-            all_cells = cells_before | cells
-            if all_cells == cells_before:
-                return
-        elif self.path.exists():
+        elif (folder / RESULTS).exists():
             raise ValueError(f"output {folder} has {RESULTS} but no {SETTINGS}; name another folder")
-        write_whole(known, json.dumps({**settings, CELLS: all_cells}, indent=1) + "\n")
+        kept = before.pop(CELLS)
+        _refuse_changes(folder, "", before, settings)
+        for name in cells.keys() & kept.keys():
+            _refuse_changes(folder, f" of {name}", kept[name], cells[name])
+        if not known.exists() or cells.keys() - kept.keys():
+            write_whole(known, json.dumps({**settings, CELLS: kept | cells}, indent=1) + "\n")
+        yield read_records(folder, repair=True)
 
-    def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append records and force them to disk."""
-        if self._file is None:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-        for record in records:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self.records.append(record)
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
-    def __enter__(self) -> "ResultLog":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._lock.close()
+def add_records(folder: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append records to the results of a folder and force them to disk."""
+    with open(folder / RESULTS, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
@@ -87,7 +70,7 @@ def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
     whole = data.rfind(b"\n") + 1
     if repair and whole < len(data):
         os.truncate(path, whole)
-    records: dict[Key, dict[str, Any]] = {}
+    records: dict[tuple[str, int, int], dict[str, Any]] = {}
     for number, line in enumerate(data[:whole].decode(errors="replace").split("\n")[:-1], 1):
         try:
             record = json.loads(line)

@@ -13,7 +13,7 @@ import torch
 from titanslab.data import padding_id
 from titanslab.data.encode import TokenCounter, encode_long, leading_special_tokens, load_counter, tokenizer_identity
 from titanslab.evaluation.decode import Answerer, GreedyAnswerer, end_tokens
-from titanslab.evaluation.results import ResultLog, kept_samples
+from titanslab.evaluation.results import add_records, kept_samples, open_results
 from titanslab.files import file_identity, fingerprint
 from titanslab.progress import Progress, bar
 from titanslab.runs.loading import find_model_folder, load_config, load_model, load_model_tokenizer
@@ -161,8 +161,8 @@ def run_cells(
     """
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples is {num_samples} and batch_size {batch_size}; both must be at least 1")
-    with ResultLog(output, settings, {cell.name: cell.settings for cell in cells}) as log:
-        done = {(r["task"], r["length"], r["index"]) for r in log.records}
+    with open_results(output, settings, {cell.name: cell.settings for cell in cells}) as records:
+        done = {_key(record) for record in records}
         todo = [(cell, [n for n in range(num_samples) if (cell.task, cell.length, n) not in done]) for cell in cells]
         read, total = 0, sum(max(1, cell.length) * len(left) for cell, left in todo)
 
@@ -179,10 +179,15 @@ def run_cells(
             kept = kept_samples(sample_folder, cell, num_samples)
             samples = (kept[n] if n < len(kept) else cell.make(n) for n in left)
             for batch in _batches(samples, tokenizer, batch_size, batch_tokens):
-                log.add(_answer(cell, batch, answer, tokenizer, partial(advance, cell)))
-        wanted = {(cell.task, cell.length) for cell in cells}
-        asked = [r for r in log.records if (r["task"], r["length"]) in wanted and r["index"] < num_samples]
-        return Answered(sorted(asked, key=lambda r: (r["task"], r["length"], r["index"])), log.records)
+                new = _answer(cell, batch, answer, tokenizer, partial(advance, cell))
+                add_records(output, new)
+                records += new
+        wanted = {(cell.task, cell.length, n) for cell in cells for n in range(num_samples)}
+        return Answered(sorted((r for r in records if _key(r) in wanted), key=_key), records)
+
+
+def _key(record: Record) -> tuple[str, int, int]:
+    return record["task"], record["length"], record["index"]
 
 
 Batch = list[tuple[TaskSample, np.ndarray]]  # samples with the ids of their prompts

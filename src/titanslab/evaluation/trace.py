@@ -82,15 +82,13 @@ def trace_memory(
     memories = memories_of(model)
     total, chunk = input_ids.shape[1], model.config.chunk_size
     every = every or max(1, total // 256 // chunk) * chunk
-    seen: list[dict[str, list[np.ndarray]]] = [{name: [] for name in PER_TOKEN} for _ in memories]
+    seen: list[np.ndarray] = []  # of each piece [B, 4, t]
     places, norms = [0], [_norms(memories, cache)]
     before = 0 if cache is None else cache.columns
 
     def record(stats: tuple[dict[str, Tensor], ...]) -> None:
-        for own, block in zip(seen, (block for block in stats if block), strict=True):
-            for name in PER_TOKEN:
-                values = block["loss" if name == "surprise" else name][0].flatten(1).double().mean(1)
-                own[name].append(values.cpu().numpy())
+        found = [[block["loss" if name == "surprise" else name] for name in PER_TOKEN] for block in stats if block]
+        seen.append(np.array([[x[0].flatten(1).double().mean(1).cpu().numpy() for x in block] for block in found]))
 
     with ExitStack() as hooks:
         base = model.base_model
@@ -102,7 +100,7 @@ def trace_memory(
             norms.append(_norms(memories, state))
             if progress is not None:
                 progress(places[-1], total)
-    per_token = {name: np.stack([np.concatenate(record[name]) for record in seen]) for name in PER_TOKEN}
+    per_token = dict(zip(PER_TOKEN, np.concatenate(seen, 2).swapaxes(0, 1), strict=True))
     moved, momentum = np.array(norms).T  # [N, B, 2] -> [2, B, N]
     return MemoryTrace(per_token, np.array(places), moved, momentum)
 
