@@ -128,15 +128,11 @@ def _count_parameters(config: Any) -> int:
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
-def _short(number: float) -> str:
-    for power, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= power:
-            return f"{number / power:.2f} {letter}"
-    return f"{number:.0f} "
+def _short(number: float, kilo: int = 1000) -> str:
+    """A number with the largest unit of T, G, M and k (the powers of `kilo`) that it reaches, such as `1.50 G`."""
+    power = next((n for n in (4, 3, 2, 1) if number >= kilo**n), 0)
+    return f"{number / kilo**power:.2f} {' kMGT'[power]}" if power else f"{number:.0f} "
 
 
 def _bytes(count: int) -> str:
-    for power, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= power:
-            return f"{count / power:.2f} {unit} ({count:,} bytes)"
-    return f"{count} bytes"
+    return f"{count} bytes" if count < 1024 else f"{_short(count, 1024).upper()}iB ({count:,} bytes)"

@@ -38,8 +38,7 @@ def inspect(
     network, tokenizer, cache, name = load_reader(model, memory, device)
     import torch
 
-    from titanslab.evaluation.trace import memories_of, trace_memory
-    from titanslab.evaluation.trace_page import token_texts, write_report
+    from titanslab.evaluation.trace import memories_of, token_texts, trace_memory, write_report
     from titanslab.progress import bar
     from titanslab.reading.text import first_tokens
 

@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import LinearAttentionLayer
 
 from titanslab.models.cache import CACHE, TitansCache
+
+# Without this argument of a release of transformers, the convolution of a piece does not see the tokens before it.
+READS_IN_PIECES = "conv_kernel_size" in inspect.signature(LinearAttentionLayer.update_conv_state).parameters
 
 Prompt = Sequence[int] | np.ndarray
 
@@ -115,7 +119,7 @@ class GreedyAnswerer:
             cache.tokens += part.shape[1]
             return output
 
-        piece = self.piece if _reads_in_pieces() else ids.shape[1]
+        piece = self.piece if READS_IN_PIECES else ids.shape[1]
         output = None
         for start in range(0, ids.shape[1], piece):
             part = ids[:, start : start + piece]
@@ -144,8 +148,6 @@ class GreedyAnswerer:
 
     def _generate(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Continue with the model's own `generate`."""
-        from transformers import GenerationConfig
-
         config = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
@@ -181,16 +183,6 @@ class RecurrentCache(DynamicCache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         return self.tokens + query_length, 0
-
-
-def _reads_in_pieces() -> bool:
-    """Whether this release of transformers continues a recurrent state with more than one token."""
-    try:
-        from transformers.cache_utils import LinearAttentionLayer
-    except ImportError:
-        return False
-    # In releases without this argument the convolution of a piece does not see the tokens before it.
-    return "conv_kernel_size" in inspect.signature(LinearAttentionLayer.update_conv_state).parameters
 
 
 def end_tokens(tokenizer: Any, model: Any) -> list[int]:

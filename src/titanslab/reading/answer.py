@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from titanslab.data import TextEncoder, padding_id
 from titanslab.models.cache import TitansCache
@@ -20,11 +21,21 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
 
-    def options(self) -> dict[str, Any]:
-        """The arguments of `generate()`."""
+    def generate(self, model: Any, tokenizer: Any, ids: Tensor, streamer: Any = None, **more: Any) -> Tensor:
+        """The new tokens `[1, n]` that a model draws after `ids [1, T]`; `more` are arguments of its `generate()`."""
         drawn = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-        always = {"max_new_tokens": self.max_new_tokens, "do_sample": self.temperature > 0}
-        return always | (drawn if self.temperature > 0 else {})
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self.max_new_tokens,
+            do_sample=self.temperature > 0,
+            pad_token_id=padding_id(tokenizer),
+            eos_token_id=tokenizer.eos_token_id,
+            streamer=streamer,
+            **(drawn if self.temperature > 0 else {}),
+            **more,
+        )
+        return out[:, ids.shape[1] :]
 
 
 def answer(
@@ -51,17 +62,8 @@ def answer(
     if ids.shape[1] == 0:
         raise ValueError("the text is empty; give some text to go on from")
     before = model.read(ids[:, :-1], cache)
-    view, last = before.continued(), ids[:, -1:].to(model.device)
-    out = model.generate(
-        last,
-        attention_mask=torch.ones_like(last),
-        cache=view,
-        pad_token_id=padding_id(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
-        streamer=streamer,
-        **sampling.options(),
-    )
-    new = out[:, 1:]
+    view = before.continued()
+    new = sampling.generate(model, tokenizer, ids[:, -1:].to(model.device), streamer, cache=view)
     view.columns += before.columns
     ended = new[0, -1].item() == tokenizer.eos_token_id
     after = view if ended else model.read(new[:, -1:], view)
