@@ -449,7 +449,7 @@ def test_exact_from_end_to_end(text, tmp_path):
     assert [cell["samples"] for cell in results["lmm, exact"]["cells_memory_off"]] == [2]
     assert not results["window, exact"]["cells_memory_off"]
     config = json.loads((tmp_path / "exact" / "lmm-seed0" / "base" / "config.json").read_text())
-    assert (config["variant"], config["memory_depth"], config["memory_write_cost"]) == ("lmm", 1, 0.3)
+    assert (config["variant"], config["memory"]["depth"], config["memory_write_cost"]) == ("lmm", 1, 0.3)
 
 
 def test_lessons_from_end_to_end(text, facts, tmp_path):

@@ -1,5 +1,6 @@
 """What `titans info --measure` finds, where it is kept, and what `auto` makes of it."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -38,11 +39,13 @@ def small(dtype=torch.float32, turns=1) -> measure.Comparison:
 def test_every_way_is_compared_timed_and_the_fastest_kept(written) -> None:
     found = small()
     assert [c.name for c in found.reading] == ["torch", "compiled", "cpu", "triton"]
-    assert [c.name for c in found.decoding] == ["recurrent"]
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # then the fused kernels run here, slowly
+    assert found.decoding[0].name == "recurrent"
     timed = [c for c in found.reading if c.seconds is not None]
-    assert [c.name for c in timed] == ["torch", "compiled", "cpu"]
+    assert [c.name for c in timed] == ["torch", "compiled", "cpu"] + ["triton"] * interpreted
     assert all(c.distance < 1e-5 and not c.reason for c in timed)
-    assert "TRITON_INTERPRET" in found.reading[-1].reason or "not installed" in found.reading[-1].reason
+    said = found.reading[-1].reason
+    assert interpreted or "TRITON_INTERPRET" in said or "not installed" in said
     fastest = min(timed, key=lambda c: c.seconds or 0.0).name
     assert found.best.reading == fastest
     assert f"{fastest} " in found.best.why_reading
@@ -100,7 +103,7 @@ def test_auto_takes_what_was_measured_for_that_device_dtype_and_shape(monkeypatc
 
 def test_a_measured_loop_runs_where_chunked_is_named_too(monkeypatch) -> None:
     measured.add(CPU, torch.float64, Shape.of(MemoryNetwork(), 8, 4), Measured("torch", "recurrent", "because", "so"))
-    way = backends.choose(CPU, torch.float64, 512, Shape.of(MemoryNetwork(), 8, 4), "chunked")
+    way = backends.choose(CPU, torch.float64, 512, (MemoryNetwork(), 8, 4), "chunked")
     assert (way.backend, way.loop, way.reason) == ("chunked", "torch", "because")
 
 

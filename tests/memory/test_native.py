@@ -19,13 +19,12 @@ from titanslab.memory.backends import cpu_kernel, takes_features
 from titanslab.memory.conv import short_conv
 from titanslab.memory.cpu import build, features, reuse
 from titanslab.memory.cpu import chunked as native
-from titanslab.memory.cpu.features import conv_features, gated_norm_op
+from titanslab.memory.cpu.features import convolve, norm_and_gate
 from titanslab.memory.layer_cpu import Writer
-from titanslab.memory.measured import Shape
 from titanslab.memory.padding import Padding
 from tolerances import EXACT
 
-SHAPE = Shape.of(MemoryNetwork(), 16, 16)
+MEMORY = (MemoryNetwork(), 16, 16)
 
 
 def forget_kernels() -> None:
@@ -54,7 +53,7 @@ def test_no_compiler_falls_back_and_says_so(monkeypatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(build.shutil, "which", lambda _: None)
     try:
-        way = backends.choose(torch.device("cpu"), torch.float32, 512, SHAPE)
+        way = backends.choose(torch.device("cpu"), torch.float32, 512, MEMORY)
         assert (way.backend, way.loop) == ("chunked", "torch")
         assert "no C++ compiler" in way.reason
         make(Case(dtype=torch.float32)).run("chunked")
@@ -67,7 +66,7 @@ def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TITANS_CACHE", str(tmp_path))
     try:
-        way = backends.choose(torch.device("cpu"), torch.float32, 512, SHAPE)
+        way = backends.choose(torch.device("cpu"), torch.float32, 512, MEMORY)
         assert (way.backend, way.loop) == ("chunked", "torch")
         assert "did not compile" in way.reason
         assert not list(tmp_path.rglob("*.so"))
@@ -305,7 +304,7 @@ def test_features_are_convolution_silu_and_norm(names: str, tokens: int, with_ta
     x, weight = [draw(2, tokens, width) for _ in names], [draw(4, width) for _ in names]
     tail = [draw(2, 3, width) for _ in names] if with_tail else []
     assert takes_features(*x, *weight)
-    got = conv_features(x, weight, tail, heads, unit)
+    got = convolve(x, weight, tail, heads, unit)
     want = []
     for i in range(len(names)):
         y = F.silu(short_conv(x[i], weight[i], tail[i] if tail else None)[0]).unflatten(-1, (heads, -1))
@@ -323,7 +322,7 @@ def test_gated_norm_is_norm_times_gate() -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()  # noqa: E731
     y, weight, gate, factor = draw(2, 5, 3, 7), draw(3, 7), draw(2, 5, 21), draw(2, 5, 21)
-    results = [gated_norm_op(y, weight, gate, 1e-5), (F.rms_norm(y, (7,), eps=1e-5) * weight).flatten(-2) * gate]
+    results = [norm_and_gate(y, weight, gate, 1e-5), (F.rms_norm(y, (7,), eps=1e-5) * weight).flatten(-2) * gate]
     grads = [torch.autograd.grad((r * factor).sum(), (y, weight, gate)) for r in results]
     for a, b in zip((results[0], *grads[0]), (results[1], *grads[1]), strict=True):
         assert distance(a, b) < EXACT

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from titanslab.memory import NeuralMemory, NeuralMemoryState
-from titanslab.memory.tree import named_tensors, tree_map, tree_nbytes
+from titanslab.memory.state import named_tensors, tree_map, tree_nbytes
 from titanslab.models.state import MixerState
 
 

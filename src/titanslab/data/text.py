@@ -78,7 +78,7 @@ def file_texts(path: Path, where: str, *, column: str = "text", cut: str = "file
             become `\\n`. An empty file has no texts.
         where: how errors call the file.
         column: the field of a JSON entry or the column of a parquet file that holds the text.
-        cut: what one text of a file of running text is: "file", "line" or "paragraph".
+        cut: the part of a file of running text that is one text: "file", "line" or "paragraph".
 
     Raises:
         ValueError: the file is not UTF-8, is damaged or cut off, or an entry has no text.
@@ -146,8 +146,7 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     where = Path(path)
     if not where.is_file():
         raise FileNotFoundError(f"path {where} does not exist; name a word list, one word a line")
-    words = list(dict.fromkeys(line.strip() for line in utf8_lines(where)))
-    words = [word for word in words if word]
+    words = list(dict.fromkeys(word for line in utf8_lines(where) if (word := line.strip())))
     if not words:
         raise ValueError(f"path {where} holds no word; it must be a word list, one word a line")
     return words
@@ -172,8 +171,8 @@ class TextPiece:
     Args:
         text: the part, whose line ends are `\\n`.
         start: place of its first byte in the decompressed text.
-        begin, end: places of its first byte and of the byte after its last in the file, about right where the
-            file is compressed.
+        begin, end: places of its first byte and of the byte after its last in the file; those in a compressed file
+            are approximate.
     """
 
     text: str

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.layers.norm import RMSNorm
+from titanslab.memory.norms import RMSNorm
 
 GATE_TYPES = ("mix", "sigmoid", "silu")
 

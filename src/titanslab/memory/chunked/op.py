@@ -15,7 +15,7 @@ from titanslab.memory.autograd import Inputs, register_backward
 from titanslab.memory.backends import chunk_loop
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Gates, Tokens
-from titanslab.memory.rows import count_blocks, is_aligned, make_schedule
+from titanslab.memory.rows import count_blocks, make_schedule
 from titanslab.memory.state import MemoryState
 
 # the modules that run the loop, by the name that `backends.py` chooses
@@ -37,6 +37,13 @@ def group_size(chunks: int, chunk_size: int, state_bytes: int) -> int:
     """
     tokens = max(GROUP_TOKENS, GROUP_VOLUME // chunk_size**2)
     return max(1, min(chunks, GROUP_CHUNKS, tokens // chunk_size, max(2, GROUP_BYTES // state_bytes)))
+
+
+def is_aligned(tokens: int, chunk_size: int, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> bool:
+    """True where every chunk is full and every row starts at a boundary, so no schedule is needed."""
+    if mask is not None or reset is not None or tokens % chunk_size:
+        return False
+    return offset is None or not bool(offset.any())
 
 
 def _loop(name: str, q: Tensor, depth: int) -> ModuleType:
@@ -183,7 +190,8 @@ def begin(
 
     `state` None starts every row at `initial`. `aligned` says that every row is known to start at a chunk boundary.
     """
-    stacked, norm, first = stack_gates(gates), params.norm, _stack(initial, batch)
+    stacked, first = stack_gates(gates), _stack(initial, batch)
+    norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
     if state is None:
         return Start(stacked, first, [], first, norm, None)
     now = state.stacked or _stack(state, batch)

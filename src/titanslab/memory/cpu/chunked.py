@@ -12,7 +12,7 @@ from torch import Tensor
 
 from titanslab.memory.autograd import Inputs
 from titanslab.memory.cpu.build import LAYERS, load
-from titanslab.memory.cpu.reuse import lend
+from titanslab.memory.cpu.reuse import LARGE_BYTES, lend
 from titanslab.memory.rows import Schedule
 
 # chunks of at most so many tokens, and fewer than a vector has numbers, are taken several at once
@@ -160,6 +160,12 @@ def _filled(like: Tensor, schedule: Schedule | None) -> Tensor:
     return new(like, memory_format=torch.contiguous_format)
 
 
+def _held(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor that backward will read; large ones come from `reuse.py`."""
+    large = math.prod(shape) * dtype.itemsize >= LARGE_BYTES
+    return lend(shape, dtype) if large else torch.empty(shape, dtype=dtype)
+
+
 def forward(
     inputs: Inputs, state: list[Tensor], keep: bool
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
@@ -175,13 +181,13 @@ def forward(
     if schedule is not None or inputs.anchor:
         running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
     groups = -(-call.arguments.chunks // inputs.group)
-    kept = [lend((groups, *s.shape), s.dtype) for s in state]
+    kept = [_held((groups, *s.shape), s.dtype) for s in state]
     call.give(state=state, y=y, loss=loss, end=end, running=running, kept=kept)
     shape = None
     if keep and schedule is None:
         shape = kept_activations(q, inputs.initial, inputs.chunk_size, call.arguments.chunks, inputs.grad_clip)
     if shape is not None:
-        kept = [*kept, lend(shape, q.dtype)]
+        kept = [*kept, _held(shape, q.dtype)]
         call.give_activations(kept[-1])
     call.run(backward=False)
     return y, loss, end, running, kept, offset.clone()

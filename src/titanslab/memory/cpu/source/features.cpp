@@ -127,34 +127,36 @@ struct Features {
   }
 };
 
-template <typename T, int WIDTH>
+// RMS norm per head times the norm's weight and, with GATED, a gate; without it the gate is 1 and has no gradient.
+template <typename T, int WIDTH, bool GATED>
 static void gated_norm(const GateArguments& A, long b, long h, long first, long end, bool backward) {
   const long D = WIDTH ? WIDTH : A.head_dim, W = A.heads * D;
   const T* __restrict w = (const T*)A.weight + h * D;
   T* __restrict dw = backward ? (T*)A.d_weight + b * W + h * D : nullptr;
   for (long t = first; t < end; t++) {
     long at = (b * A.tokens + t) * W + h * D;
-    const T *__restrict y = (const T*)A.y + at, *__restrict g = (const T*)A.gate + (b * A.tokens + t) * A.stride + h * D;
+    const T* __restrict y = (const T*)A.y + at;
+    const T* __restrict g = GATED ? (const T*)A.gate + (b * A.tokens + t) * A.stride + h * D : nullptr;
     T sum = 0, along = 0;
 #pragma omp simd reduction(+ : sum)
     for (long i = 0; i < D; i++) sum += y[i] * y[i];
     T inverse = 1 / std::sqrt(sum / D + (T)A.eps);
     if (!backward) {
       T* __restrict out = (T*)A.out + at;
-      for (long i = 0; i < D; i++) out[i] = y[i] * inverse * w[i] * g[i];
+      for (long i = 0; i < D; i++) out[i] = y[i] * inverse * w[i] * (GATED ? g[i] : 1);
       continue;
     }
     const T* __restrict d = (const T*)A.d_out + at;
-    T *__restrict dy = (T*)A.dy + at, *__restrict dg = (T*)A.d_gate + at;
+    T *__restrict dy = (T*)A.dy + at, *__restrict dg = GATED ? (T*)A.d_gate + at : nullptr;
 #pragma omp simd reduction(+ : along)
     for (long i = 0; i < D; i++) {
-      T unit = y[i] * inverse, u = d[i] * g[i];
-      dg[i] = d[i] * unit * w[i];
+      T unit = y[i] * inverse, u = GATED ? d[i] * g[i] : d[i];
+      if (GATED) dg[i] = d[i] * unit * w[i];
       dw[i] += u * unit;
       along += u * w[i] * unit;
     }
     along /= D;
-    for (long i = 0; i < D; i++) dy[i] = inverse * (d[i] * g[i] * w[i] - y[i] * inverse * along);
+    for (long i = 0; i < D; i++) dy[i] = inverse * (d[i] * (GATED ? g[i] : 1) * w[i] - y[i] * inverse * along);
   }
 }
 
@@ -190,7 +192,8 @@ template <typename T, int WIDTH>
 static void run_gate(const GateArguments& A, bool backward) {
   in_blocks(A.batch * A.heads, A.tokens, A.threads, [&] {
     return [&](long i, long first, long end) {
-      gated_norm<T, WIDTH>(A, i / A.heads, i % A.heads, first, end, backward);
+      auto norm = A.gate ? gated_norm<T, WIDTH, true> : gated_norm<T, WIDTH, false>;
+      norm(A, i / A.heads, i % A.heads, first, end, backward);
     };
   });
 }
