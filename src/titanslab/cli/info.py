@@ -104,7 +104,12 @@ def _cost(console: Any, config: Any, tokens: int) -> None:
     from titanslab.models.config import TitansConfig
 
     if not isinstance(config, TitansConfig):
-        console.print(f"model      {config.model_type}, {_count_parameters(config):,} parameters")
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
+            count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        console.print(f"model      {config.model_type}, {count:,} parameters")
         return
     from titanslab.models.cost import cost
 
@@ -118,14 +123,6 @@ def _cost(console: Any, config: Any, tokens: int) -> None:
     console.print(f"state      {_bytes(found.cache_bytes)} per sequence after {tokens:,} tokens, fp32; {grows}")
     if found.memory_weights:
         console.print(f"memory     {found.memory_weights:,} fast weights per sequence")
-
-
-def _count_parameters(config: Any) -> int:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
 def _short(number: float, kilo: int = 1000) -> str:

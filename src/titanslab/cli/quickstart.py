@@ -39,13 +39,12 @@ def quickstart(
     from rich.console import Console
     from rich.table import Table
 
-    from titanslab.quickstart.run import NAMES
-    from titanslab.quickstart.run import quickstart as run
+    from titanslab.quickstart import run
 
-    results = run(chosen, output, seed)
+    results = run.quickstart(chosen, output, seed)
     console = Console(highlight=False)
-    table = Table("", *NAMES.values(), title="Same size, same bytes, same seed")
-    models = [results[kind] for kind in NAMES]
+    table = Table("", *run.NAMES.values(), title="Same size, same bytes, same seed")
+    models = [results[kind] for kind in run.NAMES]
 
     def row(label: str, form: str, *keys: Any) -> None:
         """Add the value of each model under the keys, one inside the other."""
@@ -75,7 +74,5 @@ def quickstart(
     console.rule()
     console.print(f"Pictures: {output / 'recall.png'}, {output / 'surprise.png'}; numbers: {output / 'results.json'}")
     console.print(f"{results['seconds']:.0f} seconds in all. Now generate from it:")
-    fact = "(Aldora=31) It was a dark night. (Aldora="
-    console.print(
-        f'  titans generate --model {output} --max-new-tokens 100 --prompt "{fact}"', markup=False, soft_wrap=True
-    )
+    line = f'titans generate --model {output} --max-new-tokens 100 --prompt "(Aldora=31) It was a dark night. (Aldora="'
+    console.print(f"  {line}", markup=False, soft_wrap=True)

@@ -19,8 +19,6 @@ from titanslab.models.cache import CACHE, TitansCache
 READS_IN_PIECES = "conv_kernel_size" in inspect.signature(LinearAttentionLayer.update_conv_state).parameters
 
 Prompt = Sequence[int] | np.ndarray
-
-
 # Continues prompts; calls its second argument with the number of tokens of each piece after it is read.
 Answerer = Callable[[Sequence[Prompt], Callable[[int], None]], list[list[int]]]
 
@@ -56,7 +54,6 @@ class GreedyAnswerer:
         self.model = model
         self.max_new_tokens, self.piece = max_new_tokens, piece
         self.pad_token_id, self.eos_token_ids = pad_token_id, tuple(eos_token_ids)
-        self.in_pieces = getattr(model.config, "model_type", "") == "titans"
         self.learn = learn
         self.positions = position_table(model)
         if not learn and getattr(model.config, "variant", "attention") == "attention":
@@ -71,9 +68,9 @@ class GreedyAnswerer:
                 f"a prompt has {longest} tokens and the answer up to {self.max_new_tokens}, but this model's "
                 f"position table ends at {self.positions}; ask for shorter lengths"
             )
-        if self.in_pieces:
+        if getattr(self.model.config, "model_type", "") == "titans":
             new = self._decode(prompts, advance)
-        elif is_recurrent(self.model.config):
+        elif set(getattr(self.model.config, "layer_types", None) or ()) == {"linear_attention"}:
             new = self._recur(*self._pad(prompts), advance)
         else:
             ids, mask = self._pad(prompts)
@@ -163,11 +160,6 @@ class GreedyAnswerer:
             return self.model.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :]
         finally:
             self.model.generation_config = saved
-
-
-def is_recurrent(config: Any) -> bool:
-    """Whether every layer of a transformers model is a linear recurrence, as in gated DeltaNet."""
-    return set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}
 
 
 class RecurrentCache(DynamicCache):

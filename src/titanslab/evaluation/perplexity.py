@@ -128,16 +128,14 @@ def _windows(
     for text in texts:
         if max_tokens is not None and taken >= max_tokens:
             break
-        ids = encoder.encode([text])[0].astype(np.int64)
+        whole = encoder.encode([text])[0].astype(np.int64)
         unscored = 0 if start is not None else 1
-        whole = len(ids)
-        if max_tokens is not None:
-            ids = ids[: max_tokens - taken + unscored]
+        ids = whole if max_tokens is None else whole[: max_tokens - taken + unscored]
         stream = ids if start is None else np.concatenate([[start], ids])
         if len(stream) < 2:
             continue
         size = len(text.encode("utf-8"))
-        if unscored or len(ids) < whole:
+        if unscored or len(ids) < len(whole):
             size = len(str(tokenizer.decode(ids[unscored:].tolist())).encode("utf-8"))
         num_bytes += size
         documents += 1

@@ -126,15 +126,9 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str, tokens: Sequence[str]
         values = _binned(trace.per_token[name])
         values = np.where(np.isfinite(values), values, np.nan)
         low, high = (0.0, 1.0) if np.isnan(values).all() else np.nanpercentile(values, [1, 99])
-        image = axis.imshow(
-            values,
-            aspect="auto",
-            interpolation="nearest",
-            cmap="magma" if name == "surprise" else "viridis",
-            extent=(0, length, len(values) - 0.5, -0.5),
-            vmin=low,
-            vmax=max(high, low + 1e-12),
-        )
+        cmap = "magma" if name == "surprise" else "viridis"
+        style: Any = {"aspect": "auto", "interpolation": "nearest", "extent": (0, length, len(values) - 0.5, -0.5)}
+        image = axis.imshow(values, cmap=cmap, vmin=low, vmax=max(high, low + 1e-12), **style)
         axis.set_yticks(range(len(values)), [f"block {i + 1}" for i in range(len(values))], fontsize=7)
         axis.set_title(label, fontsize=9, loc="left")
         figure.colorbar(image, ax=axis, pad=0.01, format="%.3g")

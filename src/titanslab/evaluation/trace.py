@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from titanslab.data.encode import TextDecoder
 from titanslab.evaluation.pictures import plot_trace
 from titanslab.files import write_whole
-from titanslab.memory import NeuralMemory, NeuralMemoryState
+from titanslab.memory import NeuralMemory
 from titanslab.models.cache import TitansCache
 
 PER_TOKEN = ("surprise", "theta", "eta", "alpha")
@@ -115,20 +115,18 @@ def trace_memory(
 
 
 def _norms(memories: list[NeuralMemory], cache: TitansCache | None) -> list[tuple[float, float]]:
-    """`_norms_of` each memory; zeros before the first token."""
+    """|M - M_0| / |M_0| and |S| / |M_0| of each memory, over all heads and layers; zeros before the first token."""
     if cache is None or cache.position is None:
         return [(0.0, 0.0)] * len(memories)
-    states = [s.memory for s in cache.states if s is not None and s.memory is not None]
-    return [_norms_of(memory, state) for memory, state in zip(memories, states, strict=True)]
-
-
-def _norms_of(memory: NeuralMemory, state: NeuralMemoryState) -> tuple[float, float]:
-    """|M - M_0| / |M_0| and |S| / |M_0|, over all heads and layers."""
-    starts = [w.detach().double() for w in memory.memory_weights]
-    size = torch.stack([w.square().sum() for w in starts]).sum().clamp_min(1e-30)
-    change = sum((w[0].double() - start).square().sum() for w, start in zip(state.memory.weights, starts, strict=True))
-    speed = sum(s[0].double().square().sum() for s in state.memory.momentum)
-    return float((change / size) ** 0.5), float((speed / size) ** 0.5)
+    found = []
+    states = [s.memory.memory for s in cache.states if s is not None and s.memory is not None]
+    for memory, state in zip(memories, states, strict=True):
+        starts = [w.detach().double() for w in memory.memory_weights]
+        size = torch.stack([w.square().sum() for w in starts]).sum().clamp_min(1e-30)
+        change = sum((w[0].double() - start).square().sum() for w, start in zip(state.weights, starts, strict=True))
+        speed = sum(s[0].double().square().sum() for s in state.momentum)
+        found.append((float((change / size) ** 0.5), float((speed / size) ** 0.5)))
+    return found
 
 
 def write_report(

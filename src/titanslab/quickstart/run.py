@@ -121,7 +121,7 @@ def _measure(model: Any, run: Fit, facts: Facts, seed: int, show: Progress) -> d
 
 
 @torch.inference_mode()
-def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress | None = None) -> dict[int, float]:
+def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress = lambda *_: None) -> dict[int, float]:
     """The share of questions that are answered right in every digit, for each distance in bytes."""
     distances = facts.settings.distances
     found: dict[int, float] = {}
@@ -129,8 +129,7 @@ def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress | Non
         batch = facts.questions(distance, seed)
         predicted = torch.nn.functional.pad(_logits(model, batch.input_ids).argmax(-1)[:, :-1], (1, 0), value=-1)
         found[distance] = float(answers_right(predicted, batch)[0].float().mean())
-        if show is not None:
-            show(sum(found), sum(distances), f"{distance} bytes back")
+        show(sum(found), sum(distances), f"{distance} bytes back")
     return found
 
 
@@ -147,8 +146,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _sample(model: Any, facts: Facts, seed: int) -> dict[str, str]:
-    prompt = demonstration(facts)
-    tokenizer = facts.tokenizer
+    prompt, tokenizer = demonstration(facts), facts.tokenizer
     ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(prompt)["input_ids"]]])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

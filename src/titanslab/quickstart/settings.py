@@ -82,8 +82,7 @@ def settings(minutes: float | None = None, smoke: bool = False) -> Settings:
     """The default settings; `minutes` limits the Titans' training, `smoke` gives a run of seconds without learning."""
     chosen = Settings()
     if smoke:
-        chosen = replace(
-            chosen,
+        chosen = Settings(
             steps=2,
             batch_size=2,
             longer=(1, 2),
