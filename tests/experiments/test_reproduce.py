@@ -181,7 +181,7 @@ def test_rounds_of_questions():
         ),
         (["--sets", "exact", "--rows", "gated_deltanet"], "--rows has 'gated_deltanet', which is not one of exact"),
         (["--sets", "exact", "--stage", "late"], "--stage 'late' is not a stage of exact"),
-        (["--set", "lat:training.steps=1"], "'lat' is no row or stage; there are base, late"),
+        (["--set", "lat:training.steps=1"], "'lat' is not a row or stage; there are base, late"),
         (["--set", "training.step=1"], "unknown key 'step' in [training]; did you mean 'steps'?"),
         (["--set", "ask.pice=1"], "unknown key 'pice' in [ask]; did you mean 'piece'?"),
         (["--seeds", "a"], "--seeds 'a' must be whole numbers"),

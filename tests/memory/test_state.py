@@ -1,4 +1,4 @@
-"""States as trees of tensors: names, maps and the way back."""
+"""States as trees of tensors: their names, `map`, and the conversion to tensors and back."""
 
 import pytest
 import torch

@@ -129,7 +129,8 @@ def kept_samples(folder: Path | None, cell: Cell, count: int) -> list[TaskSample
         return []
     file = folder / f"{cell.name}-{fingerprint(cell.settings)}.jsonl"
     samples: list[TaskSample] = []
-    for line in file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if file.exists() else ():
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    for line in text.split("\n")[:-1]:
         try:
             sample = TaskSample.from_json(line)
         except (ValueError, KeyError, TypeError):

@@ -181,7 +181,7 @@ class Writer:
         before, first = self._states(q, state, initial)
         aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
         gates = [(theta[..., i, None], eta[..., i, None], alpha[..., i, None]) for i in range(theta.shape[-1])]
-        start = begin(gates, layer.params, before, first, x.shape[0], aligned)
+        start = begin(gates, layer.params, before, first, x.shape[0], aligned=aligned, documents=False)
         counts = (len(start.state), len(start.anchor), len(start.norm))
         static = (layer.chunk_size, layer.network.residual, layer.network.grad_clip)
         lists = (*start.state, *start.anchor, *start.initial, *start.norm)

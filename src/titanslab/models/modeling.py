@@ -265,7 +265,8 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         With `config.fused_loss`, in training and with labels, the loss is computed in chunks of tokens and
         `logits` is None. With `config.memory_write_cost`, in training and with labels, the loss holds that too.
         """
-        priced = self.training and labels is not None and self.config.memory_write_cost > 0
+        remembers = self.config.variant != "attention"
+        priced = remembers and self.training and labels is not None and self.config.memory_write_cost > 0
         hinted = self.training and labels is not None and block_labels is not None
         with_hidden, share = kwargs.pop("output_hidden_states", None), kwargs.pop("write_cost_share", 1.0)
         with_stats = kwargs.pop("output_memory_stats", False)

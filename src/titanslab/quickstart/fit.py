@@ -59,6 +59,7 @@ def fit(model: Any, facts: Facts, seed: int, *, follow: Fit | None = None, show:
     model.train()
 
     def done(step: int, steps: int) -> float:
+        """The share of the training before a step; the time limit counts only where no other run is repeated."""
         return max(step / steps, 0.0 if follow else (time.perf_counter() - start) / s.train_seconds)
 
     steps = len(follow.shares) if follow else s.steps

@@ -184,17 +184,29 @@ class Start(NamedTuple):
 
 
 def begin(
-    gates: Gates, params: MemoryParams, state: MemoryState | None, initial: MemoryState, batch: int, aligned: bool
+    gates: Gates,
+    params: MemoryParams,
+    state: MemoryState | None,
+    initial: MemoryState,
+    batch: int,
+    *,
+    aligned: bool = False,
+    documents: bool = True,
 ) -> Start:
     """Put gates and states into the layout of the op.
 
     `state` None starts every row at `initial`. `aligned` says that every row is known to start at a chunk boundary.
+    Without `documents` no document begins in the call: `initial` is read by no row and has no gradient.
     """
-    stacked, first = stack_gates(gates), _stack(initial, batch)
+    stacked = stack_gates(gates)
     norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
+    now = _stack(initial, batch) if state is None else state.stacked or _stack(state, batch)
+    if documents:
+        first = now if state is None else _stack(initial, batch)
+    else:
+        first = [s.detach() for s in now]
     if state is None:
-        return Start(stacked, first, [], first, norm, None)
-    now = state.stacked or _stack(state, batch)
+        return Start(stacked, now, [], first, norm, None)
     if aligned:
         return Start(stacked, now, [], first, norm, None)
     return Start(stacked, now, [c.flatten(0, 1) for c in state.chunk_weights], first, norm, state.offset)
@@ -238,7 +250,8 @@ def chunked(
     aligned = False
     if state is not None and not torch.compiler.is_compiling():
         aligned = is_aligned(q.shape[1], chunk_size, state.offset, mask, reset)
-    start = begin(gates, params, state, initial, q.shape[0], aligned)
+    documents = reset is not None
+    start = begin(gates, params, state, initial, q.shape[0], aligned=aligned, documents=documents)
     y, loss, offset, end, running, _ = chunked_memory(
         q, k, v, *start, mask, reset, chunk_size, network.residual, network.grad_clip, loop, torch.is_grad_enabled()
     )

@@ -63,7 +63,7 @@ def _contiguous(*lists: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """`x [B,T,W]` as it is where its tokens lie one stride apart (columns of a wider tensor), else a copy."""
+    """`x [B,T,W]`, copied unless its tokens are one stride apart, as they are in columns of a wider tensor."""
     batch, tokens, _ = x.shape
     fits = x.stride(2) == 1 and (batch == 1 or x.stride(0) == tokens * x.stride(1))
     return x if fits else x.contiguous()
@@ -93,7 +93,7 @@ def features_backward(
     unit: int,
     dx: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Gradients of each x, weight and tail; those of x into `dx` where given, which has the strides of x."""
+    """Gradients of each x, weight and tail. A given `dx`, with the strides of x, receives those of x."""
     x, (dy, weight, tail) = _inputs(x), _contiguous(dy, weight, tail)
     if dx is None:
         x = [part.contiguous() for part in x]
@@ -167,7 +167,7 @@ def rms_norm_backward(d_out: Tensor, x: Tensor, weight: Tensor, eps: float) -> t
 
 
 def _norm_rows(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """x as `[batch, tokens, H, D]` and weight as `[H, D]`; the kernel gives each thread heads of rows of the batch."""
+    """x as `[batch, tokens, H, D]` and weight as `[H, D]`. The kernel divides batch times heads among the threads."""
     heads, width, threads = weight.numel() // x.shape[-1], x.shape[-1], torch.get_num_threads()
     rows = x.contiguous().view(-1, heads, width)
     batch = threads if heads == 1 and rows.shape[0] % threads == 0 else 1
@@ -175,7 +175,7 @@ def _norm_rows(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Convolve(torch.autograd.Function):
-    """`features`, whose backward computes everything again from the inputs."""
+    """`features` with a backward pass, which computes all activations again from the inputs."""
 
     @staticmethod
     def forward(ctx: Any, heads: int, unit: int, parts: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -196,6 +196,8 @@ def _thirds(tensors: tuple[Tensor, ...], parts: int) -> tuple[list[Tensor], list
 
 
 class _GateNorm(torch.autograd.Function):
+    """`gated_norm` with a backward pass."""
+
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(y, weight, gate)
@@ -214,7 +216,7 @@ def convolve(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: i
 
     Args:
         x: each `[B,T,H*D]`. weight: each `[taps, H*D]`, row j for the token j steps back.
-        tail: each `[B, taps-1, H*D]`, the inputs before the call; none = zeros.
+        tail: each `[B, taps-1, H*D]`, the inputs before the call; an empty list stands for zeros.
         unit: number of inputs, from the first, that get unit norm per head.
     """
     if not torch.is_grad_enabled():
