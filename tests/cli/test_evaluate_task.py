@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from typer.core import TyperOption
 
-from titanslab.cli.evaluate_task import task_command
+from titanslab.cli.evaluate import task_command
 from titanslab.tasks import TASKS, Cell, Option, SampleMaker, Task, TaskSample, derive_seed
 from titanslab.tasks.mixture import Mixture
 from titanslab.tasks.row import encoder, ending, scored

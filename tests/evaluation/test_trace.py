@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from titanslab.evaluation.pictures import plot_trace
-from titanslab.evaluation.trace import PER_TOKEN, MemoryTrace
-from titanslab.evaluation.trace_page import token_texts, write_report
+from titanslab.evaluation.trace import PER_TOKEN, MemoryTrace, token_texts, write_report
 
 
 def test_the_spaces_of_words_are_shown():

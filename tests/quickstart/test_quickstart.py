@@ -10,7 +10,7 @@ from titanslab.evaluation.trace import PER_TOKEN, trace_memory
 from titanslab.models.modeling import TitansForCausalLM
 from titanslab.quickstart.corpus import Facts
 from titanslab.quickstart.fit import fastest_threads, fit
-from titanslab.quickstart.measure import beyond, recall_by_distance
+from titanslab.quickstart.run import beyond, recall_by_distance
 from titanslab.quickstart.settings import settings
 
 

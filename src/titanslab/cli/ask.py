@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from titanslab.cli.errors import in_utf8
 from titanslab.cli.options import TEMPLATE, Device, Learn, MaxNewTokens, MemoryModel, Temperature, Template
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+if TYPE_CHECKING:
+    from titanslab.models.cache import TitansCache
 
 
-@app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads it from stdin.", show_default=False)],
     memory: Annotated[Path, typer.Option("--memory", help="A file of titans read.", show_default=False)],
@@ -63,13 +63,8 @@ def fill_template(template: str, text: str) -> str:
     return in_utf8(template.replace("\\n", "\n").replace("{question}", text), "the question")
 
 
-def set_freeze(cache: object, learn: bool | None) -> None:
+def set_freeze(cache: TitansCache, learn: bool | None) -> None:
     """Set whether the memories of a cache are updated, None = no change; ValueError if the model has no memory."""
-    from titanslab.models.cache import TitansCache
-
-    assert isinstance(cache, TitansCache)
-    if learn is None:
-        return
-    if not learn and cache.config.variant == "attention":
+    if learn is False and cache.config.variant == "attention":
         raise ValueError("--no-learn freezes a memory, and a model of variant 'attention' has none")
-    cache.learn = learn
+    cache.learn = cache.learn if learn is None else learn

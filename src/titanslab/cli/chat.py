@@ -10,10 +10,7 @@ import typer
 
 from titanslab.cli.options import TEMPLATE, Device, Learn, MaxNewTokens, MemoryModel, Temperature, Template
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def chat(
     session: Annotated[
         Path, typer.Option("--session", "-s", help="The session's file; a new one is made.", show_default=False)
@@ -79,10 +76,7 @@ def chat(
 
 def _next_line() -> str | None:
     """The next line of stdin, with editing if it is a terminal; None at the end."""
-    if sys.stdin.isatty():
-        try:
-            return input("> ")
-        except EOFError:
-            return None
-    line = sys.stdin.readline()
-    return line.rstrip("\n") if line else None
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None

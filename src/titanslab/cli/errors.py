@@ -10,6 +10,8 @@ import typer
 
 FAILED, INTERRUPTED = 2, 130
 LONGEST = 600
+# ClickException, of typer's own copy of click or of the installed click
+USAGE_ERROR: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
 class Interrupted(Exception):
@@ -19,7 +21,7 @@ class Interrupted(Exception):
 def wants_traceback(arguments: list[str], error: BaseException) -> bool:
     """Whether to raise the error: --debug before the verb or TITANS_DEBUG is set, and it is not a plain exit."""
     asked = "--debug" in arguments[:1] or os.environ.get("TITANS_DEBUG", "0") not in ("", "0")
-    expected = (SystemExit, KeyboardInterrupt, typer.Exit, typer.Abort, Interrupted, _click_exception())
+    expected = (SystemExit, KeyboardInterrupt, typer.Exit, typer.Abort, Interrupted, USAGE_ERROR)
     return asked and not isinstance(error, expected)
 
 
@@ -29,27 +31,22 @@ def exit_code(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else FAILED
     if isinstance(error, typer.Exit):
         return int(error.exit_code)
-    if isinstance(error, Interrupted):
-        return _say(str(error), INTERRUPTED)
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _say("interrupted", INTERRUPTED)
-    if isinstance(error, _click_exception()):
-        return _usage(error)
     if isinstance(error, BrokenPipeError):  # the reader of stdout has ended, as `| head` does
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  nothing may be flushed at exit
         return 0
-    return _say(f"error: {describe(error)}", FAILED)
-
-
-def _usage(error: Any) -> int:
-    """Print typer's error about an option or argument, or the help where no argument was given."""
-    if type(error).__name__ == "NoArgsIsHelpError":
-        error.show()
-        return int(error.exit_code)
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "titans"
-    text = " ".join(error.format_message().split())
-    return _say(f"error: {text} (see {command} --help)", int(error.exit_code))
+    if type(error).__name__ == "NoArgsIsHelpError":  # typer's error where no argument was given
+        error.show()  # type: ignore[attr-defined]
+        return FAILED
+    if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
+        text, code = str(error) if isinstance(error, Interrupted) else "interrupted", INTERRUPTED
+    elif isinstance(error, USAGE_ERROR):  # typer's error about an option or argument
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "titans"
+        text, code = f"error: {' '.join(error.format_message().split())} (see {command} --help)", error.exit_code
+    else:
+        text, code = f"error: {describe(error)}", FAILED
+    print(f"titans: {text}", file=sys.stderr, flush=True)
+    return code
 
 
 def describe(error: BaseException) -> str:
@@ -65,16 +62,6 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ValueError | FileNotFoundError | ImportError | FloatingPointError | ConnectionError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text} (unexpected; TITANS_DEBUG=1 shows where)"
-
-
-def _click_exception() -> Any:
-    """The class ClickException that typer uses, of its own copy of click or of the installed click."""
-    return next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
-
-
-def _say(text: str, code: int) -> int:
-    print(f"titans: {text}", file=sys.stderr, flush=True)
-    return code
 
 
 def in_utf8(text: str, name: str) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from dataclasses import asdict
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from titanslab.cli.evaluate_task import task_command
-from titanslab.tasks.table import TASKS
+from titanslab.cli.errors import Interrupted
+from titanslab.cli.options import Device, command
+from titanslab.tasks.table import TASKS, Task
 
-if TYPE_CHECKING:
-    from titanslab.evaluation.perplexity import PerplexityResult
+OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
 
 
 class TaskGroup(typer.core.TyperGroup):
@@ -26,11 +29,11 @@ class TaskGroup(typer.core.TyperGroup):
         return task_command(TASKS[cmd_name]) if cmd_name in self.list_commands(ctx) else None
 
 
-app = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
+evaluate = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
 
 
-@app.callback()
-def evaluate(
+@evaluate.callback()
+def perplexity(
     context: typer.Context,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A run folder or a saved model.")] = None,
     data: Annotated[
@@ -46,10 +49,9 @@ def evaluate(
     text_column: Annotated[str, typer.Option(help="The column of JSONL, parquet or hub data.")] = "text",
     split: Annotated[str, typer.Option(help="The split of a hub dataset.")] = "test",
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder for JSON and PNG; default: MODEL/evaluation."),
+        Path | None, typer.Option("--output", "-o", help="Folder for JSON and PNG; default: MODEL/evaluation.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure how well a model predicts text: perplexity, bits per byte, and loss by position in the context.
 
@@ -74,41 +76,128 @@ def evaluate(
     from rich.console import Console
 
     from titanslab.evaluation.perplexity import evaluate_perplexity
-    from titanslab.evaluation.table import perplexity_table
-    from titanslab.progress import bar
-
-    results = []
-    for length in sorted(set(context_length or [1024])):
-        with bar(f"context {length:,}", "tokens") as progress:
-            results.append(
-                evaluate_perplexity(
-                    opened.model,
-                    opened.tokenizer,
-                    iter(corpus),
-                    context_length=length,
-                    batch_size=batch_size,
-                    max_tokens=max_tokens,
-                    progress=progress,
-                )
-            )
-    name = _file_name(data)
-    _write(results, folder, name, {"model": model, "data": data})
-    console = Console()
-    console.print(perplexity_table(results))
-    console.print(f"{folder / name}.json\n{folder / name}.png", highlight=False, soft_wrap=True)
-
-
-def _file_name(data: list[str]) -> str:
-    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(data[0]).name.split(".")[0]).strip("-") or "data"
-    return f"perplexity-{stem}" + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
-
-
-def _write(results: list[PerplexityResult], folder: Path, name: str, about: dict[str, Any]) -> None:
     from titanslab.evaluation.pictures import plot_positions
+    from titanslab.evaluation.table import perplexity_table
     from titanslab.files import write_whole
+    from titanslab.progress import bar
     from titanslab.runs.versions import versions
 
+    results = []
+    sizes = {"batch_size": batch_size, "max_tokens": max_tokens}
+    for length in sorted(set(context_length or [1024])):
+        with bar(f"context {length:,}", "tokens") as show:
+            results.append(
+                evaluate_perplexity(
+                    opened.model, opened.tokenizer, iter(corpus), context_length=length, progress=show, **sizes
+                )
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    content = about | {"results": [result.to_dict() for result in results], "versions": versions()}
-    write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
-    plot_positions(results, folder / f"{name}.png", f"{about['model']} on {Path(about['data'][0]).name}")
+    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(data[0]).name.split(".")[0]).strip("-") or "data"
+    name = f"perplexity-{stem}" + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
+    numbers, picture = folder / f"{name}.json", folder / f"{name}.png"
+    measured = [asdict(result) for result in results]
+    content = {"model": model, "data": data, "results": measured, "versions": versions()}
+    write_whole(numbers, json.dumps(content, indent=1) + "\n")
+    plot_positions(results, picture, f"{model} on {Path(data[0]).name}")
+    console = Console()
+    console.print(perplexity_table(results))
+    console.print(f"{numbers}\n{picture}", highlight=False, soft_wrap=True)
+
+
+def task_command(task: Task) -> Any:
+    """The command of a task: the options that all tasks share, with the task's defaults, and its own options."""
+    defaults = {"lengths": task.lengths, "samples": task.samples, "max_new_tokens": task.max_new_tokens}
+    shared = [
+        p.replace(default=defaults.get(p.name, p.default))
+        for p in signature(shared_options, eval_str=True).parameters.values()
+    ]
+    text = f"Lengths in tokens, such as {task.lengths},1M; k is {task.kilo}."
+    shared[1] = shared[1].replace(annotation=Annotated[str, typer.Option(help=text)])
+    own = []
+    for option in task.options:
+        kind: Any = option.type | None if option.default is None else option.type
+        annotation = Annotated[kind, typer.Option(help=option.help)]
+        own.append(Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=annotation))
+    parameters = [*shared[:OWN_OPTIONS_AT], *own, *shared[OWN_OPTIONS_AT:]]
+
+    def verb(**values: Any) -> None:
+        evaluate_task(task, {option.name: values.pop(option.name) for option in task.options}, values)
+
+    example = f"titans evaluate {task.name} --model runs/tiny {task.example}".strip()
+    verb.__doc__ = f"{task.help}\n\nExample: [bold]{example}[/bold]"
+    verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command(verb, task.name, task.about)
+
+
+def shared_options(
+    *,
+    model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
+    lengths: str,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per sub-task and length.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for results; default: MODEL/evaluation/TASK; run again to go on."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same samples.")] = 42,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Most prompts at once.")] = 16,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Most prompt tokens at once.")] = 1 << 16,
+    piece: Annotated[int, typer.Option(min=1, help="Tokens a Titans model reads at once.")] = 4096,
+    tokenizer_for_length: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokenizer that measures lengths: byte, a tokenizer, or a folder with GPT-2's encoder.json and "
+            "vocab.bpe; default: the model's own."
+        ),
+    ] = None,
+    sample_folder: Annotated[
+        Path | None, typer.Option("--sample-cache", help="Folder that keeps samples; default: inside the output.")
+    ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn/--no-learn", help="Whether memories write; off shows their share in the answers.")
+    ] = True,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget/--no-forget", help="Whether memories fade; off for texts far beyond the training rows."),
+    ] = True,
+    device: Device = "auto",
+) -> None:
+    """The options that all tasks share, under the names of the fields of `TaskRun`; only this signature is used."""
+
+
+def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Run a task on a model, print its tables, and write results.jsonl, summary.json and heat_map.png.
+
+    Args:
+        task: a row of the table that has cells.
+        own: the values of `task.options` by name.
+        shared: the values of `shared_options` by name.
+    """
+    from titanslab.runs.devices import pick_device
+    from titanslab.runs.loading import find_model_folder
+    from titanslab.runs.quiet import quiet_libraries
+
+    folder = find_model_folder(shared["model"])
+    quiet_libraries()
+    from rich.console import Console
+
+    from titanslab.evaluation.pictures import heat_map
+    from titanslab.evaluation.run_task import TaskRun, run_task
+    from titanslab.evaluation.table import summarise, tables
+    from titanslab.files import write_whole
+
+    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
+    run = TaskRun(task=task, options=own, **shared | {"output": output, "device": pick_device(shared["device"])})
+    try:
+        records = run_task(run, {"model": str(folder.resolve())})
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; finished answers are in {output}, the same command goes on") from None
+    write_whole(output / "summary.json", json.dumps(summarise(records.everything), indent=1) + "\n")
+    heat_map(records.everything, task, output / "heat_map.png")
+    summary = summarise(records.asked)
+    console = Console() if sys.stdout.isatty() else Console(width=1000)
+    for score in summary[0]["scores"]:
+        for part in tables(summary, task, score, f"{task.title}: {score}, {run.samples} samples", console.width):
+            console.print(part)
+    console.print(f"written: {output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)

@@ -13,10 +13,7 @@ from titanslab.cli.errors import in_utf8
 from titanslab.cli.options import Device, Temperature
 from titanslab.progress import bar
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def generate(
     model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to continue.")] = None,
@@ -43,7 +40,7 @@ def generate(
     import torch
     from accelerate.utils import set_seed
 
-    from titanslab.data import TextEncoder, padding_id
+    from titanslab.data import TextEncoder
     from titanslab.reading.answer import Sampling
 
     encoder = TextEncoder(tokenizer)
@@ -51,15 +48,9 @@ def generate(
     if ids.shape[1] == 0:
         raise ValueError("the prompt is empty and the tokenizer has no start token; give --prompt some text")
     set_seed(seed)
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p)
     with torch.inference_mode():
-        network.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            pad_token_id=padding_id(tokenizer),
-            eos_token_id=tokenizer.eos_token_id,
-            streamer=TextWriter(tokenizer, max_new_tokens),
-            **Sampling(max_new_tokens, temperature, top_k, top_p).options(),
-        )
+        sampling.generate(network, tokenizer, ids, TextWriter(tokenizer, max_new_tokens))
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:

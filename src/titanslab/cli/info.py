@@ -7,10 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def info(
     config: Annotated[
         Path | None, typer.Option("--config", help="A config.json, a model folder, a run, or a recipe.")
@@ -107,7 +104,12 @@ def _cost(console: Any, config: Any, tokens: int) -> None:
     from titanslab.models.config import TitansConfig
 
     if not isinstance(config, TitansConfig):
-        console.print(f"model      {config.model_type}, {_count_parameters(config):,} parameters")
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
+            count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        console.print(f"model      {config.model_type}, {count:,} parameters")
         return
     from titanslab.models.cost import cost
 
@@ -123,23 +125,11 @@ def _cost(console: Any, config: Any, tokens: int) -> None:
         console.print(f"memory     {found.memory_weights:,} fast weights per sequence")
 
 
-def _count_parameters(config: Any) -> int:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-
-
-def _short(number: float) -> str:
-    for power, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= power:
-            return f"{number / power:.2f} {letter}"
-    return f"{number:.0f} "
+def _short(number: float, kilo: int = 1000) -> str:
+    """A number with the largest unit of T, G, M and k (the powers of `kilo`) that it reaches, such as `1.50 G`."""
+    power = next((n for n in (4, 3, 2, 1) if number >= kilo**n), 0)
+    return f"{number / kilo**power:.2f} {' kMGT'[power]}" if power else f"{number:.0f} "
 
 
 def _bytes(count: int) -> str:
-    for power, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= power:
-            return f"{count / power:.2f} {unit} ({count:,} bytes)"
-    return f"{count} bytes"
+    return f"{count} bytes" if count < 1024 else f"{_short(count, 1024).upper()}iB ({count:,} bytes)"

@@ -9,10 +9,7 @@ import typer
 
 from titanslab.cli.options import Device, MemoryModel, TextFile
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def inspect(
     text: TextFile,
     model: MemoryModel = None,
@@ -41,8 +38,7 @@ def inspect(
     network, tokenizer, cache, name = load_reader(model, memory, device)
     import torch
 
-    from titanslab.evaluation.trace import memories_of, trace_memory
-    from titanslab.evaluation.trace_page import token_texts, write_report
+    from titanslab.evaluation.trace import memories_of, token_texts, trace_memory, write_report
     from titanslab.progress import bar
     from titanslab.reading.text import first_tokens
 

@@ -1,7 +1,8 @@
-"""The options that several verbs share."""
+"""The options that several verbs share, and the command of a verb."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,3 +20,13 @@ Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the li
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")]
 
 TEMPLATE = r"\n\n{question}\n"
+
+
+def command(verb: Callable[..., Any] | typer.Typer, name: str, about: str) -> Any:
+    """The command of a verb: its options are the function's parameters; `about` is its line in a list of commands."""
+    app = verb if isinstance(verb, typer.Typer) else typer.Typer(add_completion=False, rich_markup_mode="rich")
+    if app is not verb:
+        app.command()(verb)
+    made = typer.main.get_command(app)
+    made.name, made.short_help = name, about
+    return made

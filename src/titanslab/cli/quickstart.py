@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-
 WANTED = 5  # expected recall as a multiple of the window-only model's
 
 
-@app.command()
 def quickstart(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the model, results.json and the pictures.")
@@ -38,36 +36,30 @@ def quickstart(
 
     chosen = settings(minutes, smoke)
     quiet_libraries()
-    from titanslab.progress import bar
-    from titanslab.quickstart.run import quickstart as run
-
-    results = run(chosen, output, seed, lambda title: bar(f"{title:34}", keep=True))
-    _show(results, output)
-
-
-def _show(results: dict[str, Any], output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from titanslab.quickstart.run import NAMES
+    from titanslab.quickstart import run
 
+    results = run.quickstart(chosen, output, seed)
     console = Console(highlight=False)
-    table = Table("", *(NAMES[kind] for kind in NAMES), title="Same size, same bytes, same seed")
-    models = [results[kind] for kind in NAMES]
+    table = Table("", *run.NAMES.values(), title="Same size, same bytes, same seed")
+    models = [results[kind] for kind in run.NAMES]
 
-    def row(label: str, form: Callable[[dict[str, Any]], str]) -> None:
-        table.add_row(label, *(form(model) for model in models))
+    def row(label: str, form: str, *keys: Any) -> None:
+        """Add the value of each model under the keys, one inside the other."""
+        table.add_row(label, *(format(reduce(getitem, keys, model), form) for model in models))
 
-    row("parameters", lambda m: f"{m['parameters']:,}")
-    row("bytes read in training", lambda m: f"{m['bytes_read']:,}")
-    row("training, seconds", lambda m: f"{m['training_seconds']:.0f}")
-    row("validation, bits per byte", lambda m: f"{m['bits_per_byte']:.3f}")
+    row("parameters", ",", "parameters")
+    row("bytes read in training", ",", "bytes_read")
+    row("training, seconds", ".0f", "training_seconds")
+    row("validation, bits per byte", ".3f", "bits_per_byte")
     table.add_section()
     for distance in models[0]["recall"]:
         where = "beyond the window" if distance > results["window_reach"] else "within its reach"
-        row(f"recall {distance:,} bytes back ({where})", lambda m, d=distance: f"{m['recall'][d]:.0%}")  # type: ignore[misc]
+        row(f"recall {distance:,} bytes back ({where})", ".0%", "recall", distance)
     table.add_section()
-    row("recall beyond the window", lambda m: f"{m['recall_beyond_window']:.1%}")
+    row("recall beyond the window", ".1%", "recall_beyond_window")
     console.print(table)
     times, chance = results["times_the_window"], results["chance"]
     asked = results["settings"]["questions"]
@@ -82,7 +74,5 @@ def _show(results: dict[str, Any], output: Path) -> None:
     console.rule()
     console.print(f"Pictures: {output / 'recall.png'}, {output / 'surprise.png'}; numbers: {output / 'results.json'}")
     console.print(f"{results['seconds']:.0f} seconds in all. Now generate from it:")
-    fact = "(Aldora=31) It was a dark night. (Aldora="
-    console.print(
-        f'  titans generate --model {output} --max-new-tokens 100 --prompt "{fact}"', markup=False, soft_wrap=True
-    )
+    line = f'titans generate --model {output} --max-new-tokens 100 --prompt "(Aldora=31) It was a dark night. (Aldora="'
+    console.print(f"  {line}", markup=False, soft_wrap=True)

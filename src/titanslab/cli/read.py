@@ -5,17 +5,15 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from titanslab.cli.options import Device, Learn, MemoryModel, TextFile
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 SAVE_EVERY = 60.0
 
 
-@app.command()
 def read(
     text: TextFile,
     save: Annotated[Path, typer.Option("--save", "-s", help="The memory file to write.", show_default=False)],
@@ -67,7 +65,8 @@ def read(
         learn = before.get("learn") if learn is None else learn
         write_scale = before.get("write_scale") if write_scale is None else write_scale
         check_writes(learn, write_scale)
-    about |= {"learn": learn, "write_scale": write_scale}
+    writes: Any = {"learn": learn, "write_scale": write_scale}
+    about |= writes
 
     def keep(finished: bool) -> bool:
         if done is not None:
@@ -77,16 +76,7 @@ def read(
 
     try:
         with bar(f"reading {text.name}", "bytes", start=None) as show:
-            for done in read_text(
-                network,
-                text,
-                tokenizer,
-                cache,
-                place=place,
-                piece_size=piece_size,
-                learn=learn,
-                write_scale=write_scale,
-            ):
+            for done in read_text(network, text, tokenizer, cache, place=place, piece_size=piece_size, **writes):
                 now = done.progress
                 show(now.bytes, now.total_bytes, f"{now.tokens:,} tokens, {now.tokens_per_second:,.0f} tokens/s")
                 if time.monotonic() - saved >= save_every:

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from titanslab.experiments.plan import Choice
-    from titanslab.experiments.study import Study
-
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
 def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
@@ -25,7 +19,6 @@ _question = partial(_option, "Questions")
 _process = partial(_option, "Processes and results")
 
 
-@app.command()
 def reproduce(
     context: typer.Context,
     study: Annotated[str, typer.Argument(help="niah, babilong, or the path of a study of yours, a TOML file.")],
@@ -87,91 +80,29 @@ def reproduce(
     Finished runs and answers are kept: with more rows, seeds, samples or lengths, the command adds the missing ones.
     WORK/results.json, results.md and results.png hold the results of everything in the work folder.
     """
-    from titanslab.experiments.plan import Choice
-    from titanslab.experiments.study import FILES, load_study
-
-    values = context.params
-    plan = load_study(study)
-    if list_rows:
-        _list(plan, sets)
-        return
-    asked = ("names", "lengths", "samples", "far", "far_samples")
-    choice = Choice(
-        work=work or Path("runs") / plan.name,
-        files={name: values[name] for name in FILES if values[name] is not None},
-        sets=sets,
-        rows=rows,
-        seeds=seeds,
-        until=stage,
-        far_rows=far_rows,
-        changes=[*(f"ask.{name}={values[name]}" for name in asked if values[name] is not None), *(changes or ())],
-        tokenizer=tokenizer,
-        device=device,
-    )
-    if output is not None and output.is_dir():
-        raise ValueError(f"--output {str(output)!r} is a folder; name a JSON file, such as {output / 'results.json'}")
-    if recipes:
-        _write_recipes(plan, choice)
-        return
-    settings = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
-    for name in ("table_only", "list_rows", "recipes"):
-        del settings[name]
-    _run(plan, choice, settings, output, table_only)
-
-
-def _run(plan: Study, choice: Choice, settings: dict, output: Path | None, table_only: bool) -> None:
-    """Run the missing jobs, write the results and print the table; exit code 1 where a model failed."""
     from titanslab.cli.errors import Interrupted
-    from titanslab.experiments.run import run_study, write_results
+    from titanslab.experiments.run import choose, print_rows, recipe_commands, run_study, write_results
+    from titanslab.experiments.study import load_study
     from titanslab.runs.quiet import quiet_libraries
 
+    plan = load_study(study)
     quiet_libraries()
+    if list_rows:
+        return print_rows(plan, sets)
+    choice = choose(plan, context.params)
+    if recipes:
+        return typer.echo("\n".join(recipe_commands(plan, choice)))
     failed: list[str] = []
-    if not table_only:
-        try:
-            failed = run_study(plan, choice, settings["jobs"], settings["threads"])
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted; the same command continues from here") from None
     try:
-        table = write_results(plan, choice, settings, output)
-    except ValueError:
+        if not table_only:
+            failed = run_study(plan, choice, jobs, threads)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command continues from here") from None
+    try:
+        typer.echo(write_results(plan, choice, context.params, output).read_text(encoding="utf-8"))
+    except ValueError:  # without a finished run there is no table
         if not failed:
             raise
-    else:
-        typer.echo(table.read_text(encoding="utf-8"))
     if failed:
         typer.echo(f"failed: {', '.join(failed)}; see log.txt in their folders, the same command continues", err=True)
         raise typer.Exit(1)
-
-
-def _list(plan: Study, sets: str | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from titanslab.experiments.plan import listing
-    from titanslab.runs.quiet import quiet_libraries
-
-    quiet_libraries()
-    caption = "stages in parentheses are optional: --stage NAME"
-    table = Table("set", "row", "parameters", "stages", "", title=plan.title, caption=caption)
-    last = ""
-    for name, row, parameters, stages, about in listing(plan, sets):
-        if last and name != last:
-            table.add_section()
-        table.add_row("" if name == last else name, row, f"{parameters:,}", stages, about)
-        last = name
-    console = Console(highlight=False)
-    console.print(table)
-    for name, use in plan.files.items():
-        console.print(f"--{name.replace('_', '-')}: {'needed' if use.needed else 'optional'}")
-
-
-def _write_recipes(plan: Study, choice: Choice) -> None:
-    import shlex
-
-    from titanslab.experiments.plan import make_jobs, open_work, write_recipes
-
-    make_jobs(plan, choice, need_test_files=False)
-    jobs = make_jobs(open_work(plan, choice), choice, need_test_files=False)
-    for recipe, run in write_recipes(jobs):
-        typer.echo(shlex.join(["titans", "train", str(recipe), "--output", str(run)]))

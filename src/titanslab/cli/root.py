@@ -11,6 +11,7 @@ import typer.main
 
 from titanslab._version import __version__
 from titanslab.cli import VERBS
+from titanslab.cli.options import command
 
 
 class VerbGroup(typer.core.TyperGroup):
@@ -25,10 +26,7 @@ class VerbGroup(typer.core.TyperGroup):
         module, text = VERBS[cmd_name]
         if ctx.resilient_parsing or getattr(ctx, "titans_listing", False):
             return typer.core.TyperCommand(cmd_name, help=text)
-        command = typer.main.get_command(import_module(module).app)
-        command.name = cmd_name
-        command.short_help = text
-        return command
+        return command(getattr(import_module(module), cmd_name), cmd_name, text)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         ctx.titans_listing = True  # the list of verbs needs only their help lines

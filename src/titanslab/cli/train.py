@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
-
-@app.command()
 def train(
     recipe: Annotated[
         Path | None, typer.Argument(help="A recipe, a TOML file; with --resume it may be left out.", show_default=False)

@@ -2,22 +2,25 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from functools import partial
+from itertools import takewhile
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import LinearAttentionLayer
 
 from titanslab.models.cache import CACHE, TitansCache
 
+# Without this argument of a release of transformers, the convolution of a piece does not see the tokens before it.
+READS_IN_PIECES = "conv_kernel_size" in inspect.signature(LinearAttentionLayer.update_conv_state).parameters
+
 Prompt = Sequence[int] | np.ndarray
-
-
-class Answerer(Protocol):
-    """Continues prompts; calls `advance` with the number of tokens of each piece after it is read."""
-
-    def __call__(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None) -> list[list[int]]: ...
+# Continues prompts; calls its second argument with the number of tokens of each piece after it is read.
+Answerer = Callable[[Sequence[Prompt], Callable[[int], None]], list[list[int]]]
 
 
 class GreedyAnswerer:
@@ -51,39 +54,38 @@ class GreedyAnswerer:
         self.model = model
         self.max_new_tokens, self.piece = max_new_tokens, piece
         self.pad_token_id, self.eos_token_ids = pad_token_id, tuple(eos_token_ids)
-        self.in_pieces = getattr(model.config, "model_type", "") == "titans"
         self.learn = learn
         self.positions = position_table(model)
         if not learn and getattr(model.config, "variant", "attention") == "attention":
             raise ValueError("learn=False freezes a memory, and this model has none")
 
     @torch.inference_mode()
-    def __call__(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None = None) -> list[list[int]]:
+    def __call__(self, prompts: Sequence[Prompt], advance: Callable[[int], object] = lambda _: None) -> list[list[int]]:
         """The new tokens of each prompt, without the token that ended it."""
-        self._check_length(max(len(prompt) for prompt in prompts))
-        if self.in_pieces:
+        longest = max(len(prompt) for prompt in prompts)
+        if self.positions is not None and longest + self.max_new_tokens > self.positions:
+            raise ValueError(
+                f"a prompt has {longest} tokens and the answer up to {self.max_new_tokens}, but this model's "
+                f"position table ends at {self.positions}; ask for shorter lengths"
+            )
+        if getattr(self.model.config, "model_type", "") == "titans":
             new = self._decode(prompts, advance)
-        elif is_recurrent(self.model.config):
+        elif set(getattr(self.model.config, "layer_types", None) or ()) == {"linear_attention"}:
             new = self._recur(*self._pad(prompts), advance)
         else:
             ids, mask = self._pad(prompts)
             new = self._generate(ids, mask)
-            if advance is not None:
-                advance(ids.numel())
-        return [self._cut(row) for row in new.tolist()]
+            advance(ids.numel())
+        return [list(takewhile(lambda token: token not in self.eos_token_ids, row)) for row in new.tolist()]
 
     def _pad(self, prompts: Sequence[Prompt], left: bool = True) -> tuple[Tensor, Tensor | None]:
         """Ids `[B, T]` and the mask of real tokens, None where all are real."""
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.int64)
-        mask = torch.zeros(ids.shape, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            start = width - len(prompt) if left else 0
-            ids[row, start : start + len(prompt)] = torch.as_tensor(np.asarray(prompt, dtype=np.int64))
-            mask[row, start : start + len(prompt)] = 1
-        return ids, None if bool(mask.all()) else mask
+        rows = [torch.from_numpy(np.asarray(prompt, dtype=np.int64)) for prompt in prompts]
+        padded = partial(pad_sequence, batch_first=True, padding_side="left" if left else "right")
+        mask = padded([torch.ones_like(row) for row in rows])
+        return padded(rows, padding_value=self.pad_token_id), None if bool(mask.all()) else mask
 
-    def _decode(self, prompts: Sequence[Prompt], advance: Callable[[int], None] | None) -> Tensor:
+    def _decode(self, prompts: Sequence[Prompt], advance: Callable[[int], object]) -> Tensor:
         """Continue with a Titans model.
 
         All but the last token of each prompt are read with padding on the right, because rows that begin together are
@@ -93,8 +95,7 @@ class GreedyAnswerer:
 
         def report(done: int, total: int | None) -> None:
             nonlocal read
-            if advance is not None:
-                advance((done - read) * len(prompts))
+            advance((done - read) * len(prompts))
             read = done
 
         cache = TitansCache(self.model.config)
@@ -106,7 +107,7 @@ class GreedyAnswerer:
         report(ids.shape[1] + 1, None)
         return self._continue(output, lambda last: self._step(last, None, cache))
 
-    def _recur(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], None] | None) -> Tensor:
+    def _recur(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], object]) -> Tensor:
         """Continue with a model of linear recurrences; `mask [B, T]` is 0 at padding, which is on the left."""
         cache = RecurrentCache(config=self.model.config)
 
@@ -115,24 +116,21 @@ class GreedyAnswerer:
             cache.tokens += part.shape[1]
             return output
 
-        piece = self.piece if _reads_in_pieces() else ids.shape[1]
+        piece = self.piece if READS_IN_PIECES else ids.shape[1]
         output = None
         for start in range(0, ids.shape[1], piece):
             part = ids[:, start : start + piece]
             output = step(part, None if mask is None else mask[:, : start + piece])
-            if advance is not None:
-                advance(part.numel())
+            advance(part.numel())
         return self._continue(output, step)
 
     def _continue(self, output: Any, step: Callable[[Tensor], Any]) -> Tensor:
         """Greedy tokens `[B, n]` that follow the output of the prompt, until every row has ended."""
-        new = [output.logits[:, -1].argmax(-1)]
-        done = self._is_end(new[-1])
-        while len(new) < self.max_new_tokens and not bool(done.all()):
-            output = step(new[-1].unsqueeze(1))
-            new.append(output.logits[:, -1].argmax(-1))
-            done |= self._is_end(new[-1])
-        return torch.stack(new, 1)
+        new = output.logits[:, -1:].argmax(-1)
+        ends = torch.tensor(self.eos_token_ids, dtype=new.dtype, device=new.device)
+        while new.shape[1] < self.max_new_tokens and not bool(torch.isin(new, ends).any(1).all()):
+            new = torch.cat((new, step(new[:, -1:]).logits[:, -1:].argmax(-1)), 1)
+        return new
 
     def _step(self, ids: Tensor, mask: Tensor | None, cache: Any) -> Any:
         """The output of new tokens; a Titans model needs no mask of the prompt, so nothing grows with its length."""
@@ -147,8 +145,6 @@ class GreedyAnswerer:
 
     def _generate(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Continue with the model's own `generate`."""
-        from transformers import GenerationConfig
-
         config = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
@@ -165,29 +161,6 @@ class GreedyAnswerer:
         finally:
             self.model.generation_config = saved
 
-    def _is_end(self, tokens: Tensor) -> Tensor:
-        return torch.isin(tokens, torch.tensor(self.eos_token_ids, device=tokens.device, dtype=tokens.dtype))
-
-    def _cut(self, row: list[int]) -> list[int]:
-        for place, token in enumerate(row):
-            if token in self.eos_token_ids:
-                return row[:place]
-        return row
-
-    def _check_length(self, longest: int) -> None:
-        """Raise ValueError for prompts beyond the model's position table; other models can read any length."""
-        limit = self.positions
-        if limit is not None and longest + self.max_new_tokens > limit:
-            raise ValueError(
-                f"a prompt has {longest} tokens and the answer up to {self.max_new_tokens}, but this model's "
-                f"position table ends at {limit}; ask for shorter lengths"
-            )
-
-
-def is_recurrent(config: Any) -> bool:
-    """Whether every layer of a transformers model is a linear recurrence, as in gated DeltaNet."""
-    return set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}
-
 
 class RecurrentCache(DynamicCache):
     """A cache of recurrent states that counts the tokens it has read.
@@ -202,16 +175,6 @@ class RecurrentCache(DynamicCache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         return self.tokens + query_length, 0
-
-
-def _reads_in_pieces() -> bool:
-    """Whether this release of transformers continues a recurrent state with more than one token."""
-    try:
-        from transformers.cache_utils import LinearAttentionLayer
-    except ImportError:
-        return False
-    # In releases without this argument the convolution of a piece does not see the tokens before it.
-    return "conv_kernel_size" in inspect.signature(LinearAttentionLayer.update_conv_state).parameters
 
 
 def end_tokens(tokenizer: Any, model: Any) -> list[int]:

@@ -14,13 +14,14 @@ On the command line this is `lm_eval --include_path ... --metadata '{...}'`.
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from titanslab.data.encode import load_counter, tokenizer_identity
 from titanslab.tasks.sample import TaskSample, parse_length
-from titanslab.tasks.table import TASKS, LmEval, Task
+from titanslab.tasks.table import TASKS
 
 INCLUDE_PATH = str(Path(__file__).parent / "lm_eval_configs")
 
@@ -48,7 +49,10 @@ def dataset(
         seed: of the samples.
         metadata: the task's own options. Other entries, which lm-eval passes on, have no effect.
     """
-    task, bridge = TASKS[family], _bridge(TASKS[family])
+    task = TASKS[family]
+    bridge = task.lm_eval
+    if bridge is None or task.cells is None:
+        raise ValueError(f"family is {family!r}, which has no tasks in lm-eval")
     for name in bridge.needs:
         if not metadata.get(name):
             raise ValueError(f"{name} is missing; titans_{family}_{part} needs it in lm-eval's metadata")
@@ -60,7 +64,6 @@ def dataset(
         raise ValueError("tokenizer is missing; name the one that measures lengths in lm-eval's metadata")
     counter = load_counter(name)
     own = {o.name: metadata[o.name] for o in task.options if o.name in metadata and part in (o.parts or task.parts)}
-    assert task.cells is not None
     (cell,) = task.cells(
         lengths=[parse_length(bridge.length if length is None else length, task.kilo)],
         counter=counter,
@@ -68,26 +71,14 @@ def dataset(
         seed=seed,
         **own | {task.parts_option: part},
     )
-    return _dataset(cell.make(index) for index in range(count))
+    rows = [{**vars(sample), "info": json.dumps(sample.info)} for sample in map(cell.make, range(count))]
+    return {"test": datasets.Dataset.from_list(rows)}
 
 
 def results(doc: dict[str, Any], outputs: list[str]) -> dict[str, float]:
     """lm-eval's scores of one answer, under the names that `LmEval.metrics` gives them."""
     task = next(task for task in TASKS.values() if doc["task"].startswith(f"{task.name}_"))
-    assert task.score is not None
+    assert task.score is not None and task.lm_eval is not None  # noqa: PT018
     sample = TaskSample(doc["task"], 0, 0, "", doc["target"], json.loads(doc["info"]))
-    metrics = _bridge(task).metrics
+    metrics = task.lm_eval.metrics
     return {metrics.get(name, name): value for name, value in task.score(sample, outputs[0]).items()}
-
-
-def _bridge(task: Task) -> LmEval:
-    if task.lm_eval is None:
-        raise ValueError(f"family is {task.name!r}, which has no tasks in lm-eval")
-    return task.lm_eval
-
-
-def _dataset(samples: Iterable[TaskSample]) -> dict[str, Any]:
-    import datasets
-
-    rows = [{**vars(sample), "info": json.dumps(sample.info)} for sample in samples]
-    return {"test": datasets.Dataset.from_list(rows)}

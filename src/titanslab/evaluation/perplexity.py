@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from titanslab.data.encode import TextEncoder
 from titanslab.models.cache import CACHE, cache_of
@@ -48,18 +49,6 @@ class PerplexityResult:
     perplexity: float
     bits_per_byte: float
     positions: list[PositionBucket]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """`targets[i]` follows `inputs[: i + 1]`; the first input is a start token or the last token before the window."""
-
-    inputs: np.ndarray
-    targets: np.ndarray
 
 
 def evaluate_perplexity(
@@ -98,23 +87,19 @@ def evaluate_perplexity(
     if isinstance(limit, int) and context_length > limit:
         raise ValueError(f"context_length is {context_length}, but this model reads at most {limit} tokens")
     windows, documents, num_bytes = _windows(tokenizer, texts, context_length, max_tokens)
-    windows.sort(key=lambda window: -len(window.targets))
-    total = sum(len(window.targets) for window in windows)
+    windows.sort(key=len, reverse=True)
+    total = sum(len(window) - 1 for window in windows)
     if not total:
         raise ValueError("the text holds no token to predict; give more text")
-    sums = np.zeros(context_length)
-    counts = np.zeros(context_length, dtype=np.int64)
-    done = 0
+    sums, counts = np.zeros(context_length), np.zeros(context_length, dtype=np.int64)
     model.eval()
     for start in range(0, len(windows), batch_size):
-        batch = windows[start : start + batch_size]
-        losses, scored = _batch_losses(model, batch)
+        losses, scored = _batch_losses(model, windows[start : start + batch_size])
         length = losses.shape[1]
         sums[:length] += np.where(scored, losses, 0.0).sum(0)
         counts[:length] += scored.sum(0)
-        done += int(scored.sum())
         if progress is not None:
-            progress(done, total)
+            progress(int(counts.sum()), total)
     loss = float(sums.sum() / total)
     return PerplexityResult(
         context_length=context_length,
@@ -130,47 +115,43 @@ def evaluate_perplexity(
 
 def _windows(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], length: int, max_tokens: int | None
-) -> tuple[list[_Window], int, int]:
-    """All windows, the number of documents, and the number of UTF-8 bytes of the targets."""
+) -> tuple[list[Tensor], int, int]:
+    """All windows, the number of documents, and the number of UTF-8 bytes of the targets.
+
+    A window is int64 `[T+1]`: each token but the last is an input and each but the first a target. Its first token is
+    the start token or the last token before the window.
+    """
     encoder = TextEncoder(tokenizer)
     start = encoder.bos if encoder.bos is not None else encoder.eos
-    windows: list[_Window] = []
+    windows: list[Tensor] = []
     documents = num_bytes = taken = 0
     for text in texts:
         if max_tokens is not None and taken >= max_tokens:
             break
-        ids = encoder.encode([text])[0].astype(np.int64)
+        whole = encoder.encode([text])[0].astype(np.int64)
         unscored = 0 if start is not None else 1
-        whole = len(ids)
-        if max_tokens is not None:
-            ids = ids[: max_tokens - taken + unscored]
+        ids = whole if max_tokens is None else whole[: max_tokens - taken + unscored]
         stream = ids if start is None else np.concatenate([[start], ids])
         if len(stream) < 2:
             continue
         size = len(text.encode("utf-8"))
-        if unscored or len(ids) < whole:
+        if unscored or len(ids) < len(whole):
             size = len(str(tokenizer.decode(ids[unscored:].tolist())).encode("utf-8"))
         num_bytes += size
         documents += 1
         taken += len(stream) - 1
-        for at in range(0, len(stream) - 1, length):
-            piece = stream[at : at + length + 1]
-            windows.append(_Window(piece[:-1], piece[1:]))
+        row = torch.from_numpy(stream)
+        windows += [row[at : at + length + 1] for at in range(0, len(stream) - 1, length)]
     return windows, documents, num_bytes
 
 
 @torch.inference_mode()
-def _batch_losses(model: PreTrainedModel, batch: list[_Window]) -> tuple[np.ndarray, np.ndarray]:
+def _batch_losses(model: PreTrainedModel, batch: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """Loss of each target in nats and the mask of real targets, `[B, T]` each; padding is on the right."""
-    length = max(len(window.targets) for window in batch)
-    inputs = torch.zeros(len(batch), length, dtype=torch.int64)
-    targets = torch.zeros(len(batch), length, dtype=torch.int64)
-    scored = np.zeros((len(batch), length), dtype=bool)
-    for row, window in enumerate(batch):
-        inputs[row, : len(window.inputs)] = torch.from_numpy(window.inputs)
-        targets[row, : len(window.targets)] = torch.from_numpy(window.targets)
-        scored[row, : len(window.targets)] = True
-    inputs, targets = inputs.to(model.device), targets.to(model.device)
+    rows = pad_sequence(batch, batch_first=True).to(model.device)
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    length = inputs.shape[1]
+    scored = np.arange(length) < np.array([[len(window) - 1] for window in batch])
     piece = min(LONGEST_PIECE, max(64, LOGITS_AT_ONCE // (len(batch) * model.config.vocab_size)))
     losses: list[Tensor] = []
     cache = None
@@ -190,7 +171,6 @@ def _buckets(sums: np.ndarray, counts: np.ndarray) -> list[PositionBucket]:
         edges.append(min(2 * edges[-1], len(sums)))
     found = []
     for low, high in pairwise(edges):
-        count = int(counts[low:high].sum())
-        if count:
+        if count := int(counts[low:high].sum()):
             found.append(PositionBucket(low + 1, high, count, float(sums[low:high].sum() / count)))
     return found

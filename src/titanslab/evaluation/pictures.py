@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from titanslab.evaluation.table import task_order
 from titanslab.files import write_whole
@@ -23,8 +24,6 @@ DEPTH_BINS = 10
 
 def plot_positions(results: list[PerplexityResult], path: Path, title: str) -> None:
     """Draw bits per token over the tokens of context before the predicted one, a line per context length."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for result in results:
@@ -32,12 +31,11 @@ def plot_positions(results: list[PerplexityResult], path: Path, title: str) -> N
         bits = [bucket.loss / math.log(2) for bucket in result.positions]
         axes.plot(middles, bits, marker="o", markersize=3.5, label=f"context {result.context_length:,}")
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("tokens of context before the predicted one")
-    axes.set_ylabel("bits per token")
+    axes.set(xlabel="tokens of context before the predicted one", ylabel="bits per token")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+    _save(figure, path, 150)
 
 
 def plot_recall(recall: dict[str, dict[int, float]], path: Path, reach: int, chance: float) -> None:
@@ -49,8 +47,6 @@ def plot_recall(recall: dict[str, dict[int, float]], path: Path, reach: int, cha
         reach: bytes that the models' windows cover.
         chance: share that guessing gets right.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, values in recall.items():
@@ -62,7 +58,7 @@ def plot_recall(recall: dict[str, dict[int, float]], path: Path, reach: int, cha
     axes.set_xticks(distances, labels=map(str, distances))
     axes.minorticks_off()
     axes.legend()
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+    _save(figure, path, 110)
 
 
 def heat_map(records: Sequence[dict[str, Any]], task: Task, path: Path) -> None:
@@ -91,33 +87,21 @@ def heat_map(records: Sequence[dict[str, Any]], task: Task, path: Path) -> None:
     depths = [f"{100 * i // DEPTH_BINS}-{100 * (i + 1) // DEPTH_BINS} %" for i in range(DEPTH_BINS)]
     labels = depths if by_depth else [name.removeprefix(f"{task.name}_") for name in names]
     columns = [length_label(length, task.kilo) for length in lengths]
-    row_name = "depth of the answer" if by_depth else "task"
-    _draw_panels(list(zip(panels, shares, strict=True)), columns, labels, row_name, path)
-
-
-def _draw_panels(
-    panels: Sequence[tuple[str, np.ndarray]], columns: Sequence[str], rows: Sequence[str], row_name: str, path: Path
-) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    size = (2.2 + (1.2 + 0.62 * len(columns)) * len(panels), 1.6 + 0.34 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
+    width, height = 2.2 + (1.2 + 0.62 * len(columns)) * len(panels), 1.6 + 0.34 * len(labels)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    image: Any = None
-    for axis, (title, grid) in zip(axes, panels, strict=True):
+    for axis, title, grid in zip(axes, panels, shares, strict=True):
         image = axis.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        axis.set_title(title)
-        axis.set_xlabel("context in tokens")
+        axis.set(title=title, xlabel="context in tokens")
         axis.set_xticks(range(len(columns)), columns)
-        axis.set_yticks(range(len(rows)), rows)
+        axis.set_yticks(range(len(labels)), labels)
         for (y, x), value in np.ndenumerate(grid):
             if not np.isnan(value):
                 ink = "black" if value > 0.6 else "white"
                 axis.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=ink, size=8)
-    axes[0].set_ylabel(row_name)
+    axes[0].set_ylabel("depth of the answer" if by_depth else "task")
     figure.colorbar(image, ax=list(axes), label="share of right answers")
-    write_whole(path, FigureCanvasAgg(figure).print_png)
+    _save(figure, path, 100)
 
 
 TITLES = {
@@ -135,8 +119,6 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str, tokens: Sequence[str]
     Args:
         tokens: the text of each token of a short text, to be written under the picture; empty = its place alone.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(max(10.0, 0.11 * len(tokens)), 10.5), layout="constrained")
     axes = figure.subplots(6, 1, sharex=True)
     length = trace.per_token["surprise"].shape[1]
@@ -144,15 +126,9 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str, tokens: Sequence[str]
         values = _binned(trace.per_token[name])
         values = np.where(np.isfinite(values), values, np.nan)
         low, high = (0.0, 1.0) if np.isnan(values).all() else np.nanpercentile(values, [1, 99])
-        image = axis.imshow(
-            values,
-            aspect="auto",
-            interpolation="nearest",
-            cmap="magma" if name == "surprise" else "viridis",
-            extent=(0, length, len(values) - 0.5, -0.5),
-            vmin=low,
-            vmax=max(high, low + 1e-12),
-        )
+        cmap = "magma" if name == "surprise" else "viridis"
+        style: Any = {"aspect": "auto", "interpolation": "nearest", "extent": (0, length, len(values) - 0.5, -0.5)}
+        image = axis.imshow(values, cmap=cmap, vmin=low, vmax=max(high, low + 1e-12), **style)
         axis.set_yticks(range(len(values)), [f"block {i + 1}" for i in range(len(values))], fontsize=7)
         axis.set_title(label, fontsize=9, loc="left")
         figure.colorbar(image, ax=axis, pad=0.01, format="%.3g")
@@ -173,7 +149,11 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str, tokens: Sequence[str]
     else:
         axes[5].set_xlabel("tokens read")
     figure.suptitle(title, fontsize=10, parse_math=False)
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+    _save(figure, path, 120)
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=dpi))
 
 
 def _binned(values: np.ndarray) -> np.ndarray:

@@ -1,88 +1,64 @@
-"""Result files of an evaluation: one line per sample, appended when it is answered and read when a run resumes."""
+"""Files of an evaluation: samples and answers, one a line; answers are appended and read again when a run resumes."""
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
-from titanslab.files import write_whole
+from titanslab.files import fingerprint, write_whole
+from titanslab.tasks.sample import Cell, TaskSample
 
-Key = tuple[str, int, int]
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
 CELLS = "cells"  # key in settings.json of the settings of each cell
+MAX_CELL_TOKENS = 1 << 24  # the samples of a cell with more tokens are not kept
 
 
-class ResultLog:
-    """`results.jsonl` of a folder, and the settings of its results in `settings.json`.
+@contextmanager
+def open_results(
+    folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """The records in a folder, for `add_records`; the folder is locked until the block ends.
 
-    An unfinished last line, which a killed process leaves, is cut off. Raises ValueError for a folder of other
-    settings or of cells with other samples, and for a folder that another process writes to.
+    An unfinished last line, which a killed process leaves, is cut off.
 
     Args:
-        folder: created if it does not exist.
+        folder: created if it does not exist. It holds `results.jsonl`, and the settings of its results in
+            `settings.json`.
         settings: every value that the answers depend on; JSON values.
         cells: the settings of each cell by its name; the folder may hold further cells.
+
+    Raises:
+        ValueError: the folder has other settings or cells with other samples, or another process writes to it.
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        settings: Mapping[str, Any],
-        cells: Mapping[str, Mapping[str, Any]],
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / RESULTS
-        self._lock = hold(folder)
-        try:
-            self._compare(folder, settings, cells)
-            self.records = read_records(folder, repair=True)
-        except BaseException:
-            self._lock.close()
-            raise
-        self._file: IO[str] | None = None
-
-    def _compare(self, folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder):
         settings, cells = json.loads(json.dumps([settings, cells], default=str))
-        known, all_cells = folder / SETTINGS, dict(cells)
+        known, before = folder / SETTINGS, {**settings, CELLS: {}}
         if known.exists():
-            before = _load_settings(known)
-            cells_before = before.pop(CELLS, {})
-            _refuse_changes(folder, "", before, settings)
-            for name in cells.keys() & cells_before.keys():
-                _refuse_changes(folder, f" of {name}", cells_before[name], cells[name])
-            all_cells = cells_before | cells
-            if all_cells == cells_before:
-                return
-        elif self.path.exists():
+            try:
+                before = {CELLS: {}, **json.loads(known.read_text(encoding="utf-8"))}
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{known} is not a JSON object; name another output folder") from error
+        elif (folder / RESULTS).exists():
             raise ValueError(f"output {folder} has {RESULTS} but no {SETTINGS}; name another folder")
-        write_whole(known, json.dumps({**settings, CELLS: all_cells}, indent=1) + "\n")
+        kept = before.pop(CELLS)
+        _refuse_changes(folder, "", before, settings)
+        for name in cells.keys() & kept.keys():
+            _refuse_changes(folder, f" of {name}", kept[name], cells[name])
+        if not known.exists() or cells.keys() - kept.keys():
+            write_whole(known, json.dumps({**settings, CELLS: kept | cells}, indent=1) + "\n")
+        yield read_records(folder, repair=True)
 
-    def done(self) -> set[Key]:
-        """(task, length, index) of the finished samples."""
-        return {(r["task"], r["length"], r["index"]) for r in self.records}
 
-    def add(self, records: Iterable[dict[str, Any]]) -> None:
-        """Append records and force them to disk."""
-        if self._file is None:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-        for record in records:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self.records.append(record)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __enter__(self) -> "ResultLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._lock.close()
+def add_records(folder: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append records to the results of a folder and force them to disk."""
+    with open(folder / RESULTS, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
@@ -94,7 +70,7 @@ def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
     whole = data.rfind(b"\n") + 1
     if repair and whole < len(data):
         os.truncate(path, whole)
-    records: dict[Key, dict[str, Any]] = {}
+    records: dict[tuple[str, int, int], dict[str, Any]] = {}
     for number, line in enumerate(data[:whole].decode(errors="replace").split("\n")[:-1], 1):
         try:
             record = json.loads(line)
@@ -143,11 +119,27 @@ def _brief(value: Any) -> str:
     return repr(value)
 
 
-def _load_settings(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON; name another output folder") from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} is not a JSON object; name another output folder")
-    return loaded
+def kept_samples(folder: Path | None, cell: Cell, count: int) -> list[TaskSample]:
+    """The first `count` samples of a cell, read from its file in `folder` or made and written to it.
+
+    A second model and a resumed run read the file; its name holds the cell's settings. A damaged line and those after
+    it are made again. The list is empty without a folder and for a cell of more than `MAX_CELL_TOKENS`.
+    """
+    if folder is None or cell.length * count > MAX_CELL_TOKENS:
+        return []
+    file = folder / f"{cell.name}-{fingerprint(cell.settings)}.jsonl"
+    samples: list[TaskSample] = []
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    for line in text.split("\n")[:-1]:
+        try:
+            sample = TaskSample.from_json(line)
+        except (ValueError, KeyError, TypeError):
+            break
+        if sample.index != len(samples):
+            break
+        samples.append(sample)
+    if len(samples) < count:
+        samples += [cell.make(index) for index in range(len(samples), count)]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, "".join(sample.to_json() + "\n" for sample in samples))
+    return samples

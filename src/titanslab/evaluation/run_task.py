@@ -1,7 +1,7 @@
 """A task run on a model: samples are batched by length, answered, scored and recorded; a stopped run resumes."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,7 @@ import torch
 from titanslab.data import padding_id
 from titanslab.data.encode import TokenCounter, encode_long, leading_special_tokens, load_counter, tokenizer_identity
 from titanslab.evaluation.decode import Answerer, GreedyAnswerer, end_tokens
-from titanslab.evaluation.results import ResultLog
-from titanslab.evaluation.sample_cache import SampleCache
+from titanslab.evaluation.results import add_records, kept_samples, open_results
 from titanslab.files import file_identity, fingerprint
 from titanslab.progress import Progress, bar
 from titanslab.runs.loading import find_model_folder, load_config, load_model, load_model_tokenizer
@@ -26,47 +25,21 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Questions:
-    """The samples of a task for one evaluation.
+class TaskRun:
+    """A model, the samples of a task for it, and the way it reads and answers them.
 
     Args:
         task: a row of the table that has cells.
         lengths: such as `2k,4k`; see `split_lengths`.
         samples: number of samples per sub-task and length.
-        seed: of the samples.
-        options: the task's own options by name; see `Task.options`.
-        tokenizer_for_length: name of the tokenizer that measures lengths, see `load_counter`; None = the model's own.
-        folder: keeps the samples for later runs; None = `samples` in the output folder.
-    """
-
-    task: Task
-    lengths: str
-    samples: int
-    seed: int = 42
-    options: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer_for_length: str | None = None
-    folder: Path | None = None
-
-    def cells(self, counter: TokenCounter, counter_name: str) -> list[Cell]:
-        """The cells of the result table, with lengths measured by `counter`."""
-        if self.task.cells is None:
-            raise ValueError(f"task {self.task.name} has training rows alone; choose a task that has cells")
-        lengths = split_lengths(self.lengths, self.task.kilo)
-        return self.task.cells(
-            lengths=lengths, counter=counter, counter_name=counter_name, seed=self.seed, **self.options
-        )
-
-
-@dataclass(frozen=True)
-class TaskRun:
-    """A model, the questions for it, and the way it reads and answers them.
-
-    Args:
-        questions: the samples.
         model: folder of a run or of a Hugging Face model.
         output: folder of `results.jsonl` and `settings.json`.
         device: of the model.
         max_new_tokens: length of the longest answer.
+        seed: of the samples.
+        options: the task's own options by name; see `Task.options`.
+        tokenizer_for_length: name of the tokenizer that measures lengths, see `load_counter`; None = the model's own.
+        sample_folder: keeps the samples for later runs; None = `samples` in the output folder.
         batch_size: maximal number of prompts in a batch.
         batch_tokens: maximal number of prompt tokens in a batch; a single prompt may have more.
         piece: tokens that a Titans model reads at once.
@@ -74,11 +47,17 @@ class TaskRun:
         forget: False sets their alpha to 0 (`memory_forgetting = False` in the config).
     """
 
-    questions: Questions
+    task: Task
+    lengths: str
+    samples: int
     model: str
     output: Path
     device: torch.device
     max_new_tokens: int
+    seed: int = 42
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_for_length: str | None = None
+    sample_folder: Path | None = None
     batch_size: int = 16
     batch_tokens: int = 1 << 16
     piece: int = 4096
@@ -100,14 +79,16 @@ def run_task(run: TaskRun, settings: Mapping[str, Any] | None = None) -> Answere
         run: the model, the samples and the output folder.
         settings: further values that the answers depend on; a folder that was made under other values is refused.
     """
-    questions = run.questions
+    if run.task.cells is None:
+        raise ValueError(f"task {run.task.name} has training rows alone; choose a task that has cells")
     folder = find_model_folder(run.model)
     tokenizer = load_model_tokenizer(run.model)
-    other = questions.tokenizer_for_length
+    other = run.tokenizer_for_length
     counter = TokenCounter(tokenizer) if other is None else load_counter(other)
     # The identity depends on the tokenizer's contents, so a copy in another folder gives the same samples.
     counter_name = tokenizer_identity(counter.tokenizer)
-    cells = questions.cells(counter, counter_name)
+    lengths = split_lengths(run.lengths, run.task.kilo)
+    cells = run.task.cells(lengths=lengths, counter=counter, counter_name=counter_name, seed=run.seed, **run.options)
     if not run.forget and getattr(load_config(run.model), "variant", "attention") == "attention":
         raise ValueError("forget=False keeps a memory from fading, and this model has none")
     network: Any = load_model(run.model, **({} if run.forget else {"memory_forgetting": False}))
@@ -123,10 +104,10 @@ def run_task(run: TaskRun, settings: Mapping[str, Any] | None = None) -> Answere
         "weights": fingerprint({"files": [file_identity(f) for f in sorted(folder.glob("*.safetensors"))]}),
         "config": fingerprint({"file": file_identity(folder / "config.json")}),
         "tokenizer": counter_name if other is None else tokenizer_identity(tokenizer),
-        "seed": questions.seed,
+        "seed": run.seed,
         "max_new_tokens": run.max_new_tokens,
         "tokenizer_for_length": counter_name,
-        "task": questions.task.name,
+        "task": run.task.name,
         **({} if run.learn else {"learn": False}),
         **({} if run.forget else {"forget": False}),
         **(settings or {}),
@@ -137,11 +118,11 @@ def run_task(run: TaskRun, settings: Mapping[str, Any] | None = None) -> Answere
             answer,
             tokenizer,
             run.output,
-            num_samples=questions.samples,
+            num_samples=run.samples,
             settings=identity,
             batch_size=run.batch_size,
             batch_tokens=run.batch_tokens,
-            sample_folder=questions.folder or run.output / "samples",
+            sample_folder=run.sample_folder or run.output / "samples",
             progress=progress,
         )
 
@@ -180,13 +161,10 @@ def run_cells(
     """
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples is {num_samples} and batch_size {batch_size}; both must be at least 1")
-    with ResultLog(output, settings, {cell.name: cell.settings for cell in cells}) as log:
-        done = log.done()
-        todo = {
-            i: [n for n in range(num_samples) if (cell.task, cell.length, n) not in done]
-            for i, cell in enumerate(cells)
-        }
-        read, total = 0, sum(max(1, cells[i].length) * len(left) for i, left in todo.items())
+    with open_results(output, settings, {cell.name: cell.settings for cell in cells}) as records:
+        done = {_key(record) for record in records}
+        todo = [(cell, [n for n in range(num_samples) if (cell.task, cell.length, n) not in done]) for cell in cells]
+        read, total = 0, sum(max(1, cell.length) * len(left) for cell, left in todo)
 
         def advance(cell: Cell, tokens: int) -> None:
             nonlocal read
@@ -194,28 +172,31 @@ def run_cells(
             if progress is not None:
                 progress(read, total, f"{cell.task} at {cell.length:,} tokens")
 
-        for i, cell in enumerate(cells):
-            if not todo[i]:
+        for cell, left in todo:
+            if not left:
                 continue
             advance(cell, 0)
-            cache = SampleCache(sample_folder, cell, num_samples)
-            for batch in _batches(todo[i], cache, tokenizer, batch_size, batch_tokens):
-                log.add(_answer(cell, batch, answer, tokenizer, partial(advance, cell)))
-        wanted = {(cell.task, cell.length) for cell in cells}
-        asked = [r for r in log.records if (r["task"], r["length"]) in wanted and r["index"] < num_samples]
-        return Answered(sorted(asked, key=lambda r: (r["task"], r["length"], r["index"])), log.records)
+            kept = kept_samples(sample_folder, cell, num_samples)
+            samples = (kept[n] if n < len(kept) else cell.make(n) for n in left)
+            for batch in _batches(samples, tokenizer, batch_size, batch_tokens):
+                new = _answer(cell, batch, answer, tokenizer, partial(advance, cell))
+                add_records(output, new)
+                records += new
+        wanted = {(cell.task, cell.length, n) for cell in cells for n in range(num_samples)}
+        return Answered(sorted((r for r in records if _key(r) in wanted), key=_key), records)
+
+
+def _key(record: Record) -> tuple[str, int, int]:
+    return record["task"], record["length"], record["index"]
 
 
 Batch = list[tuple[TaskSample, np.ndarray]]  # samples with the ids of their prompts
 
 
-def _batches(
-    indices: Sequence[int], cache: SampleCache, tokenizer: Any, batch_size: int, batch_tokens: int
-) -> Iterator[Batch]:
+def _batches(samples: Iterable[TaskSample], tokenizer: Any, batch_size: int, batch_tokens: int) -> Iterator[Batch]:
     prefix = np.asarray(leading_special_tokens(tokenizer), dtype=np.int32)
     batch: Batch = []
-    for index in indices:
-        sample = cache[index]
+    for sample in samples:
         prompt = np.concatenate([prefix, encode_long(tokenizer, sample.prompt)])
         width = max(len(ids) for _, ids in [*batch, (sample, prompt)])
         if batch and (len(batch) == batch_size or width * (len(batch) + 1) > batch_tokens):
@@ -241,20 +222,18 @@ def _answer(
     new = answer([prompt for _, prompt in batch], advance)
     advance(total)
     seconds = (time.perf_counter() - begin) / len(batch)
-    records = []
-    for (sample, prompt), ids in zip(batch, new, strict=True):
-        output = tokenizer.decode(ids, skip_special_tokens=True)
-        records.append(
-            {
-                "task": sample.task,
-                "length": sample.length,
-                "index": sample.index,
-                "prompt_tokens": len(prompt),
-                "depth": sample.info.get("depth"),
-                "target": sample.target,
-                "output": output,
-                "scores": cell.score(sample, output),
-                "seconds": round(seconds, 4),
-            }
-        )
-    return records
+    outputs = [tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
+    return [
+        {
+            "task": sample.task,
+            "length": sample.length,
+            "index": sample.index,
+            "prompt_tokens": len(prompt),
+            "depth": sample.info.get("depth"),
+            "target": sample.target,
+            "output": output,
+            "scores": cell.score(sample, output),
+            "seconds": round(seconds, 4),
+        }
+        for (sample, prompt), output in zip(batch, outputs, strict=True)
+    ]

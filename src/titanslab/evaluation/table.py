@@ -61,10 +61,8 @@ def table(summary: Sequence[dict[str, Any]], task: Task, score: str | None = Non
         result.add_row(name, *(f"{values[name, n]:.1f}" if (name, n) in values else "" for n in lengths))
     averaged = [f"{task.name}_{part}" for part in task.average]
     if averaged and set(averaged) <= set(names):
-        means = []
-        for length in lengths:
-            found = [values[name, length] for name in averaged if (name, length) in values]
-            means.append(f"{sum(found) / len(found):.1f}" if len(found) == len(averaged) else "")
+        sums = [sum(values.get((name, length), math.nan) for name in averaged) for length in lengths]
+        means = ["" if math.isnan(total) else f"{total / len(averaged):.1f}" for total in sums]
         result.add_row(_average_label(task), *means, style="bold")
     return result
 
@@ -84,9 +82,7 @@ def perplexity_table(results: Sequence[PerplexityResult]) -> Any:
 
     result = Table("context", "tokens", "perplexity", "bits/byte", "bits/token by tokens of context")
     for one in results:
-        shown = [b for b in one.positions if b.last in (1, 4, 16, 64, 256, 1024)] or one.positions
-        if shown[-1] is not one.positions[-1]:
-            shown = [*shown, one.positions[-1]]
+        shown = [b for b in one.positions if b.last in (1, 4, 16, 64, 256, 1024) or b is one.positions[-1]]
         by_position = "  ".join(f"{b.last}: {b.loss / math.log(2):.2f}" for b in shown)
         numbers = (f"{one.context_length:,}", f"{one.tokens:,}", f"{one.perplexity:.3f}", f"{one.bits_per_byte:.4f}")
         result.add_row(*numbers, by_position)

@@ -1,20 +1,29 @@
-"""A trace of the memories of a model while it reads: surprise, gates, and how far the weights move."""
+"""A trace of the memories of a model while it reads: surprise, gates, and how far the weights move; its HTML page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import html
+import json
+import re
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from titanslab.memory import NeuralMemory, NeuralMemoryState
+from titanslab.data.encode import TextDecoder
+from titanslab.evaluation.pictures import plot_trace
+from titanslab.files import write_whole
+from titanslab.memory import NeuralMemory
 from titanslab.models.cache import TitansCache
 
 PER_TOKEN = ("surprise", "theta", "eta", "alpha")
+PAGE = Path(__file__).with_name("trace_page.html")  # the template; its words in capitals are replaced
 
 
 @dataclass(frozen=True)
@@ -36,17 +45,17 @@ class MemoryTrace:
     def to_dict(self) -> dict[str, Any]:
         """The values as rounded Python numbers for JSON; None where a value is not finite."""
         arrays = {**self.per_token, "moved": self.moved, "momentum": self.momentum}
-        rounded = {name: [[_rounded(x) for x in row] for row in array] for name, array in arrays.items()}
-        return {**rounded, "places": self.places.tolist()}
+
+        def rounded(x: float) -> float | None:
+            return float(f"{x:.4g}") if np.isfinite(x) else None
+
+        lists = {name: [[rounded(x) for x in row] for row in array] for name, array in arrays.items()}
+        return {**lists, "places": self.places.tolist()}
 
     @property
     def finite(self) -> bool:
         """Whether every value is finite; those of a memory that diverged are not."""
         return all(np.isfinite(a).all() for a in (*self.per_token.values(), self.moved, self.momentum))
-
-
-def _rounded(x: float) -> float | None:
-    return float(f"{x:.4g}") if np.isfinite(x) else None
 
 
 def memories_of(model: nn.Module) -> list[NeuralMemory]:
@@ -82,45 +91,84 @@ def trace_memory(
     memories = memories_of(model)
     total, chunk = input_ids.shape[1], model.config.chunk_size
     every = every or max(1, total // 256 // chunk) * chunk
-    seen: list[dict[str, list[np.ndarray]]] = [{name: [] for name in PER_TOKEN} for _ in memories]
+    seen: list[np.ndarray] = []  # of each piece [B, 4, t]
     places, norms = [0], [_norms(memories, cache)]
     before = 0 if cache is None else cache.columns
 
     def record(stats: tuple[dict[str, Tensor], ...]) -> None:
-        for own, block in zip(seen, (block for block in stats if block), strict=True):
-            for name in PER_TOKEN:
-                values = block["loss" if name == "surprise" else name][0].flatten(1).double().mean(1)
-                own[name].append(values.cpu().numpy())
+        found = [[block["loss" if name == "surprise" else name] for name in PER_TOKEN] for block in stats if block]
+        seen.append(np.array([[x[0].flatten(1).double().mean(1).cpu().numpy() for x in block] for block in found]))
 
     with ExitStack() as hooks:
-        hooks.callback(model.base_model.register_forward_pre_hook(_with_stats, with_kwargs=True).remove)
-        hooks.callback(model.base_model.register_forward_hook(lambda _, __, output: record(output.memory_stats)).remove)
+        base = model.base_model
+        more = {"output_memory_stats": True}
+        hooks.callback(base.register_forward_pre_hook(lambda _, a, kw: (a, kw | more), with_kwargs=True).remove)
+        hooks.callback(base.register_forward_hook(lambda _, __, output: record(output.memory_stats)).remove)
         for state in model.read_pieces(input_ids, cache, piece_size=every):
             places.append(state.columns - before)
             norms.append(_norms(memories, state))
             if progress is not None:
                 progress(places[-1], total)
-    per_token = {name: np.stack([np.concatenate(record[name]) for record in seen]) for name in PER_TOKEN}
+    per_token = dict(zip(PER_TOKEN, np.concatenate(seen, 2).swapaxes(0, 1), strict=True))
     moved, momentum = np.array(norms).T  # [N, B, 2] -> [2, B, N]
     return MemoryTrace(per_token, np.array(places), moved, momentum)
 
 
-def _with_stats(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    return args, kwargs | {"output_memory_stats": True}
-
-
 def _norms(memories: list[NeuralMemory], cache: TitansCache | None) -> list[tuple[float, float]]:
-    """`_norms_of` each memory; zeros before the first token."""
+    """|M - M_0| / |M_0| and |S| / |M_0| of each memory, over all heads and layers; zeros before the first token."""
     if cache is None or cache.position is None:
         return [(0.0, 0.0)] * len(memories)
-    states = [s.memory for s in cache.states if s is not None and s.memory is not None]
-    return [_norms_of(memory, state) for memory, state in zip(memories, states, strict=True)]
+    found = []
+    states = [s.memory.memory for s in cache.states if s is not None and s.memory is not None]
+    for memory, state in zip(memories, states, strict=True):
+        starts = [w.detach().double() for w in memory.memory_weights]
+        size = torch.stack([w.square().sum() for w in starts]).sum().clamp_min(1e-30)
+        change = sum((w[0].double() - start).square().sum() for w, start in zip(state.weights, starts, strict=True))
+        speed = sum(s[0].double().square().sum() for s in state.momentum)
+        found.append((float((change / size) ** 0.5), float((speed / size) ** 0.5)))
+    return found
 
 
-def _norms_of(memory: NeuralMemory, state: NeuralMemoryState) -> tuple[float, float]:
-    """|M - M_0| / |M_0| and |S| / |M_0|, over all heads and layers."""
-    starts = [w.detach().double() for w in memory.memory_weights]
-    size = torch.stack([w.square().sum() for w in starts]).sum().clamp_min(1e-30)
-    change = sum((w[0].double() - start).square().sum() for w, start in zip(state.memory.weights, starts, strict=True))
-    speed = sum(s[0].double().square().sum() for s in state.memory.momentum)
-    return float((change / size) ** 0.5), float((speed / size) ** 0.5)
+def write_report(
+    trace: MemoryTrace, tokens: Sequence[str], folder: Path, *, title: str, subtitle: str, about: dict[str, Any]
+) -> list[Path]:
+    """Write inspect.html, inspect.png and inspect.json into `folder`, which is made, and return their paths.
+
+    The page needs no other file: it holds the text with coloured tokens, and the picture.
+
+    Args:
+        trace, tokens: the trace and the text of each of its tokens.
+        title, subtitle: of the page and the picture.
+        about: values that inspect.json holds beside those of the trace.
+
+    Raises:
+        ValueError: `tokens` has another length than the trace.
+    """
+    if len(tokens) != trace.per_token["surprise"].shape[1]:
+        raise ValueError(
+            f"tokens must hold one text per token, {trace.per_token['surprise'].shape[1]}, got {len(tokens)}"
+        )
+    page, picture, numbers = (folder / f"inspect.{suffix}" for suffix in ("html", "png", "json"))
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_trace(trace, picture, f"{title}\n{subtitle}")
+    values = trace.to_dict()
+    write_whole(numbers, json.dumps(about | values) + "\n")
+    shown = {name: values[name] for name in trace.per_token}
+    parts = {
+        "SUBTITLE": html.escape(subtitle),
+        "TITLE": html.escape(title),
+        "PICTURE": f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}",
+        "DATA": json.dumps(shown, allow_nan=False).replace("</", "<\\/"),
+        "TOKENS": "".join(f"<span>{html.escape(token)}</span>" for token in tokens),
+    }
+    # one pass over the template: placeholders that the text itself spells stay
+    pieces = re.split("(" + "|".join(parts) + ")", PAGE.read_text(encoding="utf-8"))
+    write_whole(page, "".join(parts.get(piece, piece) for piece in pieces))
+    return [page, picture, numbers]
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token; that of a character of several tokens is the last one's, the others' is empty."""
+    decoder = TextDecoder(tokenizer)
+    texts = [decoder.add([int(token)]) for token in ids]
+    return [*texts[:-1], texts[-1] + decoder.rest()] if texts else []

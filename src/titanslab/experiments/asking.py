@@ -97,25 +97,22 @@ def check(ask: Ask) -> None:
 
 def answer(ask: Ask, part: Round, run: Path, folder: Path, samples_folder: Path, device: str) -> None:
     """Answer the samples of a round with the model of `run`, as `titans evaluate` does. Finished answers are kept."""
-    from titanslab.evaluation.run_task import Questions, TaskRun, run_task
+    from titanslab.evaluation.run_task import TaskRun, run_task
     from titanslab.runs.devices import pick_device
 
-    questions = Questions(
-        task=task_of(ask),
-        lengths=part.lengths,
-        samples=part.samples,
-        seed=ask.seed,
-        options=options_of(ask),
-        tokenizer_for_length=ask.tokenizer_for_length,
-        folder=samples_folder,
-    )
     run_task(
         TaskRun(
-            questions=questions,
+            task=task_of(ask),
+            lengths=part.lengths,
+            samples=part.samples,
             model=str(run),
             output=folder / part.folder,
             device=pick_device(device),
             max_new_tokens=ask.max_new_tokens,
+            seed=ask.seed,
+            options=options_of(ask),
+            tokenizer_for_length=ask.tokenizer_for_length,
+            sample_folder=samples_folder,
             batch_size=ask.batch_size,
             batch_tokens=ask.batch_tokens,
             piece=ask.piece,

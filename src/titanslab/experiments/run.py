@@ -1,16 +1,70 @@
-"""Runs a study: several jobs at once, resumed if interrupted, then the table in the work folder."""
+"""Runs a study from the command line: several jobs at once, resumed if interrupted, then the table in its folder."""
 
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from titanslab.experiments.plan import Choice, make_jobs, open_work
+from titanslab.experiments.plan import Choice, listing, make_jobs, open_work, write_recipes
 from titanslab.experiments.report import Report, command, say
-from titanslab.experiments.study import Study
+from titanslab.experiments.study import FILES, Study
 
 RESULTS = "results.json"  # in the work folder, beside the .md and .png of the same name
+QUESTIONS = ("names", "lengths", "samples", "far", "far_samples")  # options that change the section [ask]
+VERBS = ("table_only", "list_rows", "recipes")  # options that choose the work; the results do not depend on them
+
+
+def choose(study: Study, values: Mapping[str, Any]) -> Choice:
+    """The choices of `titans reproduce`.
+
+    Args:
+        study: gives the default of the work folder, `runs/STUDY`.
+        values: the options of the command line by the names of its parameters; None = not given.
+
+    Raises:
+        ValueError: `--output` names a folder.
+    """
+    output = values["output"]
+    if output is not None and output.is_dir():
+        raise ValueError(f"--output {str(output)!r} is a folder; name a JSON file, such as {output / RESULTS}")
+    asked = [f"ask.{name}={values[name]}" for name in QUESTIONS if values[name] is not None]
+    return Choice(
+        work=values["work"] or Path("runs") / study.name,
+        files={name: values[name] for name in FILES if values[name] is not None},
+        until=values["stage"],
+        changes=[*asked, *(values["changes"] or ())],
+        **{name: values[name] for name in ("sets", "rows", "seeds", "far_rows", "tokenizer", "device")},
+    )
+
+
+def print_rows(study: Study, sets: str | None) -> None:
+    """Print the rows of the sets that `sets` names (None = all) with their sizes and stages, and the texts needed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    caption = "stages in parentheses are optional: --stage NAME"
+    table = Table("set", "row", "parameters", "stages", "", title=study.title, caption=caption)
+    last = ""
+    for name, row, parameters, stages, about in listing(study, sets):
+        if last and name != last:
+            table.add_section()
+        table.add_row("" if name == last else name, row, f"{parameters:,}", stages, about)
+        last = name
+    console = Console(highlight=False)
+    console.print(table)
+    for name, use in study.files.items():
+        console.print(f"--{name.replace('_', '-')}: {'needed' if use.needed else 'optional'}")
+
+
+def recipe_commands(study: Study, choice: Choice) -> list[str]:
+    """Write the tokenizer and the recipe of every stage; returns the commands that train them, in their order."""
+    make_jobs(study, choice, need_test_files=False)
+    jobs = make_jobs(open_work(study, choice), choice, need_test_files=False)
+    pairs = write_recipes(jobs)
+    return [shlex.join(["titans", "train", str(recipe), "--output", str(run)]) for recipe, run in pairs]
 
 
 def run_study(study: Study, choice: Choice, at_once: int = 1, threads: int = 1) -> list[str]:
@@ -24,13 +78,13 @@ def run_study(study: Study, choice: Choice, at_once: int = 1, threads: int = 1) 
         return run_jobs(jobs, at_once, threads, progress)
 
 
-def write_results(study: Study, choice: Choice, settings: dict[str, Any], output: Path | None = None) -> Path:
+def write_results(study: Study, choice: Choice, settings: Mapping[str, Any], output: Path | None = None) -> Path:
     """Write JSON, table and picture of all results in the work folder.
 
     Args:
         study: the study, with the order of rows, the paper's figures and the task.
         choice: the work folder, and changes of the questions.
-        settings: options of the command line, recorded in the JSON.
+        settings: options of the command line by name. The JSON records them, those of `VERBS` aside.
         output: path of the JSON; None = `results.json` in the work folder.
 
     Returns:
@@ -41,6 +95,7 @@ def write_results(study: Study, choice: Choice, settings: dict[str, Any], output
     from titanslab.experiments.table import collect, draw, markdown
     from titanslab.files import write_whole
 
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k not in VERBS}
     ask = study.asked(choice.changes)
     results, missing = collect(study, choice.work)
     if not results:

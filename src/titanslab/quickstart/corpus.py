@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -29,14 +30,10 @@ class Facts:
         self.settings = settings
         self.tokenizer = byte_tokenizer()
         self.training_text, self.validation_text = bundled_text()
-        self._training = [self._task(self.training_text, number) for number in settings.training_facts]
-        self._validation = self._task(self.validation_text, settings.num_facts)
-
-    def _task(self, text: str, num_facts: int) -> RecallTask:
-        s = self.settings
-        return RecallTask(
-            self.tokenizer, text, num_facts=num_facts, value_digits=s.value_digits, fact_every=s.gap, template=TEMPLATE
-        )
+        digits, gap = settings.value_digits, settings.gap
+        make = partial(RecallTask, self.tokenizer, value_digits=digits, fact_every=gap, template=TEMPLATE)
+        self._training = [make(self.training_text, num_facts=number) for number in settings.training_facts]
+        self._validation = make(self.validation_text, num_facts=settings.num_facts)
 
     def training_batch(self, seed: int, step: int, share: float = 0.0) -> RecallBatch:
         """The batch of a step, the same for every model; its rows take each number of facts in turn.
@@ -46,10 +43,10 @@ class Facts:
         """
         s = self.settings
         count, length = s.shape(step, share)
-        rows = []
-        for index in range(step * s.batch_size, step * s.batch_size + count):
-            task = self._training[(step + index) % len(self._training)]
-            rows.append(task.row(length - 1, seed, index, "text"))
+        rows = [
+            self._training[(step + index) % len(self._training)].row(length - 1, seed, index, "text")
+            for index in range(step * s.batch_size, step * s.batch_size + count)
+        ]
         return self._start(RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True))))
 
     def validation_batch(self, seed: int) -> RecallBatch:

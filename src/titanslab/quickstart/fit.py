@@ -49,40 +49,47 @@ def fit(model: Any, facts: Facts, seed: int, *, follow: Fit | None = None, show:
     Raises:
         RuntimeError: a loss is not finite.
     """
-    s = facts.settings
-    optimizer = _optimizer(model, s.learning_rate)
-    result, start = Fit(), time.perf_counter()
+    s, result, start = facts.settings, Fit(), time.perf_counter()
+    decayed = set(model.decay_parameter_names())
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": decay} for decay in (0.0, 0.1)]
+    for name, parameter in model.named_parameters():
+        groups[name in decayed]["params"].append(parameter)
+    optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, betas=(0.9, 0.95))
     smooth: Tensor | None = None
     model.train()
-    steps = s.steps if follow is None else len(follow.shares)
+
+    def done(step: int, steps: int) -> float:
+        """The share of the training before a step; the time limit counts only where no other run is repeated."""
+        return max(step / steps, 0.0 if follow else (time.perf_counter() - start) / s.train_seconds)
+
+    steps = len(follow.shares) if follow else s.steps
     for step in range(steps):
-        if follow is None:
-            share = max(step / s.steps, (time.perf_counter() - start) / s.train_seconds)
-            if share >= 1:
-                break
-        else:
-            share = follow.shares[step]
+        share = follow.shares[step] if follow else done(step, steps)
+        if share >= 1:
+            break
         batch = facts.training_batch(seed, step, share)
         warm = min(1.0, (step + 1) / s.warmup)
         rate = warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = s.learning_rate * rate
         losses = token_losses(model(input_ids=batch.input_ids, use_cache=False).logits, batch)
-        loss, now = _objective(losses, batch, s.answer_weight)
+        scored, answers = batch.labels[:, 1:] != -100, batch.answer[:, 1:] > 0
+        weights = scored + (s.answer_weight - 1) * answers
+        loss = (losses * weights).sum() / weights.sum()
         if not torch.isfinite(loss):
             raise RuntimeError(f"the loss of step {step + 1} is {loss.item()}; nothing was written")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        plain = losses.detach()  # the means over all scored bytes and over those of answers, without weights
+        now = torch.stack((plain.sum() / scored.sum(), plain[answers].sum() / answers.sum().clamp(min=1)))
         result.shares.append(share)
         result.losses.append(now[0].item())
         smooth = now if smooth is None else now.lerp(smooth, SMOOTHING)
         if show is not None:
-            done = (step + 1) / steps
-            if follow is None:
-                done = max(done, (time.perf_counter() - start) / s.train_seconds)
-            show(min(done, 1.0), 1.0, f"step {step + 1}, loss {smooth[0]:.2f}, of answers {smooth[1]:.2f}")
+            note = f"step {step + 1}, loss {smooth[0]:.2f}, of answers {smooth[1]:.2f}"
+            show(min(done(step + 1, steps), 1.0), 1.0, note)
     result.seconds = time.perf_counter() - start
     model.eval()
     return result
@@ -109,30 +116,8 @@ def fastest_threads(make_model: Callable[[], Any], facts: Facts, seed: int) -> i
     return min(seconds, key=seconds.__getitem__)
 
 
-def _optimizer(model: Any, rate: float) -> torch.optim.Optimizer:
-    decayed = set(model.decay_parameter_names())
-    named = list(model.named_parameters())
-    return torch.optim.AdamW(
-        [
-            {"params": [p for name, p in named if name in decayed], "weight_decay": 0.1},
-            {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
-        ],
-        lr=rate,
-        betas=(0.9, 0.95),
-    )
-
-
 def token_losses(logits: Tensor, batch: RecallBatch) -> Tensor:
     """Cross-entropy in nats `[B, T-1]` of each next token; 0 for tokens that are not scored."""
     logits, labels = logits[:, :-1], batch.labels[:, 1:]
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
     return losses.view(labels.shape)
-
-
-def _objective(losses: Tensor, batch: RecallBatch, answer_weight: float) -> tuple[Tensor, Tensor]:
-    """The weighted loss, and the unweighted means `[2]` over all scored bytes and over those of answers."""
-    scored, answers = batch.labels[:, 1:] != -100, batch.answer[:, 1:] > 0
-    weights = scored + (answer_weight - 1) * answers
-    plain = losses.detach()
-    means = torch.stack((plain.sum() / scored.sum(), plain[answers].sum() / answers.sum().clamp(min=1)))
-    return (losses * weights).sum() / weights.sum(), means

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from titanslab.evaluation.pictures import plot_recall, plot_trace
 from titanslab.evaluation.trace import trace_memory
 from titanslab.files import put_in_place
 from titanslab.models.modeling import TitansForCausalLM
-from titanslab.progress import Progress
+from titanslab.progress import Progress, bar
 from titanslab.quickstart.corpus import Facts
-from titanslab.quickstart.fit import Fit, fastest_threads, fit
-from titanslab.quickstart.measure import beyond, bits_per_byte, recall_by_distance
+from titanslab.quickstart.fit import Fit, fastest_threads, fit, token_losses
 from titanslab.quickstart.settings import TEMPLATE, Settings
 from titanslab.runs.versions import versions
+from titanslab.tasks.recall.samples import answers_right
 
 RESULTS = "results.json"
 MADE_BY = "titans quickstart"
 VARIANTS = {"titans": "lmm", "window": "attention"}
 NAMES = {"titans": "Titans (LMM)", "window": "window alone"}
+TOKENS_AT_ONCE = 1 << 15  # of a batch whose logits are formed
 VALIDATION_SEED = 10_000  # added to the seed, so that no row is one of training
-
-Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
 def check_output(folder: Path) -> None:
@@ -39,50 +39,48 @@ def check_output(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"output {str(folder)!r} is a file; give --output another name")
-    if not any(folder.iterdir()):
-        return
     try:
         mine = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["made_by"] == MADE_BY
     except (OSError, ValueError, KeyError, TypeError):
         mine = False
-    if not mine:
+    if not mine and any(folder.iterdir()):
         raise ValueError(
             f"output folder {str(folder)!r} holds files that are not of a quickstart; give --output another name"
         )
 
 
-def quickstart(settings: Settings, output: Path, seed: int, bar: Bar) -> dict[str, Any]:
+def quickstart(settings: Settings, output: Path, seed: int) -> dict[str, Any]:
     """Train, measure and write; returns the contents of results.json.
 
     Args:
         settings: sizes of the run.
         output: folder for the model, its tokenizer, results.json and the pictures; checked by `check_output`.
         seed: of the weights, the rows and the sample.
-        bar: from the title of one piece of work to a context that opens its `titanslab.progress.bar`.
     """
     check_output(output)
     start = time.perf_counter()
     with ExitStack() as at_end:
         at_end.callback(torch.set_num_threads, torch.get_num_threads())
-        with bar("getting ready"):
+        with _bar("getting ready"):
             facts = Facts(settings)
             torch.set_num_threads(fastest_threads(lambda: _model(settings, "lmm", seed), facts, seed))
         models = {kind: _model(settings, variant, seed) for kind, variant in VARIANTS.items()}
         fits: dict[str, Fit] = {}
         for kind, model in models.items():
-            with bar(f"training: {NAMES[kind]}") as show:
+            with _bar(f"training: {NAMES[kind]}") as show:
                 fits[kind] = fit(model, facts, seed, follow=fits.get("titans"), show=show)
         chance = 10.0**-settings.value_digits
         results: dict[str, Any] = {"made_by": MADE_BY, "seed": seed, "settings": asdict(settings), "chance": chance}
         results["window_reach"] = settings.reach
         for kind, model in models.items():
-            with bar(f"asking: {NAMES[kind]}") as show:
-                results[kind] = {"variant": VARIANTS[kind], **_measure(model, fits[kind], facts, seed, show)}
+            with _bar(f"asking: {NAMES[kind]}") as show:
+                measured = _measure(model, fits[kind], facts, seed + VALIDATION_SEED, show)
+                results[kind] = {"variant": VARIANTS[kind], **measured}
         recall = {kind: results[kind]["recall_beyond_window"] for kind in VARIANTS}
         # a share below chance is bad luck and counts as chance
         results["times_the_window"] = recall["titans"] / max(recall["window"], chance)
         results["versions"] = versions()
-        with bar("writing a sample and the pictures") as show:
+        with _bar("writing a sample and the pictures") as show:
             results["sample"] = _sample(models["titans"], facts, seed)
             show(0.5, 1.0)
             results["seconds"] = round(time.perf_counter() - start, 1)
@@ -91,31 +89,64 @@ def quickstart(settings: Settings, output: Path, seed: int, bar: Bar) -> dict[st
     return results
 
 
+def _bar(title: str) -> AbstractContextManager[Progress]:
+    return bar(f"{title:34}", keep=True)
+
+
 def _model(settings: Settings, variant: str, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TitansForCausalLM(settings.config(variant))
 
 
+@torch.inference_mode()
 def _measure(model: Any, run: Fit, facts: Facts, seed: int, show: Progress) -> dict[str, Any]:
-    """The size of a model, its training `run`, and its measurements on unseen rows."""
-    recall = recall_by_distance(model, facts, seed + VALIDATION_SEED, show)
+    """The size of a model, its training `run`, and its measurements on unseen rows.
+
+    The bits per byte are those of all bytes except values at their first mention, which cannot be predicted.
+    """
+    recall = recall_by_distance(model, facts, seed, show)
+    batch = facts.validation_batch(seed)
+    loss = token_losses(_logits(model, batch.input_ids), batch).sum() / (batch.labels[:, 1:] != -100).sum()
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "bytes_read": len(run.losses) * facts.settings.batch_size * facts.settings.length,
         "steps": len(run.losses),
         "training_seconds": round(run.seconds, 1),
         "last_loss": run.losses[-1],
-        "bits_per_byte": bits_per_byte(model, facts, seed + VALIDATION_SEED),
+        "bits_per_byte": float(loss) / math.log(2),
         "recall": recall,
         "recall_beyond_window": beyond(recall, facts.settings.reach),
     }
 
 
 @torch.inference_mode()
+def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress = lambda *_: None) -> dict[int, float]:
+    """The share of questions that are answered right in every digit, for each distance in bytes."""
+    distances = facts.settings.distances
+    found: dict[int, float] = {}
+    for distance in distances:
+        batch = facts.questions(distance, seed)
+        predicted = torch.nn.functional.pad(_logits(model, batch.input_ids).argmax(-1)[:, :-1], (1, 0), value=-1)
+        found[distance] = float(answers_right(predicted, batch)[0].float().mean())
+        show(sum(found), sum(distances), f"{distance} bytes back")
+    return found
+
+
+def beyond(recall: dict[int, float], reach: int) -> float:
+    """The mean recall over the distances of more than `reach` bytes."""
+    values = [share for distance, share in recall.items() if distance > reach]
+    return sum(values) / len(values)
+
+
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    rows = max(1, TOKENS_AT_ONCE // ids.shape[1])
+    return torch.cat([model(input_ids=part, use_cache=False).logits for part in ids.split(rows)])
+
+
+@torch.inference_mode()
 def _sample(model: Any, facts: Facts, seed: int) -> dict[str, str]:
-    prompt = demonstration(facts)
-    tokenizer = facts.tokenizer
+    prompt, tokenizer = demonstration(facts), facts.tokenizer
     ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(prompt)["input_ids"]]])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from titanslab.memory import MemoryConfig
 from titanslab.models.config import TitansConfig
@@ -30,8 +29,8 @@ class Settings:
         questions: the number of questions per distance.
     """
 
-    steps: int
-    train_seconds: float
+    steps: int = 450
+    train_seconds: float = 150.0
     batch_size: int = 8
     length: int = 256
     longer: tuple[int, ...] = (1, 2, 4)
@@ -63,11 +62,11 @@ class Settings:
 
     def config(self, variant: str) -> TitansConfig:
         """The config of the Titans ("lmm") or of a model of equal size with a window alone ("attention")."""
-        sizes: dict[str, Any] = {"lmm": {"intermediate_size": 256}, "attention": {"intermediate_size": 352}}
         return TitansConfig(
             variant=variant,
             vocab_size=260,
             hidden_size=self.hidden_size,
+            intermediate_size=256 if variant == "lmm" else 352,
             num_hidden_layers=self.layers,
             num_attention_heads=4,
             memory=MemoryConfig(num_heads=2, expansion=1, half_lives=(256.0, 16384.0)),
@@ -76,16 +75,14 @@ class Settings:
             bos_token_id=256,
             eos_token_id=257,
             pad_token_id=258,
-            **sizes[variant],
         )
 
 
 def settings(minutes: float | None = None, smoke: bool = False) -> Settings:
     """The default settings; `minutes` limits the Titans' training, `smoke` gives a run of seconds without learning."""
-    chosen = Settings(steps=450, train_seconds=150.0)
+    chosen = Settings()
     if smoke:
-        chosen = replace(
-            chosen,
+        chosen = Settings(
             steps=2,
             batch_size=2,
             longer=(1, 2),

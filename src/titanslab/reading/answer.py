@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from titanslab.data import TextEncoder, padding_id
 from titanslab.models.cache import TitansCache
 
 
@@ -19,12 +21,21 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
 
-    def options(self) -> dict[str, Any]:
-        """The arguments of `generate()`."""
-        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": self.temperature > 0}
-        if self.temperature > 0:
-            options |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-        return options
+    def generate(self, model: Any, tokenizer: Any, ids: Tensor, streamer: Any = None, **more: Any) -> Tensor:
+        """The new tokens `[1, n]` that a model draws after `ids [1, T]`; `more` are arguments of its `generate()`."""
+        drawn = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self.max_new_tokens,
+            do_sample=self.temperature > 0,
+            pad_token_id=padding_id(tokenizer),
+            eos_token_id=tokenizer.eos_token_id,
+            streamer=streamer,
+            **(drawn if self.temperature > 0 else {}),
+            **more,
+        )
+        return out[:, ids.shape[1] :]
 
 
 def answer(
@@ -44,31 +55,17 @@ def answer(
     Raises:
         ValueError: the text has no token and the tokenizer no start token.
     """
-    from titanslab.data import TextEncoder, padding_id
-
     cache = TitansCache(model.config) if cache is None else cache
-    empty = cache.position is None
-    encoder = TextEncoder(tokenizer)
+    encoder, empty = TextEncoder(tokenizer), cache.position is None
     start = encoder.start if empty else []
     ids = torch.tensor([[*start, *encoder.chunk(text, empty).tolist()]], dtype=torch.int64)
     if ids.shape[1] == 0:
         raise ValueError("the text is empty; give some text to go on from")
     before = model.read(ids[:, :-1], cache)
-    view, last = before.continued(), ids[:, -1:].to(model.device)
-    padding = padding_id(tokenizer)
-    out = model.generate(
-        last,
-        attention_mask=torch.ones_like(last),
-        cache=view,
-        pad_token_id=padding,
-        eos_token_id=tokenizer.eos_token_id,
-        streamer=streamer,
-        **sampling.options(),
-    )
-    new = out[:, 1:]
+    view = before.continued()
+    new = sampling.generate(model, tokenizer, ids[:, -1:].to(model.device), streamer, cache=view)
     view.columns += before.columns
-    after = view
-    if new[0, -1].item() != tokenizer.eos_token_id:
-        after = model.read(new[:, -1:], view)
+    ended = new[0, -1].item() == tokenizer.eos_token_id
+    after = view if ended else model.read(new[:, -1:], view)
     written = tokenizer.decode(new[0].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return written, after

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,8 @@ def first_tokens(source: TextSource, tokenizer: Any, count: int, *, with_start: 
     Args:
         with_start: whether the tokenizer's start token stands before the text.
     """
-    ids: list[int] = []
-    for block in _Tokens(source, tokenizer, None, with_start):
-        ids += block[0].tolist()
-        if len(ids) > count:
-            break
+    tokens = chain.from_iterable(block[0].tolist() for block in _Tokens(source, tokenizer, None, with_start))
+    ids = list(islice(tokens, count + 1))
     return ids[:count], len(ids) <= count
 
 
