@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,6 @@ class TextDecoder:
         return str(self.tokenizer.decode(ids, **self.options))
 
 
-def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:
-    """`text -> ids` without special tokens, or None where the tokenizer only counts."""
-    return TextEncoder(tokenizer).ids if _encodes(tokenizer) else None
-
-
 def encode_long(tokenizer: Any, text: str, chunk_chars: int = 1 << 20) -> np.ndarray:
     """The ids [T] of a text of any length, encoded in chunks that end before a space.
 
@@ -177,21 +172,19 @@ def leading_special_tokens(tokenizer: Any) -> list[int]:
 
     A begin-of-text token that also ends texts, as GPT-2's does, is left out.
     """
-    encode = encoder_of(tokenizer)
-    if encode is None or _is_rust(tokenizer):
+    encoder = TextEncoder(tokenizer)
+    if _is_rust(tokenizer):
         return []
-    plain, full = encode("a"), list(tokenizer.encode("a"))
+    plain, full = encoder.ids("a"), list(tokenizer.encode("a"))
     for start in range(1, len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return full[:start]
-    begin = tokenizer.bos_token_id
-    return [] if begin is None or begin == tokenizer.eos_token_id else [begin]
+    return [] if encoder.bos == encoder.eos else encoder.start
 
 
 def encode_answer(tokenizer: Any, question: str, answer: str) -> list[int]:
     """Ids of `answer` where it follows `question` after a space."""
-    encode = encoder_of(tokenizer)
-    assert encode is not None
+    encode = TextEncoder(tokenizer).ids
     head, full = encode(question), encode(f"{question} {answer}")
     return full[len(head) :] if full[: len(head)] == head else encode(f" {answer}")
 

@@ -60,7 +60,6 @@ class Task:
         title: heading of result tables and pictures.
         about: one line for the list of tasks.
         rows: called with a tokenizer and options, returns a `MakeRow` for a `Mixture`; None = no training rows.
-        encodes: whether `rows` needs a tokenizer that encodes text to ids.
         cells: called with `lengths`, `counter`, `counter_name`, `seed` and the task's own options by name, returns the
             cells of the result table; None = the task is for training alone and has none of the fields below.
         score: the scores of a sample's output by name; the first one is the one in pictures.
@@ -82,7 +81,6 @@ class Task:
     title: str
     about: str
     rows: Callable[..., Any] | None = None
-    encodes: bool = True
     cells: Callable[..., list[Cell]] | None = None
     score: Callable[[TaskSample, str], dict[str, float]] | None = None
     help: str = ""
@@ -174,7 +172,6 @@ _ROWS = (
         title="Key-value recall",
         about="A stream of keys and values on a small vocabulary, without text.",
         rows=_later("recall.rows", "kv_rows"),
-        encodes=False,
     ),
 )
 TASKS: dict[str, Task] = {row.name: row for row in _ROWS}

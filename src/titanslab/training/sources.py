@@ -9,26 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import Subset
 
-from titanslab.data import (
-    Corpus,
-    DocumentRows,
-    MixedRows,
-    PackedRows,
-    Row,
-    Rows,
-    RowStream,
-    RunRows,
-    ShuffledRows,
-    Tokens,
-    collate,
-    load_tokenizer,
-    open_corpus,
-    padding_id,
-    tokenize,
-)
+from titanslab.data import collate, load_tokenizer, open_corpus, padding_id, tokenize
+from titanslab.data.corpus import Corpus
+from titanslab.data.order import MixedRows, ShuffledRows
+from titanslab.data.packing import Row, Rows, TokenRows
+from titanslab.data.tokens import Tokens
 from titanslab.models.config import TitansConfig
 from titanslab.progress import Progress, bar
 from titanslab.training.recipe import DataRecipe, Recipe
@@ -72,7 +59,7 @@ def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) ->
     with reading("data.train") as show:
         rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
     if not data.streaming:
-        rows = RunRows(rows, settings.steps * per_step)
+        rows = Subset(rows, range(settings.steps * per_step))
     validation = None
     if data.validation is not None:
         with reading("data.validation") as show:
@@ -104,16 +91,6 @@ def collator(
     return lambda rows: {name: values for name, values in batch(rows).items() if name != "document_ids"}
 
 
-@dataclass(frozen=True)
-class TaskRows:
-    """The rows of a task, by number; row i depends on the seed and i alone."""
-
-    task: Any
-
-    def row(self, index: int) -> Row:
-        return {name: np.asarray(value) for name, value in self.task[index].items()}
-
-
 def training_stream(
     data: DataRecipe,
     tokenizer: PreTrainedTokenizerBase,
@@ -121,8 +98,8 @@ def training_stream(
     seed: int,
     rows_needed: int = 1,
     progress: Progress | None = None,
-) -> RowStream | IterableDataset:
-    """The endless rows of a run: a stream of rows by number, or with data.streaming an iterable.
+) -> Any:
+    """The endless rows of a run: a stream of rows by number (`data.order`), or with data.streaming an iterable.
 
     Raises ValueError for a corpus that makes fewer than `rows_needed` rows, the size of a batch.
     """
@@ -132,11 +109,9 @@ def training_stream(
         corpus = _corpus(data, data.train, "data.train", data.split)
         buffer = data.shuffle_buffer if data.shuffle else 1
         return StreamedRows(corpus, tokenizer, data.sequence_length, buffer=buffer, seed=seed)
-    streams: list[RowStream] = []
-    shares: list[float] = []
+    streams: list[Any] = []
     if data.task is not None:
         streams.append(task_stream(data, tokenizer, seed))
-        shares.append(data.task_share)
     if data.train is not None:
         corpus = _corpus(data, data.train, "data.train", data.split)
         tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
@@ -148,18 +123,17 @@ def training_stream(
                 "or lower data.sequence_length, training.batch_size or training.accumulation"
             )
         streams.append(ShuffledRows(rows, seed, shuffle=data.shuffle))
-        shares.append(1.0 - data.task_share if data.task is not None else 1.0)
-    return streams[0] if len(streams) == 1 else MixedRows(streams, shares, seed)
+    return streams[0] if len(streams) == 1 else MixedRows(streams, [data.task_share, 1.0 - data.task_share], seed)
 
 
-def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> RowStream:
+def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> Any:
     """The generated rows that data.task names, such as "recall"; data.task_options go to the task."""
     from titanslab.tasks.mixture import Mixture
 
     assert data.task is not None
     try:
-        stream = TaskRows(Mixture(data.task, tokenizer, data.sequence_length, seed, **data.task_options))
-        stream.row(0)  # options that cannot work raise here, before training begins
+        stream = Mixture(data.task, tokenizer, data.sequence_length, seed, **data.task_options)
+        _ = stream[0]  # options that cannot work raise here, before training begins
     except TypeError as error:  # the task has no such option
         raise ValueError(f"data.task_options of data.task = {data.task!r}: {error}") from error
     except ValueError as error:
@@ -186,11 +160,9 @@ def tokens_folder() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "titanslab-tokens"
 
 
-def _rows(tokens: Tokens, data: DataRecipe, tokenizer: Any, keep_tail: bool = False) -> Rows:
+def _rows(tokens: Tokens, data: DataRecipe, tokenizer: Any, keep_tail: bool = False) -> TokenRows:
     pad_id = padding_id(tokenizer)
-    if data.pack_documents:
-        return PackedRows(tokens, data.sequence_length, keep_tail=keep_tail, pad_id=pad_id)
-    return DocumentRows(tokens, data.sequence_length, pad_id=pad_id)
+    return TokenRows(tokens, data.sequence_length, pack=data.pack_documents, keep_tail=keep_tail, pad_id=pad_id)
 
 
 def _corpus(data: DataRecipe, source: str | list[str] | None, name: str, split: str) -> Corpus:

@@ -3,19 +3,20 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from titanslab.data.encode import TokenCounter, encode_answer, leading_special_tokens
+from titanslab.data.encode import TextEncoder, TokenCounter, encode_answer, leading_special_tokens
 from titanslab.tasks.babilong.babi import BabiQuestion, Hint
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.samples import BABILong, check_form
 from titanslab.tasks.babilong.world import GIVERS, HINTED_BLOCKS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked
-from titanslab.tasks.row import ATTEMPTS, MakeRow, Row, encoder, ending, read_some, scored, too_short
+from titanslab.tasks.row import MakeRow, Row, ending, fit, read_some, scored, too_short
 
 _STORY_ATTEMPTS = 1024  # drawn stories before a row counts as too short; few stories of qa3 fit a short row
 _FACT_TOKENS = 5  # lower bound on the tokens of a fact, which has at least five words
 _CACHED = 1 << 14  # sentences whose tokens are cached
+MAX_BACKGROUND_CHARS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class RowOptions:
 
     Args:
         facts: folder of bAbI's files; None = generated stories, without end, for qa1 to qa5.
-        background: path of books; None = every sample is its facts alone.
+        background: path of books, at most `MAX_BACKGROUND_CHARS` of them; None = every sample is its facts alone.
         tasks: one task such as `qa1`, or a list of them, drawn evenly.
         split: of bAbI's files, `train` or `test`.
         form: of the prompt; `base` alone.
@@ -47,7 +48,6 @@ class RowOptions:
             time; at a question about "before", its answer.
         decoys: share of the background that goes to sentences with a word of the stories ("Mary", "went to",
             "garden"). A short row then holds as many of them as a long text, and the memory learns not to store them.
-        max_background_chars: at most this many characters of the books are loaded.
     """
 
     facts: str | None = None
@@ -62,7 +62,6 @@ class RowOptions:
     contested: float = 0.0
     hints: bool = False
     decoys: float = 0.0
-    max_background_chars: int = 50_000_000
 
     def __post_init__(self) -> None:
         check_form(self.form)
@@ -89,7 +88,7 @@ class _Rows:
         asked = Asked(step_questions=options.step_questions, steps=tuple(options.steps), contested=options.contested)
         counter, books = TokenCounter(tokenizer), None
         if options.background:
-            texts = read_some(options.background, options.max_background_chars)
+            texts = read_some(options.background, MAX_BACKGROUND_CHARS)
             books = Background(texts, counter, decoys=options.decoys, decoy_words=MENTIONS)
         self.makers = [
             BABILong(task, options.facts, counter, background=books, split=options.split, asked=asked)
@@ -101,8 +100,7 @@ class _Rows:
                 "last question alone, so set one of the two, or step_questions to 0"
             )
         self.prefix = leading_special_tokens(tokenizer)
-        self.encode: Callable[[str], list[int]] = encoder(tokenizer)
-        end = ending(tokenizer)
+        self.encode, end = TextEncoder(tokenizer).ids, ending(tokenizer)
         self.encode_cached = lru_cache(_CACHED)(self.encode)
         self.tokens = lru_cache(_CACHED)(lambda fact: counter.count_following([fact])[0])
         self._reply = lru_cache(_CACHED)(lambda question, answer: encode_answer(tokenizer, question, answer) + end)
@@ -121,18 +119,13 @@ class _Rows:
             if size_of_facts > length:
                 continue  # the story is longer than the row
             whole = self.whole_stories > 0 and rng.random() < self.whole_stories
-            row = self._write(task, question, 0, whole, rng)
+            row = self._write(task, question, whole, rng, 0)
             if len(row.ids) > length:
                 continue  # with its questions the story is longer than the row
-            size = size_of_facts + length - len(row.ids)
-            state = rng.getstate()
-            for _ in range(ATTEMPTS if task.background else 0):
-                rng.setstate(state)
-                longer = self._write(task, question, size, whole, rng)
-                if len(longer.ids) <= length:
-                    return longer
-                size -= len(longer.ids) - length
-            return row
+            if task.background is None:
+                return row
+            write = partial(self._write, task, question, whole, rng)
+            return fit(write, size_of_facts + length - len(row.ids), length, rng) or row
         raise too_short(length, task.name)
 
     def _story_alone(self, task: BABILong, length: int, rng: random.Random) -> Row:
@@ -148,12 +141,12 @@ class _Rows:
                 fitting.append(one)
                 known = len(one.facts)
             for one in reversed(fitting):
-                row = self._write(task, one, 0, True, rng)
+                row = self._write(task, one, True, rng, 0)
                 if len(row.ids) <= length:
                     return row
         raise too_short(length, task.name)
 
-    def _write(self, task: BABILong, question: BabiQuestion, size: int, whole: bool, rng: random.Random) -> Row:
+    def _write(self, task: BABILong, question: BabiQuestion, whole: bool, rng: random.Random, size: int) -> Row:
         """The row of a question with `size` tokens of facts and background; `whole` adds the questions before it."""
         if not whole and not self.hints:
             prompt = self.encode(task.build(question, size, 0, rng).prompt)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titanslab.data.encode import encoder_of
+from titanslab.data.encode import TextEncoder
 from titanslab.tasks.sample import derive_seed
 
 TEMPLATE = " The secret of {key} is {value}."
@@ -81,9 +81,7 @@ class RecallTask:
         template: str = TEMPLATE,
         names: tuple[str, ...] = NAMES,
     ):
-        encode = encoder_of(tokenizer)
-        if encode is None:
-            raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; recall needs one that encodes to ids")
+        encode = TextEncoder(tokenizer).ids
         if not 1 <= num_facts <= len(names):
             raise ValueError(f"num_facts is {num_facts}; it must be 1 to {len(names)}, the number of names")
         if value_digits < 1 or fact_every < 1:
