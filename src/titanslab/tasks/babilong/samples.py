@@ -17,10 +17,7 @@ from titanslab.tasks.babilong.world import GIVERS, NO_LESSON, PLACES, STORY_FACT
 from titanslab.tasks.sample import SampleMaker, TaskSample, derive_seed
 
 LABELS: dict[str, tuple[str, ...]] = {
-    "qa1": PLACES,
-    "qa2": PLACES,
-    "qa3": PLACES,
-    "qa4": PLACES,
+    **dict.fromkeys(TASKS[:4], PLACES),
     "qa5": (*GIVERS, *THINGS),
     "qa6": ("no", "yes"),
     "qa7": ("none", "one", "three", "two"),
@@ -151,15 +148,10 @@ class BABILong(SampleMaker):
                 raise ValueError(f"background is missing; a length of {length} tokens needs books to draw from")
             sentences = self.background.draw(rng, budget)
         positions = sorted(rng.randrange(len(sentences) + 1) for _ in question.facts)
-        pieces: list[str] = []
-        places: list[int] = []
-        start = 0
-        for fact, position in zip(question.facts, positions, strict=True):
-            pieces += sentences[start:position]
-            places.append(len(pieces))
-            pieces.append(fact)
-            start = position
-        return pieces + sentences[start:], places
+        places = [position + number for number, position in enumerate(positions)]
+        for place, fact in zip(places, question.facts, strict=True):
+            sentences.insert(place, fact)
+        return sentences, places
 
     def _order(self, seed: int) -> list[int]:
         """A permutation of the questions of bAbI's file."""
