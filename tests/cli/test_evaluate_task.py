@@ -11,9 +11,10 @@ from typer.core import TyperOption
 
 from titanslab.cli.evaluate_task import task_command
 from titanslab.data import TextEncoder
-from titanslab.tasks import TASKS, Cell, Option, SampleMaker, Task, TaskSample, derive_seed
 from titanslab.tasks.mixture import Mixture
 from titanslab.tasks.row import ending, scored
+from titanslab.tasks.sample import Cell, SampleMaker, TaskSample, derive_seed
+from titanslab.tasks.table import TASKS, Option, Task
 
 WORDS = ("apple", "bridge", "candle", "dragon")
 

@@ -9,8 +9,7 @@ from titanslab.files import file_identity
 from titanslab.tasks.babilong import TASKS
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.samples import BABILong, check_form, score_babilong
-from titanslab.tasks.cells import split_names
-from titanslab.tasks.sample import Cell, TaskSample
+from titanslab.tasks.sample import Cell, TaskSample, split_names
 
 
 def babilong_cells(

@@ -80,11 +80,6 @@ class Rows:
             raise ValueError(f"facts_only is {self.facts_only!r}; it must be 0 to 1, and 0 with bAbI's files (facts)")
         if self.hints and self.facts:
             raise ValueError("hints is true; it must be false with bAbI's files (facts)")
-        if self.step_questions and not (self.whole_stories or self.facts_only):
-            raise ValueError(
-                f"step_questions is {self.step_questions!r}; a row without whole_stories or facts_only asks the last "
-                "question alone, so set one of the two, or step_questions to 0"
-            )
         asked = Asked(step_questions=self.step_questions, steps=tuple(self.steps), contested=self.contested)
         tokenizer, counter, books = self.tokenizer, TokenCounter(self.tokenizer), None
         if self.background:
@@ -94,6 +89,11 @@ class Rows:
             BABILong(task, self.facts, counter, background=books, split=self.split, asked=asked)
             for task in ([self.tasks] if isinstance(self.tasks, str) else self.tasks)
         ]
+        if self.step_questions and not (self.whole_stories or self.facts_only):
+            raise ValueError(
+                f"step_questions is {self.step_questions!r}; a row without whole_stories or facts_only asks the last "
+                "question alone, so set one of the two, or step_questions to 0"
+            )
         self.prefix = leading_special_tokens(tokenizer)
         self.encode, end = TextEncoder(tokenizer).ids, ending(tokenizer)
         self.encode_cached = lru_cache(_CACHED)(self.encode)

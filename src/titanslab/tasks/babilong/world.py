@@ -29,7 +29,6 @@ STORY_FACTS = {"qa1": 10, "qa2": 68, "qa3": 224, "qa4": 2, "qa5": 126}
 # Steps of a task's answer for which a story can have questions; the published files have none.
 STEPS = {"qa2": ("holder", "person"), "qa3": ("holder", "person", "thing", "before"), "qa5": ("holder",)}
 
-ASKED_FACTS = 0.5  # share of facts after which there is a question; about 0.25 in the published stories
 HINTED_BLOCKS = 3  # blocks whose outputs have hints
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
 # Targets of hints for a person at a place: a letter for each pair, so that the key is neither of the two words.
@@ -45,6 +44,7 @@ class Asked:
     """The questions of a generated story before its last one. OURS: bAbI has no such choice; lessons need it.
 
     Args:
+        often: share of facts after which there is a question, 0 to 1; about 0.25 in the published stories.
         step_questions: share of the earlier questions that ask for one step of the task's answer, such as "Who has
             the milk?" in qa2, 0 to 1. A model that has learned the steps learns the task.
         steps: the steps to ask for, among those that the task has (`STEPS`); empty = all. `before` asks where a
@@ -54,12 +54,13 @@ class Asked:
             that stores only the last visitor of a place answers it wrongly. Stories without such a place have none.
     """
 
+    often: float = 0.5
     step_questions: float = 0.0
     steps: tuple[str, ...] = ()
     contested: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("step_questions", "contested"):
+        for name in ("often", "step_questions", "contested"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be 0 to 1")
         for step in self.steps:
@@ -197,7 +198,7 @@ def story(task: str, facts: int, rng: random.Random, asked: Asked = NO_LESSON) -
     while True:
         world.act(task != "qa1", task == "qa5", 0.2 if task == "qa3" else 1.0)
         last = len(world.facts) >= facts
-        if last or rng.random() < ASKED_FACTS:
+        if last or rng.random() < asked.often:
             lesson = bool(asked.step_questions and lessons and not last) and rng.random() < asked.step_questions
             answer = (rng.choice(lessons) if lesson else own)(world)
             if answer is not None:

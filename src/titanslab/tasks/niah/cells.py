@@ -6,10 +6,9 @@ from functools import partial
 from titanslab.data.encode import TokenCounter
 from titanslab.data.text import iter_texts
 from titanslab.files import file_identity
-from titanslab.tasks.cells import split_names
 from titanslab.tasks.niah import VARIANTS
 from titanslab.tasks.niah.samples import NIAH, word_lists
-from titanslab.tasks.sample import Cell, TaskSample
+from titanslab.tasks.sample import Cell, TaskSample, split_names
 
 
 def niah_cells(
