@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import tomllib
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,16 +43,13 @@ class ModelRecipe:
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        for source, others in (
-            ("pretrained", ("preset", "variant", "architecture")),
-            ("architecture", ("preset", "variant")),
-        ):
-            for name in others:
-                if getattr(self, source) is not None and getattr(self, name):
-                    raise ValueError(
-                        f"model.{name} = {getattr(self, name)!r} cannot take effect together with "
-                        f"model.{source} = {getattr(self, source)!r}; remove one of the two"
-                    )
+        sources = ("pretrained", "architecture")
+        for source, name in itertools.product(sources, ("preset", "variant", "architecture")):
+            if source != name and getattr(self, source) is not None and getattr(self, name):
+                raise ValueError(
+                    f"model.{name} = {getattr(self, name)!r} cannot take effect together with "
+                    f"model.{source} = {getattr(self, source)!r}; remove one of the two"
+                )
         if self.architecture is not None:
             check_architecture(self.architecture)
         if self.start is not None:
@@ -112,16 +111,12 @@ class DataRecipe:
             )
         if self.task is not None and self.streaming:
             raise ValueError("data.streaming = true cannot be combined with data.task; set streaming = false")
-        _positive(self, "data", "sequence_length", "shuffle_buffer")
+        _at_least(1, self, "data", "shuffle_buffer", "validation_samples")
         if self.sequence_length < 2:
             raise ValueError("data.sequence_length must be at least 2: one token to read and one to predict")
-        if self.validation_samples is not None:
-            _positive(self, "data", "validation_samples")
         for name in ("text_column", "split", "validation_split", "tokenizer"):
             if not getattr(self, name):
-                raise ValueError(
-                    f"data.{name} is empty; leave it out for {type(self).__dataclass_fields__[name].default!r}"
-                )
+                raise ValueError(f"data.{name} is empty; leave it out for {getattr(DataRecipe, name)!r}")
         _one_of("data.text_documents", self.text_documents, TEXT_DOCUMENTS)
 
 
@@ -172,13 +167,10 @@ class TrainingRecipe:
 
     def check(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "log_every", "save_every", "keep_checkpoints")
-        optional = (name for name in ("eval_every", "eval_batch_size") if getattr(self, name) is not None)
-        _positive(self, "training", *counts, *optional)
+        _at_least(1, self, "training", *counts, "eval_every", "eval_batch_size")
+        _at_least(0, self, "training", "warmup_steps", "weight_decay", "gradient_clip", "write_cost_warmup", "seed")
         if not self.learning_rate > 0:
             raise ValueError(f"training.learning_rate must be above 0, got {self.learning_rate}")
-        for name in ("warmup_steps", "weight_decay", "gradient_clip", "write_cost_warmup", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"training.{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 0 and below 1, got {getattr(self, name)}")
@@ -217,6 +209,7 @@ class Recipe:
         return toml_text(self.sections())
 
 
+MODEL_KEYS = [f.name for f in dataclasses.fields(ModelRecipe) if f.name != "options"]
 SECTIONS = {"model": ModelRecipe, "data": DataRecipe, "training": TrainingRecipe}
 
 
@@ -255,16 +248,10 @@ def parse_recipe(
             raise ValueError(f"{origin}: {name} must be a section [{name}], got {section!r}")
     for assignment in assignments:
         _assign(table, assignment)
-    parts: dict[str, Any] = {}
-    for name, kind in SECTIONS.items():
-        section = table.get(name, {})
-        if kind is ModelRecipe:
-            known = {f.name for f in dataclasses.fields(ModelRecipe)} - {"options"}
-            own = {key: value for key, value in section.items() if key in known}
-            parts[name] = build_settings(kind, own, name, origin)
-            parts[name].options = {key: value for key, value in section.items() if key not in known}
-        else:
-            parts[name] = build_settings(kind, section, name, origin)
+    model = table.get("model", {})
+    options = {key: value for key, value in model.items() if key not in MODEL_KEYS}
+    table["model"] = {key: value for key, value in model.items() if key in MODEL_KEYS} | {"options": options}
+    parts = {name: build_settings(kind, table.get(name, {}), name, origin) for name, kind in SECTIONS.items()}
     recipe = Recipe(**parts)
     check_model_options(recipe.model, origin)
     recipe.check()
@@ -279,22 +266,15 @@ def check_model_options(model: ModelRecipe, origin: str) -> None:
         return
     from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
 
-    allowed = (
-        option_names(model.architecture)
-        if model.architecture is not None
-        else sorted(MEMORY_OPTIONS)
-        + sorted(
-            name
-            for cls in TitansConfig.__mro__
-            if cls.__module__.startswith("titanslab")
-            for name, hint in inspect.get_annotations(cls).items()
-            if "ClassVar" not in str(hint) and not name.startswith("_") and name != "model_type"
-        )
-    )
+    if model.architecture is not None:
+        allowed = option_names(model.architecture)
+    else:
+        own = (inspect.get_annotations(cls) for cls in TitansConfig.__mro__ if cls.__module__.startswith("titanslab"))
+        fields = {name for hints in own for name, hint in hints.items() if "ClassVar" not in str(hint)}
+        allowed = sorted(MEMORY_OPTIONS) + sorted(name for name in fields if name[0] != "_" and name != "model_type")
     for key in model.options:
         if key not in allowed:
-            names = [*allowed, *(f.name for f in dataclasses.fields(ModelRecipe) if f.name != "options")]
-            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest(key, tuple(names))}")
+            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest(key, (*allowed, *MODEL_KEYS))}")
 
 
 def _assign(table: dict[str, Any], assignment: str) -> None:
@@ -304,28 +284,25 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
             f"--set {assignment!r}: unknown section {section!r}; write model.KEY, data.KEY or training.KEY"
             f"{nearest(section, tuple(SECTIONS))}"
         )
-    kind = SECTIONS[section]
-    hint = {f.name: f.type for f in dataclasses.fields(kind)}.get(key, "")
-    if not isinstance(value, str) and str(hint) in ("str", "str | None"):
+    hint = typing.get_type_hints(SECTIONS[section]).get(key)
+    if not isinstance(value, str) and hint in (str, str | None):
         value = assignment.split("=", 1)[1]  # data.text_column=7 stands for the text "7"
-    first, *further = key.split(".")
-    place = table.setdefault(section, {})
-    if further:  # data.task_options.haystack: a key of a table inside the section
-        names = [first, *further]
-        for depth, name in enumerate(names[:-1]):
-            inner = place.get(name, {})
-            if not isinstance(inner, dict):
-                where = ".".join([section, *names[: depth + 1]])
-                raise ValueError(f"--set {assignment!r}: {where} is {inner!r}, not a table that could hold a key")
-            place[name] = dict(inner)
-            place = place[name]
-    place[key.rsplit(".", 1)[-1]] = value
+    *tables, last = key.split(".")  # data.task_options.haystack: a key of a table inside the section
+    place, where = table.setdefault(section, {}), section
+    for name in tables:
+        inner, where = place.get(name, {}), f"{where}.{name}"
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {assignment!r}: {where} is {inner!r}, not a table that could hold a key")
+        place[name] = dict(inner)
+        place = place[name]
+    place[last] = value
 
 
-def _positive(settings: Any, section: str, *names: str) -> None:
+def _at_least(lowest: int, settings: Any, section: str, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{section}.{name} must be 1 or more, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if value is not None and not value >= lowest:
+            raise ValueError(f"{section}.{name} must be {lowest} or more, got {value}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -10,6 +10,15 @@ from typing import Any
 
 from titanslab.models.config import nearest
 
+TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    dict: "a table",
+    list: "a list of text",
+}
+
 
 def build_settings(kind: type, table: dict[str, Any], section: str, origin: str) -> Any:
     """Make the dataclass `kind` from `table`; ValueError names an unknown key, or one whose value has a wrong type."""
@@ -60,28 +69,16 @@ def _toml_value(value: Any) -> str:
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
+    """The value, a float where the hint is one; ValueError if its type is none of the hint's."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
-        if option is type(None):
-            if value is None:
-                return None
-            continue
-        origin = typing.get_origin(option) or option
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        kind = typing.get_origin(option) or option
+        if kind is float and type(value) is int:
             return float(value)
-        if isinstance(value, bool) and origin is not bool:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             continue
-        if isinstance(value, origin):
-            item_types = typing.get_args(option)
-            if origin is list and not all(isinstance(item, item_types[0]) for item in value):
-                continue
+        if kind is not list or all(isinstance(item, typing.get_args(option)[0]) for item in value):
             return value
-    wanted = " or ".join(_type_name(option) for option in options if option is not type(None))
+    kinds = [typing.get_origin(option) or option for option in options if option is not type(None)]
+    wanted = " or ".join(TYPE_NAMES.get(kind, str(kind)) for kind in kinds)
     raise ValueError(f"{where} must be {wanted}, got {type(value).__name__} {value!r}")
-
-
-def _type_name(option: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
-    if typing.get_origin(option) is list:
-        return "a list of text"
-    return names.get(typing.get_origin(option) or option, str(option))
