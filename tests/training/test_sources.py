@@ -42,12 +42,12 @@ def test_too_little_text_says_how_much_is_needed(text_file):
 def test_validation_scores_every_byte_and_can_be_cut_short(text_file):
     size = text_file.stat().st_size
     data = DataRecipe(train="unused", validation=str(text_file), sequence_length=100)
-    validation = validation_rows(data, byte_tokenizer())
-    scored = sum(int((validation.rows[i]["labels"] != -100).sum()) for i in range(len(validation.rows)))
+    every, bytes_per_token = validation_rows(data, byte_tokenizer())
+    scored = sum(int((every[i]["labels"] != -100).sum()) for i in range(len(every)))
     assert scored == size + 2  # and the start and end token
-    assert validation.bytes_per_token == pytest.approx(size / (size + 1))
+    assert bytes_per_token == pytest.approx(size / (size + 1))
     data.validation_samples = 3
-    short = validation_rows(data, byte_tokenizer()).rows
+    short, _ = validation_rows(data, byte_tokenizer())
     assert len(short) == 3
     with pytest.raises(IndexError):
         short[3]

@@ -156,7 +156,8 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
 
 def _byte_symbols() -> list[str]:
     """The printable character that stands for each byte in a byte-level vocabulary."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    symbol = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
-    return [symbol[byte] for byte in range(256)]
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    alphabet = sorted(ByteLevel.alphabet())  # printable bytes stand for themselves, the others follow from 256 on
+    others = iter(symbol for symbol in alphabet if ord(symbol) > 255)
+    return [chr(byte) if chr(byte) in alphabet else next(others) for byte in range(256)]

@@ -69,7 +69,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     data = open_data(recipe, world.num_processes, quiet=not world.is_main_process)
     model = build_model(recipe, data.tokenizer)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
-    metrics = MetricsWriter(output / METRICS, None if data.validation is None else data.validation.bytes_per_token)
+    metrics = MetricsWriter(output / METRICS, data.bytes_per_token)
     trainer = make_trainer(recipe, model, data, output, [metrics])
     world.wait_for_everyone()
     if world.is_main_process:

@@ -25,23 +25,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Rows to validate with, and the mean number of bytes of text that a scored token stands for."""
-
-    rows: Rows
-    bytes_per_token: float
-
-
-@dataclass(frozen=True)
 class RunData:
-    """The tokenizer of a run, its training rows, and its rows to validate with or None.
+    """The data of a run.
 
-    `rows` is a dataset of all rows that the run sees, in their order; with data.streaming it is an endless iterable.
+    Args:
+        tokenizer: of the texts.
+        rows: a dataset of all rows that the run sees, in their order; with data.streaming an endless iterable.
+        validation: rows to validate with, or None.
+        bytes_per_token: mean number of bytes of validation text that a scored token stands for.
     """
 
     tokenizer: PreTrainedTokenizerBase
     rows: Any
-    validation: Validation | None
+    validation: Rows | None = None
+    bytes_per_token: float | None = None
 
 
 def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) -> RunData:
@@ -60,11 +57,10 @@ def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) ->
         rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
     if not data.streaming:
         rows = Subset(rows, range(settings.steps * per_step))
-    validation = None
-    if data.validation is not None:
-        with reading("data.validation") as show:
-            validation = validation_rows(data, tokenizer, show)
-    return RunData(tokenizer, rows, validation)
+    if data.validation is None:
+        return RunData(tokenizer, rows)
+    with reading("data.validation") as show:
+        return RunData(tokenizer, rows, *validation_rows(data, tokenizer, show))
 
 
 def collator(
@@ -143,14 +139,14 @@ def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int)
 
 def validation_rows(
     data: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
-) -> Validation:
-    """The rows of data.validation in their order, cut off after data.validation_samples."""
+) -> tuple[Rows, float]:
+    """The rows of data.validation in their order, cut off after data.validation_samples, and their bytes a token."""
     corpus = _corpus(data, data.validation, "data.validation", data.validation_split)
     tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
     rows: Any = _rows(tokens, data, tokenizer, keep_tail=True)
     if data.validation_samples is not None and data.validation_samples < len(rows):
         rows = Subset(rows, range(data.validation_samples))
-    return Validation(rows, tokens.text_bytes / max(1, len(tokens) - tokens.num_documents))
+    return rows, tokens.text_bytes / max(1, len(tokens) - tokens.num_documents)
 
 
 def tokens_folder() -> Path:
@@ -166,13 +162,7 @@ def _rows(tokens: Tokens, data: DataRecipe, tokenizer: Any, keep_tail: bool = Fa
 
 
 def _corpus(data: DataRecipe, source: str | list[str] | None, name: str, split: str) -> Corpus:
+    """The corpus of data.train or data.validation; `name` is how errors call it."""
     assert source is not None
-    return open_corpus(
-        source,
-        name,
-        subset=data.subset,
-        split=split,
-        column=data.text_column,
-        text_documents=data.text_documents,
-        streaming=data.streaming,
-    )
+    options = {"column": data.text_column, "text_documents": data.text_documents, "streaming": data.streaming}
+    return open_corpus(source, name, subset=data.subset, split=split, **options)

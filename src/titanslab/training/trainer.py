@@ -105,19 +105,13 @@ class TitansTrainer(Trainer):
         if not self._own_state:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
-            assert self.optimizer is not None
-            assert self.lr_scheduler is not None
-            state_files.save_optimizer(Path(output_dir), self.optimizer.state_dict())
-            state_files.save_scheduler(Path(output_dir), self.lr_scheduler.state_dict())
+            state_files.save_optimizer(Path(output_dir), self.optimizer, self.lr_scheduler)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not self._own_state:
             super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        assert self.optimizer is not None
-        assert self.lr_scheduler is not None
-        self.optimizer.load_state_dict(state_files.load_optimizer(Path(checkpoint)))
-        self.lr_scheduler.load_state_dict(state_files.load_scheduler(Path(checkpoint)))
+        else:
+            state_files.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
 
     def _save_rng_state(self, output_dir: str) -> None:
         state_files.save_random_state(self._random_state_file(output_dir))
@@ -155,7 +149,7 @@ def make_trainer(
         model=model,
         args=training_arguments(recipe, output),
         train_dataset=data.rows,
-        eval_dataset=None if data.validation is None else data.validation.rows,
+        eval_dataset=data.validation,
         data_collator=collate,
         processing_class=data.tokenizer,
         callbacks=every,
@@ -244,11 +238,10 @@ def _check_trackers(names: list[str]) -> None:
 
 def decay_parameter_names(model: nn.Module) -> list[str]:
     """Names of the parameters of two or more dimensions outside embeddings and norms, for models of transformers."""
-    names = []
-    for module_name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim >= 2:
-                names.append(f"{module_name}.{name}" if module_name else name)
-    return names
+    return [
+        f"{module_name}.{name}" if module_name else name
+        for module_name, module in model.named_modules()
+        if not isinstance(module, nn.Embedding) and "norm" not in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim >= 2
+    ]
