@@ -130,15 +130,12 @@ def iter_texts(path: str | os.PathLike[str]) -> Iterator[str]:
         ValueError: a file holds no text, or cannot be read as `file_texts` reads it.
     """
     there = Path(path).exists() and not Path(path).is_dir()
-    files = [Path(path)] if there else find_files(str(path), "path")
-    for file in files:
-        found = False
-        for text in file_texts(file, f"path {file}"):
-            if text.strip():
-                found = True
-                yield text
-        if not found:
+    for file in [Path(path)] if there else find_files(str(path), "path"):
+        texts = (text for text in file_texts(file, f"path {file}") if text.strip())
+        if (first := next(texts, None)) is None:
             raise ValueError(f"path {file} holds no text; name a file with text in it")
+        yield first
+        yield from texts
 
 
 def read_words(path: str | os.PathLike[str]) -> list[str]:
@@ -146,8 +143,7 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     where = Path(path)
     if not where.is_file():
         raise FileNotFoundError(f"path {where} does not exist; name a word list, one word a line")
-    words = list(dict.fromkeys(line.strip() for line in utf8_lines(where)))
-    words = [word for word in words if word]
+    words = list(dict.fromkeys(word for line in utf8_lines(where) if (word := line.strip())))
     if not words:
         raise ValueError(f"path {where} holds no word; it must be a word list, one word a line")
     return words

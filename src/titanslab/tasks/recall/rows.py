@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from titanslab.tasks.recall.kv import KVVocabulary, make_kv_recall
+from titanslab.tasks.recall.kv import make_kv_recall
 from titanslab.tasks.recall.samples import RecallTask
 from titanslab.tasks.row import MakeRow, Row, read_some
 
@@ -28,12 +28,11 @@ def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **opt
 
 
 def kv_rows(tokenizer: Any, **options: Any) -> MakeRow:
-    """Training rows of `make_kv_recall`; `options` are its own and those of `KVVocabulary`."""
-    sizes = {k: options.pop(k) for k in ("num_keys", "num_values", "num_fillers") if k in options}
+    """Training rows of `make_kv_recall`; `options` are its own."""
 
     def make(length: int, seed: int) -> Row:
         generator = torch.Generator().manual_seed(seed % (1 << 63))
-        row = make_kv_recall(1, length, vocabulary=KVVocabulary(**sizes), generator=generator, **options)
+        row = make_kv_recall(1, length, generator=generator, **options)
         return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
 
     return make
