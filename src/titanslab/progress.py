@@ -1,7 +1,5 @@
 """The one progress bar of the commands, and the type of the function that work is reported to."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator

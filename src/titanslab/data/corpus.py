@@ -1,7 +1,5 @@
 """The documents of a corpus, from files, folders or the hub, one at a time."""
 
-from __future__ import annotations
-
 import glob
 import re
 from collections.abc import Iterator

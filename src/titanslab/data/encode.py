@@ -1,7 +1,5 @@
 """From text to ids and to numbers of tokens, with any tokenizer."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 A resumed run therefore continues with exactly the rows that would have come next in the interrupted one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

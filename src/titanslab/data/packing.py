@@ -4,8 +4,6 @@ A row is a dict of int64 arrays [T]: `input_ids`, `labels` (shifted inside the m
 `document_ids`. Where `document_ids` changes along a row, the model resets its memory.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Protocol
 

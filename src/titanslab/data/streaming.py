@@ -1,19 +1,14 @@
 """Packed rows that are made while the corpus is read, for corpora that fit neither in memory nor on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerBase
 
 from titanslab.data.corpus import Corpus
 from titanslab.data.encode import TextEncoder
 from titanslab.data.packing import Row, make_row
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BATCH_CHARACTERS = 200_000
 

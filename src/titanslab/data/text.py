@@ -1,7 +1,5 @@
 """The one reader of texts: files of running text, JSON or parquet, plain or compressed, whole or in pieces."""
 
-from __future__ import annotations
-
 import bz2
 import glob
 import gzip

@@ -1,7 +1,5 @@
 """Checkpoints are whole or do not count: a marker is written last, and folders without it are ignored."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Callbacks of the Trainer: metrics.jsonl, the progress bar, checkpoints, and the rising price of writes."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """The model that [model] of a recipe describes: new from a preset, from a checkpoint, or a baseline of transformers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from titanslab.models.config import TitansConfig

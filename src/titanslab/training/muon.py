@@ -4,8 +4,6 @@
 Trainer takes one optimiser. Source: Jordan et al., 2024 (Muon); Liu et al., 2025 (steps of AdamW's size).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

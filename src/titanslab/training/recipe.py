@@ -1,7 +1,5 @@
 """A recipe: one TOML file with the model, the data and the training of a run, read into typed settings."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import itertools

@@ -4,8 +4,6 @@ The folder holds recipe.toml (every default filled in), versions.json, metrics.j
 the model with its tokenizer and result.json.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

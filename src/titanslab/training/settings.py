@@ -1,7 +1,5 @@
 """Typed settings: tables of TOML become dataclasses with checked types, and are written back as TOML."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 import types

@@ -1,15 +1,14 @@
 """The rows that [data] of a recipe describes, to train on and to validate with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.data import Subset
+from transformers import PreTrainedTokenizerBase
 
 from titanslab.data import collate, load_tokenizer, open_corpus, padding_id, tokenize
 from titanslab.data.corpus import Corpus
@@ -19,9 +18,6 @@ from titanslab.data.tokens import Tokens
 from titanslab.models.config import TitansConfig
 from titanslab.progress import Progress, bar
 from titanslab.training.recipe import DataRecipe, Recipe
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ transformers keeps them as pickles, which it reads with `torch.load(weights_only
 several processes on a CPU.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The Hugging Face Trainer with this project's data order, checkpoints, weight decay and watchdog."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

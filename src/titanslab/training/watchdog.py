@@ -1,7 +1,5 @@
 """Stop a run whose loss or gradient is not finite, and name the first layer that is not."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
