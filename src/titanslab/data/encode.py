@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ class TextEncoder:
         size = tokenizer.get_vocab_size() if _is_rust(tokenizer) else len(tokenizer)
         self.dtype = np.dtype(np.uint16 if size <= 2**16 else np.uint32)
         self._bytes = is_byte_tokenizer(tokenizer)
-        self._anchor: list[int] | None = None
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids [T] of each text, without special tokens."""
@@ -58,12 +58,14 @@ class TextEncoder:
         """The ids of one text, without special tokens."""
         return self.encode([text])[0].tolist()
 
+    @cached_property
+    def _anchor(self) -> list[int]:
+        return self.ids(_ANCHOR)
+
     def chunk(self, text: str, first: bool) -> np.ndarray:
         """The ids [T] of one chunk of a longer text that is cut before spaces; `first` is that text's beginning."""
         if first or self._bytes:
             return self.encode([text])[0]
-        if self._anchor is None:
-            self._anchor = self.ids(_ANCHOR)
         # after the anchor, so that no tokenizer takes the chunk for the start of a text
         ids = self.encode([_ANCHOR + text])[0]
         size = len(self._anchor)
@@ -134,7 +136,6 @@ class TokenCounter:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self._encoder = TextEncoder(tokenizer) if _encodes(tokenizer) else None
-        self._anchor_count: int | None = None
         if self._encoder is None and not callable(tokenizer):
             raise ValueError(
                 f"tokenizer is a {type(tokenizer).__name__}; it must be a Hugging Face tokenizer, a "
@@ -147,9 +148,11 @@ class TokenCounter:
 
     def count_following(self, texts: Sequence[str]) -> list[int]:
         """Tokens that each text adds where it follows another after a space, so that counts can be summed."""
-        if self._anchor_count is None:
-            self._anchor_count = self.count(_ANCHOR)
-        return [size - self._anchor_count for size in self._counts([f"{_ANCHOR} {text}" for text in texts])]
+        return [size - self._anchor for size in self._counts([f"{_ANCHOR} {text}" for text in texts])]
+
+    @cached_property
+    def _anchor(self) -> int:
+        return self.count(_ANCHOR)
 
     def _counts(self, texts: Sequence[str]) -> list[int]:
         if self._encoder is None:

@@ -43,21 +43,17 @@ class StreamedRows(IterableDataset):
     def _packed(self) -> Iterator[Row]:
         ids = documents = np.empty(0, np.int64)
         number = 0
-        for batch in self._documents():
-            numbers = np.repeat(np.arange(number, number + len(batch)), [len(document) for document in batch])
-            ids = np.concatenate([ids, *batch], dtype=np.int64)
-            documents = np.concatenate([documents, numbers])
-            number += len(batch)
-            while len(ids) >= self.length:
-                first = documents[: self.length]
-                yield make_row(ids[: self.length], first - first[0], self.length)
-                ids, documents = ids[self.length :], documents[self.length :]
-
-    def _documents(self) -> Iterator[list[np.ndarray]]:
         while True:
-            empty = True
+            before = number
             for _, texts in self.corpus.batches(BATCH_CHARACTERS):
-                empty = False
-                yield self.encoder.documents(texts)
-            if empty:
+                batch = self.encoder.documents(texts)
+                numbers = np.repeat(np.arange(number, number + len(batch)), [len(document) for document in batch])
+                ids = np.concatenate([ids, *batch], dtype=np.int64)
+                documents = np.concatenate([documents, numbers])
+                number += len(batch)
+                while len(ids) >= self.length:
+                    first = documents[: self.length]
+                    yield make_row(ids[: self.length], first - first[0], self.length)
+                    ids, documents = ids[self.length :], documents[self.length :]
+            if number == before:
                 raise ValueError(self.corpus.describe_empty())

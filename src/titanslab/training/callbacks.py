@@ -78,7 +78,11 @@ class ProgressLine(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs and ("loss" in logs or "eval_loss" in logs):
-            self.show(state.global_step, state.max_steps, _note(self.metrics.last))
+            line = self.metrics.last
+            labels = {"loss": "loss", "eval_loss": "validation loss", "eval_bits_per_byte": "bits/byte"}
+            parts = [f"{label} {line[name]:.4f}" for name, label in labels.items() if name in line]
+            parts += [f"{line['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in line else []
+            self.show(state.global_step, state.max_steps, ", ".join(parts))
 
 
 class CheckpointCallback(TrainerCallback):
@@ -108,11 +112,3 @@ def truncate_metrics(path: Path, step: int) -> None:
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
     write_whole(path, "".join(line + "\n" for line in kept))
-
-
-def _note(line: dict[str, Any]) -> str:
-    labels = {"loss": "loss", "eval_loss": "validation loss", "eval_bits_per_byte": "bits/byte"}
-    parts = [f"{label} {line[name]:.4f}" for name, label in labels.items() if name in line]
-    if "tokens_per_second" in line:
-        parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
-    return ", ".join(parts)

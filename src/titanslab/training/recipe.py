@@ -13,19 +13,13 @@ from titanslab.models.config import nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
 from titanslab.training.settings import build_settings, read_assignment, toml_text
 
-SCHEDULES = ("cosine", "linear", "constant")
-PRECISIONS = ("fp32", "bf16")
-OPTIMIZERS = ("adamw", "muon")
-TEXT_DOCUMENTS = ("file", "line", "paragraph")
-DEFAULT_PRESET, DEFAULT_VARIANT = "tiny", "mac"
-
 
 @dataclass
 class ModelRecipe:
     """[model]: a preset with changed fields, a checkpoint to start from, or a model of transformers.
 
     Args:
-        preset, variant: of a Titans model, see `TitansConfig.preset`.
+        preset, variant: of a Titans model, see `TitansConfig.preset`; "tiny" and "mac" where missing.
         pretrained: the folder of a run or a saved model to start from.
         architecture: the `model_type` of a model of transformers, such as "llama".
         start: the initial values of a Gated DeltaNet, see `start_gated_deltanet`.
@@ -55,8 +49,7 @@ class ModelRecipe:
             if self.architecture is None:
                 raise ValueError(f"model.start = {self.start!r} needs model.architecture; remove one or name the other")
         if self.pretrained is None and self.architecture is None:
-            self.preset = self.preset or DEFAULT_PRESET
-            self.variant = self.variant or DEFAULT_VARIANT
+            self.preset, self.variant = self.preset or "tiny", self.variant or "mac"
 
 
 @dataclass
@@ -115,7 +108,7 @@ class DataRecipe:
         for name in ("text_column", "split", "validation_split", "tokenizer"):
             if not getattr(self, name):
                 raise ValueError(f"data.{name} is empty; leave it out for {getattr(DataRecipe, name)!r}")
-        _one_of("data.text_documents", self.text_documents, TEXT_DOCUMENTS)
+        _one_of("data.text_documents", self.text_documents, ("file", "line", "paragraph"))
 
 
 @dataclass
@@ -172,9 +165,9 @@ class TrainingRecipe:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        _one_of("training.schedule", self.schedule, SCHEDULES)
-        _one_of("training.precision", self.precision, PRECISIONS)
-        _one_of("training.optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("training.schedule", self.schedule, ("cosine", "linear", "constant"))
+        _one_of("training.precision", self.precision, ("fp32", "bf16"))
+        _one_of("training.optimizer", self.optimizer, ("adamw", "muon"))
 
 
 @dataclass

@@ -44,12 +44,11 @@ def read_assignment(text: str) -> tuple[str, str, Any]:
 
 def toml_text(sections: dict[str, dict[str, Any]]) -> str:
     """Sections of plain values as TOML; keys with the value None are left out."""
-    lines: list[str] = []
-    for name, section in sections.items():
-        lines.append(f"[{name}]")
-        lines += [f"{key} = {_toml_value(value)}" for key, value in section.items() if value is not None]
-        lines.append("")
-    return "\n".join(lines).strip() + "\n"
+    parts = [
+        [f"[{name}]\n", *(f"{key} = {_toml_value(value)}\n" for key, value in section.items() if value is not None)]
+        for name, section in sections.items()
+    ]
+    return "\n".join(map("".join, parts))
 
 
 def _toml_value(value: Any) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 
 from titanslab.models.config import TitansConfig
 from titanslab.training import state_files
@@ -142,7 +142,6 @@ def make_trainer(
     if settings.compile:
         compile_blocks(model)
     _check_trackers(settings.report_to)
-    every: list[TrainerCallback] = [SaveAtLogs(), *callbacks, CheckpointCallback(settings.keep_checkpoints)]
     trainer = TitansTrainer(
         model=model,
         args=training_arguments(recipe, output),
@@ -150,12 +149,11 @@ def make_trainer(
         eval_dataset=data.validation,
         data_collator=collate,
         processing_class=data.tokenizer,
-        callbacks=every,
+        callbacks=[SaveAtLogs(), *callbacks, CheckpointCallback(settings.keep_checkpoints)],
         muon=settings.optimizer == "muon",
         write_cost_warmup=settings.write_cost_warmup if model_type == TitansConfig.model_type else 0,
     )
-    for default in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(default)
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -189,16 +187,12 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         max_grad_norm=settings.gradient_clip,
         optim="adamw_torch",
         seed=settings.seed,
-        data_seed=settings.seed,
         full_determinism=settings.deterministic,
-        logging_strategy="steps",
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
         eval_strategy="no" if settings.eval_every is None else "steps",
         eval_steps=settings.eval_every,
-        save_strategy="steps",
         save_steps=settings.save_every,
-        save_total_limit=None,
         bf16=settings.precision == "bf16",
         use_cpu=settings.cpu or not torch.accelerator.is_available(),
         report_to=settings.report_to or "none",
