@@ -129,9 +129,8 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     where = Path(path)
     if not where.is_file():
         raise FileNotFoundError(f"path {where} does not exist; name a word list, one word a line")
-    words = list(
-        dict.fromkeys(word for line in whole_text(where, f"path {where}").splitlines() if (word := line.strip()))
-    )
+    lines = whole_text(where, f"path {where}").splitlines()
+    words = list(dict.fromkeys(filter(None, map(str.strip, lines))))
     if not words:
         raise ValueError(f"path {where} holds no word; it must be a word list, one word a line")
     return words

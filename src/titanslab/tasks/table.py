@@ -125,11 +125,7 @@ _ROWS = (
                 "variant",
                 "single_1, single_2, single_3, or several with commas; default: all with --haystack, else single_1.",
             ),
-            Option(
-                "haystack",
-                "Running text for single_2 and single_3: a file or a folder.",
-                parts=NIAH_VARIANTS[1:],
-            ),
+            Option("haystack", "Running text for single_2 and single_3: a file or a folder.", parts=NIAH_VARIANTS[1:]),
             Option("adjectives", "Word list for the first halves of the keys, one word a line."),
             Option("nouns", "Word list for the second halves of the keys."),
         ),

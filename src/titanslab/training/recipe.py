@@ -215,12 +215,10 @@ def load_recipe(path: str | Path, assignments: list[str] | tuple[str, ...] = ())
     if not path.exists():
         raise FileNotFoundError(f"recipe {str(path)!r} does not exist (looked for {path.absolute()})")
     try:
-        text = path.read_bytes().decode("utf-8")
-        table = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"recipe {str(path)!r} is not a text file in UTF-8: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"recipe {str(path)!r} is not valid TOML: {error}") from error
+        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except ValueError as error:
+        kind = "a text file in UTF-8" if isinstance(error, UnicodeDecodeError) else "valid TOML"
+        raise ValueError(f"recipe {str(path)!r} is not {kind}: {error}") from error
     return parse_recipe(table, assignments, origin=str(path))
 
 
@@ -244,15 +242,13 @@ def parse_recipe(
     table["model"] = {key: value for key, value in model.items() if key in MODEL_KEYS} | {"options": options}
     parts = {name: build_settings(kind, table.get(name, {}), name, origin) for name, kind in SECTIONS.items()}
     recipe = Recipe(**parts)
-    check_model_options(recipe.model, origin)
     recipe.check()
+    check_model_options(recipe.model, origin)
     return recipe
 
 
 def check_model_options(model: ModelRecipe, origin: str) -> None:
     """Raise ValueError when [model] holds a key that is neither ours nor a field of the model's config."""
-    if model.architecture is not None:
-        model.check()
     if not model.options:
         return
     from titanslab.models.config import MEMORY_OPTIONS, TitansConfig

@@ -109,13 +109,10 @@ def check_output(output: Path, recipe: Recipe | None, resume: bool) -> None:
         return
     if not (output / RECIPE).exists():
         raise ValueError(f"output folder {str(output)!r} holds no run to resume (no {RECIPE}); leave --resume out")
-    if recipe is not None:
-        _check_same(load_recipe(output / RECIPE), recipe, output)
-
-
-def _check_same(old: Recipe, new: Recipe, output: Path) -> None:
-    before, after = old.sections(), new.sections()
-    for section, values in after.items():
+    if recipe is None:
+        return
+    before = load_recipe(output / RECIPE).sections()
+    for section, values in recipe.sections().items():
         for key in sorted(values.keys() | before[section].keys()):
             was, now = before[section].get(key), values.get(key)
             if was != now and key not in FREE_KEYS.get(section, ()):

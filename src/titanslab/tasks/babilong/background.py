@@ -3,7 +3,7 @@
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 
@@ -49,12 +49,13 @@ class _Book:
                 found.setdefault(word, []).append(i)
         return found
 
-    def counts(self, block: int) -> list[int]:
-        """Token counts of a block of sentences."""
+    def count(self, at: int) -> int:
+        """Tokens of a sentence; those of a block are counted together."""
+        block, offset = divmod(at, _BLOCK)
         if block not in self._counts:
             sentences = self.sentences[block * _BLOCK : (block + 1) * _BLOCK]
             self._counts[block] = self._counter.count_following(sentences)
-        return self._counts[block]
+        return self._counts[block][offset]
 
 
 class Background:
@@ -110,7 +111,7 @@ class Background:
             if not places:
                 continue  # a book may lack a rare word
             at = places[rng.randrange(len(places))]
-            size = book.counts(at // _BLOCK)[at % _BLOCK]
+            size = book.count(at)
             if size > budget - total:
                 break
             if size >= self._min_tokens:
@@ -120,28 +121,25 @@ class Background:
 
     def _draw_runs(self, rng: random.Random, budget: int) -> list[str]:
         """Runs of consecutive sentences, `budget` tokens in total."""
-        chosen, idle = list[str](), 0
+        chosen, runs = list[str](), self._runs(rng)
         while budget > 0:
-            book = self._books[rng.randrange(len(self._books))]
-            sentences = book.sentences
-            at = book.place(rng.random())
-            before = len(chosen)
-            while budget > 0 and at < len(sentences):
-                block, offset = divmod(at, _BLOCK)
-                for size in book.counts(block)[offset:]:
-                    if size >= self._min_tokens:
-                        if size > budget:
-                            cut = self._cut(sentences[at], budget)
-                            return [*chosen, cut] if cut else chosen
-                        chosen.append(sentences[at])
-                        budget -= size
-                    at += 1
-            idle = 0 if len(chosen) > before else idle + 1
-            if idle > 1000:
-                raise ValueError(
-                    f"background has no sentences of {self._min_tokens} tokens or more; give books of prose"
-                )
+            sentence, size = next(runs)
+            if sentence := sentence if size <= budget else self._cut(sentence, budget):
+                chosen.append(sentence)
+            budget -= size
         return chosen
+
+    def _runs(self, rng: random.Random) -> Iterator[tuple[str, int]]:
+        """Sentences and their tokens without end: those of a random book from a random place on, then of another."""
+        idle = 0
+        while idle <= 1000:
+            book, idle = self._books[rng.randrange(len(self._books))], idle + 1
+            for at in range(book.place(rng.random()), len(book.sentences)):
+                size = book.count(at)
+                if size >= self._min_tokens:
+                    idle = 0
+                    yield book.sentences[at], size
+        raise ValueError(f"background has no sentences of {self._min_tokens} tokens or more; give books of prose")
 
     def _cut(self, sentence: str, budget: int) -> str:
         """The longest beginning of a sentence, in whole words, that fits `budget` tokens."""

@@ -18,9 +18,8 @@ _BLOCK_WORDS = 256  # words that are counted together
 class RepeatedLine:
     """One line, repeated, with the needle as a line of its own (single_1)."""
 
-    def __init__(self, counter: TokenCounter, line: str = NOISE_LINE):
-        self.line = line
-        few, many = (counter.count("\n".join([line] * n)) for n in (8, 16))
+    def __init__(self, counter: TokenCounter):
+        few, many = (counter.count("\n".join([NOISE_LINE] * n)) for n in (8, 16))
         self._per_line = max(1, (many - few) // 8)
 
     def tokens(self, units: int) -> int:
@@ -34,7 +33,7 @@ class RepeatedLine:
     def insert(self, units: int, needle: str, share: float) -> tuple[str, int]:
         """The text with the needle before line `share * units`, and the index of that line."""
         index = round(share * units)
-        block = self.line + "\n"
+        block = NOISE_LINE + "\n"
         return (block * index + needle + "\n" + block * (units - index))[:-1], index
 
     def around(self, rng: random.Random, budget: int, needle: str) -> str:

@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,19 +19,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from titanslab.data.encode import TextEncoder
+from titanslab.data.text import read_words
 from titanslab.tasks.sample import derive_seed
 
 TEMPLATE = " The secret of {key} is {value}."
-_NAMES = """
-    Aldora Bremin Calvet Dorsan Elmira Fenwick Galdor Hestia Ivorra Jasken Kelmar Lodrin Mirava Nolden Ostara
-    Pelias Quenby Rovell Sardis Tamsin Ulmara Varden Wexley Xandra Yorlan Zephra Ardell Birkin Corvan Delphy
-    Ersten Faldor Grevin Halden Istria Jorvik Kestra Lunden Morven Narvik Orland Prenna Quorin Rostov Selkie
-    Torvin Umbria Velden Wystan Ximena Yelena Zorana Amberl Beldin Cassel Dunmor Estoril Farrow Girdan Hobart
-    Ingram Jessup Kirkby Lannoy
-"""
-NAMES: tuple[str, ...] = tuple(_NAMES.split())
-
-
+NAMES = read_words(Path(__file__).with_name("names.txt"))
 Fact = tuple[np.ndarray, np.ndarray]  # the ids of a question and of its value
 
 
@@ -108,7 +101,6 @@ class RecallTask:
         head = before.removesuffix(" ")
         self._questions = [self._encode(head.replace("{key}", name)) for name in NAMES]
         self._after = self._encode(after)
-        self._values: dict[int, np.ndarray] = {}
 
     def _encode(self, text: str) -> np.ndarray:
         return self._encoder.encode([text])[0].astype(np.int64)
@@ -161,12 +153,9 @@ class RecallTask:
     def _facts(self, rng: random.Random) -> list[Fact]:
         """Draw the facts of a row."""
         keys = rng.sample(range(len(self._questions)), self.num_facts)
-        return [(self._questions[key], self._value(rng.randrange(10**self.value_digits))) for key in keys]
-
-    def _value(self, number: int) -> np.ndarray:
-        if number not in self._values:
-            self._values[number] = self._encode(f"{self._space}{number:0{self.value_digits}d}")
-        return self._values[number]
+        digits = self.value_digits
+        values = [self._encode(f"{self._space}{rng.randrange(10**digits):0{digits}d}") for _ in keys]
+        return [(self._questions[key], value) for key, value in zip(keys, values, strict=True)]
 
     def _weave(self, row: _Row, rng: random.Random, end: int, facts: list[Fact], choices: range) -> None:
         """Add background and facts until the row has `end` tokens; a fact that does not fit is left out."""
