@@ -9,11 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import titanslab  # noqa: F401
 from titanslab.evaluation.decode import GreedyAnswerer
 from titanslab.quickstart.corpus import bundled_text
-from titanslab.tasks.babilong.cells import score
-from titanslab.tasks.babilong.samples import BABILong
+from titanslab.tasks.babilong.samples import BABILong, score
 from titanslab.tasks.babilong.world import STORY_FACTS
-from titanslab.tasks.niah.cells import score as niah_score
 from titanslab.tasks.niah.samples import NIAH, VARIANTS
+from titanslab.tasks.niah.samples import score as niah_score
 from titanslab.tasks.sample import TaskSample
 
 FOLDER = Path(__file__).parents[2] / "checkpoints"

@@ -7,9 +7,8 @@ import uuid
 import pytest
 
 from titanslab.data.encode import TokenCounter
-from titanslab.tasks.niah.cells import score
 from titanslab.tasks.niah.haystack import NOISE_LINE
-from titanslab.tasks.niah.samples import DEPTHS, NIAH, VARIANTS, Needle
+from titanslab.tasks.niah.samples import DEPTHS, NIAH, VARIANTS, Needle, score
 from titanslab.tasks.sample import TaskSample
 
 

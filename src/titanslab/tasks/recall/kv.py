@@ -3,10 +3,12 @@
 For experiments on architectures: there is no text and no tokenizer, labels are dense, and every answer has a distance.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from titanslab.tasks.row import MakeRow, Row
 
 
 class KVRecall(NamedTuple):
@@ -87,3 +89,14 @@ def make_kv_recall(
     distance[:, 1 : 2 * slots : 2] = distance_slots
     labels = torch.where(distance > 0, input_ids, -100)
     return KVRecall(input_ids, labels, distance)
+
+
+def kv_rows(tokenizer: Any, **options: Any) -> MakeRow:
+    """Training rows of `make_kv_recall`; `options` are its own."""
+
+    def make(length: int, seed: int) -> Row:
+        generator = torch.Generator().manual_seed(seed % (1 << 63))
+        row = make_kv_recall(1, length, generator=generator, **options)
+        return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
+
+    return make

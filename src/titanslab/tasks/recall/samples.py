@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from titanslab.data.encode import TextEncoder
 from titanslab.data.text import read_words
+from titanslab.tasks.row import MakeRow, Row, read_some
 from titanslab.tasks.sample import derive_seed
 
 TEMPLATE = " The secret of {key} is {value}."
@@ -219,6 +220,24 @@ def _clauses(text: str) -> list[str]:
     """Split a text after each mark of punctuation that white space follows; the space begins the next clause."""
     ends = [match.end() for match in re.finditer(r"[.,;:!?][\"”')]*(?=\s)", text)]
     return [text[start:end] for start, end in pairwise([0, *ends, len(text)]) if end > start]
+
+
+def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **options: Any) -> MakeRow:
+    """Training rows of `RecallTask`.
+
+    Args:
+        tokenizer: encodes to ids.
+        background: path of running text.
+        loss: `answers` or `text`; see `RecallTask.row`.
+        options: of `RecallTask`.
+    """
+    task = RecallTask(tokenizer, "\n\n".join(read_some(background, 5_000_000)), **options)
+
+    def make(length: int, seed: int) -> Row:
+        row = task.row(length, seed, 0, loss)
+        return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
+
+    return make
 
 
 def answers_right(predictions: Tensor, batch: RecallBatch) -> tuple[Tensor, Tensor]:
