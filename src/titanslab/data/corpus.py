@@ -97,9 +97,8 @@ def open_corpus(source: str | list[str], name: str = "data", **options: Any) -> 
 
 def _is_hub_name(source: str) -> bool:
     """Whether `source` looks like owner/dataset (or a bare name) and nothing of that name is here."""
-    if Path(source).expanduser().exists() or glob.has_magic(source):
-        return False
-    if text_kind(Path(source)) is not None or Path(source).suffix in COMPRESSIONS:
+    path = Path(source)
+    if path.expanduser().exists() or glob.has_magic(source) or text_kind(path) or path.suffix in COMPRESSIONS:
         return False
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
 

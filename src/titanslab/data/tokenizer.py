@@ -52,8 +52,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if path.is_dir() and not any((path / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
         path /= "tokenizer.model"
         if not path.exists():
-            kinds = "tokenizer.json, tokenizer_config.json or tokenizer.model"
-            raise ValueError(f"tokenizer folder {name!r} holds no {kinds}")
+            kinds = "no tokenizer.json, tokenizer_config.json or tokenizer.model"
+            raise ValueError(f"tokenizer folder {name!r} holds {kinds}")
     if path.is_file():
         return _from_file(path)
     if not path.exists() and (path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name):

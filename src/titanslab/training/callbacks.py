@@ -26,34 +26,31 @@ class MetricsWriter(TrainerCallback):
         self.path, self.bytes_per_token = path, bytes_per_token
         self.last: dict[str, Any] = {}
         self.last_loss: float | None = None
-        self._since: tuple[float, int] | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since = (time.perf_counter(), state.num_input_tokens_seen)
+        self._since = (time.perf_counter(), 0)  # time and tokens of the last log
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         line: dict[str, Any] = {"step": state.global_step}
-        now = time.perf_counter()
+        now, tokens = time.perf_counter(), state.num_input_tokens_seen
         if "loss" in logs:
             line |= {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
             self.last_loss = logs["loss"]
-            if self._since is not None and state.num_input_tokens_seen > self._since[1]:
-                seconds = now - self._since[0]
-                line["tokens_per_second"] = round((state.num_input_tokens_seen - self._since[1]) / seconds, 1)
+            if tokens > self._since[1]:
+                line["tokens_per_second"] = round((tokens - self._since[1]) / (now - self._since[0]), 1)
         if "eval_loss" in logs:
             line["eval_loss"] = logs["eval_loss"]
             if self.bytes_per_token:
                 line["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) / self.bytes_per_token
-        line["tokens"] = state.num_input_tokens_seen
-        self._since = (now, state.num_input_tokens_seen)
-        self.last = line
+        line["tokens"] = tokens
+        self._since, self.last = (now, tokens), line
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._since = (time.perf_counter(), state.num_input_tokens_seen)  # the speed leaves out the time of saving
+
+    on_train_begin = on_save
 
 
 class SaveAtLogs(TrainerCallback):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from titanslab.models.config import nearest
+from titanslab.models.config import MEMORY_OPTIONS, TitansConfig, nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
 from titanslab.training.settings import build_settings, read_assignment, toml_text
 
@@ -249,10 +249,6 @@ def parse_recipe(
 
 def check_model_options(model: ModelRecipe, origin: str) -> None:
     """Raise ValueError when [model] holds a key that is neither ours nor a field of the model's config."""
-    if not model.options:
-        return
-    from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
-
     if model.architecture is not None:
         allowed = option_names(model.architecture)
     else:

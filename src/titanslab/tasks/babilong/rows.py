@@ -11,7 +11,7 @@ from titanslab.tasks.babilong.babi import BabiQuestion, Hint
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.samples import BABILong, check_form
 from titanslab.tasks.babilong.world import GIVERS, HINTED_BLOCKS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked
-from titanslab.tasks.row import MakeRow, Row, ending, fit, read_some, scored, too_short
+from titanslab.tasks.row import MakeRow, Row, ending, fit, read_some, too_short
 
 _STORY_ATTEMPTS = 1024  # drawn stories before a row counts as too short; few stories of qa3 fit a short row
 _FACT_TOKENS = 5  # lower bound on the tokens of a fact, which has at least five words
@@ -146,9 +146,6 @@ class Rows:
 
     def _write(self, task: BABILong, question: BabiQuestion, whole: bool, rng: random.Random, size: int) -> Row:
         """The row of a question with `size` tokens of facts and background; `whole` adds the questions before it."""
-        if not whole and not self.hints:
-            prompt = self.encode(task.build(question, size, 0, rng).prompt)
-            return scored(self.prefix + prompt, self._answer(question))
         pieces, places = task.context(question, size, rng)
         facts = dict(zip(places, question.fact_hints, strict=False))  # empty for bAbI's files
         ids, labels, done = list(self.prefix), [-100] * len(self.prefix), 0
