@@ -42,9 +42,17 @@ class TitansTrainer(Trainer):
         return SequentialSampler(dataset) if hasattr(dataset, "__len__") else None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters that decay: matrices, never norms, biases, gates or embeddings."""
-        own = getattr(model, "decay_parameter_names", None)
-        return list(own()) if own is not None else decay_parameter_names(model)
+        """Names of the parameters that decay: matrices, never norms, biases, embeddings or gates of a memory."""
+        own: Any = getattr(model, "decay_parameter_names", None)
+        if own is not None:
+            return list(own())
+        return [
+            f"{module_name}.{name}" if module_name else name
+            for module_name, module in model.named_modules()
+            if not isinstance(module, nn.Embedding) and "norm" not in type(module).__name__.lower()
+            for name, parameter in module.named_parameters(recurse=False)
+            if parameter.ndim >= 2
+        ]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """AdamW as the Trainer makes it, or `MuonWithAdamW`; ValueError for the latter on sharded parameters."""
@@ -226,14 +234,3 @@ def _check_trackers(names: list[str]) -> None:
             raise ValueError(
                 f"training.report_to names {name!r}, which cannot be used here: {error}; install it or take it out"
             ) from error
-
-
-def decay_parameter_names(model: nn.Module) -> list[str]:
-    """Names of the parameters of two or more dimensions outside embeddings and norms, for models of transformers."""
-    return [
-        f"{module_name}.{name}" if module_name else name
-        for module_name, module in model.named_modules()
-        if not isinstance(module, nn.Embedding) and "norm" not in type(module).__name__.lower()
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim >= 2
-    ]

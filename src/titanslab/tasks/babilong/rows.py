@@ -10,7 +10,7 @@ from titanslab.data.encode import TextEncoder, TokenCounter, encode_answer, lead
 from titanslab.tasks.babilong.babi import BabiQuestion, Hint
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.samples import BABILong, check_form
-from titanslab.tasks.babilong.world import GIVERS, HINTED_BLOCKS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked
+from titanslab.tasks.babilong.world import GIVERS, HINTED_BLOCKS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked, story
 from titanslab.tasks.row import MakeRow, Row, ending, fit, read_some, too_short
 
 _STORY_ATTEMPTS = 1024  # drawn stories before a row counts as too short; few stories of qa3 fit a short row
@@ -132,7 +132,7 @@ class Rows:
         for _ in range(_STORY_ATTEMPTS):
             known = size = 0
             fitting: list[BabiQuestion] = []
-            for one in task.story(max(2, length // _FACT_TOKENS), rng):
+            for one in story(task.task, max(2, length // _FACT_TOKENS), rng, task.asked):
                 size += sum(map(self.tokens, one.facts[known:])) + self.tokens(one.question) + len(self._answer(one))
                 if size > room:
                     break

@@ -110,24 +110,6 @@ class BABILong(SampleMaker):
         else:
             question = self.draw(random.Random(derive_seed(self.name, self.split, "story", seed, index)))
         rng = random.Random(derive_seed(self.name, self.split, length, seed, index))
-        return self.build(question, length, index, rng)
-
-    def draw(self, rng: random.Random, facts: int | None = None) -> BabiQuestion:
-        """Draw a question of the task; its `earlier` holds the questions of the story before it.
-
-        A generated story has at most `facts` statements, or more where no question is possible before.
-        """
-        if self.questions:
-            return self.questions[rng.randrange(len(self.questions))]
-        longest = STORY_FACTS[self.task] if facts is None else max(2, min(facts, STORY_FACTS[self.task]))
-        return self.story(round(2 * (longest / 2) ** rng.random()), rng)[-1]
-
-    def story(self, facts: int, rng: random.Random) -> list[BabiQuestion]:
-        """Generate a story of at least `facts` statements; see `world.story`."""
-        return story(self.task, facts, rng, self.asked)
-
-    def build(self, question: BabiQuestion, length: int, index: int, rng: random.Random) -> TaskSample:
-        """The sample of a question, with positions and background drawn with `rng`, `length` tokens in total."""
         pieces, places = self.context(question, length, rng)
         prompt = f"{' '.join(pieces)} {question.question}"
         positions = [place - earlier for earlier, place in enumerate(places)]
@@ -141,6 +123,16 @@ class BABILong(SampleMaker):
             "depth": 100 * positions[question.supporting[-1] if question.supporting else -1] / total,
         }
         return TaskSample(self.name, length, index, prompt, question.answer, info)
+
+    def draw(self, rng: random.Random, facts: int | None = None) -> BabiQuestion:
+        """Draw a question of the task; its `earlier` holds the questions of the story before it.
+
+        A generated story has at most `facts` statements, or more where no question is possible before.
+        """
+        if self.questions:
+            return self.questions[rng.randrange(len(self.questions))]
+        longest = STORY_FACTS[self.task] if facts is None else max(2, min(facts, STORY_FACTS[self.task]))
+        return story(self.task, round(2 * (longest / 2) ** rng.random()), rng, self.asked)[-1]
 
     def context(self, question: BabiQuestion, length: int, rng: random.Random) -> tuple[list[str], list[int]]:
         """Facts and background as sentences, `length` tokens in total, and the indices of the facts among them."""
