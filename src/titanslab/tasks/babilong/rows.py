@@ -20,12 +20,12 @@ MAX_BACKGROUND_CHARS = 50_000_000
 
 
 def babilong_rows(tokenizer: Any, **options: Any) -> MakeRow:
-    """Training rows of BABILong; `options` are those of `Rows`."""
-    return Rows(tokenizer, **options).make
+    """Training rows of BABILong; `options` are those of `BabilongRows`."""
+    return BabilongRows(tokenizer, **options).make
 
 
 @dataclass(eq=False)
-class Rows:
+class BabilongRows:
     """Training rows of BABILong; all but the tokenizer are `data.task_options` in a recipe.
 
     Args:
