@@ -1,1 +1,1 @@
-"""Speed and memory: one command each, run from the repository's root as `python -m benchmarks.NAME`."""
+"""Benchmarks of speed and memory. Run each from the repository's root as `python -m benchmarks.NAME`."""

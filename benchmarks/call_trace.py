@@ -1,9 +1,9 @@
-"""Count the Python calls of one step of a one-block model, and how often they change from one file to another.
+"""Count the Python calls of one step of a one-block model, and how often the file changes from one call to the next.
 
     python -m benchmarks.call_trace
     python -m benchmarks.call_trace --variant lmm --step decode --list
 
-A reader who follows a token through the code makes the same changes of file. Only files of the package count.
+A reader who follows a token through the code changes file as often. Only files of the package count.
 """
 
 import argparse
@@ -23,7 +23,7 @@ TOKENS = 64
 
 
 class Trace:
-    """Records the file of every Python call of the package, and of every return from one, while it is open."""
+    """Records, inside a `with`, the file of every Python call in the package and of every return from one."""
 
     def __init__(self) -> None:
         self.files: list[str] = []
@@ -43,7 +43,7 @@ class Trace:
 
     @property
     def changes(self) -> int:
-        """Calls and returns whose file is not that of the event before."""
+        """Number of calls and returns whose file differs from that of the event before."""
         return sum(a != b for a, b in zip(self.files, self.files[1:], strict=False))
 
 
@@ -58,7 +58,7 @@ def trace(variant: str, step: str) -> Trace:
     ids = torch.randint(config.vocab_size, (1, TOKENS))
     if step == "train":
         model.train()
-        model(ids, labels=ids).loss.backward()  # the first call loads the kernels
+        model(ids, labels=ids).loss.backward()  # loads the kernels
         with Trace() as found:
             model(ids, labels=ids).loss.backward()
         return found
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="mac", choices=("lmm", "mal", "mag", "mac"))
     parser.add_argument("--step", default="train", choices=("train", "decode"))
-    parser.add_argument("--list", action="store_true", help="print the calls of each file too")
+    parser.add_argument("--list", action="store_true", help="also print the calls of each file")
     arguments = parser.parse_args()
     found = trace(arguments.variant, arguments.step)
     memory = sum(name.startswith("memory") for name in found.calls)

@@ -1,13 +1,13 @@
-"""Time per token and bytes of cache after 1K, 64K, 1M and 10M tokens: decoding one by one, and prefilling a block.
+"""Time per token and bytes of the cache after 1K, 64K, 1M and 10M tokens, when decoding and when prefilling a block.
 
     python -m benchmarks.decode                     tiny on a CPU, 170m on a GPU
-    python -m benchmarks.decode --real 65536        caches of up to 64K tokens really read, the longer advanced
-    python -m benchmarks.decode --real 10485760     all of them really read (hours on a CPU)
+    python -m benchmarks.decode --real 65536        caches of up to 64K tokens are read, longer ones advanced
+    python -m benchmarks.decode --real 10485760     all caches are read (hours on a CPU)
 
-How a cache of N tokens is made, written into the JSON for each: "read" = the model read N random tokens in blocks.
-"advanced" = it read as many as --real says, then its token counters were set to N; memory, windows and tails stay as
-they were, so shapes, code and arithmetic are those of N tokens, the contents are not. "filled" (full attention) =
-N random keys and values. Positions are timed in turns within one run.
+The JSON records how each cache of N tokens was made. "read": the model read N random tokens in blocks. "advanced": it
+read --real tokens, and then its token counters were set to N. Shapes, code and arithmetic are those of N tokens; the
+contents of memory and windows are those of --real tokens. "filled" (full attention): N random keys and values. All
+positions are timed in turns within one run.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Past:
 
 
 class Decoder:
-    """A model that goes on from a cache: `decode` token by token, `prefill` a block at once."""
+    """A model that continues from a cache: `decode` token by token, `prefill` with a block in one call."""
 
     def __init__(self, name: str, s: ModelSetting) -> None:
         self.name, self.setting = name, s
@@ -76,7 +76,7 @@ class Decoder:
         self.config: Any = getattr(model, "config")  # noqa: B009
         self.parameters = count_parameters(model)
         dtype = getattr(torch, s.dtype)
-        # as from_pretrained(dtype=...): the memory's own parameters stay in float32
+        # as in from_pretrained(dtype=...), the memory's parameters remain float32
         keep = getattr(model, "_keep_in_fp32_modules_strict", None) or []
         for key, parameter in model.named_parameters():
             if not any(part in key for part in keep):
@@ -93,12 +93,12 @@ class Decoder:
         return self.name in ("attention-full", "llama")
 
     def bytes_per_token(self) -> int:
-        """Keys and values of one more token, in a cache that grows."""
+        """Bytes that one more token adds to a growing cache."""
         item = getattr(torch, self.setting.dtype).itemsize
         return 2 * self.setting.batch * self.config.num_hidden_layers * self.config.hidden_size * item
 
     def read(self, cache: Any, tokens: int, progress: Callable[[str], None] | None = None) -> Any:
-        """Read `tokens` more, in blocks."""
+        """Read `tokens` more tokens in blocks; return the new cache."""
         done = 0
         while done < tokens:
             block = self.tokens[:, : min(READ_BLOCK, tokens - done)]
@@ -110,24 +110,25 @@ class Decoder:
         return cache
 
     def past(self, tokens: int, real: int, memory_limit: int, progress: Callable[[str], None] | None = None) -> Past:
-        """A cache of `tokens` tokens; really read up to `real` of them.
+        """A cache of `tokens` tokens, of which the model reads at most `real`.
 
         Raises:
-            Missing: a growing cache would be larger than `memory_limit`.
+            Missing: three copies of a growing cache exceed `memory_limit` bytes, or the boundaries of chunks and
+                segments would move.
         """
         if self.grows and 3 * tokens * self.bytes_per_token() > memory_limit:
             need = tokens * self.bytes_per_token()
-            raise Missing(f"a cache of {tokens:,} tokens takes {human(need)}, three copies pass --memory-limit")
+            raise Missing(f"a cache of {tokens:,} tokens takes {human(need)}; three copies exceed --memory-limit")
         if self.name == "llama":
             return self._llama_past(tokens, min(tokens, real), progress)
         from titanslab.models import TitansCache
 
         reads = min(tokens, real)
         if not self.grows:
-            # the advance may not move the boundaries of chunks and segments
+            # an advance must keep the boundaries of chunks and segments
             step = self._period()
             if reads < tokens and (tokens - reads) % step:
-                raise Missing(f"cannot advance from {reads:,} to {tokens:,}: not a multiple of {step:,} apart")
+                raise Missing(f"cannot advance from {reads:,} to {tokens:,}: not a multiple of {step:,} tokens")
         cache = TitansCache(self.config)
         cache = self.read(cache, reads, progress)
         how = "read"
@@ -142,7 +143,7 @@ class Decoder:
         return Past(tokens, cache, how, lambda c: c.fork(), cache.nbytes())
 
     def _period(self) -> int:
-        """Tokens after which chunk and segment boundaries repeat."""
+        """Number of tokens after which chunk and segment boundaries repeat."""
         parts = [self.config.chunk_size] if self.name in TITANS else [1]
         if self.name == "mac":
             parts.append(self.config.segment_len)
@@ -169,7 +170,7 @@ class Decoder:
         size = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
 
         def cut(c: Any) -> Any:
-            # what the last turn appended comes off again; nothing is copied
+            # remove the tokens of the last turn; nothing is copied
             if c.get_seq_length() > tokens:
                 c.crop(tokens - c.get_seq_length())
             return c
@@ -178,7 +179,7 @@ class Decoder:
 
     @torch.no_grad()
     def decode(self, past: Past, count: int) -> Tensor:
-        """`count` greedy steps of one token from the cache; the cache itself is as before afterwards."""
+        """`count` greedy steps of one token from the cache, which is not changed."""
         cache = past.fork(past.cache)
         token = self.tokens[:, :1]
         for _ in range(count):
@@ -187,7 +188,7 @@ class Decoder:
         return token
 
     def graph(self, past: Past, count: int) -> Tensor:
-        """The same as a CUDA graph, recorded on the first call; it goes on from where the last call ended."""
+        """The same steps as a CUDA graph, recorded in the first call. A call continues after the last one."""
         from titanslab.models.decode_graph import DecodeGraph
 
         if past.graph is None:
@@ -199,13 +200,13 @@ class Decoder:
 
     @torch.no_grad()
     def prefill(self, past: Past, count: int) -> Tensor:
-        """`count` tokens at once from the cache; the cache itself is as before afterwards."""
+        """One call with `count` tokens from the cache, which is not changed."""
         cache = past.fork(past.cache)
         return self.model(self.tokens[:, :count], **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits
 
 
 def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """One model: all positions, and the machine's rates, in turns."""
+    """Measure one model: all positions and the machine's rates, in turns."""
     device = torch.device(s.device)
     try:
         decoder = Decoder(name, s)
@@ -221,12 +222,12 @@ def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Name
     }
     calls: dict[str, Callable[[], Any]] = {}
     pasts: dict[str, Past] = {}
-    # a cache that grows makes every step slow; a few show it
+    # a growing cache makes every step slow, so few steps suffice
     steps = min(arguments.decode_tokens, 16) if decoder.grows else arguments.decode_tokens
     counts = {"decode": steps, "graph": steps, "prefill": arguments.prefill_tokens}
     what_here = [w for w in arguments.what if w != "graph" or not decoder.grows]
     if what_here != arguments.what:
-        report.missing(f"{name}, graph", "a cache that grows cannot be part of a recorded step")
+        report.missing(f"{name}, graph", "a step with a growing cache cannot be recorded")
     result["tokens_per_turn"] = counts
     with quiet_progress() as show_progress:
         for tokens in arguments.positions:
@@ -260,7 +261,7 @@ def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Name
                 entry[what] = {"error": failed[label]}
                 continue
             entry[what] = spread([t / counts[what] for t in seconds[label]])
-        # the least a step must do: read the parameters and the cache once
+        # floor of a step: the parameters and the cache are read once
         moved = 4 * decoder.parameters + entry["cache_bytes"]
         entry["decode_floor_seconds"] = moved / result["rates"]["copy"]
     first = next(iter(result["positions"]), None)
@@ -276,7 +277,7 @@ def measure(name: str, s: ModelSetting, report: Report, arguments: argparse.Name
 
 
 def show(result: dict[str, Any], what: list[str]) -> str:
-    """One model as a table."""
+    """The results of one model as a table."""
     lines = []
     for key, entry in result["positions"].items():
         row = [f"{int(key):,}"]
@@ -293,7 +294,7 @@ def show(result: dict[str, Any], what: list[str]) -> str:
 
 
 def curves(results: list[dict[str, Any]], what: list[str]) -> list[dict[str, Any]]:
-    """Panels of the picture: time per token of each kind, and cache bytes, over tokens read."""
+    """Panels of the picture: time per token of each kind and bytes of the cache, over tokens read."""
     panels: list[dict[str, Any]] = []
     for part in what:
         curve = {
@@ -317,23 +318,23 @@ def parser() -> argparse.ArgumentParser:
         "--what",
         nargs="+",
         choices=["decode", "graph", "prefill"],
-        help="graph: decode as a CUDA graph; default: all, on a CPU all but graph",
+        help="graph is decoding as a CUDA graph; default: all, without graph on a CPU",
     )
     p.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     p.add_argument("--size", choices=sorted(SIZES), help="default: tiny (GPU: 170m)")
     p.add_argument("--positions", nargs="+", type=int, default=list(POSITIONS), help="tokens already read")
-    p.add_argument("--real", type=int, default=4096, help="most tokens really read to make a cache")
-    p.add_argument("--decode-tokens", type=int, default=128, help="steps of one turn; whole segments are fairest")
-    p.add_argument("--prefill-tokens", type=int, default=1024, help="tokens of one prefilled block (at most 4096)")
+    p.add_argument("--real", type=int, default=4096, help="most tokens that are read to make a cache")
+    p.add_argument("--decode-tokens", type=int, default=128, help="steps per turn; best a multiple of the segment")
+    p.add_argument("--prefill-tokens", type=int, default=1024, help="tokens of the prefilled block, at most 4096")
     p.add_argument("--batch", type=int, default=1)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the model; default: bfloat16 on a GPU")
-    p.add_argument("--backend", default="auto", help="of our memory")
+    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="dtype of the model; default on a GPU: bfloat16")
+    p.add_argument("--backend", default="auto", help="backend of our memory")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--warmup", type=int, default=1)
     p.add_argument("--threads", type=int, default=0, help="torch threads; 0 = torch's default")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--memory-limit", type=int, default=8, help="GiB that growing caches may take")
+    p.add_argument("--memory-limit", type=int, default=8, help="most GiB for growing caches")
     p.add_argument("--out", type=Path, help="JSON file (default: a new one in benchmarks/results)")
     return p
 

@@ -1,13 +1,13 @@
-"""The least a memory or an attention layer must do: FLOPs and bytes, by formula.
+"""The fewest FLOPs and bytes that a memory or an attention layer needs, by formula.
 
-One multiply-add is two FLOPs. Element-wise work (norms, gates, decays) is of lower order and left out. What a
-backward pass computes twice, to save memory, counts once: it is a method's cost, not the task's.
+One multiply-add is two FLOPs. Elementwise work (norms, gates, decays) is of lower order and does not count. Work that a
+backward pass repeats to save memory counts once.
 """
 
 import itertools
 from typing import Any
 
-# a product has two in backward, one for each of its operands
+# Work of forward + backward over that of forward: backward has two products for each one, one per operand.
 BACKWARD = 3
 
 
@@ -20,10 +20,10 @@ def widths(head_dim: int, depth: int, expansion: int) -> list[tuple[int, int]]:
 def memory_flops(tokens: int, chunk: int, heads: int, head_dim: int, depth: int, expansion: int, batch: int = 1) -> int:
     """Forward FLOPs of writing and reading every token in the exact chunk form.
 
-    Per chunk of C tokens and head, with P weights in all and P_1 in the first layer, multiply-adds are
-    C (6 P - P_1) + C^2 sum(d_in + d_out): keys forward P, gradients back to layer 1 P - P_1, end weights and
-    end momentum 2 P, reads from weights and from momentum 2 P, the two products inside the chunk. At depth 2
-    this is 11 C D E + 2 C^2 (D + E).
+    Let P be the number of weights of one head, and P_1 that of its first layer. A chunk of C tokens takes
+    C (6 P - P_1) + C^2 sum(d_in + d_out) multiply-adds per head: P per token for the keys' forward pass, P - P_1 for
+    the gradients down to layer 1, 2 P for the new weights and momentum, 2 P for the reads from weights and momentum,
+    and the C^2 term for the two products inside the chunk. At depth 2 the sum is 11 C D E + 2 C^2 (D + E).
     """
     shapes = widths(head_dim, depth, expansion)
     weights, first = sum(i * o for i, o in shapes), shapes[0][0] * shapes[0][1]
@@ -34,25 +34,25 @@ def memory_flops(tokens: int, chunk: int, heads: int, head_dim: int, depth: int,
 
 
 def memory_bytes(tokens: int, heads: int, head_dim: int, depth: int, batch: int = 1, item: int = 4) -> int:
-    """Forward bytes that must move: q, k, v and three gates per layer in, y out; the state stays on chip."""
+    """Forward bytes that must move: q, k, v and three gates per layer in, y out. The state is taken to stay on chip."""
     return batch * tokens * heads * (4 * head_dim * item + 3 * depth * 4)
 
 
 def state_traffic(
     tokens: int, chunk: int, heads: int, head_dim: int, depth: int, expansion: int, batch: int = 1
 ) -> int:
-    """Forward bytes if the float32 state did not stay on chip: read and written once per chunk."""
+    """Forward bytes of a float32 state that is read and written once per chunk."""
     weights = sum(i * o for i, o in widths(head_dim, depth, expansion))
     return -(-tokens // chunk) * batch * heads * 2 * 2 * weights * 4
 
 
 def projection_flops(tokens: int, dim: int, inner: int, gates: int, batch: int = 1) -> int:
-    """Forward FLOPs of the layer around the memory: q, k, v, gate, output projections, step gates."""
+    """Forward FLOPs of the layer around the memory: projections to q, k, v, output gate, output and gates."""
     return 2 * batch * tokens * dim * (5 * inner + gates)
 
 
 def attention_flops(tokens: int, dim: int, window: int | None = None, batch: int = 1) -> int:
-    """Forward FLOPs of causal attention with its four projections; a window counts the token itself."""
+    """Forward FLOPs of causal attention with its four projections. A window includes the token itself."""
     seen = tokens if window is None else min(window, tokens)
     pairs = seen * (seen + 1) // 2 + (tokens - seen) * seen
     return 2 * batch * (4 * tokens * dim * dim + 2 * pairs * dim)
@@ -64,7 +64,7 @@ def attention_bytes(tokens: int, dim: int, batch: int = 1, item: int = 4) -> int
 
 
 def fraction(flops: int, bytes_moved: int, seconds: float, flop_rate: float, byte_rate: float) -> dict[str, Any]:
-    """The floor in seconds at the measured rates, and the fraction of it that a measured time reaches."""
+    """The floor in seconds at the measured rates, and its ratio to a measured time."""
     compute, transfer = flops / flop_rate, bytes_moved / byte_rate
     floor = max(compute, transfer)
     return {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Everything that waits for a GPU, in one command: first that the results are right, then how fast they come.
+# All checks that need a GPU, in one command: first the tests of correctness, then the speed measurements.
 #   benchmarks/gpu_all.sh [python]        full        QUICK=1 benchmarks/gpu_all.sh        few repeats, no memory
-# A part that fails, or takes more than LIMIT seconds (default 3600), does not stop the others; parts that time what a
-# test found wrong are left out. The exit code is the number of parts that failed or were left out.
+# A part that fails, or takes more than LIMIT seconds (default 3600), does not stop the others. Code that failed its test
+# is not timed. The exit code is the number of parts that failed or were left out.
 set -u
 cd "$(dirname "$0")/.."
 python=${1:-python}
@@ -30,8 +30,8 @@ left_out() {
 
 "$python" -c 'import torch; assert torch.cuda.is_available(), "torch finds no GPU"; print(torch.cuda.get_device_name())' || exit 1
 
-# no speed without correctness: without the interpreter these run the kernels on the GPU, in one process; a warning of a
-# GPU library is no error
+# Correctness. Without the interpreter these tests run the kernels on the GPU, in one process. `-W default`: a warning of
+# a GPU library is not an error.
 unset TRITON_INTERPRET
 tests=("$python" -m pytest -q -o addopts= --import-mode=importlib -W default)
 kernels=right
@@ -40,7 +40,8 @@ part "${tests[@]}" tests/memory/test_measure.py
 graph=right
 part "${tests[@]}" tests/models/test_decode_graph.py || graph=wrong
 
-# the portable loop, the same through torch.compile, and the fused kernels: compared, timed, the fastest kept for `auto`
+# `--measure` compares and times the chunk loop, the same loop compiled, and the fused kernels; `auto` then takes the
+# fastest.
 export TITANS_CACHE=${TITANS_CACHE:-$(mktemp -d)}
 part "$python" -m titanslab.cli info --preset 340m --variant mag
 part "$python" -m titanslab.cli info --preset 340m --variant mag --measure
@@ -48,7 +49,7 @@ part "$python" -m benchmarks.memory_op --row gpu16 --memory-limit 70 --backend a
 part "$python" -m benchmarks.train_step --row gpu --size 340m --backend auto "${flags[@]}"
 rm -f "$TITANS_CACHE/titanslab/measured.json"
 
-# chunked, the portable path, and triton, the fused one; a single token takes the step of `auto`, or that of triton
+# `chunked` is the portable path, `triton` the fused one. Decoding is measured with `auto` and with `triton`.
 for backend in chunked triton; do
     if [ $backend = triton ] && [ $kernels = wrong ]; then
         left_out "the kernels are wrong here" "memory_op, train_step and decode with --backend triton"

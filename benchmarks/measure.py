@@ -1,4 +1,4 @@
-"""Timing in turns, and memory: the two measurements every benchmark here is made of."""
+"""The two measurements of all benchmarks: time of several candidates in turns, and memory of one call."""
 
 import contextlib
 import ctypes
@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-# what a candidate that cannot run here raises; anything else ends the run
+# Errors of a candidate that cannot run here. Any other error ends the run.
 ERRORS: tuple[type[Exception], ...] = (
     RuntimeError, ValueError, TypeError, AssertionError, MemoryError, ImportError,
 )  # fmt: skip
-with contextlib.suppress(ImportError):  # a kernel that does not fit the GPU
+with contextlib.suppress(ImportError):  # raised for a kernel that does not fit the GPU
     from triton.errors import TritonError
 
     ERRORS = (*ERRORS, TritonError)
@@ -37,17 +37,23 @@ def in_turns(
     clock: Callable[[], float] = time.perf_counter,
     around: Callable[[str], contextlib.AbstractContextManager] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of each call, A B C A B C ..., so that a machine that slows down slows all of them down.
+    """Seconds of each call in the order A B C A B C ..., so that a slow phase of the machine affects all candidates.
 
     Args:
-        around: makes a context for a candidate's turn, entered and left outside its time.
+        candidates: the calls, by name.
+        device: device of the calls; a GPU is synchronised before and after each.
+        repeats: number of timed turns.
+        warmup: number of turns before them, not timed.
+        progress: called with a line of text before each call.
+        clock: returns the time in seconds.
+        around: makes a context for a candidate's turn; it is entered and left outside the timed part.
 
     Returns:
-        seconds by candidate, one per repeat; and, for those that failed, the error instead.
+        Seconds of each repeat, by candidate; and the error of each candidate that failed, by candidate.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     failed: dict[str, str] = {}
-    # what is alive by now needs no more looking at, and a collection may not fall into someone's turn
+    # frozen objects are skipped by later collections, and no collection takes place inside a turn
     gc.collect()
     gc.freeze()
     try:
@@ -81,7 +87,7 @@ def one_line(error: BaseException) -> str:
 
 
 def spread(seconds: list[float]) -> dict[str, Any]:
-    """Median, quartiles and range of the raw repeats, which stay beside them."""
+    """Median, quartiles and range of the repeats, and the repeats themselves."""
     ordered = sorted(seconds)
     quartiles = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else [ordered[0]] * 3
     return {
@@ -93,13 +99,13 @@ def spread(seconds: list[float]) -> dict[str, Any]:
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """How many times faster ours is, turn by turn: median and range."""
+    """Ratio of their time to ours in each turn: median and range."""
     turns = [b / a for a, b in zip(ours, theirs, strict=True)]
     return {"median": statistics.median(turns), "range": [min(turns), max(turns)]}
 
 
 def _status(field: str) -> int | None:
-    """Bytes of a field of /proc/self/status; None where there is no such file."""
+    """Bytes of a field of /proc/self/status, or None without such a file."""
     path = Path("/proc/self/status")
     if not path.exists():
         return None
@@ -110,7 +116,7 @@ def _status(field: str) -> int | None:
 
 
 def _reset_peak() -> bool:
-    """Make the system forget the process's highest resident size; False where it cannot."""
+    """Reset the process's peak resident size; False if the system cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -119,16 +125,16 @@ def _reset_peak() -> bool:
 
 
 def _return_free_memory() -> None:
-    """Give freed heap back, so that what an earlier call left free does not hide what the next one takes."""
+    """Return the free heap to the system, so that the next call's memory shows in the resident size."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> dict[str, Any]:
-    """Highest memory during the call, less what was in use before it.
+    """Peak memory during the call minus the memory in use before it.
 
-    CPU: resident size of the process; meant for a fresh process. GPU: the allocator's own count.
+    On a CPU it is the resident size of the process, which should be fresh. On a GPU it is the allocator's count.
     """
     if device.type == "cuda":
         gc.collect()
@@ -153,7 +159,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> dict[str, Any]:
 
 
 def fold_allocations(changes: list[tuple[int, int]]) -> tuple[int, int]:
-    """`(time, bytes)` of allocations and (negative) releases -> bytes still held at the end, and the peak."""
+    """From `(time, bytes)` of allocations, and of releases with negative bytes: bytes held at the end, and the peak."""
     held = peak = 0
     for _, size in sorted(changes, key=lambda change: change[0]):
         held += size
@@ -162,9 +168,9 @@ def fold_allocations(changes: list[tuple[int, int]]) -> tuple[int, int]:
 
 
 def allocations(call: Callable[[], Any], device: torch.device) -> dict[str, int]:
-    """Tensor memory of one call, from torch's allocator: what its result keeps alive, and the peak.
+    """Tensor memory of one call by torch's allocator: bytes `held` by its result, and the peak.
 
-    `call` returns what shall stay alive (an output with its graph), so `held` is what waits for backward.
+    `call` returns an output with its graph, so `held` are the bytes that forward keeps for backward.
     """
     gc.collect()
     if device.type == "cuda":

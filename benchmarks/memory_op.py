@@ -1,9 +1,9 @@
 """Speed and memory of the neural memory against its peers and against attention.
 
-    python -m benchmarks.memory_op --row cpu64        one row of figures (cpu64, cpu16, cpu1, held, gpu16)
+    python -m benchmarks.memory_op --row cpu64        one row of figures (cpu64, cpu16, cpu1, short, held, gpu16)
     python -m benchmarks.memory_op                    the sweep over T, chunk and depth, one axis at a time
 
-All candidates of a setting are timed in turns within one run. Writes
+All candidates of a setting are timed in turns within one run. The command writes
 benchmarks/results/<date>_<device>_<topic>.json and a picture beside it.
 """
 
@@ -27,7 +27,7 @@ OURS = ("titanslab", "titanslab-op")
 ATTENTION = ("sdpa-full", "sdpa-window")
 FLA = ("fla-gated-delta-rule", "fla-ttt-linear")
 
-# figures to reach: setting, candidates, and which ratio to which peer
+# The rows of figures: settings, candidates, the peer of the ratio, and the target.
 ROWS: dict[str, dict[str, Any]] = {
     "cpu64": {
         "settings": [Setting(4096, 64)],
@@ -47,6 +47,16 @@ ROWS: dict[str, dict[str, Any]] = {
         "peer": "titans-unofficial",
         "target": "20x tokens/s",
     },
+    "short": {
+        "settings": [
+            Setting(tokens, chunk, depth=depth, dim=64, expansion=2, batch=batch)
+            for depth, chunk in ((2, 4), (1, 1))
+            for tokens, batch in ((12, 224), (42, 224), (96, 64))
+        ],
+        "names": ["titanslab", "sdpa-full"],
+        "peer": "sdpa-full",
+        "target": "0.4x tokens/s at depth 2 and chunk 4, 0.67x at depth 1 and chunk 1",
+    },
     "held": {
         "settings": [Setting(2048, 16), Setting(32768, 16)],
         "names": ["titanslab-op", "titanslab", "sdpa-full", "sdpa-window"],
@@ -64,7 +74,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def sweep(arguments: argparse.Namespace, base: Setting) -> list[Setting]:
-    """The settings asked for: one axis at a time around the base, or the whole grid."""
+    """The settings of the sweep: one axis at a time around the base, or the whole grid."""
     if arguments.grid:
         return [
             replace(base, tokens=t, chunk=c, depth=d)
@@ -79,17 +89,17 @@ def sweep(arguments: argparse.Namespace, base: Setting) -> list[Setting]:
 
 
 def product_shapes(s: Setting) -> list[tuple[int, int, int, int]]:
-    """The memory's own batched products: a chunk through a layer, and a chunk's outer products."""
+    """Shapes of the memory's batched products: a chunk times a layer, and the outer products of a chunk."""
     rows, wide = s.batch * s.heads, max(max(w) for w in floor.widths(s.head_dim, s.depth, s.expansion))
     shapes = [(rows, s.chunk, s.head_dim, wide), (rows, s.head_dim, s.chunk, wide)]
-    # reads of 16 chunks share one product
+    # the reads of 16 chunks are one product
     return [*shapes, (16 * rows, s.chunk, s.head_dim, wide)]
 
 
 def measure(
     s: Setting, names: list[str], report: Report, arguments: argparse.Namespace, timed: bool = True
 ) -> dict[str, Any]:
-    """One setting: candidates and machine rates in turns, then each one's memory in a fresh process."""
+    """Measure one setting: candidates and machine rates in turns, then each candidate's memory in a new process."""
     device = torch.device(s.device)
     works: dict[str, Work] = {}
     left_out: dict[str, str] = {}
@@ -108,14 +118,19 @@ def measure(
     for name, reason in left_out.items():
         if name not in known:
             report.missing(name, f"{s.label}: {reason}")
-    result: dict[str, Any] = {"setting": asdict(s), "left_out": left_out, "candidates": {}, "ratios": {}}
+    result: dict[str, Any] = {
+        "setting": asdict(s),
+        "left_out": left_out,
+        "candidates": {},
+        "ratios": {},
+    }
     for name, work in works.items():
         result["candidates"][name] = {"note": work.note, "fast_weights": work.fast_weights}
     if timed:
         _time(s, works, result, arguments, device)
     if not arguments.no_memory:
         for name, work in works.items():
-            say(f"  memory of {name} in a fresh process")
+            say(f"  memory of {name} in a new process")
             result["candidates"][name]["memory"] = in_fresh_process(
                 name, work.setting, arguments.threads, arguments.probe_timeout
             )
@@ -173,7 +188,7 @@ def _time(
 
 
 def show(result: dict[str, Any]) -> str:
-    """The setting as a table."""
+    """The results of one setting as a table."""
     setting = Setting(**result["setting"])
     lines = []
     for name, entry in result["candidates"].items():
@@ -203,7 +218,7 @@ def show(result: dict[str, Any]) -> str:
         "spread",
         "forward tok/s",
         "peak",
-        "as it comes",
+        "default malloc",
         "held/token",
         "floor",
     ]
@@ -224,14 +239,16 @@ def show(result: dict[str, Any]) -> str:
 
 
 def verdict(results: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
-    """The row's figures: speed and memory against the peer, or held memory over length."""
+    """The figures of a row: speed at each setting and memory against the peer, or held memory over length."""
     out: dict[str, Any] = {"target": row["target"]}
     first = results[0]["candidates"]
     if row["peer"] is not None:
         for mine in OURS:
             key = f"{mine} / {row['peer']}"
-            if key in results[0]["ratios"]:
-                out[f"speed {key}"] = results[0]["ratios"][key]["median"]
+            for result in results:
+                where = f", {Setting(**result['setting']).label}" if len(results) > 1 else ""
+                if key in result["ratios"]:
+                    out[f"speed {key}{where}"] = result["ratios"][key]["median"]
             for kind in ("", "_default_malloc"):
                 sizes = [
                     first.get(n, {}).get("memory", {}).get(f"forward_backward_peak{kind}", {}).get("bytes")
@@ -257,7 +274,7 @@ def verdict(results: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any
 
 
 def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Panels of the picture: speed, peak memory and held memory over each axis that varies."""
+    """Panels of the picture: speed, peak memory and held memory, over each axis that varies."""
     if len(results) == 1:
         groups = [("tokens", results)]
     else:
@@ -302,30 +319,30 @@ def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--row", choices=sorted(ROWS), help="one row of figures instead of the sweep")
-    p.add_argument("--candidates", nargs="+", choices=sorted(CANDIDATES), help="default: all that fit")
+    p.add_argument("--row", choices=sorted(ROWS), help="one row of figures in place of the sweep")
+    p.add_argument("--candidates", nargs="+", choices=sorted(CANDIDATES), help="default: all that can run")
     p.add_argument("--tokens", nargs="+", type=int, default=[512, 2048, 8192, 32768])
     p.add_argument("--chunk", nargs="+", type=int, default=[1, 4, 16, 64, 256])
     p.add_argument("--depth", nargs="+", type=int, default=[1, 2, 3, 4])
-    p.add_argument("--grid", action="store_true", help="the whole grid instead of one axis at a time")
+    p.add_argument("--grid", action="store_true", help="the whole grid in place of one axis at a time")
     p.add_argument("--base-tokens", type=int, default=2048, help="T of the settings that vary chunk or depth")
     p.add_argument("--base-chunk", type=int, default=16)
     p.add_argument("--dim", type=int, default=256)
     p.add_argument("--heads", type=int, default=4)
-    p.add_argument("--batch", type=int, help="sequences (default 1; rows have their own)")
-    p.add_argument("--window", type=int, default=512, help="of the window attention")
-    p.add_argument("--backend", default="auto", help="of ours")
+    p.add_argument("--batch", type=int, help="number of sequences; default: 1, or that of the row")
+    p.add_argument("--window", type=int, default=512, help="window of the windowed attention")
+    p.add_argument("--backend", default="auto", help="backend of our memory")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU")
+    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: float32, on a GPU bfloat16")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--warmup", type=int, default=1)
     p.add_argument("--threads", type=int, default=0, help="torch threads; 0 = torch's default")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--flush-denormals", action="store_true", help="flush denormals for peers too")
-    p.add_argument("--no-memory", action="store_true", help="time only")
-    p.add_argument("--no-forward", action="store_true", help="forward + backward only")
-    p.add_argument("--memory-limit", type=int, default=12, help="GiB a candidate may be expected to need")
-    p.add_argument("--slow-tokens", type=int, default=512, help="longest T for Python loops over tokens")
+    p.add_argument("--flush-denormals", action="store_true", help="set the flush-to-zero flag for all candidates")
+    p.add_argument("--no-memory", action="store_true", help="measure time alone")
+    p.add_argument("--no-forward", action="store_true", help="time forward + backward alone")
+    p.add_argument("--memory-limit", type=int, default=12, help="most GiB that a candidate is expected to need")
+    p.add_argument("--slow-tokens", type=int, default=512, help="longest T for a Python loop over tokens")
     p.add_argument("--probe-timeout", type=float, default=600.0, help="seconds for one memory measurement")
     p.add_argument("--out", type=Path, help="JSON file (default: a new one in benchmarks/results)")
     return p
@@ -344,7 +361,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if arguments.batch:
             settings = [replace(s, batch=arguments.batch) for s in settings]
         if settings[0].device == "cpu" and arguments.device != "cpu":
-            say("this row is of a CPU: it runs on the CPU")
+            say("this row is for a CPU; it runs on the CPU")
         names = arguments.candidates or row["names"]
     else:
         dtype = arguments.dtype or ("float32" if arguments.device == "cpu" else "bfloat16")
@@ -364,7 +381,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         names = arguments.candidates or [n for n in CANDIDATES if n != "titans-pytorch-per-token"]
     device = torch.device(settings[0].device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("this row needs a GPU, and torch finds none; rows for a CPU: cpu64, cpu16, cpu1, held")
+        raise SystemExit("this row needs a GPU, and torch finds none; rows for a CPU: cpu64, cpu16, cpu1, short, held")
     topic = f"memory_op_{arguments.row}" if arguments.row else "memory_op"
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     report = new_report(topic, arguments.seed, device, options, arguments.out)

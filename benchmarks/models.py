@@ -1,7 +1,7 @@
-"""The candidates of `train_step` and `decode`: whole language models of equal parameter count.
+"""The candidates of `train_step` and `decode`: language models with equal numbers of parameters.
 
-Ours (`lmm mal mag mac`) and the baselines of the same trunk (`attention-window attention-full`) come from
-`TitansConfig.preset`; each model's MLP width is then set so that all have the same number of parameters.
+Our models (`lmm mal mag mac`) and the baselines with the same trunk (`attention-window attention-full`) come from
+`TitansConfig.preset`. The MLP width of each model is then chosen so that all have the same number of parameters.
 """
 
 import importlib.util
@@ -17,15 +17,15 @@ from benchmarks.peers import Missing
 TITANS = ("lmm", "mal", "mag", "mac")
 TRUNK = (*TITANS, "attention-window", "attention-full")
 
-# what a size's name promises; tiny is what the tiny MAC has
+# Parameters of each size; tiny is that of the tiny MAC.
 SIZES = {"tiny": 2.3e6, "10m": 10e6, "170m": 170e6, "340m": 340e6, "400m": 400e6, "760m": 760e6, "1.3b": 1.3e9}
-# between tiny and the paper's: heads of 64, bytes, a window that does not see everything at 512
+# Preset changes for the size 10m: heads of 64, tokens are bytes, and a window shorter than 512 tokens.
 TEN = {"hidden_size": 256, "num_hidden_layers": 6, "window_size": 256}
 
 
 @dataclass(frozen=True)
 class ModelSetting:
-    """One point: a size, a length, and how it is trained. `parameters` 0 = what the size's name says."""
+    """One point of the measurement: size, length and training settings. `parameters` 0 = those of `SIZES`."""
 
     size: str
     tokens: int
@@ -49,7 +49,7 @@ class ModelSetting:
 
 
 def titans_config(name: str, s: ModelSetting, **overrides: Any) -> Any:
-    """`TitansConfig` of a candidate, its MLP width as in the preset."""
+    """`TitansConfig` of a candidate, with the MLP width of the preset."""
     from titanslab import TitansConfig
 
     values: dict[str, Any] = {"memory_backend": s.backend, "fused_loss": s.fused_loss}
@@ -63,20 +63,20 @@ def titans_config(name: str, s: ModelSetting, **overrides: Any) -> Any:
 
 
 def fit_width(count: Callable[[int], int], target: int, step: int = 8) -> int:
-    """MLP width, a multiple of `step`, that brings a model nearest to `target` parameters.
+    """MLP width, a multiple of `step`, with which a model has nearly `target` parameters.
 
     Raises:
-        Missing: without any MLP it has more.
+        Missing: the model has more parameters without any MLP.
     """
     base, slope = 2 * count(step) - count(2 * step), (count(2 * step) - count(step)) / step
     width = round((target - base) / slope / step) * step
     if width < step:
-        raise Missing(f"has {base:,} parameters without any MLP: cannot be brought to {target:,}")
+        raise Missing(f"has {base:,} parameters without any MLP, more than the target of {target:,}")
     return width
 
 
 def fitted_titans_config(name: str, s: ModelSetting) -> Any:
-    """The config with the MLP width that gives it the target's number of parameters."""
+    """The config of a candidate with the MLP width that fits the target number of parameters."""
     from titanslab.models.cost import cost
 
     def count(width: int) -> int:
@@ -95,7 +95,7 @@ def _on_meta(make: Callable[[], nn.Module]) -> int:
 
 
 def llama_config(s: ModelSetting, width: int) -> Any:
-    """Llama of the same shape as our trunk."""
+    """Config of a Llama with the shape of our trunk."""
     from transformers import LlamaConfig
 
     ours = titans_config("attention-full", s)
@@ -121,8 +121,12 @@ class Training:
     """A model ready to train: `step()` is loss, backward and AdamW on one batch of random tokens.
 
     Args:
-        loss: of the model and the tokens `[B, T + 1]`; each candidate makes T predictions.
-        note: how the candidate is set up, for the report. flops: of one forward pass by formula, or None.
+        s: the setting.
+        model: the model, which is moved to the device.
+        loss: computes the loss from the model and tokens `[B, T + 1]`; each candidate makes T predictions.
+        vocab_size: number of tokens to draw from.
+        note: description of the candidate for the report.
+        flops: FLOPs of one forward pass by formula, or None.
     """
 
     def __init__(
@@ -145,7 +149,7 @@ class Training:
         tokens = torch.randint(0, vocab_size, (s.batch, s.tokens + 1), generator=generator)
         self.tokens = tokens.to(s.device)
         if s.compiled:
-            # the variants share their code, of which torch compiles so many forms and runs the rest as it is
+            # variants share code; above this number of compiled forms torch would run it uncompiled
             torch._dynamo.config.recompile_limit = 64
             model = torch.compile(model)  # type: ignore[assignment]
         self._loss = lambda: loss(model, self.tokens)  # type: ignore[arg-type]
@@ -157,7 +161,7 @@ class Training:
         return list(self.model.parameters())
 
     def move(self, device: str) -> None:
-        """Weights and optimizer state to a device: a GPU need not hold all candidates at once."""
+        """Move weights and optimizer state to a device, so that a GPU holds one candidate at a time."""
         self.model.to(device)
         for state in self.optimizer.state.values():
             for key, value in state.items():
@@ -184,12 +188,12 @@ class Training:
 
 
 def _hugging_face_loss(model: nn.Module, tokens: Tensor) -> Tensor:
-    # labels are shifted inside, so the last of the T tokens predicts nothing
+    # the model shifts the labels, so the last of the T tokens has no prediction
     return model(input_ids=tokens[:, :-1], labels=tokens[:, :-1], use_cache=False).loss
 
 
 def causal_pairs_hidden(name: str, s: ModelSetting, config: Any) -> int:
-    """FLOPs that the cost model counts in full attention for pairs which a causal kernel does not form."""
+    """FLOPs of masked pairs in full attention, which the cost model counts and a causal kernel does not compute."""
     if name != "attention-full":
         return 0
     return 2 * s.batch * config.num_hidden_layers * config.hidden_size * s.tokens**2
@@ -223,7 +227,7 @@ def _needs_fla(s: ModelSetting, *packages: str) -> None:
 
 
 def gated_deltanet_config(s: ModelSetting, width: int) -> Any:
-    """fla's gated DeltaNet: 3/4 of the width as keys, twice that as values, as its authors set it."""
+    """fla's gated DeltaNet as its authors set it: keys have 3/4 of the width, values twice that."""
     from fla.models import GatedDeltaNetConfig
 
     ours = titans_config("attention-full", s)
@@ -266,7 +270,7 @@ def build_mamba2(s: ModelSetting) -> Training:
     _needs_fla(s, "mamba_ssm")
     from fla.models import Mamba2ForCausalLM
 
-    # it has no MLP: its depth is what can be fitted
+    # it has no MLP, so its depth is fitted to the target
     one = _on_meta(lambda: Mamba2ForCausalLM(mamba2_config(s, 1)))
     two = _on_meta(lambda: Mamba2ForCausalLM(mamba2_config(s, 2)))
     layers = max(1, round((s.target - one) / (two - one)) + 1)
@@ -276,7 +280,7 @@ def build_mamba2(s: ModelSetting) -> Training:
 
 
 def _titans_pytorch_mac(s: ModelSetting, batch_size: int, note: str) -> Training:
-    """titans-pytorch's MAC with our tiny MAC's dim, depth, heads, chunk, segment, MLP and persistent tokens."""
+    """titans-pytorch's MAC with the dim, depth, heads, chunk, segment, MLP and persistent tokens of our MAC."""
     try:
         from titans_pytorch import MemoryAsContextTransformer, MemoryMLP
     except ImportError as error:
@@ -298,7 +302,7 @@ def _titans_pytorch_mac(s: ModelSetting, batch_size: int, note: str) -> Training
         neural_memory_model=MemoryMLP(dim=head_dim, depth=ours.memory_depth, expansion_factor=ours.memory_expansion),
         neural_memory_kwargs={"dim_head": head_dim, "heads": ours.num_memory_heads},
     )
-    # its heads' start weights are expanded views of one tensor, which no optimizer can write to
+    # the heads' start weights are expanded views of one tensor, and an optimizer cannot write to those
     for parameter in model.parameters():
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
@@ -312,8 +316,8 @@ def build_titans_pytorch_mac(s: ModelSetting) -> Training:
     return _titans_pytorch_mac(
         s,
         0,
-        "MemoryAsContextTransformer, neural_memory_segment_len = neural_memory_batch_size = our chunk; one residual "
-        "stream; its momentum and forgetting are per chunk",
+        "MemoryAsContextTransformer, neural_memory_segment_len = neural_memory_batch_size = our chunk, one residual "
+        "stream; momentum and forgetting have one value per chunk",
     )
 
 
@@ -321,8 +325,8 @@ def build_titans_pytorch_mac_wide(s: ModelSetting) -> Training:
     return _titans_pytorch_mac(
         s,
         128,
-        "the same with neural_memory_batch_size 128, as in its own training script: gradients at weights up to 128 "
-        "tokens old, another function, cheaper",
+        "the same with neural_memory_batch_size 128, as in its training script: gradients at weights up to 128 "
+        "tokens old, which is another and cheaper function",
     )
 
 
@@ -337,10 +341,11 @@ CANDIDATES = (*TRUNK, *PEERS)
 
 
 def build(name: str, setting: ModelSetting) -> Training:
-    """The candidate of that name.
+    """Build the candidate of that name.
 
     Raises:
-        Missing: it cannot run here. ValueError: no such candidate or size.
+        Missing: the candidate cannot run here.
+        ValueError: unknown candidate or size.
     """
     if name not in CANDIDATES:
         raise ValueError(f"candidate must be one of {', '.join(CANDIDATES)}, got {name!r}")

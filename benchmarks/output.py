@@ -1,4 +1,4 @@
-"""What the benchmarks write and print: the file of a run's results, a progress line, tables of text."""
+"""Output of the benchmarks: the file of a run's results, a progress line, tables of text."""
 
 import contextlib
 import datetime
@@ -14,7 +14,7 @@ from titanslab.experiments.report import Report
 from titanslab.runs.versions import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-# Packages that may take part in a measurement; the report says None for one that is not installed.
+# Packages that may take part in a measurement. The report has None for one that is not installed.
 PACKAGES = (
     "titans-pytorch",
     "titans-unofficial",
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def new_report(topic: str, seed: int, device: torch.device, settings: dict[str, Any], path: Path | None) -> Report:
-    """The report of a run, in `path` or under a new name in benchmarks/results."""
+    """The report of a run, written to `path`, or to a new file in benchmarks/results."""
     if path is not None and path.is_dir():
         raise SystemExit(f"--out must name a JSON file, got the folder {path}; give e.g. --out {path / topic}.json")
     date = datetime.datetime.now(datetime.UTC)
@@ -46,7 +46,7 @@ def device_name(device: torch.device) -> str:
 
 
 def free_path(path: Path) -> Path:
-    """`path`, or the same with -2, -3, ... where an earlier result has that name."""
+    """`path`, or the same with -2, -3, ... if an earlier result has that name."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1
@@ -55,7 +55,7 @@ def free_path(path: Path) -> Path:
 
 
 def transient(text: str) -> None:
-    """A progress line that the next one replaces; nothing where the output is no terminal."""
+    """Print a progress line, which the next one replaces; print nothing if stderr is not a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
@@ -65,7 +65,7 @@ def clear_transient() -> None:
 
 
 def human(count: float | None) -> str:
-    """Bytes in KiB, MiB or GiB; "-" for None."""
+    """A number of bytes in KiB, MiB or GiB; "-" for None."""
     if count is None:
         return "-"
     if abs(count) >= 1 << 30:
@@ -74,7 +74,7 @@ def human(count: float | None) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns of text: the first is aligned left, the others right."""
+    """Columns of text, the first aligned left, the others right."""
     cells = [list(header), *([str(c) for c in row] for row in rows)]
     size = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = []
@@ -87,7 +87,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 @contextlib.contextmanager
 def quiet_progress():
-    """Clear the progress line when the block ends, also by an error."""
+    """Clear the progress line when the block ends, by an error too."""
     try:
         yield transient
     finally:

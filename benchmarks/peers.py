@@ -1,8 +1,7 @@
-"""The candidates of `memory_op`: our memory and its peers, each built the way its authors mean it.
+"""The candidates of `memory_op`: our memory and its peers, each set up as its authors intend.
 
-Every candidate takes the same input and is called forward (no gradients) or forward + backward, the gradient
-going to the input and to all parameters. One that cannot run here raises `Missing` with the reason, which the
-report keeps.
+All candidates take the same input. They run forward without gradients, or forward + backward with gradients of the
+input and of all parameters. A candidate that cannot run here raises `Missing` with the reason, which the report has.
 """
 
 import dataclasses
@@ -19,12 +18,12 @@ from benchmarks import floor
 
 
 class Missing(Exception):
-    """A candidate that cannot take part here, and why."""
+    """Raised for a candidate that cannot run here, with the reason."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the measurement. `window` is of the window attention alone."""
+    """One point of the measurement. `window` is read by windowed attention alone."""
 
     tokens: int
     chunk: int = 16
@@ -52,13 +51,15 @@ class Setting:
 
 
 class Work:
-    """A candidate ready to be called: `forward()` without gradients, `step()` forward and backward.
+    """A candidate that is ready to run: `forward()` without gradients, `step()` with forward and backward.
 
     Args:
-        call: the forward computation, of no arguments, whose result is the output.
-        leaves: tensors that get a gradient.
-        note: how this candidate differs from ours, for the report.
-        flops, moved: forward FLOPs and bytes by formula (`floor`), None where we have none.
+        setting: the setting.
+        call: computes the output; it takes no arguments.
+        leaves: tensors that receive a gradient.
+        note: difference of this candidate from ours, for the report.
+        flops, moved: forward FLOPs and bytes by formula (`floor`), or None without a formula.
+        fast_weights: number of weights in the memories, or None.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Work:
         self._grad: Tensor | None = None
 
     def output(self) -> Tensor:
-        """Forward with its graph."""
+        """The output with its graph."""
         if self.setting.dtype == "float32":
             return self._call()
         with torch.autocast(self.setting.device, getattr(torch, self.setting.dtype)):
@@ -141,7 +142,7 @@ def titanslab_layer(s: Setting) -> Work:
 
 
 def titanslab_op(s: Setting) -> Work:
-    """neural_memory on q, k, v and gates that are there already, drawn as a fresh layer makes them."""
+    """`neural_memory` on given q, k, v and gates, drawn from the distribution of a new layer."""
     from titanslab.memory import MemoryNetwork, MemoryParams, NeuralMemory, neural_memory
 
     layer = NeuralMemory(s.dim, s.heads, depth=s.depth, expansion=s.expansion, chunk_size=s.chunk).to(s.device)
@@ -199,8 +200,8 @@ def titans_pytorch(s: Setting) -> Work:
         s,
         s.chunk,
         s.chunk,
-        "NeuralMemory(chunk_size=C, batch_size=C): gradients at the same weights as ours, step size per "
-        "token, but momentum, forgetting and the state that is read once per chunk: it computes less",
+        "NeuralMemory(chunk_size=C, batch_size=C): gradients at the same weights as ours, step size per token; "
+        "momentum, forgetting and the state for reads once per chunk, so it computes less",
     )
 
 
@@ -209,7 +210,7 @@ def titans_pytorch_per_token(s: Setting) -> Work:
         s,
         1,
         s.chunk,
-        "NeuralMemory(chunk_size=1, batch_size=C): the same anchors as ours and every gate per token; holds "
+        "NeuralMemory(chunk_size=1, batch_size=C): the same anchors as ours and all gates per token; it holds "
         "a full set of weights per token",
     )
 
@@ -224,14 +225,14 @@ def titans_unofficial(s: Setting) -> Work:
         s,
         module,
         lambda x: module(x)[0],
-        note="NeuralMemoryModule as it comes: online rule (always chunk 1), one memory of full width without "
-        "heads, expansion or norm, gates per token, gradient clipped, reads before it writes",
+        note="NeuralMemoryModule with its defaults: chunks of one token, one memory of full width without heads, "
+        "expansion or norm, gates per token, clipped gradient, read before the write",
         fast_weights=s.depth * s.dim * (s.dim + 1),
     )
 
 
 class _Attention(nn.Module):
-    """Causal multi-head attention with its four projections, full or by window."""
+    """Causal multi-head attention with its four projections, full or with a window."""
 
     def __init__(self, s: Setting, window: int | None) -> None:
         super().__init__()
@@ -268,7 +269,7 @@ def sdpa_full(s: Setting) -> Work:
 
 
 def sdpa_window(s: Setting) -> Work:
-    return _sdpa(s, s.window, f"the same, each token seeing the last {s.window}, by blocks")
+    return _sdpa(s, s.window, f"the same with a window of {s.window} tokens, in blocks")
 
 
 def _fla(s: Setting, what: str) -> None:
@@ -288,7 +289,7 @@ def fla_gated_delta_rule(s: Setting) -> Work:
         s,
         lambda: chunk_gated_delta_rule(q, k, v, g, rate)[0],
         [q, k, v, rate, g],
-        note="linear memory, no momentum, its own tile size; op alone, q, k, v as for titanslab-op",
+        note="linear memory without momentum, its own tile size; op alone, with q, k, v as in titanslab-op",
     )
 
 
@@ -303,12 +304,12 @@ def fla_ttt_linear(s: Setting) -> Work:
         s,
         lambda: chunk_ttt_linear(q, k, v, *norm, rate[..., None], chunk_size=s.chunk)[0],
         [q, k, v, rate, *norm],
-        note="linear memory with norm, no momentum, no forgetting; op alone, same chunk",
+        note="linear memory with norm, without momentum and forgetting; op alone, same chunk",
     )
 
 
 def _fla_inputs(s: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    # low precision is what these kernels are written for; a float32 setting keeps float32
+    # these kernels are written for low precision; a float32 setting keeps float32
     dtype = getattr(torch, s.dtype)
     generator = torch.Generator().manual_seed(s.seed)
     shape = (s.batch, s.tokens, s.heads, s.head_dim)
@@ -336,10 +337,11 @@ CANDIDATES: dict[str, Callable[[Setting], Work]] = {
 
 
 def build(name: str, setting: Setting) -> Work:
-    """The candidate of that name.
+    """Build the candidate of that name.
 
     Raises:
-        Missing: it cannot run here. ValueError: no such candidate.
+        Missing: the candidate cannot run here.
+        ValueError: unknown candidate.
     """
     if name not in CANDIDATES:
         raise ValueError(f"candidate must be one of {', '.join(CANDIDATES)}, got {name!r}")
@@ -347,22 +349,22 @@ def build(name: str, setting: Setting) -> Work:
     return CANDIDATES[name](setting)
 
 
-# Bytes that titans-pytorch holds in forward + backward, in full sets of fast weights per chunk that it keeps
-# (measured at 2K tokens, chunk 16 and 64); used only to leave out what would not fit into memory.
+# Peak of titans-pytorch in forward + backward, in full sets of fast weights per chunk (measured at 2K tokens with
+# chunks of 16 and 64). It serves to leave out settings that do not fit into memory.
 TITANS_PYTORCH_COPIES = 16
 
 
 def too_much(name: str, s: Setting, memory_limit: int, slow_tokens: int) -> str | None:
-    """Why a candidate is left out: more memory than allowed, or a Python loop over too many tokens."""
+    """Reason to leave a candidate out (too much memory, or a Python loop over too many tokens), or None."""
     if name == "titans-unofficial" and s.tokens > slow_tokens:
-        return f"a Python loop over tokens: not run above {slow_tokens} tokens (--slow-tokens)"
+        return f"has a Python loop over tokens; not run above {slow_tokens} tokens (--slow-tokens)"
     if name == "titans-unofficial" and s.chunk != 1:
-        return "knows the online rule only (chunk 1)"
+        return "has chunks of one token alone"
     if name.startswith("titans-pytorch"):
         sets = s.tokens if name.endswith("per-token") else -(-s.tokens // s.chunk)
         need = TITANS_PYTORCH_COPIES * s.batch * sets * _weights(s) * 4
         if need > memory_limit:
             return f"needs about {need / 2**30:.0f} GiB, above the {memory_limit / 2**30:.0f} of --memory-limit"
         if sets // max(1, s.batch) > 2 * slow_tokens and s.chunk == 1:
-            return f"a Python loop over chunks: not run above {2 * slow_tokens} of them (--slow-tokens)"
+            return f"has a Python loop over chunks; not run above {2 * slow_tokens} chunks (--slow-tokens)"
     return None

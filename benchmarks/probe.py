@@ -1,4 +1,4 @@
-"""Memory of one candidate in a process of its own.
+"""Measures the memory of one candidate in its own process.
 
 `python -m benchmarks.probe NAME SETTING_JSON` prints JSON.
 """
@@ -21,27 +21,27 @@ from benchmarks.peers import Setting
 from titanslab.memory.cpu.reuse import release
 from titanslab.runs.versions import ROOT
 
-# glibc's heap fragments: resident size grows beyond what is in use (2.2 times in titans-pytorch). With this,
-# larger blocks come from the system and go back at once.
+# glibc's heap fragments, and the resident size exceeds the bytes in use (2.2 times in titans-pytorch). With this
+# setting the system maps blocks above 64 KiB one by one, and unmaps them when they are freed.
 UNFRAGMENTED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def _build(name: str, setting: Setting | ModelSetting) -> Any:
-    """The candidate: a layer or op for a `Setting`, a model in training for a `ModelSetting`."""
+    """Build the candidate: a layer or op for a `Setting`, a model in training for a `ModelSetting`."""
     module = "models" if isinstance(setting, ModelSetting) else "peers"
     return importlib.import_module(f"benchmarks.{module}").build(name, setting)
 
 
 def probe(name: str, setting: Setting | ModelSetting, peak_only: bool = False) -> dict[str, Any]:
-    """Peak of forward and of forward + backward, and what forward holds for backward.
+    """Peak of forward, peak of forward + backward, and the bytes that forward holds for backward.
 
-    The first full step is not counted: libraries load, code compiles. Input and parameters are not counted
-    either, they are there before; the parameters' gradients are.
+    The first full step does not count, because it loads libraries and compiles code. Input and parameters do not count,
+    because they exist before; the gradients of the parameters count.
     """
     device = torch.device(setting.device)
     work = _build(name, setting)
     work.step()
-    release()  # what lies ready for the next call counts as its own
+    release()  # frees unused buffers, so that the measured call has to allocate its own
     result: dict[str, Any] = {"forward_backward_peak": peak_bytes(work.step, device)}
     if peak_only:
         return result
@@ -60,9 +60,9 @@ def probe(name: str, setting: Setting | ModelSetting, peak_only: bool = False) -
 
 
 def in_fresh_process(name: str, setting: Setting | ModelSetting, threads: int, timeout: float) -> dict[str, Any]:
-    """`probe` in a new process; where it fails, `{"error": one line}`.
+    """`probe` in a new process; if that fails, `{"error": one line}`.
 
-    On a CPU the peak is taken twice: without heap fragmentation (the figure), and with malloc as it comes.
+    On a CPU the peak is measured twice: without heap fragmentation (the figure), and with malloc's default settings.
     """
     result = _run(name, setting, threads, timeout, UNFRAGMENTED, [])
     if setting.device == "cpu" and "error" not in result:
@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("name", help="a candidate of benchmarks.peers")
     parser.add_argument("setting", help="its Setting as JSON")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 = torch's default")
-    parser.add_argument("--peak-only", action="store_true", help="the peak of forward + backward alone")
+    parser.add_argument("--peak-only", action="store_true", help="measure the peak of forward + backward alone")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.threads:
@@ -107,7 +107,7 @@ def main() -> int:
         fields = json.loads(arguments.setting)
         setting = ModelSetting(**fields) if "size" in fields else Setting(**fields)
         print(json.dumps(probe(arguments.name, setting, arguments.peak_only)))
-    except Exception as error:  # the parent reads one line
+    except Exception as error:  # the parent process reads one line
         print(one_line(error), file=sys.stderr)
         return 1
     return 0

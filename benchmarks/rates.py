@@ -1,4 +1,4 @@
-"""How fast this machine multiplies and copies, timed among the candidates of a measurement."""
+"""Matrix-product and copy rates of the machine, measured in turns with the candidates."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Product:
-    """A matrix product of fixed shape: `[rows, m, k] @ [rows, k, n]`, `work` in FLOPs."""
+    """A matrix product `[rows, m, k] @ [rows, k, n]`; `work` is its number of FLOPs."""
 
     def __init__(self, rows: int, m: int, k: int, n: int, dtype: torch.dtype, device: torch.device) -> None:
         make = lambda *shape: torch.randn(*shape, dtype=dtype, device=device)  # noqa: E731
@@ -15,7 +15,7 @@ class Product:
         self.a, self.b = make(*lead, m, k), make(*lead, k, n)
         self.out = torch.empty(*lead, m, n, dtype=dtype, device=device)
         self.flops = 2 * rows * m * k * n
-        # Many small products are timed together, so that the clock's resolution does not matter.
+        # One call computes several small products, so that its time is long beside the clock's resolution.
         self.count = max(1, round(2e8 / self.flops)) if device.type == "cpu" else max(1, round(1e11 / self.flops))
 
     def __call__(self) -> Tensor:
@@ -29,7 +29,7 @@ class Product:
 
 
 class Copy:
-    """A copy within the device's main memory, too large for its caches, `work` in bytes."""
+    """A copy within the device's main memory, too large for its caches; `work` is the number of bytes moved."""
 
     def __init__(self, device: torch.device) -> None:
         size = (64 << 20) if device.type == "cpu" else (512 << 20)

@@ -1,12 +1,13 @@
-"""A stream of millions of tokens through one model: does memory stay flat, does speed hold?
+"""Memory and speed of one model over a stream of millions of tokens.
 
     python -m benchmarks.streaming                            10M tokens, tiny MAC
     python -m benchmarks.streaming --tokens 1M --variant lmm --file book.txt.xz
 
-Records resident memory and tokens/s as the stream goes, and checks that memory at the end is at most 1.05 of
-that at 100K tokens, and speed in the last tenth at least 0.95 of the first. As other work on the machine shows in
-that, pieces from an empty memory and from the stream's last are also timed in turns at the end. Writes
-benchmarks/results/<date>_<device>_streaming.json and a picture beside it. Exit code 1 where a check fails.
+The command records resident memory and tokens/s during the stream. It checks that memory at the end is at most 1.05
+times that at 100K tokens, and that the speed of the last tenth is at least 0.95 times that of the first. Other work on
+the machine affects this speed; so at the end the same tokens are read in turns from an empty memory and from the final
+one. The results go to benchmarks/results/<date>_<device>_streaming.json and a picture beside it. The exit code is 1 if
+a check fails.
 """
 
 import argparse
@@ -26,15 +27,15 @@ import torch
 from benchmarks.output import clear_transient, human, new_report, table, transient
 from titanslab.experiments.report import say
 
-WARM = 100_000  # by then every buffer has been made
+WARM = 100_000  # tokens after which all buffers exist
 MOST_MEMORY, LEAST_SPEED = 1.05, 0.95
-STEPS = 200
-BLOCK = 1 << 16
+STEPS = 200  # fewest points of a stream
+BLOCK = 1 << 16  # tokens per random block
 
 
 @dataclass(frozen=True)
 class Point:
-    """After `tokens`: resident bytes, bytes of the cache, and the pace since the point before (wall and CPU time)."""
+    """State after `tokens` tokens: resident bytes, bytes of the cache, and speed since the last point."""
 
     tokens: int
     resident: int
@@ -44,19 +45,19 @@ class Point:
 
 
 def count(text: str) -> int:
-    """`10M`, `100K` or a plain number."""
+    """Parse a number of tokens such as `10M`, `100K` or `5000`."""
     factor = {"K": 10**3, "M": 10**6}.get(text[-1:].upper(), 1)
     try:
         number = int(float(text[:-1] if factor > 1 else text) * factor)
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"a number of tokens such as 500K or 10M, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of tokens such as 500K or 10M, got {text!r}")
     return number
 
 
 def resident_bytes(device: torch.device) -> int:
-    """What the process (or on a GPU torch's allocator) holds now."""
+    """Bytes that the process holds now; on a GPU, those of torch's allocator."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.memory_reserved(device)
@@ -67,14 +68,14 @@ def resident_bytes(device: torch.device) -> int:
 
 
 def random_tokens(vocab_size: int, seed: int) -> Iterator[torch.Tensor]:
-    """Endless blocks `[1, BLOCK]`, one at a time."""
+    """Yields blocks `[1, BLOCK]` of random tokens without end."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield torch.randint(0, vocab_size, (1, BLOCK), generator=generator)
 
 
 def file_tokens(path: str, tokenizer: Any) -> Iterator[torch.Tensor]:
-    """The tokens of a text, again and again."""
+    """Yields the tokens of a text in blocks, again and again."""
     from titanslab.data import TextEncoder
     from titanslab.data.text import TextSource
 
@@ -87,7 +88,7 @@ def file_tokens(path: str, tokenizer: Any) -> Iterator[torch.Tensor]:
 def stream(
     model: Any, source: Iterator[torch.Tensor], tokens: int, every: int, piece_size: int | None
 ) -> Iterator[tuple[Point, Any]]:
-    """Read `tokens` of the source; a point, and the cache, about every `every` tokens."""
+    """Read `tokens` tokens of the source; yield a point and the cache about every `every` tokens."""
     device = model.device
     gc.collect()
     left, read, mark = tokens, 0, 0
@@ -113,13 +114,13 @@ def stream(
 
 
 def verdict(points: list[Point]) -> dict[str, Any]:
-    """Memory at the end over that at 100K tokens, and the median speed of the last tenth over the first's."""
+    """Ratios end / start: memory (start = 100K tokens), and median speed of the last and the first tenth."""
     warm = next((p for p in points if p.tokens >= WARM), points[0])
     tenth = max(1, len(points) // 10)
     memory = points[-1].resident / warm.resident
     found: dict[str, Any] = {"memory_from": warm.tokens, "memory": memory, "memory_ok": memory <= MOST_MEMORY}
     for name in ("tokens_per_second", "tokens_per_cpu_second"):
-        # the first point pays for compiling and warming up
+        # the first point includes compilation and warm-up
         first = statistics.median(getattr(p, name) for p in points[1 : 1 + tenth] or points)
         last = statistics.median(getattr(p, name) for p in points[-tenth:])
         found[name] = {"first": first, "last": last, "ratio": last / first}
@@ -128,9 +129,9 @@ def verdict(points: list[Point]) -> dict[str, Any]:
 
 
 def fresh_against_old(model: Any, old: Any, vocab_size: int, turns: int = 7) -> dict[str, Any]:
-    """Speed of the same tokens read from an empty memory and from `old`, in turns: fresh time over old time."""
+    """Time to read the same tokens from an empty memory over that from `old`, measured in turns."""
     ids = torch.randint(0, vocab_size, (1, 4096), generator=torch.Generator().manual_seed(1))
-    fresh = model.read(ids)  # its persistent tokens read and its buffers made, as in `old`
+    fresh = model.read(ids)  # like `old`, it has read its persistent tokens and made its buffers
 
     def seconds(cache: Any) -> float:
         if model.device.type == "cuda":
@@ -147,7 +148,7 @@ def fresh_against_old(model: Any, old: Any, vocab_size: int, turns: int = 7) -> 
 
 
 def draw(points: list[Point], path: Path, title: str) -> None:
-    """Resident memory and speed over the stream, both from zero, into a PNG file."""
+    """Draw resident memory and speed over the stream into a PNG file, with both axes from zero."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -171,7 +172,7 @@ def draw(points: list[Point], path: Path, title: str) -> None:
 
 
 def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """The model asked for, and its tokenizer."""
+    """The model that the options name, and its tokenizer."""
     from titanslab import TitansConfig, TitansForCausalLM
     from titanslab.data import byte_tokenizer
 
@@ -186,16 +187,16 @@ def load(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=count, default=10_000_000, help="such as 500K or 10M")
+    parser.add_argument("--tokens", type=count, default=10_000_000, help="length of the stream, such as 500K or 10M")
     parser.add_argument("--model", help="a run folder; default: an untrained model of --preset")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--variant", default="mac")
-    parser.add_argument("--file", help="a text to stream, again and again; default: random tokens")
-    parser.add_argument("--piece-size", type=int, help="tokens read at once; default: the library's")
+    parser.add_argument("--file", help="a text to read again and again; default: random tokens")
+    parser.add_argument("--piece-size", type=int, help="tokens per call; default: that of the library")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="the JSON file")
+    parser.add_argument("--output", type=Path, help="path of the JSON file")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
     model, tokenizer = load(arguments)

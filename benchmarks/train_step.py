@@ -1,11 +1,11 @@
-"""Tokens per second of whole training steps (loss, backward, AdamW), models of equal parameter count.
+"""Tokens per second of whole training steps (loss, backward, AdamW) of models with equal numbers of parameters.
 
     python -m benchmarks.train_step --row mac-vs-titans-pytorch    tiny MAC against titans-pytorch's, T = 512
     python -m benchmarks.train_step --row cpu                      tiny: T = 4K and 32K, Titans against attention
     python -m benchmarks.train_step --row gpu                      170m and 340m: 4K, 16K, 32K, bf16
     python -m benchmarks.train_step                                CPU: tiny and 10m, 512 .. 8K
 
-All candidates of a setting are timed in turns within one run. Writes
+All candidates of a setting are timed in turns within one run. The command writes
 benchmarks/results/<date>_<device>_<topic>.json and a picture beside it.
 """
 
@@ -29,7 +29,7 @@ from benchmarks.rates import rate_probes
 from titanslab.experiments.report import Report, picture, say
 
 MAC_ROW = ("mac", "titans-pytorch-mac", "titans-pytorch-mac-128")
-GPU_TOKENS = 32768  # of one step, whatever the length
+GPU_TOKENS = 32768  # tokens per step at any length
 
 ROWS: dict[str, dict[str, Any]] = {
     "mac-vs-titans-pytorch": {
@@ -60,7 +60,7 @@ ROWS: dict[str, dict[str, Any]] = {
 def measure(
     s: ModelSetting, names: list[str], against: list[str], report: Report, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """One setting: candidates and machine rates in turns, then each one's memory in a fresh process."""
+    """Measure one setting: candidates and machine rates in turns, then each candidate's memory in a new process."""
     device = torch.device(s.device)
     models: dict[str, Training] = {}
     left_out: dict[str, str] = {}
@@ -84,7 +84,7 @@ def measure(
 
     @contextlib.contextmanager
     def on_device(name: str) -> Iterator[None]:
-        """A GPU holds one candidate at a time; moving it there and back is outside its time."""
+        """Move a candidate to the GPU for its turn and back; the moves are not timed."""
         model = models.get(name) if parked else None
         try:
             if model is not None:
@@ -122,7 +122,7 @@ def measure(
         entry["step"]["tokens_per_second"] = s.batch * s.tokens / entry["step"]["median"]
         entry["losses_finite"] = all(bool(loss.isfinite()) for loss in model.losses)
         if model.flops is not None:
-            # weights are read in forward and backward, and read and written by the optimiser with two moments
+            # reads of the weights in forward and backward, reads and writes of the optimizer with two moments
             moved = 4 * model.parameters * 9
             entry["step"]["floor"] = floor.fraction(
                 floor.BACKWARD * model.flops, moved, entry["step"]["median"], best, rates["copy"]
@@ -140,13 +140,13 @@ def measure(
     calls.clear()
     if not arguments.no_memory:
         for name in [n for n in result["candidates"] if n not in failed]:
-            say(f"  memory of {name} in a fresh process")
+            say(f"  memory of {name} in a new process")
             result["candidates"][name]["memory"] = in_fresh_process(name, s, arguments.threads, arguments.probe_timeout)
     return result
 
 
 def show(result: dict[str, Any]) -> str:
-    """The setting as a table."""
+    """The results of one setting as a table."""
     s = ModelSetting(**result["setting"])
     lines = []
     for name, entry in result["candidates"].items():
@@ -179,7 +179,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Panels of the picture: tokens/s over T, one per size (and batch, where that is what varies)."""
+    """Panels of the picture: tokens/s over T, one per size; on a CPU, one per size and batch."""
     panels: dict[str, dict[str, Any]] = {}
     for r in results:
         s = r["setting"]
@@ -199,29 +199,29 @@ def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--row", choices=sorted(ROWS), help="one row of figures")
-    p.add_argument("--candidates", nargs="+", choices=CANDIDATES, help="default: all that fit the device")
+    p.add_argument("--candidates", nargs="+", choices=CANDIDATES, help="default: all that run on the device")
     p.add_argument("--size", nargs="+", choices=sorted(SIZES), help="default: tiny 10m (GPU: 170m 340m)")
     p.add_argument("--tokens", nargs="+", type=int, help="default: 512 2048 8192 (GPU: 4096 16384 32768)")
-    p.add_argument("--batch", type=int, help="sequences of a step (GPU default: 32768 tokens in all)")
-    p.add_argument("--parameters", type=float, default=0, help="of every model; default: what the size's name says")
+    p.add_argument("--batch", type=int, help="sequences per step; default: 1, on a GPU 32768 tokens in all")
+    p.add_argument("--parameters", type=float, default=0, help="parameters of every model; default: those of the size")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="autocast; default: bfloat16 on a GPU")
-    p.add_argument("--compile", action="store_true", help="torch.compile every model")
-    p.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in every model")
-    p.add_argument("--no-fused-loss", action="store_true", help="GPU: our models hold all logits")
-    p.add_argument("--backend", default="auto", help="of our memory")
+    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="dtype of autocast; default on a GPU: bfloat16")
+    p.add_argument("--compile", action="store_true", help="compile every model with torch.compile")
+    p.add_argument("--checkpointing", action="store_true", help="use gradient checkpointing in every model")
+    p.add_argument("--no-fused-loss", action="store_true", help="on a GPU: compute all logits of our models at once")
+    p.add_argument("--backend", default="auto", help="backend of our memory")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--warmup", type=int, default=1)
     p.add_argument("--threads", type=int, default=0, help="torch threads; 0 = torch's default")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--no-memory", action="store_true", help="time only")
+    p.add_argument("--no-memory", action="store_true", help="measure time alone")
     p.add_argument("--probe-timeout", type=float, default=600.0, help="seconds for one memory measurement")
     p.add_argument("--out", type=Path, help="JSON file (default: a new one in benchmarks/results)")
     return p
 
 
 def settings_of(arguments: argparse.Namespace) -> list[ModelSetting]:
-    """What the flags ask for; a row's own settings with the flags that apply to it."""
+    """The settings that the options describe; with --row, the row's settings with the options that apply to it."""
     common = {
         "seed": arguments.seed,
         "backend": arguments.backend,

@@ -12,6 +12,7 @@ from titanslab._version import __version__
 
 if TYPE_CHECKING:
     from titanslab.memory import (
+        MemoryConfig,
         MemoryNetwork,
         MemoryParams,
         MemoryState,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
 
 _LAZY = {
+    "MemoryConfig": "memory",
     "MemoryNetwork": "memory",
     "MemoryParams": "memory",
     "MemoryState": "memory",
@@ -37,6 +39,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "MemoryConfig",
     "MemoryNetwork",
     "MemoryParams",
     "MemoryState",

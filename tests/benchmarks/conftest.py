@@ -1,4 +1,4 @@
-"""The benchmarks are scripts beside the package; tests import them from the repository's root."""
+"""Puts the repository's root on the path, from which tests import the benchmarks."""
 
 import sys
 from pathlib import Path

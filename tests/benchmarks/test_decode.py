@@ -1,4 +1,4 @@
-"""decode and prefill: how caches of many tokens are made, and that measuring does not change them."""
+"""Benchmark `decode`: caches of many tokens, which a measurement does not change."""
 
 import json
 
@@ -129,6 +129,6 @@ class _Probe:
 
 
 def test_positions_share_their_phase():
-    # the same place in chunk and segment, so that they differ in length alone
+    # all positions have the same place in chunk and segment
     assert len({p % 1024 for p in decode.POSITIONS}) == 1
     assert set(CANDIDATES) >= {"lmm", "mac", "attention-full", "llama"}

@@ -1,4 +1,4 @@
-"""Counted FLOPs against the formulas written out, and against torch's own counter."""
+"""Compares FLOPs by formula with the products written out, and with torch's counter."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_memory_flops_are_those_of_a_plain_chunk(depth):
         for w in reversed(weights[1:]):
             slopes.insert(0, slopes[0] @ w.T)
         for a, d in zip(inputs[:-1], slopes, strict=True):
-            _ = a.T @ d, a.T @ d  # the chunk's end: weights and momentum
+            _ = a.T @ d, a.T @ d  # weights and momentum at the chunk's end
         read = torch.randn(chunk, width)
         for w, a, d in zip(weights, inputs[:-1], slopes, strict=True):
             read = read @ w + read @ torch.zeros_like(w) - (read @ a.T) @ d

@@ -1,4 +1,4 @@
-"""Turns, spread and memory accounting, with a clock of our own: nothing is timed here."""
+"""Turns, spread and accounting of memory, with an artificial clock."""
 
 import contextlib
 
@@ -68,7 +68,7 @@ def test_allocations_fold_in_time_order():
 def test_held_memory_is_what_the_graph_keeps():
     x = torch.randn(1000, requires_grad=True)
     result = allocations(lambda: (x.exp() * 2).sin(), CPU)
-    # exp's result, the product that sin's backward reads, and the output; 4 KB each
+    # the result of exp, the input of sin for its backward, and the output: 4 KB each
     assert 3 * 4000 <= result["held"] <= 3 * 4096 + 1024
     assert result["peak"] >= result["held"]
     without = allocations(lambda: (x.detach().exp() * 2).sin(), CPU)

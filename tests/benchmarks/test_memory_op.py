@@ -1,4 +1,4 @@
-"""memory_op end to end on a tiny setting: the shape of its JSON, and that whoever is missing is named."""
+"""Benchmark `memory_op` from end to end on a tiny setting: its JSON, and the list of missing peers."""
 
 import json
 import math
@@ -16,7 +16,7 @@ TINY = Setting(24, 8, dim=16, heads=2, expansion=2, window=8)
 
 @pytest.fixture
 def without(monkeypatch):
-    """Makes packages impossible to import, installed or not."""
+    """Makes packages impossible to import."""
 
     def hide(*names):
         for name in names:

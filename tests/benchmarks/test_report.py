@@ -1,4 +1,4 @@
-"""The JSON of a run."""
+"""The JSON of a benchmark run."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""benchmarks/streaming: what it counts, and its verdict."""
+"""Benchmark `streaming`: its figures and its verdict."""
 
 import argparse
 import json

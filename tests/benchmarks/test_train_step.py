@@ -1,4 +1,4 @@
-"""train_step: equal parameter counts, candidates that learn from every token, absent peers named."""
+"""Benchmark `train_step`: equal numbers of parameters, gradients of every candidate, the list of missing peers."""
 
 import json
 import sys

@@ -354,7 +354,9 @@ def test_what_inspect_shows_is_what_the_memory_says(trained):
     trace = trace_memory(model, ids, every=8)
     (memory,) = memories_of(model)
     seen = []
-    handle = memory.register_forward_hook(lambda m, args, kwargs, out: seen.append(args[0]), with_kwargs=True)
+    # MAC writes its normalised y
+    norm = model.model.layers[0].mixer.y_norm
+    handle = norm.register_forward_hook(lambda _, __, y: seen.append(y))
     with torch.no_grad():
         model(ids, use_cache=False)
     handle.remove()

@@ -181,7 +181,7 @@ def test_rounds_of_questions():
         ),
         (["--sets", "exact", "--rows", "gated_deltanet"], "--rows has 'gated_deltanet', which is not one of exact"),
         (["--sets", "exact", "--stage", "late"], "--stage 'late' is not a stage of exact"),
-        (["--set", "lat:training.steps=1"], "'lat' is no row or stage; there are base, late"),
+        (["--set", "lat:training.steps=1"], "'lat' is not a row or stage; there are base, late"),
         (["--set", "training.step=1"], "unknown key 'step' in [training]; did you mean 'steps'?"),
         (["--set", "ask.pice=1"], "unknown key 'pice' in [ask]; did you mean 'piece'?"),
         (["--seeds", "a"], "--seeds 'a' must be whole numbers"),
@@ -449,7 +449,7 @@ def test_exact_from_end_to_end(text, tmp_path):
     assert [cell["samples"] for cell in results["lmm, exact"]["cells_memory_off"]] == [2]
     assert not results["window, exact"]["cells_memory_off"]
     config = json.loads((tmp_path / "exact" / "lmm-seed0" / "base" / "config.json").read_text())
-    assert (config["variant"], config["memory_depth"], config["memory_write_cost"]) == ("lmm", 1, 0.3)
+    assert (config["variant"], config["memory"]["depth"], config["memory_write_cost"]) == ("lmm", 1, 0.3)
 
 
 def test_lessons_from_end_to_end(text, facts, tmp_path):

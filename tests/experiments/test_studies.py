@@ -188,7 +188,7 @@ def test_base_row_stage_set_and_changes_lie_over_one_another(tmp_path):
         ("[stages.more]", "[stages.first]", r"the stage \[stages.first\] has the name of a row"),
         ("[stages.more]", '[stages.more]\nrows = ["x"]', r"rows has 'x', which is not a row"),
         ('lengths = "512"', "length = 512", r"unknown key 'length' in \[ask\]; did you mean 'lengths'\?"),
-        ("[ask]", "[tokenizer]\n[ask]", r"the \[tokenizer\] is made of --train-text"),
+        ("[ask]", "[tokenizer]\n[ask]", r"the \[tokenizer\] is trained on --train-text"),
         ("[ask]", "[files.test]\n[ask]", r"unknown key 'test' in \[files\]"),
         ("[ask]", "[ask", r"is not valid TOML"),
     ],

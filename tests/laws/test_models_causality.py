@@ -1,4 +1,4 @@
-"""The future does not change the past: bit for bit in float64, over every variant and gate."""
+"""A later token does not change earlier outputs: bit for bit in float64, for every variant and gate."""
 
 import pytest
 import torch
@@ -66,5 +66,5 @@ def test_a_window_of_two_layers_reaches_no_further():
     model = make_model("attention", "mix")
     ids = torch.randint(0, 31, (1, LENGTH), generator=torch.Generator().manual_seed(1))
     different = perturbed_from(model, ids, 0)[0]
-    assert different[:11].all()  # two layers of a window of 6: positions 0 .. 10
+    assert different[:11].all()  # two layers with a window of 6 reach positions 0 .. 10
     assert not different[11:].any()

@@ -1,4 +1,4 @@
-"""Rows of a batch, padding and documents: each row as if it were alone, over every variant."""
+"""Rows, padding and documents: each row gives the outputs that it gives alone, for every variant."""
 
 import itertools
 
@@ -66,7 +66,7 @@ def test_padding_at_batch_1(model):
 
 @torch.no_grad()
 def test_padding_then_decoding(model):
-    """Left padding in the prefill, padded continuations, and a row that pauses for a whole call."""
+    """Left padding in the prefill, padded later calls, and a row without tokens in one call."""
     ids = tokens(3, 30)
     mask = torch.ones(3, 30, dtype=torch.int64)
     mask[0, :7] = mask[1, 12:16] = mask[2, 10:20] = mask[1, 21] = 0

@@ -1,4 +1,4 @@
-"""Split anywhere = whole, decode = prefill, saved and loaded in between, over every variant."""
+"""A split input, decoding, and a saved and loaded cache give the outputs of one call, for every variant."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Gradients: all parameters get one, checkpointing and compiling change nothing, extremes stay finite."""
+"""Every parameter has a gradient; checkpointing and compilation do not change it; extreme gates keep it finite."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_every_parameter_gets_a_gradient(variant, gate):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_documents_padding_and_pieces_give_the_gradients_of_separate_runs(variant):
-    """The packed, padded path of each mixer against plain calls, float64."""
+    """Compares packed and padded rows of each mixer with separate calls, in float64."""
     model, ids = make(variant).double(), tokens(23)
     documents = torch.stack((torch.arange(23) // 9, torch.arange(23) // 23))
     mask = torch.ones(2, 23, dtype=torch.int64)
@@ -77,11 +77,11 @@ def test_gradient_checkpointing_changes_nothing(variant):
     calls = []
     model.model.layers[0].mixer.register_forward_hook(lambda *_: calls.append(1))
     again = gradients(model, ids)
-    assert len(calls) == 2  # once forward, once more for the backward pass
+    assert len(calls) == 2  # in forward, and again for backward
     assert all(torch.equal(again[name], plain[name]) for name in plain)
 
 
-# dynamo looks at the .grad of a block's input, which is no leaf
+# dynamo reads the .grad of a block's input, which is not a leaf
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_blocks_compile_without_graph_breaks(variant):
@@ -98,7 +98,7 @@ def test_blocks_compile_without_graph_breaks(variant):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.parametrize("variant", ["lmm", "mac"])  # what the others add, blocks compiled alone show above
+@pytest.mark.parametrize("variant", ["lmm", "mac"])  # the test of single blocks above covers the other variants
 def test_a_whole_model_compiles(variant):
     model, ids = make(variant, layers=1).eval(), tokens(7)
     plain = model(ids, labels=ids, use_cache=False)
@@ -112,7 +112,7 @@ def test_a_whole_model_compiles(variant):
 @pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac"])
 @pytest.mark.parametrize("extreme", [-30.0, 30.0])
 def test_gates_at_their_extremes_over_32k_tokens(variant, extreme):
-    """All gates saturated: nothing forgotten, nothing kept, largest steps; no NaN in outputs or gradients."""
+    """With saturated gates (alpha 0 or 1, largest theta) outputs and gradients have no NaN."""
     model = make(variant, layers=1, chunk_size=64, segment_len=512, window_size=64, memory_expansion=1)
     for memory in (m for m in model.modules() if isinstance(m, NeuralMemory)):
         for gate, sign in ((memory.theta_proj, 1), (memory.eta_proj, 1), (memory.alpha_proj, -1)):

@@ -1,4 +1,4 @@
-"""Norm, MLP, rotary positions, gates and the chunked cross entropy, each against its formula."""
+"""Compares norm, MLP, rotary positions, gates and the chunked cross entropy with their formulas."""
 
 import importlib
 import math
@@ -70,7 +70,7 @@ def test_rotary_is_a_rotation_of_pairs():
     tables = rotary_tables(torch.arange(5)[None], 8, 100.0, torch.float32)
     out = apply_rotary(x, tables)
     torch.testing.assert_close(out.norm(dim=-1), x.norm(dim=-1))
-    angle = 3 * 100.0 ** (-2 / 8)  # position 3, second pair
+    angle = 3 * 100.0 ** (-2 / 8)  # angle of the second pair at position 3
     a, b = x[0, 0, 3, 1], x[0, 0, 3, 5]
     torch.testing.assert_close(out[0, 0, 3, 1], a * math.cos(angle) - b * math.sin(angle))
 
@@ -129,10 +129,10 @@ def test_linear_cross_entropy_spends_nothing_on_tokens_without_label(monkeypatch
     assert not weight.grad.any()
     labels[[4, 17, 49]] = torch.tensor([1, 2, 3])
     linear_cross_entropy(hidden, weight, labels, chunk_size=2).backward()
-    assert seen == [2, 1, 2, 1] or seen == [2, 1, 1, 2]  # forward, and recomputed in backward
+    assert seen == [2, 1, 2, 1] or seen == [2, 1, 1, 2]  # chunk sizes in forward, and again in backward
     assert hidden.grad.any(-1).nonzero().flatten().tolist() == [4, 17, 49]
 
 
 def test_linear_cross_entropy_counts_tokens():
-    with pytest.raises(ValueError, match="as many tokens, got 3 and 4"):
+    with pytest.raises(ValueError, match="the same number of tokens, got 3 and 4"):
         linear_cross_entropy(torch.zeros(3, 2), torch.zeros(5, 2), torch.zeros(4, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Windowed attention against a dense mask."""
+"""Compares windowed attention with a dense mask."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def tensors(length: int, past: int = 0, prefix: int = 0) -> list[torch.Tensor]:
 
 
 def dense(q, k, v, pk, pv, prefix_k, prefix_v, window, count, documents) -> torch.Tensor:
-    """The definition: one mask over prefix, past and tokens."""
+    """The definition, with one dense mask over prefix, past and tokens."""
     batch, _, length, _ = q.shape
     past = pk.shape[2]
     keys = torch.cat((prefix_k.expand(batch, -1, -1, -1), pk, k), dim=2)
@@ -77,7 +77,7 @@ def test_past_needs_its_count():
 
 
 def test_long_windows_hold_no_square_mask():
-    """32,768 tokens: a dense mask alone would take a gigabyte."""
+    """With 32,768 tokens a dense mask alone would take a gigabyte."""
     import resource
 
     q = torch.zeros(1, 1, 32768, 4)

@@ -1,4 +1,4 @@
-"""Backends as fixtures: `chunked` counts twice, compiled kernel and PyTorch loop."""
+"""Fixtures of the backends. `chunked` has two: the compiled kernel and the PyTorch loop."""
 
 import pytest
 

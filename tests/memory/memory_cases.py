@@ -10,7 +10,7 @@ from titanslab.memory import MemoryNetwork, MemoryParams, MemoryState, neural_me
 
 @dataclass(frozen=True)
 class Case:
-    """One problem; everything else follows from the seed."""
+    """The settings of one random problem."""
 
     batch: int = 2
     tokens: int = 17
@@ -37,7 +37,7 @@ class Case:
 
 @dataclass
 class Problem:
-    """The tensors of a case; `leaves` are those that get gradients."""
+    """The tensors of a case. `leaves` are those that receive gradients."""
 
     leaves: dict[str, Tensor]
     network: MemoryNetwork
@@ -88,7 +88,7 @@ def make(case: Case) -> Problem:
     leaf("eta", eta)
     leaf("alpha", torch.sigmoid(normal(*shape) - 2))
 
-    # keys have unit norm: with these scales every product has about unit variance, and rounding is not amplified
+    # keys have unit norm; with these scales every product has about unit variance, so rounding is not amplified
     def weights(name: str, rows: tuple[int, ...], gain: float = 1.0) -> tuple[Tensor, ...]:
         return tuple(
             leaf(f"{name}{i}", gain * normal(*rows, h, *w) / (w[0] ** 0.5 if i else 1))
@@ -114,7 +114,7 @@ def make(case: Case) -> Problem:
 
 
 def outputs_and_gradients(problem: Problem, backend: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Every output by name, and the gradient of a fixed random functional of them in every leaf."""
+    """All outputs by name, and the gradients of all leaves for a fixed random functional of the outputs."""
     y, state = problem.run(backend)
     outputs = {"y": y} | {k: t for k, t in state.tensors().items() if k != "offset"}
     g = torch.Generator().manual_seed(1)
@@ -128,7 +128,7 @@ def outputs_and_gradients(problem: Problem, backend: str) -> tuple[dict[str, Ten
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Largest difference relative to 1 + the largest entry of `b`."""
+    """Largest difference between `a` and `b`, relative to 1 + the largest entry of `b`."""
     if b.numel() == 0:
         return 0.0
     a, b = a.detach().double(), b.detach().double()
@@ -136,12 +136,12 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def loss_of_precision(a: Tensor, truth: Tensor) -> float:
-    """Root mean square of the difference, relative to that of `truth`."""
+    """Root mean square of the difference, relative to the root mean square of `truth`."""
     a, truth = a.detach().double(), truth.detach().double()
     return float((a - truth).square().mean().sqrt() / (1e-30 + truth.square().mean().sqrt()))
 
 
 def worst(case: Case, backend: str, against: str = "reference") -> dict[str, float]:
-    """Distances of `backend` from `against` by name, outputs and gradients."""
+    """Distance of each output and gradient between the backends `backend` and `against`, by name."""
     got, want = outputs_and_gradients(make(case), backend), outputs_and_gradients(make(case), against)
     return {n: distance(got[part][n], want[part][n]) for part in (0, 1) for n in want[part]}

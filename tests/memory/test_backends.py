@@ -1,4 +1,4 @@
-"""Every backend against the token loop in float64: outputs and outer gradients."""
+"""Compares every backend with the token loop in float64: outputs and outer gradients."""
 
 from dataclasses import replace
 from statistics import median
@@ -98,7 +98,7 @@ def test_channelwise_forgetting_is_the_token_loops() -> None:
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 16, 64])
 def test_float32_loses_no_more_than_eager(chunk_size: int, backend: str) -> None:
-    """The median of three problems: one near a norm's pole magnifies the rounding of either side by chance."""
+    """Compares medians over three problems. A problem near the pole of a norm magnifies the rounding of either side."""
     losses: dict[str, list[float]] = {}
     for seed in (4, 5, 7):
         case = BASE.with_(tokens=80, chunk_size=chunk_size, head_dim=32, expansion=4, seed=seed, theta=0.002)
@@ -150,7 +150,7 @@ def test_runs_under_no_grad_and_inference_mode(backend: str) -> None:
 @pytest.mark.parametrize("backend", ["reference", "recurrent", "chunked"])
 @pytest.mark.parametrize("size", [0.0, 1e-14])
 def test_gradients_are_finite_where_the_clipped_gradient_is_nothing(backend: str, size: float) -> None:
-    """The inner gradient of zeros is 0, and of next to nothing so small that its square is no float32."""
+    """The inner gradient of zeros is 0; that of tiny inputs is so small that its square underflows in float32."""
     torch.manual_seed(0)
     network = MemoryNetwork(1, 1, residual=False, norm=False, grad_clip=1.0)
     q, k, v = (torch.randn(1, 4, 1, 4) for _ in range(3))
@@ -165,7 +165,7 @@ def test_gradients_are_finite_where_the_clipped_gradient_is_nothing(backend: str
 
 
 def reference_gradients(q, k, v, gates, network, params):
-    """In float64, by the token loop."""
+    """Gradients by the token loop in float64."""
     k, v, w = (t.detach().double().requires_grad_() for t in (k, v, params.weights[0]))
     gates = [g.double() for g in gates]
     y, _ = neural_memory(q.double(), k, v, *gates, network, MemoryParams((w,)), None, 4, "reference")
@@ -191,7 +191,7 @@ def test_the_token_loop_says_that_inference_mode_forbids_it() -> None:
 
 @pytest.mark.parametrize("chunk_size", [4, 16])
 def test_whole_chunks_in_a_row_of_calls(chunk_size: int, backend: str) -> None:
-    """A call that ends with a chunk hands its state on without a copy: outputs and gradients are the token loop's."""
+    """A call that ends with a whole chunk passes its state on without a copy, with the results of the token loop."""
     problem = make(BASE.with_(tokens=48, chunk_size=chunk_size, theta=0.002))
     names = ("q", "k", "v", "theta", "eta", "alpha")
 
@@ -206,7 +206,7 @@ def test_whole_chunks_in_a_row_of_calls(chunk_size: int, backend: str) -> None:
                 chunk_size,
                 backend,
             )
-            said += [y, *state.weights, *state.momentum]  # read between the calls, as MAC does
+            said += [y, *state.weights, *state.momentum]  # MAC reads the state between calls too
         leaves = list(problem.leaves.values())
         return [*said, *torch.autograd.grad(sum(t.square().sum() for t in said), leaves)]
 

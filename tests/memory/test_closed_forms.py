@@ -1,4 +1,4 @@
-"""Limits of the memory that have a closed form of their own, written out here."""
+"""Compares limits of the memory with their closed forms, which are written out here."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def _run(backend: str, eta: float, alpha: float, theta: float | None = None):
 
 
 def test_delta_rule(backend: str) -> None:
-    """eta = alpha = 0: the delta rule with beta = 2 theta."""
+    """With eta = alpha = 0 the memory is the delta rule with beta = 2 theta."""
     x, y, _ = _run(backend, 0.0, 0.0)
     memory = x["W0"].clone()
     for t in range(12):
@@ -32,7 +32,7 @@ def test_delta_rule(backend: str) -> None:
 
 
 def test_gated_delta_rule(backend: str) -> None:
-    """eta = 0: the gated delta rule after decay a = 1 - alpha, beta = 2 theta / a, values times a."""
+    """With eta = 0 it is the gated delta rule with decay a = 1 - alpha, beta = 2 theta / a and values times a."""
     x, y, _ = _run(backend, 0.0, 0.25)
     memory, a = x["W0"].clone(), 0.75
     for t in range(12):

@@ -1,4 +1,4 @@
-"""`MemoryConfig`: its checks, and that a layer is built from it alone."""
+"""Checks of `MemoryConfig`, and a layer that is built from it."""
 
 import inspect
 

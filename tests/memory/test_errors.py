@@ -1,4 +1,4 @@
-"""Wrong arguments are named, with what came and what is allowed."""
+"""Errors name the argument, its value and the allowed values."""
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
-"""What `titans info --measure` finds, where it is kept, and what `auto` makes of it."""
+"""The comparison of `titans info --measure`, its file, and the choice of `auto` from that file."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from titanslab.memory import MemoryNetwork, backends, choose_backend, measure, m
 from titanslab.memory.chunked.op import chunked
 from titanslab.memory.measured import Measured, Shape
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)  # a name: nothing here needs a GPU
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)  # a name alone; no test needs a GPU
 NETWORK = MemoryNetwork(depth=1, expansion=2, grad_clip=4.0)
 SHAPE = Shape.of(NETWORK, 8, 4)
 
@@ -24,7 +25,7 @@ def _own_file(monkeypatch, tmp_path):
 
 @pytest.fixture
 def written(monkeypatch):
-    """`torch.compile` replaced by the functions as they are written: a test compiles nothing."""
+    """Replaces the compiled loop by the uncompiled one, so that no test compiles."""
     from titanslab.memory.chunked import compiled, loop
 
     monkeypatch.setattr(compiled, "forward", loop.forward)
@@ -38,11 +39,13 @@ def small(dtype=torch.float32, turns=1) -> measure.Comparison:
 def test_every_way_is_compared_timed_and_the_fastest_kept(written) -> None:
     found = small()
     assert [c.name for c in found.reading] == ["torch", "compiled", "cpu", "triton"]
-    assert [c.name for c in found.decoding] == ["recurrent"]
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # then the fused kernels run in the interpreter
+    assert found.decoding[0].name == "recurrent"
     timed = [c for c in found.reading if c.seconds is not None]
-    assert [c.name for c in timed] == ["torch", "compiled", "cpu"]
+    assert [c.name for c in timed] == ["torch", "compiled", "cpu"] + ["triton"] * interpreted
     assert all(c.distance < 1e-5 and not c.reason for c in timed)
-    assert "TRITON_INTERPRET" in found.reading[-1].reason or "not installed" in found.reading[-1].reason
+    said = found.reading[-1].reason
+    assert interpreted or "TRITON_INTERPRET" in said or "not installed" in said
     fastest = min(timed, key=lambda c: c.seconds or 0.0).name
     assert found.best.reading == fastest
     assert f"{fastest} " in found.best.why_reading
@@ -50,7 +53,7 @@ def test_every_way_is_compared_timed_and_the_fastest_kept(written) -> None:
 
 
 def broken(part: str):
-    """A chunk loop that is right but for one tensor."""
+    """A chunk loop in which one tensor is wrong."""
 
     def forward(inputs, state, keep):
         from titanslab.memory.chunked import loop
@@ -89,7 +92,7 @@ def test_auto_takes_what_was_measured_for_that_device_dtype_and_shape(monkeypatc
         return choose_backend(device, dtype, tokens, network, 8, 4).name
 
     assert name(512) == "triton"
-    assert name(1) == "recurrent"  # the fused step has no backward
+    assert name(1) == "recurrent"  # the fused step has no backward pass
     with torch.no_grad():
         assert name(1) == "triton"
     assert name(512, dtype=torch.float32) == "chunked"
@@ -100,12 +103,12 @@ def test_auto_takes_what_was_measured_for_that_device_dtype_and_shape(monkeypatc
 
 def test_a_measured_loop_runs_where_chunked_is_named_too(monkeypatch) -> None:
     measured.add(CPU, torch.float64, Shape.of(MemoryNetwork(), 8, 4), Measured("torch", "recurrent", "because", "so"))
-    way = backends.choose(CPU, torch.float64, 512, Shape.of(MemoryNetwork(), 8, 4), "chunked")
+    way = backends.choose(CPU, torch.float64, 512, (MemoryNetwork(), 8, 4), "chunked")
     assert (way.backend, way.loop, way.reason) == ("chunked", "torch", "because")
 
 
 def test_the_ways_agree_on_the_whole_function() -> None:
-    """The names that a measurement can choose are loops that run."""
+    """Every loop that a measurement can choose computes the same function."""
     problem = make(Case(tokens=19, chunk_size=4))
     want = problem.run("reference")[0]
     for loop in ("torch", "cpu"):
@@ -127,7 +130,7 @@ def test_an_unreadable_file_is_reported_and_written_again(caplog, text) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_compiled_loop_is_the_loop(monkeypatch) -> None:
-    """Through dynamo, with the backend that runs what it traced: inductor takes minutes."""
+    """Compiles with a backend that runs the traced graph, because inductor would take minutes."""
     from titanslab.memory.chunked import compiled, loop
     from titanslab.memory.chunked.equations import AS_WRITTEN, Functions
 

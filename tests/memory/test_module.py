@@ -1,4 +1,4 @@
-"""The `NeuralMemory` layer: its laws, its state as a value, its training."""
+"""Tests of the layer `NeuralMemory`: its laws, its state as a value, its training."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ def layer(request) -> NeuralMemory:
     torch.manual_seed(0)
     options = {"depth": 2, "expansion": 2, "chunk_size": 4} | getattr(request, "param", {})
     made = NeuralMemory(24, 3, **options).double()
-    if made.theta_key_proj is not None:  # it starts at nothing
+    if made.theta_key_proj is not None:  # its initial value is 0
         torch.nn.init.normal_(made.theta_key_proj.weight, std=0.2)
     return made
 

@@ -1,4 +1,4 @@
-"""The compiled kernel: built once, refused with a reason, leaves no trace in the caller's settings."""
+"""The compiled kernel: it is built once, refused with a reason, and leaves the caller's settings unchanged."""
 
 import re
 import subprocess
@@ -19,13 +19,12 @@ from titanslab.memory.backends import cpu_kernel, takes_features
 from titanslab.memory.conv import short_conv
 from titanslab.memory.cpu import build, features, reuse
 from titanslab.memory.cpu import chunked as native
-from titanslab.memory.cpu.features import conv_features, gated_norm_op
+from titanslab.memory.cpu.features import convolve, norm_and_gate
 from titanslab.memory.layer_cpu import Writer
-from titanslab.memory.measured import Shape
 from titanslab.memory.padding import Padding
 from tolerances import EXACT
 
-SHAPE = Shape.of(MemoryNetwork(), 16, 16)
+MEMORY = (MemoryNetwork(), 16, 16)
 
 
 def forget_kernels() -> None:
@@ -40,7 +39,7 @@ def test_this_machine_compiles_it() -> None:
 
 @pytest.mark.parametrize("kernel", build.SOURCES)
 def test_a_changed_file_compiles_anew(kernel) -> None:
-    """The name of a compiled kernel depends on every file that goes into it."""
+    """The name of a compiled kernel depends on all files from which it is built."""
     folder, seen, todo = Path(build.__file__).parent / "source", set(), [build.SOURCES[kernel][0]]
     while todo:
         name = todo.pop()
@@ -54,7 +53,7 @@ def test_no_compiler_falls_back_and_says_so(monkeypatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(build.shutil, "which", lambda _: None)
     try:
-        way = backends.choose(torch.device("cpu"), torch.float32, 512, SHAPE)
+        way = backends.choose(torch.device("cpu"), torch.float32, 512, MEMORY)
         assert (way.backend, way.loop) == ("chunked", "torch")
         assert "no C++ compiler" in way.reason
         make(Case(dtype=torch.float32)).run("chunked")
@@ -67,7 +66,7 @@ def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TITANS_CACHE", str(tmp_path))
     try:
-        way = backends.choose(torch.device("cpu"), torch.float32, 512, SHAPE)
+        way = backends.choose(torch.device("cpu"), torch.float32, 512, MEMORY)
         assert (way.backend, way.loop) == ("chunked", "torch")
         assert "did not compile" in way.reason
         assert not list(tmp_path.rglob("*.so"))
@@ -87,7 +86,7 @@ def test_structures_agree_in_size() -> None:
 
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_kept_activations_are_what_backward_would_compute(monkeypatch, clip) -> None:
-    """Bit for bit; nothing is kept without a backward, in short chunks, or beyond the bytes allowed."""
+    """They are equal bit for bit. Without a backward, in short chunks, and above the limit of bytes none are kept."""
     case = Case(chunk_size=40, tokens=120, depth=3, grad_clip=clip, per_layer=True, theta=0.002)
     kept = []
     forward = native.forward
@@ -118,14 +117,14 @@ def test_kept_activations_are_what_backward_would_compute(monkeypatch, clip) -> 
 
 
 def fading(kind: str, case: Case):
-    """The problem of `case` with gates after which momentum fades within a chunk, or does not, or comes to an end."""
+    """The problem of `case` with gates of one kind: momentum fades within a chunk, lasts, or ends."""
     problem, g = make(case), torch.Generator().manual_seed(case.seed)
 
     def draw() -> torch.Tensor:
         return torch.rand(problem.leaves["eta"].shape, generator=g, dtype=torch.float64)
 
     some = (draw() < 0.1).to(torch.float64)
-    eta = {  # "negative": no gate of ours, but the equations take it
+    eta = {  # "negative" is no value of our gates, but the equations allow it
         "fades": 0.1 + 0.2 * draw(),
         "none": 0 * draw(),
         "tiny": 1e-6 * draw(),
@@ -146,14 +145,14 @@ def fading(kind: str, case: Case):
 @pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("kind", ["fades", "none", "tiny", "lasts", "ends", "holds", "forgotten", "idle", "negative"])
 def test_momentum_that_has_faded_is_left_out_to_rounding(kind, per_layer) -> None:
-    """Outputs and every gradient, that of an eta of 0 among them: none is left out for being multiplied by nothing."""
+    """Compares outputs and all gradients, also those of etas of 0, which must not be left out."""
     case = Case(batch=1, heads=1, chunk_size=64, tokens=128, theta=0.002, per_layer=per_layer, state=True, depth=2)
     for at in (case, case.with_(chunk_size=48, tokens=110, depth=3, mask=True, reset=True, initial=True)):
         (outputs, gradients), (truth, slopes) = (
             outputs_and_gradients(fading(kind, at), backend) for backend in ("chunked", "reference")
         )
         errors = {n: distance(outputs[n], truth[n]) for n in truth}
-        # relative to each gradient's own size, which is small for eta
+        # relative to the size of each gradient, because that of eta is small
         errors |= {n: loss_of_precision(gradients[n], slopes[n]) for n in slopes if slopes[n].any()}
         assert max(errors.values()) < EXACT, (at, errors)
 
@@ -182,9 +181,9 @@ def test_lent_memory_comes_back_when_nobody_holds_it(monkeypatch) -> None:
     assert third.data_ptr() == place
     del second, third
     assert reuse.unused_bytes() == 800
-    reuse.lend((99,), torch.float32)  # small ones are malloc's
+    reuse.lend((99,), torch.float32)  # small buffers are not kept
     assert reuse.unused_bytes() == 800
-    reuse.lend((150,), torch.float32)  # longest unused goes first
+    reuse.lend((150,), torch.float32)  # the longest unused is freed first
     assert reuse.unused_bytes() == 600
     reuse.lend((251,), torch.float32)
     assert reuse.unused_bytes() <= 1000
@@ -204,7 +203,7 @@ def test_memory_still_lent_at_the_end_is_no_error() -> None:
 @pytest.mark.parametrize("tokens", [1, 7, 16, 29, 50])
 @pytest.mark.parametrize("chunk_size", range(1, native.SHORT_CHUNK + 1))
 def test_short_chunks_are_the_token_loops(chunk_size, tokens) -> None:
-    """Several to a block, from and to the middle of a chunk, with documents that begin and end anywhere."""
+    """Several chunks form a block; calls begin and end inside chunks, documents begin and end anywhere."""
     case = Case(chunk_size=chunk_size, tokens=tokens, heads=1, state=True, seed=100 * chunk_size + tokens, theta=0.002)
     for ragged in (case, case.with_(mask=True, reset=True, initial=True, depth=3, expansion=1)):
         errors = worst(ragged, "chunked")
@@ -236,7 +235,7 @@ def test_the_op_is_registered_as_it_behaves(chunk, keep, kept) -> None:
 @pytest.mark.parametrize("compiled_kernel", [True, False])
 @pytest.mark.parametrize("tokens", [16, 32])
 def test_the_op_says_how_its_results_lie(tokens, compiled_kernel) -> None:
-    """One chunk, and inputs that are views: inductor relies on the strides that a fake kernel names."""
+    """With one chunk and with inputs that are views. Inductor relies on the strides of the fake kernel."""
     loop = "cpu" if compiled_kernel else "torch"
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, tokens, 8).transpose(1, 2).requires_grad_() for _ in range(3))
@@ -254,14 +253,14 @@ def test_the_op_says_how_its_results_lie(tokens, compiled_kernel) -> None:
 @pytest.mark.parametrize("compiled_kernel", [True, False])
 @pytest.mark.parametrize(("chunk", "tokens"), [(4, 3), (4, 19), (4, 24), (4, 27), (16, 40), (2, 2**14 + 5)])
 def test_the_op_knows_its_shapes_where_a_chunk_is_cut(chunk, tokens, compiled_kernel) -> None:
-    """Without state, padding and documents nothing depends on the data, so a compiled caller has no graph break."""
+    """Without state, padding and documents no shape depends on the data, so a compiled caller has no graph break."""
     loop = "cpu" if compiled_kernel else "torch"
     q = torch.randn(1, tokens, 1, 8)
     gates = 0.1 * torch.rand(3, 1, 1, tokens, 1)
     state = [0.1 * torch.randn(1, 16, 8)]
     arguments = (q, q, q, gates, state, [], state, [], None, None, None, chunk, True, None, loop, True)
     torch.library.opcheck(chunked_module.chunked_memory, arguments, test_utils=("test_faketensor",))
-    torch._dynamo.reset()  # graphs of the other loop
+    torch._dynamo.reset()  # drops the graphs of the other loop
     call = torch.compile(chunked_module.chunked_memory, fullgraph=True, backend="eager")
     assert [t.shape for t in call(*arguments)[5]] == [t.shape for t in chunked_module.chunked_memory(*arguments)[5]]
 
@@ -305,7 +304,7 @@ def test_features_are_convolution_silu_and_norm(names: str, tokens: int, with_ta
     x, weight = [draw(2, tokens, width) for _ in names], [draw(4, width) for _ in names]
     tail = [draw(2, 3, width) for _ in names] if with_tail else []
     assert takes_features(*x, *weight)
-    got = conv_features(x, weight, tail, heads, unit)
+    got = convolve(x, weight, tail, heads, unit)
     want = []
     for i in range(len(names)):
         y = F.silu(short_conv(x[i], weight[i], tail[i] if tail else None)[0]).unflatten(-1, (heads, -1))
@@ -323,7 +322,7 @@ def test_gated_norm_is_norm_times_gate() -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()  # noqa: E731
     y, weight, gate, factor = draw(2, 5, 3, 7), draw(3, 7), draw(2, 5, 21), draw(2, 5, 21)
-    results = [gated_norm_op(y, weight, gate, 1e-5), (F.rms_norm(y, (7,), eps=1e-5) * weight).flatten(-2) * gate]
+    results = [norm_and_gate(y, weight, gate, 1e-5), (F.rms_norm(y, (7,), eps=1e-5) * weight).flatten(-2) * gate]
     grads = [torch.autograd.grad((r * factor).sum(), (y, weight, gate)) for r in results]
     for a, b in zip((results[0], *grads[0]), (results[1], *grads[1]), strict=True):
         assert distance(a, b) < EXACT
@@ -390,7 +389,7 @@ def test_packed_layer_is_the_layer(monkeypatch, options, carried, persistent, wr
 
 @pytest.mark.parametrize("packs", [True, False])
 def test_halves_make_the_whole(monkeypatch, packs) -> None:
-    """A writer called piece by piece and one output projection equal `forward`, and two halves equal `retrieve`."""
+    """A writer for each piece and one output projection equal `forward`; `queries` and `recall` equal `retrieve`."""
     monkeypatch.setattr(backends, "LAYER_TOKENS", 4 if packs else 10**9)
     torch.manual_seed(0)
     layer = module.NeuralMemory(24, 3, chunk_size=4).double()

@@ -1,10 +1,10 @@
-"""States as trees of tensors: names, maps and the way back."""
+"""States as trees of tensors: their names, `map`, and the conversion to tensors and back."""
 
 import pytest
 import torch
 
 from titanslab.memory import NeuralMemory, NeuralMemoryState
-from titanslab.memory.tree import named_tensors, tree_map, tree_nbytes
+from titanslab.memory.state import named_tensors, tree_map, tree_nbytes
 from titanslab.models.state import MixerState
 
 

@@ -1,4 +1,4 @@
-"""One token at a time through the compiled step: the token loop's results, and nothing written in place."""
+"""The compiled step for one token: its results equal the token loop's, and it writes no input in place."""
 
 import pytest
 import torch

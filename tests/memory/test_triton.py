@@ -1,4 +1,4 @@
-"""The fused kernels against the token loop, in float64, on ugly shapes; memory that nobody wrote holds NaN."""
+"""Compares the fused kernels with the token loop in float64, on uneven shapes. Uninitialised memory holds NaN."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tolerances import EXACT, FLOAT32_FLOOR, LOW_PRECISION_FACTOR
 
 pytest.importorskip("triton", reason="Triton exists for Linux only", exc_type=ImportError)
 
-# one row, one head: the interpreter takes about a fifth of a second per chunk, row and head
+# one row and one head, because the interpreter takes a fifth of a second per chunk, row and head
 SMALL = Case(batch=1, heads=1, head_dim=16, chunk_size=16, tokens=17, per_layer=True)
 CASES = {
     "one-token": SMALL.with_(tokens=1, heads=3, state=True),
@@ -38,7 +38,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch) -> None:
-    """What is allocated without a value is NaN."""
+    """Fills uninitialised memory with NaN."""
 
     def poisoned(make):
         def call(*args, **kwargs):
@@ -53,7 +53,7 @@ def poison(monkeypatch) -> None:
 
 @pytest.fixture
 def in_blocks(monkeypatch) -> None:
-    """Small tiles: the state in several blocks of columns, several read blocks, several groups."""
+    """Small tiles, so that there are several blocks of columns, read blocks and groups."""
     monkeypatch.setattr(plan, "FORWARD_COLUMNS", 16 * 16)
     monkeypatch.setattr(plan, "BACKWARD_COLUMNS", 16 * 16)
     monkeypatch.setattr(plan, "BLOCK_TOKENS", 8)
@@ -119,7 +119,7 @@ def test_bfloat16_gradients_have_the_inputs_dtypes() -> None:
 
 
 def pieces(problem, cuts: list[int]):
-    """Outputs and state of a call per piece of the tokens."""
+    """Outputs and final state of one call for each piece of the tokens."""
     leaves, mask, reset, state = dict(problem.leaves), problem.mask, problem.reset, problem.state
     ys, losses = [], []
     for first, last in zip([0, *cuts], [*cuts, leaves["q"].shape[1]], strict=True):

@@ -1,4 +1,4 @@
-"""The fused ops under torch.compile, and the kernels through Triton's compiler for a Hopper GPU (none needed)."""
+"""The fused ops under torch.compile, and the kernels compiled for a Hopper GPU, which need not be present."""
 
 import subprocess
 import sys
@@ -117,7 +117,7 @@ step.step(q[:, 0], q[:, 0], q[:, 0], gates[:, :, :, 0], weights, weights, weight
 
 
 def test_kernels_compile_for_hopper(tmp_path) -> None:
-    # without the interpreter, so in a process of its own
+    # a new process, because this one may use the interpreter
     environment = {"PATH": "/usr/bin:/bin", "TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", HOPPER], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]

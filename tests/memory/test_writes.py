@@ -1,4 +1,4 @@
-"""How much a model writes, and the price training puts on it."""
+"""The mean write gate of a model, and the write cost in its training loss."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,7 +27,7 @@ def test_counted_gate_is_the_sigmoid_of_its_projection_without_padding():
     assert (stats["write"][~mask] == 0).all()
 
 
-@pytest.mark.parametrize("tokens", [40, 600])  # either side of where training packs its nodes
+@pytest.mark.parametrize("tokens", [40, 600])  # below and above the length from which training uses the fused pass
 def test_both_ways_of_training_count_the_same(tokens):
     torch.manual_seed(0)
     memory = NeuralMemory(32, 2, chunk_size=4)
@@ -44,7 +44,7 @@ def test_the_loss_holds_the_cost_in_training_alone(variant, fused, floor):
     ids = torch.randint(0, 260, (2, 150))
     stats = model.model(input_ids=ids, output_memory_stats=True).memory_stats
     writes = [gate for block in stats for name, gate in block.items() if name.endswith("write")]
-    assert len(writes) == 2 * len(stats)  # of the tokens and of the persistent tokens
+    assert len(writes) == 2 * len(stats)  # one of the tokens, one of the persistent tokens
     priced = model(input_ids=ids, labels=ids).loss
     model.config.memory_write_cost = 0.0
     free = model(input_ids=ids, labels=ids).loss
@@ -72,7 +72,7 @@ def test_the_cost_closes_the_gate(checkpointing):
         assert (block.mixer.memory.theta_proj.bias.grad > 0.1).all()
 
 
-# dynamo looks at the .grad of a block's input, which is no leaf
+# dynamo reads the .grad of a block's input, which is not a leaf
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_blocks_pay_too():
     model = small("lmm", memory_write_cost=2.0, memory_gate_keys=True)
@@ -94,14 +94,20 @@ def test_a_floor_closes_small_gates_as_well_as_large_ones():
     (slope,) = torch.autograd.grad(price, logits)
     (plain,) = torch.autograd.grad(5 * mean_write([torch.sigmoid(logits)]), logits)
     assert slope[1] > 50 * plain[1]  # a gate of 0.0009
-    assert slope[4] < 0.1 * slope[1]  # one that is open
+    assert slope[4] < 0.1 * slope[1]  # an open gate
     assert mean_write([torch.ones(3)], 1e-4) == 1
 
 
 def test_nothing_counted_is_an_error():
-    ids = torch.randint(0, 260, (1, 20))
     with pytest.raises(ValueError, match="no neural memory"):
-        small("attention", memory_write_cost=1.0)(input_ids=ids, labels=ids)
+        mean_write([])
+
+
+def test_a_model_without_a_memory_pays_nothing():
+    ids, losses = torch.randint(0, 260, (1, 20)), []
+    for cost in (0.0, 1.0):
+        losses.append(small("attention", memory_write_cost=cost)(input_ids=ids, labels=ids).loss)
+    assert torch.equal(*losses)
 
 
 def test_threads_do_not_share_their_counts():

@@ -1,4 +1,4 @@
-"""Where the Triton kernels are tested: on a GPU where there is one, else in Triton's interpreter."""
+"""Cases of the Triton kernels, which run on a GPU if there is one, else in Triton's interpreter."""
 
 import torch
 from memory_cases import Case, Problem, distance, make, outputs_and_gradients
@@ -10,7 +10,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def on_device(problem: Problem) -> Problem:
-    """The same problem with its leaves on DEVICE."""
+    """The problem with its leaves on `DEVICE`."""
     moved: dict[int, torch.Tensor] = {}
 
     def move(t: torch.Tensor | None) -> torch.Tensor | None:
@@ -42,11 +42,11 @@ def on_device(problem: Problem) -> Problem:
 
 
 def check(case: Case) -> None:
-    """Outputs and gradients against the token loop: exactly in the interpreter, as good as eager on a GPU."""
+    """Compares outputs and gradients with the token loop: to float64 in the interpreter, to float32 eager on a GPU."""
     truth = outputs_and_gradients(make(case), "reference")
     if DEVICE.type == "cpu":
         got, eager = outputs_and_gradients(make(case), "triton"), truth
-    else:  # no float64 kernels there
+    else:  # on a GPU the kernels have no float64
         single = case.with_(dtype=torch.float32)
         got = outputs_and_gradients(on_device(make(single)), "triton")
         eager = outputs_and_gradients(make(single), "reference")

@@ -1,4 +1,4 @@
-"""`TitansCache`: what it refuses, what it saves, how it takes part in a batch."""
+"""Tests of `TitansCache`: errors, saving, and rows of a batch."""
 
 import copy
 import gc
@@ -145,7 +145,7 @@ def test_the_same_model_in_another_precision_goes_on(variant, ids, tmp_path):
     expected = model(ids, past_key_values=cache.fork()).logits
     low = copy.deepcopy(model).bfloat16()
     for given in (cache.fork(), TitansCache.load(tmp_path / "c", low)):
-        for part in ids.split(1, dim=1)[:2], ids.split(8, dim=1)[1:]:  # a token, and several
+        for part in ids.split(1, dim=1)[:2], ids.split(8, dim=1)[1:]:  # one token, and several
             out = low(torch.cat(part, dim=1), past_key_values=given.fork()).logits
             assert out.dtype == torch.bfloat16
         torch.testing.assert_close(low(ids, past_key_values=given).logits.float(), expected, atol=0.1, rtol=0.1)
@@ -241,7 +241,7 @@ def test_full_attention_grows_and_says_so():
 @pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac", "attention"])
 @torch.no_grad()
 def test_a_cache_does_not_keep_a_long_prompt_alive(variant):
-    """Slices of long tensors would hold all of them in memory."""
+    """A slice would keep the whole long tensor in memory."""
     model = TitansForCausalLM(small(variant, num_persistent_tokens=0)).eval()
     cache = model(torch.zeros(1, 2000, dtype=torch.int64)).past_key_values
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in cache.tensors().values()}
@@ -250,7 +250,7 @@ def test_a_cache_does_not_keep_a_long_prompt_alive(variant):
 
 @torch.no_grad()
 def test_both_names_of_the_cache(model, ids):
-    """transformers 5.24 renamed `past_key_values` to `cache`: either works with any release."""
+    """transformers 5.24 renamed `past_key_values` to `cache`. Both names work with any release."""
     options = dict(max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)
     before, later = TitansCache(model.config), ids.flip(1)
     model(ids, cache=before)

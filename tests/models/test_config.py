@@ -1,4 +1,4 @@
-"""Configurations: presets, and errors that name the field."""
+"""Configurations: presets, and errors with the name of the field."""
 
 import json
 
@@ -102,7 +102,7 @@ OPTIONS = {
 
 
 def test_an_option_of_the_memory_has_one_meaning_under_both_names(tmp_path) -> None:
-    """Each differs from its default here, so one that is lost on the way is seen."""
+    """Every option differs from its default, so that the test fails if one is lost."""
     default, want = MemoryConfig(4), MemoryConfig(**OPTIONS)
     assert not [name for name in OPTIONS if getattr(want, name) == getattr(default, name)]
     assert set(MEMORY_OPTIONS.values()) == set(OPTIONS)
@@ -131,7 +131,7 @@ def test_an_option_of_the_memory_has_one_meaning_under_both_names(tmp_path) -> N
 
 
 def test_a_saved_config_with_flat_names_loads_and_can_be_changed(tmp_path) -> None:
-    """The names of a config.json that was written before `memory` was there, None among its values."""
+    """The config has the flat names of a config.json without `memory`, with None among its values."""
     old = {
         "model_type": "titans", "variant": "lmm", "hidden_size": 24, "num_attention_heads": 2, "num_memory_heads": 3,
         "memory_depth": 1, "memory_half_lives": None, "memory_grad_clip": None, "conv_size": 1, "chunk_size": 8,

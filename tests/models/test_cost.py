@@ -1,4 +1,4 @@
-"""The cost model against the parameters, the cache and a FLOP counter."""
+"""Compares the cost model with the parameters, the cache and a FLOP counter."""
 
 import pytest
 import torch
@@ -55,10 +55,10 @@ def test_parameters_and_cache_bytes_are_exact(variant, options):
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("tokens", [10, 16, 45])
 def test_flops_are_what_a_counter_counts(variant, options, tokens, monkeypatch):
-    """The memory's chunks run inside one operator no counter sees into; they are checked below."""
+    """The counter does not see inside the operator of the memory's chunks; the next test counts those."""
     config = small(variant, **options)
     model = TitansForCausalLM(config).eval()
-    monkeypatch.setattr(backends, "LAYER_TOKENS", 10**9)  # in training a product's columns are padded to cache lines
+    monkeypatch.setattr(backends, "LAYER_TOKENS", 10**9)  # training pads the columns of a product to cache lines
     # the math backend, because the counter does not know the CPU's fused attention
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, tokens, dtype=torch.int64), use_cache=False)
@@ -73,7 +73,7 @@ def test_flops_are_what_a_counter_counts(variant, options, tokens, monkeypatch):
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_chunk_flops_are_those_of_the_parallel_form(depth):
-    """The products of the exact form (docs/exact_form.md), written out for one chunk and counted."""
+    """Counts the products of the exact form (docs/exact_form.md), written out for one chunk."""
     config = small("lmm", memory_depth=depth, memory_expansion=2)
     size, width = config.chunk_size, config.memory_head_dim
     widths = MemoryNetwork(depth, 2).widths(width)

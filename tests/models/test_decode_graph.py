@@ -1,4 +1,4 @@
-"""A decode step on fixed buffers is the model's, and nothing in it waits for the device or brings anything to it."""
+"""A decode step on fixed buffers equals the model's step, and moves no data between host and device."""
 
 from contextlib import nullcontext
 
@@ -43,8 +43,8 @@ def test_steps_are_the_models_over_chunks_and_segments(variant, rows):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_recorded_step_needs_nothing_from_the_host(variant, monkeypatch):
-    """On the meta device any look at a value raises; new constants from the host show in what is called."""
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # knows no meta device
+    """On the meta device reading a value raises. New constants from the host appear among the called functions."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # has no meta device
     model = small(variant)
     cache = model.read(torch.randint(0, 256, (2, 21))).map(lambda t: t.to("meta"))
     cache._writer, cache._fingerprint = None, ""
@@ -58,7 +58,7 @@ def test_a_recorded_step_needs_nothing_from_the_host(variant, monkeypatch):
 
     token = torch.zeros(2, 1, dtype=torch.int64, device="meta")
     with torch.no_grad():
-        model(token, past_key_values=cache.fork(), use_cache=True)  # constants are made on the first call
+        model(token, past_key_values=cache.fork(), use_cache=True)  # the first call makes constants
         with Log():
             logits = model(token, past_key_values=cache, use_cache=True).logits
     assert logits.shape == (2, 1, model.config.vocab_size)

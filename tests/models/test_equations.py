@@ -24,7 +24,7 @@ from tolerances import EXACT
 
 
 def heads(x: Tensor, attention: Attention, position: int | None = None) -> Tensor:
-    """The heads `[B, H, D]` of one projected token `[B, hidden]`, rotated to its position if it has one."""
+    """Heads `[B, H, D]` of one projected token `[B, hidden]`, rotated to its position if it has one."""
     x = x.unflatten(-1, (attention.num_heads, -1))
     if position is None:
         return x
@@ -43,14 +43,14 @@ def attend(attention: Attention, x: Tensor, position: int, seen: list[tuple[Tens
 
 
 def prefix(mixer: Mixer, x: Tensor) -> list[tuple[Tensor, int | None]]:
-    """The persistent tokens p_1 .. p_N, which have no position, as attention sees them in every row of `x`."""
+    """The persistent tokens p_1 .. p_N for every row of `x`. They have no position."""
     if mixer.persistent is None:
         return []
     return [(p.expand(x.shape[0], -1), None) for p in mixer.persistent]
 
 
 def gate(layer: MemoryGate, y: Tensor, m: Tensor) -> Tensor:
-    """`y (x) m` of eqs. 25 and 28: both normalised with learned vectors, then one of three non-linearities (OURS)."""
+    """`y (x) m` of eqs. 25 and 28: both are normalised with learned vectors, then combined by a gate (OURS)."""
     a, b = layer.y_norm(y), layer.m_norm(m)
     if layer.gate_type == "mix":
         g = torch.sigmoid(layer.gate_proj(a))
@@ -73,7 +73,7 @@ def read_after_writing(mixer: Mixer, x: Tensor) -> Tensor:
 
 
 def sliding_window(attention: Attention, mixer: Mixer, x: Tensor) -> Tensor:
-    """SW-Attn*(p || x): token i sees the persistent tokens and the last `window_size` tokens, itself included."""
+    """SW-Attn*(p || x): token i attends to the persistent tokens and the last `window_size` tokens, with itself."""
     ys = []
     for i in range(x.shape[1]):
         window = [(x[:, j], j) for j in range(max(0, i - attention.window_size + 1), i + 1)]
@@ -106,10 +106,10 @@ def mag(mixer: Mixer, x: Tensor) -> Tensor:
 
 
 def mac(mixer: Mixer, x: Tensor) -> Tensor:
-    """§4.1: what the memory recalls about a segment becomes the context of attention over the segment.
+    """§4.1: attention over a segment has the tokens h as context, which are read from the memory for the segment.
 
-    OURS: token i sees h_j for j <= i alone, because h_j is made from token j; the last read is of M_i, the memory after
-    token i; y keeps the token beside attention's output; h and y are normalised before they are used.
+    OURS: token i attends to h_j for j <= i alone, because h_j depends on token j. The last read is from M_i, the memory
+    after token i. y is attention's output plus the token. h and y are normalised before they are used.
     """
     memory = mixer.memory.initial_state(x.shape[0], persistent=mixer.persistent)
     outputs = []
@@ -160,7 +160,7 @@ def make_mixer(variant: str, backend: str, **fields: object) -> tuple[TitansConf
 
 
 def outputs_and_gradients(mixer: Mixer, run: Callable[[Mixer, Tensor], Tensor], tokens: int) -> dict[str, Tensor]:
-    """`run`'s output, and the gradient of a fixed random functional of it in the input and in every parameter."""
+    """The output of `run`, and the gradients of the input and of all parameters for a fixed random functional of it."""
     generator = torch.Generator().manual_seed(1)
     draw = lambda: torch.randn(2, tokens, 16, generator=generator, dtype=torch.float64)  # noqa: E731
     x = draw().requires_grad_()
@@ -179,7 +179,7 @@ def distance(variant: str, tokens: int, literal: Callable[[Mixer, Tensor], Tenso
     got = outputs_and_gradients(mixer, shipped, tokens)
     want = outputs_and_gradients(make_mixer(variant, "reference", **fields)[1], literal, tokens)
     assert not [name for name, t in got.items() if t is None or not t.any()], "a gradient is missing or zero"
-    zero = torch.zeros(())  # where a changed program, below, does not use a parameter
+    zero = torch.zeros(())  # a changed program, below, may not use a parameter
     pairs = [(t, zero if want[name] is None else want[name]) for name, t in got.items()]
     return max(float((a - b).abs().max() / (1 + b.abs().max())) for a, b in pairs)
 
@@ -191,7 +191,7 @@ def test_a_shipped_mixer_is_its_equations(variant: str, setting: str, tokens: in
     assert distance(variant, tokens, LITERAL[variant], **SETTINGS[setting]) < EXACT
 
 
-# variants, a piece of their programs above, and the piece in its place: each change must be seen
+# variants, a piece of their programs above, and its replacement; each change must make the test fail
 MUTATIONS = {
     "the memory writes nothing": ("lmm mal mag", "memory = mixer.memory.update(token, memory)", "pass"),
     "the memory does not read p": ("lmm mal mag mac", "persistent=mixer.persistent", "persistent=None"),

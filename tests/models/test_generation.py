@@ -1,4 +1,4 @@
-"""`generate()`: greedy, sampling, beams, left padding, a cache of one's own, prefill in chunks."""
+"""Tests of `generate()`: greedy, sampling, beams, left padding, a given cache, prefill in chunks."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def ids() -> torch.Tensor:
 
 @torch.no_grad()
 def greedy(model, ids: torch.Tensor) -> torch.Tensor:
-    """The definition: the whole text again for every token, without a cache."""
+    """The definition, without a cache: the whole text is read again for every token."""
     for _ in range(NEW):
         ids = torch.cat((ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)), dim=1)
     return ids
@@ -84,7 +84,7 @@ def test_prefill_in_chunks(model, ids):
 
 
 def test_a_prompt_of_packed_documents(model, ids):
-    """Only the last document counts, and what is generated belongs to it."""
+    """The new tokens continue the last document, and depend on it alone."""
     documents = torch.zeros_like(ids)
     documents[:, 4:] = 1
     out = model.generate(ids, document_ids=documents, **OPTIONS)

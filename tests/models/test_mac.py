@@ -1,4 +1,4 @@
-"""What MAC writes into its memory."""
+"""Tests of the writes of MAC."""
 
 import torch
 
@@ -16,7 +16,7 @@ def small_mac(**fields: int) -> TitansConfig:
 
 
 def test_a_mac_whose_attention_is_silent_writes_its_tokens() -> None:
-    """With values of zero attention adds nothing: the memory has read the segment's normalised tokens."""
+    """If attention's values are zero, MAC writes the normalised tokens of the segment."""
     torch.manual_seed(0)
     config = small_mac(num_hidden_layers=1, num_persistent_tokens=0)
     model = TitansForCausalLM(config).double().eval()
@@ -33,7 +33,7 @@ def test_a_mac_whose_attention_is_silent_writes_its_tokens() -> None:
 
 
 def test_pieces_of_whole_segments_take_the_short_way(monkeypatch) -> None:
-    """A call that begins with a segment in every row is laid out as one without a cache, and gives the same."""
+    """A call that begins with a segment in every row takes the path without a cache, with the same outputs."""
     torch.manual_seed(0)
     config = small_mac(num_hidden_layers=2, num_persistent_tokens=2)
     model = TitansForCausalLM(config).double().eval()
@@ -54,7 +54,7 @@ def test_pieces_of_whole_segments_take_the_short_way(monkeypatch) -> None:
         return [torch.cat(logits, 1), *tensors], walked
 
     short, walked = read()
-    assert walked == [False, False, True, True, True]  # 35 is within a segment, and a decode step does not look
+    assert walked == [False, False, True, True, True]  # 35 is inside a segment; a decode step does not check
     monkeypatch.setattr(layout, "_aligned", lambda start, *_: start is None)
     long, walked = read()
     assert walked == [False, True, True, True, True]
@@ -63,7 +63,7 @@ def test_pieces_of_whole_segments_take_the_short_way(monkeypatch) -> None:
 
 
 def test_what_a_training_segment_holds() -> None:
-    """A segment holds its state once and nothing as wide as the memory's hidden layer; all share one mask."""
+    """A segment keeps its state once and no tensor with the memory's hidden width; all segments share one mask."""
     torch.manual_seed(0)
     config = small_mac(num_hidden_layers=1, num_persistent_tokens=0, segment_len=32, memory_expansion=3)
     model, segments = TitansForCausalLM(config), 6

@@ -1,4 +1,4 @@
-"""The Hugging Face side: arguments, losses, saving and loading, dtypes, initial values, weight decay."""
+"""The Hugging Face interface: arguments, losses, saving and loading, dtypes, initial values, weight decay."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def test_save_and_load_with_auto_classes(variant, ids, tmp_path):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert all(torch.equal(loaded.state_dict()[name], t) for name, t in model.state_dict().items())
-    # A loaded tensor begins where the file has it; the kernel for that address may round differently.
+    # The address of a loaded tensor depends on the file; kernels may round differently at another address.
     close = dict(atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(loaded.eval()(ids).logits, model(ids).logits, **close)
     trunk = AutoModel.from_pretrained(tmp_path).eval()
@@ -67,7 +67,7 @@ def test_the_memory_needs_torch_alone():
 
 
 def test_a_missing_weight_starts_as_in_a_new_model(tmp_path):
-    """Loading builds the model on the meta device; what the file lacks must still be initialised, the rest kept."""
+    """Loading builds the model on the meta device. Weights that the file lacks must be initialised, the others kept."""
     from safetensors.torch import load_file, save_file
 
     model = make("lmm")
@@ -91,7 +91,7 @@ def test_a_missing_weight_starts_as_in_a_new_model(tmp_path):
 
 
 def test_attention_with_convolutions_starts_as_a_memory_does_and_loads_what_there_is(tmp_path):
-    """A query finds what followed its tokens: k's convolution is q's one token later, over one projection."""
+    """k and q have one projection, and k's convolution is q's delayed by a token, so a query finds the token after."""
     from safetensors.torch import load_file, save_file
 
     model = make("attention", attention_conv_size=4, hidden_size=64, initializer_range=0.001)
@@ -154,7 +154,7 @@ def test_fused_loss_equals_the_plain_one(ids, num_items):
     a, b = plain(ids, labels=ids, **extra), fused(ids, labels=ids, **extra)
     assert b.logits is None
     assert a.logits is not None
-    torch.testing.assert_close(a.loss.double(), b.loss, atol=1e-6, rtol=0)  # Hugging Face's is float32
+    torch.testing.assert_close(a.loss.double(), b.loss, atol=1e-6, rtol=0)  # the loss of Hugging Face is float32
     a.loss.backward()
     b.loss.backward()
     for (name, p), q in zip(plain.named_parameters(), fused.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""`model.read`: in pieces = at once, frozen and scaled writes, stop and go on, cache files."""
+"""Tests of `model.read`: pieces, frozen and scaled writes, interruption and continuation, cache files."""
 
 import subprocess
 import sys
@@ -83,7 +83,7 @@ def test_an_interrupted_piece_is_as_if_it_had_not_begun(monkeypatch):
 
     def stop(self, *args, **kwargs):
         calls.append(1)
-        if len(calls) == 6:  # in the second block, in the third piece
+        if len(calls) == 6:  # fails in the second block of the third piece
             raise KeyboardInterrupt
         return whole(self, *args, **kwargs)
 
@@ -116,7 +116,7 @@ def test_pieces_are_whole_segments_and_progress_is_told():
 @pytest.mark.parametrize("variant", MEMORIES)
 def test_frozen_writes_leave_the_memory_bit_for_bit(variant):
     model, ids = make_model(variant), tokens(2, 43)
-    before = model.read(ids[:, :22])  # in the middle of a chunk and of a segment
+    before = model.read(ids[:, :22])  # inside a chunk and a segment
     frozen = model.read(ids[:, 22:], before, learn=False, piece_size=9)
     assert all(torch.equal(a, b) for a, b in zip(memory_tensors(frozen), memory_tensors(before), strict=True))
     learnt = model.read(ids[:, 22:], before)
@@ -328,7 +328,7 @@ def test_killed_while_saving_the_file_is_whole(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".c.*.tmp")):  # in the middle of writing
+    while not list(tmp_path.glob(".c.*.tmp")):  # while the file is written
         assert time.monotonic() < deadline
     process.kill()
     process.wait()
@@ -336,5 +336,5 @@ def test_killed_while_saving_the_file_is_whole(tmp_path):
     assert list(tmp_path.glob(".c.*.tmp"))
     assert TitansCache.load(path, model).get_seq_length() == 9
     model.read(tokens(1, 11)).save(path)
-    assert not list(tmp_path.glob(".c.*.tmp"))  # the next save sweeps up
+    assert not list(tmp_path.glob(".c.*.tmp"))  # the next save removes it
     assert TitansCache.load(path, model).get_seq_length() == 11

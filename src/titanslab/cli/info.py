@@ -1,4 +1,4 @@
-"""`titans info`: installed versions, memory backends, and the costs of a config."""
+"""`titans info`: versions, devices, the memory's backend and the cost of a config."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _count_parameters(config: Any) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):  # a model of shapes alone takes no memory
+    with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 

@@ -76,7 +76,7 @@ def _show(results: dict[str, Any], output: Path) -> None:
     if times < WANTED:
         console.print(f"That is less than the {WANTED} times expected: this run was too short, or went badly.")
     sample = results["sample"]
-    console.rule("a sample: the prompt, then what the Titans goes on with", align="left")
+    console.rule("a sample: the prompt, then the continuation by the Titans", align="left")
     console.print(sample["prompt"], style="dim", markup=False, end="")
     console.print(sample["text"], style="bold", markup=False)
     console.rule()

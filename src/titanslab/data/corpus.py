@@ -19,7 +19,7 @@ class Corpus:
     Args:
         files: local files. hub: the name of a dataset; subset, split, streaming: as `datasets.load_dataset` has them.
         column: the name of the text in JSONL, parquet and hub rows.
-        text_documents: what one document of a plain text file is: "file", "line" or "paragraph".
+        text_documents: the part of a plain text file that is one document: "file", "line" or "paragraph".
         name: how errors call the corpus.
     """
 

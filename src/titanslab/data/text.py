@@ -69,7 +69,7 @@ def file_texts(path: Path, where: str, *, column: str = "text", cut: str = "file
             become `\\n`. An empty file has no texts.
         where: how errors call the file.
         column: the field of a JSON entry or the column of a parquet file that holds the text.
-        cut: what one text of a file of running text is: "file", "line" or "paragraph".
+        cut: the part of a file of running text that is one text: "file", "line" or "paragraph".
 
     Raises:
         ValueError: the file is not UTF-8, is damaged or cut off, or an entry has no text.
@@ -150,8 +150,8 @@ class TextPiece:
     Args:
         text: the part, whose line ends are `\\n`.
         start: place of its first byte in the decompressed text.
-        begin, end: places of its first byte and of the byte after its last in the file, about right where the
-            file is compressed.
+        begin, end: places of its first byte and of the byte after its last in the file; those in a compressed file
+            are approximate.
     """
 
     text: str

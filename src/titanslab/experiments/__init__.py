@@ -1,1 +1,1 @@
-"""Studies: models of one table, trained and asked as one TOML file describes, resumed, tabled and drawn."""
+"""Studies: a TOML file describes the models of a table and their questions; a runner trains, evaluates and tables."""

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class Round(NamedTuple):
-    """One pass over samples of a trained model.
+    """One pass of a trained model over samples.
 
     Args:
-        folder: name of the folder that holds the answers.
-        lengths: such as `2k,4k`.
-        samples: per name and length.
+        folder: name of the folder for the answers.
+        lengths: lengths of the samples, such as `2k,4k`.
+        samples: number of samples per name and length.
         learn: whether the memories write.
     """
 
@@ -27,7 +27,7 @@ class Round(NamedTuple):
 
 
 def task_of(ask: Ask) -> Task:
-    """The row of the table of tasks; ValueError for a task that is not there or cannot be asked."""
+    """The task's row of the table of tasks. Raises ValueError for an unknown task and for one without questions."""
     from titanslab.tasks.table import TASKS
 
     known = [name for name, task in TASKS.items() if task.cells is not None]
@@ -37,34 +37,34 @@ def task_of(ask: Ask) -> Task:
 
 
 def names_of(ask: Ask) -> list[str]:
-    """Names of the variants or sub-tasks."""
+    """Names of the variants or sub-tasks of the questions."""
     from titanslab.tasks.sample import split_names
 
     return split_names(ask.names, task_of(ask).parts, "ask.names")
 
 
 def lengths_of(ask: Ask, lengths: str) -> list[int]:
-    """Lengths in tokens."""
+    """The lengths as numbers of tokens."""
     from titanslab.tasks.sample import split_lengths
 
     return split_lengths(lengths, task_of(ask).kilo) if lengths else []
 
 
 def average_of(ask: Ask) -> tuple[str, list[str]]:
-    """The label of the average that the table shows, and the names of its cells; none where the task has no average."""
+    """Label of the average that the table shows, and the names of its cells; both empty if the task has no average."""
     average = task_of(ask).average if ask.task else ()
     return f"{average[0]}-{average[-1]}" if average else "", [f"{ask.task}_{name}" for name in average]
 
 
 def options_of(ask: Ask) -> dict[str, Any]:
-    """The task's own options, without those that none of the names reads."""
+    """The options of the task itself, without those that no chosen name reads."""
     task, names = task_of(ask), set(names_of(ask))
     unread = {option.name for option in task.options if option.parts and not names & set(option.parts)}
     return {name: value for name, value in ask.options.items() if name not in unread} | {task.parts_option: ask.names}
 
 
 def rounds(ask: Ask, stage: str, memory: bool, far: bool) -> list[Round]:
-    """The rounds that the model of a stage is asked: near, far, and with frozen memories where it has a memory."""
+    """The rounds for the model of a stage: near lengths, far lengths, and frozen memories if it has a memory."""
     if not ask.task:
         return []
     frozen = ask.lengths if ask.frozen is None else ask.frozen
@@ -78,7 +78,7 @@ def rounds(ask: Ask, stage: str, memory: bool, far: bool) -> list[Round]:
 
 
 def check(ask: Ask) -> None:
-    """Raise ValueError for names, lengths and options that the task does not have, before anything is trained."""
+    """Raise ValueError for names, lengths and options that the task does not have. Called before training."""
     if not ask.task:
         return
     names_of(ask)
@@ -91,12 +91,12 @@ def check(ask: Ask) -> None:
     for name in ask.options:
         if name not in known:
             raise ValueError(
-                f"ask.options has {name!r}, which is no option of {ask.task}; there are {', '.join(known)}"
+                f"ask.options has {name!r}, which is not an option of {ask.task}; it has {', '.join(known)}"
             )
 
 
 def answer(ask: Ask, part: Round, run: Path, folder: Path, samples_folder: Path, device: str) -> None:
-    """Answer the samples of a round with the model of `run`, as `titans evaluate` does; finished answers are kept."""
+    """Answer the samples of a round with the model of `run`, as `titans evaluate` does. Finished answers are kept."""
     from titanslab.evaluation.run_task import Questions, TaskRun, run_task
     from titanslab.runs.devices import pick_device
 

@@ -1,8 +1,8 @@
-"""One model of a study with one seed: trained stage by stage, then asked. A job has a process of its own.
+"""One model of a study with one seed: trained stage by stage, then evaluated. A job runs in its own process.
 
     python -m titanslab.experiments.job JOB
 
-JOB is the JSON of a `Job`. Finished stages and answers are kept; an interrupted one continues.
+JOB is the JSON of a `Job`. Finished stages and answers are kept, and an interrupted stage continues.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ LOG = "log.txt"
 
 @dataclass(frozen=True)
 class Job:
-    """A row of a study with a seed, in a work folder.
+    """One row of a study with one seed, in a work folder.
 
     Args:
         study: path of the study file.
-        work: the work folder; the job's own folder is `WORK/SET/ROW-seedN` with a run folder for each stage and the
-            answers of the last one.
+        work: the work folder. The job's folder is `WORK/SET/ROW-seedN`; it has a run folder for each stage, and the
+            answers of the last stage's model.
         set, row, seed: the model.
-        until: the last stage to train, whose model is asked; None = the last required one.
-        changes: changes of the command line, see `Study.recipes`.
-        far: whether the far lengths are asked.
-        device: where the model is asked.
+        until: the last stage to train, whose model answers; None = the last required stage.
+        changes: changes from the command line, see `Study.recipes`.
+        far: whether the model answers at the far lengths.
+        device: device on which the model answers.
     """
 
     study: str
@@ -75,7 +75,7 @@ class Job:
 
     @property
     def ask(self) -> Ask:
-        """[ask] with the changes of the command line."""
+        """[ask] with the changes from the command line."""
         return self.plan.asked(self.changes)
 
     @property
@@ -84,13 +84,13 @@ class Job:
         return self.plan.sets[self.set].stages_of(self.row, self.until)
 
     def recipes(self) -> list[Recipe]:
-        """The recipe of each stage; a later one starts from the run folder of the stage before."""
+        """The recipe of each stage. A later stage starts from the run folder of the stage before it."""
         stages = self.stages
         links = [f"{stage}:model.pretrained={self.folder / before}" for before, stage in itertools.pairwise(stages)]
         return self.plan.recipes(self.set, self.row, stages, [*links, *self.changes], self.seed)
 
     def rounds(self) -> list[asking.Round]:
-        """The rounds of questions to the model of the last stage."""
+        """The rounds of questions for the model of the last stage."""
         return asking.rounds(self.ask, self.stages[-1], has_memory(self.recipes()[0]), self.far)
 
 
@@ -100,7 +100,7 @@ def has_memory(recipe: Recipe) -> bool:
 
 
 def run(job: Job) -> None:
-    """Train the stages that are not finished, then answer the samples that are not answered."""
+    """Train the unfinished stages, then answer the unanswered samples."""
     from titanslab.runs.quiet import quiet_libraries
 
     quiet_libraries()
@@ -117,7 +117,7 @@ def run(job: Job) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases when this process ends; exit where another process has it."""
+    """Hold the lock of the folder; exit if another process holds it. The system releases it when this process ends."""
     from titanslab.evaluation.results import hold
 
     folder.mkdir(parents=True, exist_ok=True)

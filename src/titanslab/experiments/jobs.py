@@ -1,4 +1,4 @@
-"""Jobs side by side, each in a process of its own, and the progress of all of them."""
+"""Runs several jobs at once, each in its own process, and reports their common progress."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from titanslab.experiments.job import LOG, Job
 from titanslab.experiments.report import say
 
 SECONDS_BETWEEN_LOOKS = 1.0
-TRAINING = 3  # cost of a token in training over that of a token read: backward costs twice as much as forward
+TRAINING = 3  # work of a token in training, in tokens read: backward takes twice the work of forward
 
 
 class Running:
-    """A job in a process of its own; its output goes to log.txt in its folder."""
+    """A job in its own process, whose output goes to log.txt in the job's folder."""
 
     def __init__(self, job: Job, threads: int) -> None:
         self.job, self.begun, self.log = job, time.perf_counter(), job.folder / LOG
@@ -46,13 +46,13 @@ def run_jobs(
     """Run all jobs, at most `at_once` at a time.
 
     Args:
-        jobs: started in this order.
-        at_once: number of processes.
-        threads: of each process.
-        progress: is called with (done, total), in thousands of tokens.
+        jobs: the jobs, in the order in which they start.
+        at_once: most processes at one time.
+        threads: number of threads of each process.
+        progress: called with (done, total), in thousands of tokens.
 
     Returns:
-        The names of the jobs that failed; a failed job does not stop the others.
+        The names of the failed jobs. A failed job does not stop the others.
     """
     waiting, active, failed = list(jobs), list[Running](), list[str]()
     work = {job.name: _Work(job) for job in jobs}
@@ -85,16 +85,16 @@ def run_jobs(
 
 
 class _Work:
-    """The work of a job, in tokens read; the share that is done comes from the files that the job writes."""
+    """The work of a job in tokens read. Its finished part is computed from the files that the job writes."""
 
     def __init__(self, job: Job) -> None:
         self.folder = job.folder
-        self.training: dict[str, tuple[int, int]] = {}  # stage -> steps, tokens a step
+        self.training: dict[str, tuple[int, int]] = {}  # stage -> (steps, work per step)
         for stage, recipe in zip(job.stages, job.recipes(), strict=True):
             settings = recipe.training
             rows = settings.batch_size * settings.accumulation
             self.training[stage] = settings.steps, TRAINING * rows * recipe.data.sequence_length
-        self.answers: dict[str, int] = {}  # folder -> tokens
+        self.answers: dict[str, int] = {}  # folder -> tokens of its samples
         for part in job.rounds():
             lengths = [max(1, length) for length in asking.lengths_of(job.ask, part.lengths)]
             tokens = sum(lengths) * part.samples * len(asking.names_of(job.ask))
@@ -103,7 +103,7 @@ class _Work:
         self.at_start = self.done()
 
     def done(self) -> int:
-        """Tokens of the logged steps and of the answered samples."""
+        """Work of the logged steps and of the answered samples."""
         trained = sum(
             min(steps, _last_step(self.folder / stage)) * tokens for stage, (steps, tokens) in self.training.items()
         )
@@ -111,7 +111,7 @@ class _Work:
 
 
 def _last_step(run: Path) -> int:
-    """The last step that a run has logged."""
+    """Number of the last step in a run's log."""
     for line in reversed(_lines(run / "metrics.jsonl")):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return json.loads(line)["step"]
@@ -119,7 +119,7 @@ def _last_step(run: Path) -> int:
 
 
 def _answered(folder: Path) -> int:
-    """Tokens of the samples that are answered."""
+    """Tokens of the answered samples."""
     found = 0
     for line in _lines(folder / "results.jsonl"):
         with contextlib.suppress(ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""From a study and the command line to jobs, checked before the first of them runs."""
+"""Makes the jobs of a study from the options of the command line, and checks all of them before the first runs."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from titanslab.models.config import nearest
 if TYPE_CHECKING:
     from titanslab.training.recipe import Recipe
 
-TOKENIZER = "tokenizer"  # its folder in the work folder
+TOKENIZER = "tokenizer"  # folder of the tokenizer in the work folder
 
 
 @dataclass
 class Choice:
-    """The choices of the command line for a study.
+    """The options of the command line for a study.
 
     Args:
-        work: folder of the tokenizer, runs, samples, answers and results.
-        files: paths by the names of `study.FILES`.
-        sets, rows: names with commas; None = the set `main` (or the first), and all rows.
-        seeds: whole numbers with commas.
-        until: the last stage to train, whose model is asked.
-        far_rows: the rows that answer at far lengths; None = those of the study.
-        changes: `[ROW:|STAGE:]section.key=value`.
-        tokenizer: a tokenizer to use instead of making one.
-        device: where models are trained and asked.
+        work: folder for tokenizer, runs, samples, answers and results.
+        files: paths; the keys are names in `study.FILES`.
+        sets, rows: names separated by commas; None = the set `main` (or the first set), and all rows.
+        seeds: whole numbers separated by commas.
+        until: the last stage to train, whose model answers; None = the last required stage.
+        far_rows: rows that answer at the far lengths; None = as the study says.
+        changes: changes of the form `[ROW:|STAGE:]section.key=value`.
+        tokenizer: a tokenizer that replaces the study's own.
+        device: device on which models are trained and answer.
     """
 
     work: Path
@@ -50,8 +50,8 @@ class Choice:
 def make_jobs(study: Study, choice: Choice, need_test_files: bool = True) -> list[Job]:
     """One job for each set, row and seed; all rows of the first seed come first.
 
-    Raises ValueError for names, lengths, files and changes that are wrong. `need_test_files` = False lets files be
-    missing that only the questions take.
+    With `need_test_files` = False, files that are used by the questions alone may be missing. Raises ValueError for
+    wrong names, lengths, files and changes.
     """
     sets = chosen_sets(study, choice.sets)
     rows = _chosen(choice.rows, [row for name in sets for row in study.sets[name].rows], "rows", sets)
@@ -77,23 +77,23 @@ def make_jobs(study: Study, choice: Choice, need_test_files: bool = True) -> lis
                     far=row in far_rows if far_rows else settings.far,
                     device=choice.device,
                 )
-                job.recipes()  # a wrong --set shows before the first run
+                job.recipes()  # raises for a wrong --set before the first run
                 jobs.append(job)
     return jobs
 
 
 def chosen_sets(study: Study, names: str | None) -> list[str]:
-    """The names of the sets that --sets names; without it `main`, or the first set."""
+    """Names of the chosen sets; without --sets the set `main`, or the first set."""
     if names is None:
         return [MAIN if MAIN in study.sets else next(iter(study.sets))]
     return _chosen(names, study.sets, "sets", [study.name])
 
 
 def open_work(study: Study, choice: Choice) -> Study:
-    """Make the work folder with a copy of the study and its tokenizer; the study as read from the copy.
+    """Make the work folder with a copy of the study, and its tokenizer; return the study as read from the copy.
 
-    The jobs read the copy, so that changes to the file while they run have no effect. Raises ValueError for a folder of
-    another study.
+    The jobs read the copy, so that a change of the file has no effect on them. Raises ValueError if the folder belongs
+    to another study.
     """
     from titanslab.experiments.study import load_study
 
@@ -114,7 +114,7 @@ def open_work(study: Study, choice: Choice) -> Study:
 
 
 def write_recipes(jobs: Iterable[Job]) -> list[tuple[Path, Path]]:
-    """Write the recipe of every stage beside its run folder; pairs of the recipe and the run folder."""
+    """Write the recipe of every stage beside its run folder; return pairs (path of the recipe, run folder)."""
     written = []
     for job in jobs:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def write_recipes(jobs: Iterable[Job]) -> list[tuple[Path, Path]]:
 
 
 def parameters(recipe: Recipe, vocabulary: int) -> int:
-    """Number of parameters of the model that a first stage trains, counted without memory for them."""
+    """Number of parameters of the model that a first stage trains. No memory is allocated for them."""
     import copy
 
     import torch
@@ -141,7 +141,7 @@ def parameters(recipe: Recipe, vocabulary: int) -> int:
 
 
 def listing(study: Study, names: str | None) -> list[tuple[str, str, int, str, str]]:
-    """Set, row, parameters, stages and description of every row; optional stages stand in parentheses."""
+    """Set, row, parameters, stages and description of every row. Optional stages are in parentheses."""
     vocabulary = study.tokenizer.vocabulary if study.tokenizer else 259
     found = []
     for name in list(study.sets) if names is None else chosen_sets(study, names):
@@ -155,7 +155,7 @@ def listing(study: Study, names: str | None) -> list[tuple[str, str, int, str, s
 
 
 def _made_changes(study: Study, choice: Choice, need_test_files: bool) -> list[str]:
-    """The changes that files, tokenizer and device make."""
+    """The changes of the recipes that follow from files, tokenizer and device."""
     made = []
     for name, path in choice.files.items():
         if name not in study.files:
@@ -191,7 +191,7 @@ def _check_prefixes(study: Study, sets: list[str], changes: Iterable[str]) -> No
     for change in changes:
         prefix, _ = split_change(change)
         if prefix and prefix not in known:
-            raise ValueError(f"--set {change!r}: {prefix!r} is no row or stage; {_there(prefix, known)}")
+            raise ValueError(f"--set {change!r}: {prefix!r} is not a row or stage; {_there(prefix, known)}")
 
 
 def _chosen(names: str | None, known: Iterable[str], option: str, where: list[str]) -> list[str]:
@@ -211,11 +211,11 @@ def _seeds(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(seed) for seed in text.split(",")))
     except ValueError:
-        raise ValueError(f"--seeds {text!r} must be whole numbers with commas, such as 0,1,2") from None
+        raise ValueError(f"--seeds {text!r} must be whole numbers separated by commas, such as 0,1,2") from None
 
 
 def _there(name: str, known: Iterable[str]) -> str:
-    """The names that exist, and the one nearest to `name`."""
+    """Text with the allowed names, and with the one nearest to `name`."""
     known = tuple(known)
     return f"there are {', '.join(known)}{nearest(name, known)}"
 

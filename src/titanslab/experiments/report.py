@@ -1,4 +1,4 @@
-"""The JSON of a measurement or study with the machine and versions it was made with, and pictures of curves."""
+"""Writes the JSON of a measurement or study, with its machine and versions, and draws pictures of curves."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class Report:
-    """The JSON of one run. It is written again after every setting: an interrupted run keeps its results.
+    """The JSON of one run. The file is written again after every result, so an interrupted run keeps its results.
 
     Args:
         topic: name of the run.
-        seed: of its samples.
-        device: where it runs.
-        settings: of the run; JSON values.
-        path: of the JSON file.
-        packages: names of the packages whose versions matter.
+        seed: seed of its samples.
+        device: device on which it runs.
+        settings: settings of the run, as JSON values.
+        path: path of the JSON file.
+        packages: names of the packages whose versions it records.
     """
 
     def __init__(
@@ -97,16 +97,17 @@ def say(text: str) -> None:
 
 
 def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | None:
-    """Draw panels of curves with their spread; more than four panels stand in rows of three.
+    """Draw panels of curves with their spread. More than four panels are placed in rows of three.
 
     Args:
-        path: of the JSON; the picture has its name with the ending `.png`.
-        panels: each has `title`, `x` and `y` (labels) and `curves`: name -> list of `(x, median, low, high)`; `y_range`
-            for a linear axis with these ends instead of a logarithmic one; `ticks`: x -> label.
-        title: above the panels.
+        path: path of the JSON; the picture has the same name with the ending `.png`.
+        panels: dictionaries with `title`, the axis labels `x` and `y`, and `curves`: name -> list of
+            `(x, median, low, high)`. Optional: `y_range`, the ends of a linear y axis, which replaces the logarithmic
+            one; `ticks`: x -> label.
+        title: title of the picture.
 
     Returns:
-        The picture, or None where matplotlib is not installed.
+        Path of the picture, or None if matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -139,7 +140,7 @@ def picture(path: Path, panels: Sequence[dict[str, Any]], title: str) -> Path | 
 
 
 def _lines(axis: Any, panel: dict[str, Any]) -> None:
-    thin = 1.2  # of the last line; earlier lines are thicker and stay visible below it
+    thin = 1.2  # width of the last line; earlier lines are thicker, so that they stay visible below it
     for order, (name, points) in enumerate(panel["curves"].items()):
         points = sorted(points)
         xs = [p[0] for p in points]
@@ -162,7 +163,7 @@ def _lines(axis: Any, panel: dict[str, Any]) -> None:
 
 
 def _short(x: float) -> str:
-    """A short label for a count of tokens: 512, 2K, 128K, 1M."""
+    """A short label for a number of tokens, such as 512, 2K, 128K or 1M."""
     kilo = 1024 if x >= 1 and math.log2(x).is_integer() else 1000
     for unit, sign in ((kilo**2, "M"), (kilo, "K")):
         if x >= unit:

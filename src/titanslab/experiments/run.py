@@ -1,4 +1,4 @@
-"""A study from its jobs to its table: trained and asked side by side, resumed, written to the work folder."""
+"""Runs a study: several jobs at once, resumed if interrupted, then the table in the work folder."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from titanslab.experiments.plan import Choice, make_jobs, open_work
 from titanslab.experiments.report import Report, command, say
 from titanslab.experiments.study import Study
 
-RESULTS = "results.json"  # in the work folder, with .md and .png beside it
+RESULTS = "results.json"  # in the work folder, beside the .md and .png of the same name
 
 
 def run_study(study: Study, choice: Choice, at_once: int = 1, threads: int = 1) -> list[str]:
-    """Train and ask all chosen rows and seeds, at most `at_once` at a time; the names of those that failed."""
+    """Run all chosen rows and seeds, at most `at_once` at a time; return the names of the failed jobs."""
     from titanslab.experiments.jobs import run_jobs
     from titanslab.progress import bar
 
-    make_jobs(study, choice)  # every error of the command line shows before the work folder is made
+    make_jobs(study, choice)  # raises for errors of the command line before the work folder is made
     jobs = make_jobs(open_work(study, choice), choice)
     with bar(study.name, "thousand tokens") as progress:
         return run_jobs(jobs, at_once, threads, progress)
 
 
 def write_results(study: Study, choice: Choice, settings: dict[str, Any], output: Path | None = None) -> Path:
-    """Write JSON, table and picture of everything that the work folder holds.
+    """Write JSON, table and picture of all results in the work folder.
 
     Args:
-        study: gives the order of rows, the paper's figures and the task.
-        choice: names the work folder, and may change the questions.
-        settings: of the command line; they stand in the JSON.
+        study: the study, with the order of rows, the paper's figures and the task.
+        choice: the work folder, and changes of the questions.
+        settings: options of the command line, recorded in the JSON.
         output: path of the JSON; None = `results.json` in the work folder.
 
     Returns:

@@ -1,14 +1,14 @@
-"""A study: one TOML file that describes models of one table, how they are trained, and the questions they answer.
+"""A study: one TOML file that describes the models of one table, their training, and the questions they answer.
 
     title = "..."
     [ask]                 the task, its lengths and samples (`Ask`)
-    [files]               the files that the command line gives, and the settings that take them (`FileUse`)
-    [tokenizer]           the tokenizer that is made of the training text (`TokenizerPlan`)
+    [files]               the files from the command line, and the settings that receive their paths (`FileUse`)
+    [tokenizer]           the tokenizer, trained on the training text (`TokenizerPlan`)
     [paper]               the paper's figures (`Paper`)
     [base]                a recipe: the sections [model], [data] and [training] that all rows share
     [rows.NAME]           a model of the table: its differences from the base (`Row`)
     [stages.NAME]         a later training stage, which starts from the model of the stage before it (`Stage`)
-    [sets.NAME]           another set of rows with base, rows and stages of its own; its base changes the base above
+    [sets.NAME]           another set with its own base, rows and stages; its base changes the base above
 
 The rows, stages and base at the top level form the set `main`. Tables are merged key by key, with one exception: the
 `task_options` of a stage replace those of the base.
@@ -27,28 +27,29 @@ from titanslab.training.recipe import SECTIONS, Recipe, parse_recipe
 from titanslab.training.settings import build_settings, read_assignment
 
 STUDIES = Path(__file__).parent / "studies"
-MAIN = "main"  # the set of the file's top level
-FIRST = "base"  # the stage that trains the base with a row's changes
+MAIN = "main"  # name of the set at the top level of the file
+FIRST = "base"  # name of the first stage, which trains the base with the changes of a row
 FILES = ("train_text", "test_text", "facts", "train_facts", "nouns", "adjectives")
 
 
 @dataclass
 class Ask:
-    """[ask]: the samples that each trained model answers. Without `task` the models are trained only.
+    """[ask]: the samples that each trained model answers. Without `task`, models are trained and answer nothing.
 
     Args:
         task: a task of `titans evaluate`, such as `niah`.
-        names: variants or sub-tasks, with commas.
-        lengths: in tokens, such as `2k,4k`.
-        samples: per name and length.
-        far, far_samples: longer lengths, asked with fewer samples.
-        frozen, frozen_samples: the control with frozen memories; None = `lengths` and `samples`, empty = no control.
-        max_new_tokens: of an answer.
-        seed: of the samples.
-        batch_size, batch_tokens: most prompts, and most prompt tokens, at once.
-        piece: tokens read at once.
-        tokenizer_for_length: the tokenizer that counts lengths; None = the model's own.
-        options: of the task itself, such as `haystack`.
+        names: variants or sub-tasks, separated by commas.
+        lengths: lengths in tokens, such as `2k,4k`.
+        samples: number of samples per name and length.
+        far, far_samples: longer lengths, and the number of samples at them.
+        frozen, frozen_samples: the same for the control with frozen memories. None = `lengths` and `samples`; an empty
+            `frozen` = no control.
+        max_new_tokens: most tokens of an answer.
+        seed: seed of the samples.
+        batch_size, batch_tokens: most prompts, and most prompt tokens, in one batch.
+        piece: number of tokens read in one call.
+        tokenizer_for_length: tokenizer in whose tokens lengths are counted; None = the model's.
+        options: options of the task itself, such as `haystack`.
     """
 
     task: str = ""
@@ -70,7 +71,7 @@ class Ask:
 
 @dataclass
 class FileUse:
-    """A file or folder that the command line gives: the settings that name it, and whether the study needs it."""
+    """A file or folder from the command line: the settings that receive its path, and whether it is required."""
 
     to: list[str] = field(default_factory=list)
     needed: bool = False
@@ -78,12 +79,12 @@ class FileUse:
 
 @dataclass
 class TokenizerPlan:
-    """[tokenizer]: a byte-level BPE of the training text.
+    """[tokenizer]: a byte-level BPE, trained on the training text.
 
     Args:
         vocabulary: number of tokens.
-        stories: add stories of bAbI's kind, or the files of `train_facts` where they are given.
-        phrases: add the sentences that every sample of S-NIAH has in common.
+        stories: also train on stories in the style of bAbI, or on the files of `train_facts` if they are given.
+        phrases: also train on the sentences that all samples of S-NIAH share.
     """
 
     vocabulary: int = 2048
@@ -93,7 +94,7 @@ class TokenizerPlan:
 
 @dataclass
 class Paper:
-    """[paper]: published figures, row -> name -> percent at each of `lengths`."""
+    """[paper]: published figures; `rows` maps row -> name -> percent at each of `lengths`."""
 
     source: str = ""
     lengths: str = ""
@@ -102,7 +103,7 @@ class Paper:
 
 @dataclass
 class Row:
-    """[rows.NAME]: a model. `like` names a row whose differences it takes first; `far` = False: no far lengths."""
+    """[rows.NAME]: a model. The differences of row `like` apply first. With `far` = False it skips the far lengths."""
 
     about: str = ""
     like: str | None = None
@@ -114,7 +115,7 @@ class Row:
 
 @dataclass
 class Stage:
-    """[stages.NAME]: a later stage, for the rows that it names (None = all); an `optional` one runs on request."""
+    """[stages.NAME]: a later stage for `rows` (None = all). An `optional` stage runs only if --stage names it."""
 
     about: str = ""
     optional: bool = False
@@ -126,7 +127,7 @@ class Stage:
 
 @dataclass
 class RowSet:
-    """Rows with the recipe that they share and the stages that follow."""
+    """Rows with the recipe that they share, and the later stages."""
 
     about: str
     base: dict[str, Any]
@@ -134,18 +135,18 @@ class RowSet:
     stages: dict[str, Stage]
 
     def all_stages_of(self, row: str) -> list[str]:
-        """Names of the stages that are meant for `row`, the optional ones included."""
+        """Names of the stages of `row`, including optional ones."""
         return [FIRST, *(name for name, stage in self.stages.items() if stage.rows is None or row in stage.rows)]
 
     def stages_of(self, row: str, until: str | None = None) -> list[str]:
-        """Names of the stages that `row` passes through, up to the stage `until` (None = the last required one)."""
+        """Names of the stages of `row` up to stage `until`; with None, the required stages."""
         names = self.all_stages_of(row)
         if until in names:
             return names[: names.index(until) + 1]
         return [name for name in names if name == FIRST or not self.stages[name].optional]
 
     def tables(self, row: str, stages: Sequence[str]) -> list[dict[str, Any]]:
-        """The recipe of each stage as nested values, before the changes of the command line."""
+        """The recipe of each stage as nested tables, without the changes from the command line."""
         chain, name = list[Row](), row
         while True:
             chain.append(self.rows[name])
@@ -167,7 +168,7 @@ class RowSet:
 
 @dataclass
 class Study:
-    """A study as `load_study` reads it; `sets` holds the set `main` first."""
+    """A study as `load_study` reads it. The set `main` is the first of `sets`."""
 
     path: Path
     title: str
@@ -183,7 +184,7 @@ class Study:
 
     @property
     def placeholders(self) -> list[str]:
-        """Changes that name the needed files where the command line has not given them."""
+        """Changes that stand in for the required files, for checks without the command line."""
         return [f"{key}={name}" for name, use in self.files.items() if use.needed for key in use.to]
 
     def recipes(
@@ -193,9 +194,10 @@ class Study:
 
         Args:
             set_name, row, stages: see `RowSet.stages_of`.
-            changes: `[ROW:|STAGE:]section.key=value`. Changes of the model reach the first stage, later stages continue
-                its model; a change of one stage or of other sections reaches every stage that it names.
-            seed: added to the seed of every stage.
+            changes: `[ROW:|STAGE:]section.key=value`. A change with a stage's name applies to that stage. Any other
+                change applies to all stages, but one of the model to the first stage alone, because later stages
+                continue that model.
+            seed: number that is added to the seed of every stage.
         """
         found = []
         for stage, table in zip(stages, self.sets[set_name].tables(row, stages), strict=True):
@@ -210,7 +212,7 @@ class Study:
         return found
 
     def asked(self, changes: Sequence[str] = ()) -> Ask:
-        """[ask] with the changes of the command line that begin with `ask.`."""
+        """[ask] with those changes from the command line that begin with `ask.`."""
         table = {f.name: getattr(self.ask, f.name) for f in fields(Ask)}
         table["options"] = dict(table["options"])
         texts = {f.name for f in fields(Ask) if f.type in ("str", "str | None")}
@@ -228,9 +230,9 @@ class Study:
 
 
 def load_study(name: str) -> Study:
-    """Read a study: the name of one that comes with the package, or the path of a TOML file.
+    """Read a study. `name` is that of a study in the package, or the path of a TOML file.
 
-    Raises ValueError that names the file and the key for anything wrong inside it.
+    Raises ValueError for an error in the file, with the file and the key.
     """
     known = sorted(path.stem for path in STUDIES.glob("*.toml"))
     path = STUDIES / f"{name}.toml" if name in known else Path(name)
@@ -247,7 +249,7 @@ def load_study(name: str) -> Study:
 
 
 def split_change(change: str) -> tuple[str, str]:
-    """The prefix (a row or a stage, or empty) and the assignment of `[PREFIX:]section.key=value`."""
+    """Split `[PREFIX:]section.key=value` into the prefix (a row, a stage, or empty) and the assignment."""
     left, equals, value = change.partition("=")
     prefix, colon, key = left.rpartition(":")
     if not equals or "." not in key:
@@ -259,7 +261,7 @@ def split_change(change: str) -> tuple[str, str]:
 
 
 def _reaches(prefix: str, assignment: str, row: str, stage: str) -> bool:
-    """Whether a change is for the recipe of this stage of this row."""
+    """Whether a change applies to the recipe of this stage of this row."""
     if assignment.startswith("ask."):
         return False
     later_model = stage != FIRST and assignment.startswith("model.")
@@ -267,7 +269,7 @@ def _reaches(prefix: str, assignment: str, row: str, stage: str) -> bool:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables with the values of `above` over those of `below`; neither is changed."""
+    """Nested tables with the values of `above` in place of those of `below`. Neither input is changed."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
@@ -293,7 +295,7 @@ def _parse(table: dict[str, Any], path: Path) -> Study:
     tokenizer = table.get("tokenizer")
     if tokenizer is not None and not (files.get("train_text") or FileUse()).needed:
         raise ValueError(
-            f"{origin}: the [tokenizer] is made of --train-text, which [files] does not need; add "
+            f"{origin}: the [tokenizer] is trained on --train-text, which [files] does not require; add "
             "train_text = { needed = true, to = [...] } or leave [tokenizer] out"
         )
     study = Study(

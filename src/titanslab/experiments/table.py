@@ -1,4 +1,4 @@
-"""The results of a work folder: figures, a markdown table and a picture."""
+"""Collects the results in a work folder, and writes them as a markdown table and a picture."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def collect(study: Study, work: Path) -> tuple[list[dict[str, Any]], list[tuple[
     """All rows and seeds in a work folder, in the order of the study.
 
     Returns:
-        results: one for each stage of a row and seed whose model has answered, or else its last finished stage: row,
-            seed, parameters, training, lessons (the training of the stages before it) and cells.
-        missing: name and reason of those without a finished stage.
+        results: one entry per row, seed and stage whose model has answered; without any answers, one for the last
+            finished stage. Its keys are row, seed, parameters, training, lessons (the training of earlier stages),
+            cells and cells_memory_off.
+        missing: name and reason of each row and seed without a finished stage.
     """
     results, missing = [], []
     for set_name, part in study.sets.items():
@@ -60,7 +61,7 @@ def _seed(folder: Path) -> int:
 
 
 def training(run: Path) -> dict[str, Any]:
-    """How a run went: steps, tokens, seconds of training over all sessions, losses, recipe and versions."""
+    """Steps, tokens, seconds (over all sessions), losses, recipe and versions of a run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     seconds, before = 0.0, 0
@@ -81,7 +82,7 @@ def training(run: Path) -> dict[str, Any]:
 
 
 def count_parameters(run: Path) -> int:
-    """Parameters of a saved model, tied ones once, from the header of its file."""
+    """Number of parameters of a saved model, from the headers of its files; tied parameters count once."""
     from safetensors import safe_open
 
     total = 0
@@ -110,7 +111,7 @@ def _cells(folder: Path) -> list[dict[str, Any]]:
 
 
 def figures(results: Sequence[dict[str, Any]], ask: Ask) -> Figures:
-    """task -> row -> length -> (accuracy, samples) of every seed; the task's average is a task of its own."""
+    """task -> row -> length -> [(accuracy, samples) of each seed]. The average of the tasks is a further task."""
     found: Figures = {}
     label, average = asking.average_of(ask)
     for result in results:
@@ -132,7 +133,7 @@ def _first(cell: dict[str, Any]) -> float:
 
 
 def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
-    """Accuracies in percent, the mean over seeds with the range in parentheses, and the cost of each row."""
+    """Tables of accuracy in percent, mean over seeds with the range in parentheses, and of each row's training cost."""
     parts = []
     kilo = asking.task_of(ask).kilo if ask.task else 1024
     for name, rows in sorted(figures(results, ask).items()):
@@ -144,7 +145,7 @@ def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
         for row in rows:
             lines.append(f"| {row} | " + " | ".join(_spread(rows[row].get(n, [])) for n in lengths) + " |")
             model = row.split(", ")[0]
-            found = published.pop(model, {})  # once, below the first row of the model
+            found = published.pop(model, {})  # shown once, below the first row of the model
             if found.keys() & set(lengths):
                 shown = [f"{found[n]:.1f}" if n in found else "" for n in lengths]
                 lines.append(f"| {model}{PAPER} | " + " | ".join(shown) + " |")
@@ -165,7 +166,7 @@ def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
 
 
 def _published(name: str, ask: Ask, paper: Paper) -> dict[str, dict[int, float]]:
-    """The paper's percentages for a task of the table: row -> length -> percent."""
+    """The paper's figures for one task of the table: row -> length -> percent."""
     lengths = asking.lengths_of(ask, paper.lengths) if ask.task else []
     return {
         row: dict(zip(lengths, values, strict=True))
@@ -176,7 +177,7 @@ def _published(name: str, ask: Ask, paper: Paper) -> dict[str, dict[int, float]]
 
 
 def _total(result: dict[str, Any], name: str) -> Any:
-    """The sum over a run and the stages before it."""
+    """Sum of a figure over a run and its earlier stages."""
     return sum(run[name] for run in (*result.get("lessons", ()), result["training"]))
 
 
@@ -193,17 +194,17 @@ def _spread(cells: Sequence[tuple[float, int]]) -> str:
 
 
 def draw(path: Path, results: Sequence[dict[str, Any]], ask: Ask, title: str) -> Path | None:
-    """Accuracy over length: a panel a task, a line a row with a band over its seeds."""
+    """Draw accuracy over length: one panel per task, one line per row, with a band for the range over seeds."""
     panels = []
     found = figures(results, ask)
     asked = {length for rows in found.values() for lengths in rows.values() for length in lengths}
-    # A logarithmic axis has no 0: facts alone stand two octaves before the shortest context.
+    # A logarithmic axis has no 0, so length 0 (facts alone) is drawn at a quarter of the shortest length.
     alone = min(asked - {0}, default=1 << 12) / 4
     for name, rows in sorted(found.items()):
         curves = {}
         for row, lengths in rows.items():
             if row.endswith(MEMORY_OFF):
-                continue  # in the table; as lines at the bottom they would hide the others
+                continue  # the table has these rows; in the picture their lines at the bottom would hide the others
             points = []
             for length, cells in lengths.items():
                 shares = [100 * share for share, _ in cells]

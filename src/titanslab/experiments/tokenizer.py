@@ -1,4 +1,4 @@
-"""The tokenizer of a study: a byte-level BPE, made from its training texts."""
+"""Makes the tokenizer of a study: a byte-level BPE, trained on its training texts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from titanslab.experiments.study import TokenizerPlan
 
-TEXT_CHARS = 5_000_000
-FACTS_CHARS = 600_000
-REPEATS = 200  # of the fixed phrases, so that they get tokens of their own
+TEXT_CHARS = 5_000_000  # most characters of the training text
+FACTS_CHARS = 600_000  # characters of stories
+REPEATS = 200  # copies of the fixed phrases, which makes BPE merge them into few tokens
 
 
 def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) -> Path:
-    """Train a tokenizer and write it in the Hugging Face form into `folder`, which is kept where it exists.
+    """Train a tokenizer and save it in Hugging Face's format in `folder`. An existing tokenizer there is kept.
 
-    Digits stay single.
+    Each digit is a token.
 
     Args:
-        plan: size and further texts.
-        files: `train_text` is a file or folder, of which the first 5 MB are read; `train_facts` is bAbI's folder.
-        folder: of the tokenizer.
+        plan: size of the vocabulary, and further texts.
+        files: `train_text` is a file or folder, of which the first 5 million characters are read; `train_facts` is
+            bAbI's folder.
+        folder: folder of the tokenizer.
     """
     if (folder / "tokenizer.json").exists():
         return folder
@@ -91,7 +92,7 @@ def _stories() -> Iterator[str]:
 
 
 def _phrases() -> Iterator[str]:
-    """The prompt of S-NIAH without key and value, and the line that is the haystack of single_1."""
+    """The prompt of S-NIAH with empty key and value, and the line that single_1 repeats as its haystack."""
     from titanslab.tasks.niah.haystack import NOISE_LINE
     from titanslab.tasks.niah.samples import Needle
 

@@ -1,12 +1,12 @@
-"""Where a trained model writes and how long its memory keeps: mean write gates by the kind of text, and half-lives.
+"""Measures a trained model's mean write gates by the kind of text, and the half-lives of its memories.
 
     python -m titanslab.experiments.write_gates --text essays.txt --length 2k --samples 8 RUN [RUN ...]
     python -m titanslab.experiments.write_gates --text books.txt --facts babi/ --length 8k RUN [RUN ...]
 
-A gate is the sigmoid of theta's projection: 1 is a write at the stability limit. Gates are averaged over the
-background, which no question needs, and over the needle and its value (S-NIAH) or the facts (BABILong, with --facts). A
-half-life in tokens follows from the mean of alpha over the whole text; the shortest of a memory's heads and layers is
-printed. A line is printed for each model, task and memory.
+A gate is the sigmoid of theta's projection; 1 is a write at the stability limit. Gates are averaged over the
+background, and over the needle and its value (S-NIAH) or the facts (BABILong, with --facts). A half-life in tokens is
+computed from alpha, averaged over the whole text; the shortest one of a memory's heads and layers is printed. The
+output has one line for each model, task and memory.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Places = dict[str, list[tuple[int, int]]]  # name -> ranges of characters
 
 
 def gates_of(model: Any, ids: list[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """Mean gate over heads and layers `[T]`, and mean of -log(1 - alpha) over tokens `[H, 1 or L]`, of each memory."""
+    """For each memory: gate `[T]`, mean over heads and layers; -log(1 - alpha) `[H, 1 or L]`, mean over tokens."""
     memories_of(model)  # raises for a model without a memory
     cache = cache_of(model.model(input_ids=torch.tensor([ids[:1]]), use_cache=True)).reset()
     output = model.model(input_ids=torch.tensor([ids]), cache=cache, use_cache=True, output_memory_stats=True)
@@ -43,7 +43,7 @@ def gates_of(model: Any, ids: list[int]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def niah_texts(task: NIAH, length: int, samples: int, seed: int) -> Iterator[tuple[str, Places]]:
-    """Prompts with the places of the haystack, the needle and its value."""
+    """Yields prompts with the places of the haystack, the needle and its value."""
     for index in range(samples):
         sample = task.sample(length, index, seed=seed)
         value = sample.prompt.index(sample.target)
@@ -55,7 +55,7 @@ def niah_texts(task: NIAH, length: int, samples: int, seed: int) -> Iterator[tup
 
 
 def babilong_texts(task: BABILong, length: int, samples: int, seed: int) -> Iterator[tuple[str, Places]]:
-    """Prompts with the places of the facts and the background."""
+    """Yields prompts with the places of the facts and the background."""
     rng = random.Random(derive_seed("write gates", task.name, seed))
     for _ in range(samples):
         question = task.draw(rng)
@@ -72,14 +72,14 @@ def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> 
     """The mean gates and half-lives of each memory.
 
     Args:
-        model: in eval mode.
-        tokenizer: of the model, with offsets.
+        model: a model in eval mode.
+        tokenizer: the model's tokenizer, which must return offsets.
         texts: prompts with their places.
 
     Returns:
-        One dictionary a memory: the mean gate of each place over all texts; `background_sum`, the sum over the
-        background of a text; `half_lives` in tokens, for each head a list over layers, and `half_life`, the shortest of
-        them. None means that nothing is forgotten.
+        One dictionary per memory: for each place, the mean gate over all texts; `background_sum`, the sum of the gates
+        over the background of one text; `half_lives` in tokens, a list over layers for each head; `half_life`, the
+        shortest of them. None stands for no forgetting.
     """
     sums: list[dict[str, list[float]]] = []
     decays: list[list[Tensor]] = []
@@ -88,7 +88,7 @@ def measure(model: Any, tokenizer: Any, texts: Iterator[tuple[str, Places]]) -> 
         count += 1
         encoded = tokenizer(text, return_offsets_mapping=True)
         offsets = torch.tensor(encoded["offset_mapping"])
-        # The token of a word may begin with the space before it, which belongs to no place.
+        # A word's token may include the space before the word, which belongs to no place.
         offsets[:, 0] += torch.tensor([high - low > 1 and text[low] == " " for low, high in offsets.tolist()])
         each, decay = gates_of(model, encoded["input_ids"])
         decays.append(decay)
@@ -117,12 +117,12 @@ def main(words: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("models", nargs="+", help="trained runs, or model folders, with a neural memory")
-    parser.add_argument("--text", required=True, help="running text: haystack of single_2 and single_3, or background")
-    parser.add_argument("--facts", help="bAbI's folder, for BABILong instead of S-NIAH")
-    parser.add_argument("--length", default="2k", help="tokens of a sample; default: 2k")
-    parser.add_argument("--samples", type=int, default=8, help="of each variant; default: 8")
+    parser.add_argument("--text", required=True, help="text of the haystack (single_2, single_3) or of the background")
+    parser.add_argument("--facts", help="folder of bAbI; measures BABILong in place of S-NIAH")
+    parser.add_argument("--length", default="2k", help="tokens per sample; default: 2k")
+    parser.add_argument("--samples", type=int, default=8, help="samples per variant; default: 8")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--output", type=Path, help="write a JSON there too")
+    parser.add_argument("--output", type=Path, help="path of a JSON file for the results")
     options = parser.parse_args(words)
     for name in ("text", "facts"):
         if getattr(options, name) and not Path(getattr(options, name)).exists():

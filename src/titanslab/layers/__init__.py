@@ -4,9 +4,9 @@ from titanslab.layers.attention import Attention
 from titanslab.layers.gate import GATE_TYPES, MemoryGate
 from titanslab.layers.linear_cross_entropy import linear_cross_entropy
 from titanslab.layers.mlp import SwiGLU
-from titanslab.layers.norm import RMSNorm
 from titanslab.layers.rotary import apply_rotary, rotary_tables
 from titanslab.layers.window import attend
+from titanslab.memory.norms import RMSNorm
 
 __all__ = [
     "GATE_TYPES",

@@ -12,16 +12,16 @@ Tables = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Causal attention over `[persistent | last window_size tokens]` of each position.
+    """Causal attention of each position to the persistent tokens and to the last `window_size` tokens.
 
-    A window counts the token itself: position i sees i - window_size + 1 .. i. Persistent tokens are seen by
-    every position, carry no position of their own, and their outputs are not formed.
+    A window includes the token itself: position i attends to i - window_size + 1 .. i. Every position attends to the
+    persistent tokens, which have no position of their own and no output.
 
     Args:
         hidden_size: width of the input; heads are `hidden_size / num_heads` wide.
         num_heads: number of heads.
-        window_size: tokens seen, or None for all of them (the cache then grows).
-        project_output: False where a gate follows that has the output projection.
+        window_size: tokens in the window, or None for all of them; the cache then grows with every token.
+        project_output: False if a later gate has the output projection.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v `[B, T, hidden]` of `x [B, T, hidden]`, before their rotation, for `over`."""
+        """q, k, v `[B, T, hidden]` of `x [B, T, hidden]`, not rotated, for `over`."""
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def queries(self, x: Tensor, rotary: Tables) -> Tensor:
@@ -50,17 +50,17 @@ class Attention(nn.Module):
         return apply_rotary(self.split_heads(self.q_proj(x)), rotary)
 
     def keys_values(self, x: Tensor, rotary: Tables | None) -> KeysValues:
-        """Keys and values `[B, H, T, D]` of `x`; `rotary` None for tokens without a position."""
+        """Keys and values `[B, H, T, D]` of `x`. `rotary` is None for tokens without a position."""
         keys = self.split_heads(self.k_proj(x))
         return keys if rotary is None else apply_rotary(keys, rotary), self.split_heads(self.v_proj(x))
 
     def merge_heads(self, x: Tensor) -> Tensor:
-        """`[B, H, T, D]` -> `[B, T, hidden]`, through the output projection where there is one."""
+        """`[B, H, T, D]` -> `[B, T, hidden]`, through the output projection if the layer has one."""
         x = x.transpose(1, 2).flatten(2)
         return x if self.o_proj is None else self.o_proj(x)
 
     def forward(self, x: Tensor, rotary: Tables, **others: Any) -> tuple[Tensor, KeysValues | None]:
-        """Attend, and on request return what later calls need.
+        """Attend, and with `return_state` return the keys and values that later calls need.
 
         Args:
             x: `[B, T, hidden]`, real tokens on the left of each row.
@@ -85,17 +85,17 @@ class Attention(nn.Module):
         documents: Tensor | None = None,
         return_state: bool = False,
     ) -> tuple[Tensor, KeysValues | None]:
-        """`forward` of `projected(x)`, so that something may stand between them.
+        """`forward` from the results of `projected`, for a caller that changes them first, such as a convolution.
 
         Args:
             queries, keys, values: `[B, T, hidden]`, real tokens on the left of each row, not rotated.
             rotary: cosines and sines `[B or 1, T, D/2]` of the positions in their documents.
             persistent: `[N, hidden]` or None.
-            state: keys and values `[B, H, N + L, D]` an earlier call returned: the persistent tokens', then
-                the window's (L = `window_size - 1`) or all tokens' so far, newest last.
-            count: int64 `[B]`, tokens of the running document before this call; needed with `state`.
-            lengths: int64 `[B]`, real tokens of each row, None where all are.
-            documents: int64 `[B, T]`, index of the document in this call, 0 for the one that was running.
+            state: keys and values `[B, H, N + L, D]` that an earlier call returned: those of the persistent tokens,
+                then those of the window (L = `window_size - 1`) or of all earlier tokens, newest last.
+            count: int64 `[B]`, tokens of the running document before this call; required with `state`.
+            lengths: int64 `[B]`, number of real tokens in each row; None if no row has padding.
+            documents: int64 `[B, T]`, index of the document in this call; 0 is the document that was running before.
 
         Returns:
             `(y [B, T, hidden], state or None)`.
@@ -121,7 +121,7 @@ class Attention(nn.Module):
         return y, self._next_state(prefix, past, (k, v), lengths) if return_state else None
 
     def _without_oldest(self, size: int, *tensors: Tensor) -> KeysValues:
-        """State after one token, from `[persistent | past | token]`: a window forgets its oldest."""
+        """State after one token, from `[persistent | past | token]`; a window drops its oldest token."""
         if self.window_size is not None:
             tensors = tuple(torch.cat((t[:, :, :size], t[:, :, size + 1 :]), dim=2) for t in tensors)
         return tensors[0], tensors[1]
@@ -129,6 +129,7 @@ class Attention(nn.Module):
     def _next_state(
         self, prefix: KeysValues | None, past: KeysValues | None, new: KeysValues, lengths: Tensor | None
     ) -> KeysValues:
+        """State after a call: the prefix, then the newest real tokens of `past` and `new`."""
         out = []
         for i in range(2):
             tokens = new[i]
@@ -143,7 +144,7 @@ class Attention(nn.Module):
 
 
 def _newest(tokens: Tensor, slots: int, shift: Tensor | None) -> Tensor:
-    """The last `slots` of `[B, H, L, D]`, counted from `L + shift[b]` per row; missing ones are zero."""
+    """The `slots` tokens of `[B, H, L, D]` that end at `L + shift[b]` in row b; slots before token 0 are zero."""
     batch, heads, length, width = tokens.shape
     if shift is None:
         if slots <= length:

@@ -1,10 +1,10 @@
-"""How attention's output and the memory's output become one (paper eqs. 25 and 28)."""
+"""The gate that combines the outputs of attention and memory (paper eqs. 25 and 28)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.layers.norm import RMSNorm
+from titanslab.memory.norms import RMSNorm
 
 GATE_TYPES = ("mix", "sigmoid", "silu")
 
@@ -12,12 +12,12 @@ GATE_TYPES = ("mix", "sigmoid", "silu")
 class MemoryGate(nn.Module):
     """Gate of an attention branch `y` and a memory branch `m`, both `[..., hidden_size]`.
 
-    The paper says "normalise both with learned vectors, then a non-linearity" and leaves the rest open. With
-    `a = RMSNorm(y)` and `b = RMSNorm(m)`, each with its own vector, the readings are
+    The paper normalises both with learned vectors and applies a non-linearity; the formula is left open. With
+    `a = RMSNorm(y)` and `b = RMSNorm(m)`, each with its own vector, `gate_type` chooses one of
 
-    - `"mix"`: `g a + (1 - g) b`, `g = sigmoid(gate_proj(a))`: either branch can pass on its own,
-    - `"sigmoid"`: `a * sigmoid(b)`: the memory opens and closes attention's channels,
-    - `"silu"`: `a * silu(b)`: a product in which a silent memory silences attention.
+    - `"mix"`: `g a + (1 - g) b` with `g = sigmoid(gate_proj(a))`; each branch can pass without the other,
+    - `"sigmoid"`: `a * sigmoid(b)`; the memory scales attention's channels,
+    - `"silu"`: `a * silu(b)`; where the memory's output is zero, so is the result.
     """
 
     def __init__(self, hidden_size: int, gate_type: str = "mix", eps: float = 1e-6) -> None:

@@ -1,4 +1,4 @@
-"""Cross entropy of a linear head that never holds all logits."""
+"""Cross entropy of a linear head in chunks, so that the logits of all tokens never exist at once."""
 
 import torch
 import torch.nn.functional as F
@@ -21,30 +21,33 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     num_items: Tensor | int | None = None,
 ) -> Tensor:
-    """`F.cross_entropy(hidden @ weight.T, labels)` in chunks of tokens, their logits recomputed in backward.
+    """`F.cross_entropy(hidden @ weight.T, labels)` in chunks of tokens; backward computes the logits again.
 
-    The program it replaces holds `[N, vocab]` logits and as much again for their gradient; this one holds
-    `[chunk_size, vocab]`, and tokens whose label does not count have no logits at all.
+    The plain program holds logits `[N, vocab]` and a gradient of that size. This function holds `[chunk_size, vocab]`,
+    and computes no logits for tokens whose label is `ignore_index`.
 
     Args:
         hidden: `[N, hidden_size]`.
         weight: `[vocab, hidden_size]`.
-        labels: int64 `[N]`, already shifted; `ignore_index` is left out.
-        chunk_size: tokens whose logits exist at one time.
-        num_items: divisor of the summed loss; None = the labels that count.
+        labels: int64 `[N]`, already shifted.
+        chunk_size: number of tokens whose logits exist at one time.
+        ignore_index: label of the tokens without a loss.
+        num_items: divisor of the summed loss; None = the number of labels that are not `ignore_index`.
 
     Returns:
         The mean loss, a scalar of float32 or better.
     """
     if hidden.shape[0] != labels.shape[0]:
-        raise ValueError(f"hidden and labels must have as many tokens, got {hidden.shape[0]} and {labels.shape[0]}")
+        raise ValueError(
+            f"hidden and labels must have the same number of tokens, got {hidden.shape[0]} and {labels.shape[0]}"
+        )
     if num_items is None:
         num_items = (labels != ignore_index).sum()
-    if not torch.compiler.is_compiling():  # a shape that depends on the labels would break the graph
+    if not torch.compiler.is_compiling():  # a shape that depends on labels would break the graph
         scored = (labels != ignore_index).nonzero().squeeze(1)
         if scored.numel() < labels.numel():
             hidden, labels = hidden[scored], labels[scored]
-    # Empty sums: without any scored token the gradients are zeros, not missing.
+    # The empty sums connect both inputs to the loss: their gradients are 0, not None, if no token has a label.
     total = hidden[:0].sum(dtype=torch.promote_types(hidden.dtype, torch.float32)) + weight[:0].sum()
     for start in range(0, hidden.shape[0], chunk_size):
         part, targets = hidden[start : start + chunk_size], labels[start : start + chunk_size]

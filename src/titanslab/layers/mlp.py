@@ -1,4 +1,4 @@
-"""SwiGLU, the feed-forward half of a Llama-like block."""
+"""SwiGLU, the MLP of a Llama-like block."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class SwiGLU(nn.Module):
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """`silu(gate) * up`; a backward pass on a CPU computes the first factor again instead of holding it."""
+    """`silu(gate) * up`. On a CPU the backward pass computes `silu(gate)` again instead of keeping it."""
     return _Gated.apply(gate, up) if own_backward(gate) else F.silu(gate) * up
 
 
@@ -36,7 +36,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative, which PyTorch's silu_backward has not
+        if torch.is_grad_enabled():  # for a second derivative: PyTorch's silu_backward has none
             share = torch.sigmoid(gate)
             return dy * up * share * (1 + gate * (1 - share)), dy * gate * share
         return torch.ops.aten.silu_backward(dy * up, gate), dy * F.silu(gate)

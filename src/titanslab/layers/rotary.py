@@ -1,4 +1,4 @@
-"""Rotary positions that stay exact after ten million tokens."""
+"""Rotary positions, exact at positions of ten million and more."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from torch import Tensor
 def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary angles of `positions`.
 
-    Angles are formed in float64: in float32 the product of a position beyond 10^6 and a frequency is off by
-    whole fractions of a turn.
+    Angles are computed in float64: in float32 the product of a position beyond 10^6 and a frequency has an error of a
+    large fraction of a turn.
 
     Args:
         positions: int64 `[...]`.
         head_dim: even width of a head.
         theta: base of the frequencies.
-        dtype: of the model; the tables are float32 at least.
+        dtype: dtype of the model; the tables have it, or float32 if it is narrower.
 
     Returns:
         `(cos, sin)`, each `[..., head_dim / 2]`.

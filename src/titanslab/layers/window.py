@@ -6,7 +6,7 @@ from torch import Tensor
 
 KeysValues = tuple[Tensor, Tensor]
 
-QUERY_BLOCK = 1024  # queries at a time where a mask over all keys is needed
+QUERY_BLOCK = 1024  # queries per block if a mask over all keys is needed
 MASK_ELEMENTS = 1 << 26  # most elements of one mask
 
 
@@ -23,16 +23,16 @@ def attend(
 ) -> Tensor:
     """Attention of each query to the prefix, and to the last `window` tokens of its own document.
 
-    A window counts the token itself: position i sees i - window + 1 .. i. A prefix is hidden by nothing.
+    A window includes the token itself: position i attends to i - window + 1 .. i. Every query attends to the whole
+    prefix.
 
     Args:
-        q, k, v: `[B, H, T, D]` of the new tokens, rotated already.
+        q, k, v: `[B, H, T, D]` of the new tokens, already rotated.
         prefix: keys and values `[B or 1, H, N, D]`, or None.
-        window: tokens seen, or None for all.
-        past: keys and values `[B, H, L, D]` of earlier calls, the newest last; L is `window - 1` where there
-            is a window.
-        past_count: int64 `[B]`, how many of the past's last slots belong to the running document.
-        documents: int64 `[B, T]`, index of each token's document in this call; 0 goes on with the past's.
+        window: tokens in the window, or None for all tokens.
+        past: keys and values `[B, H, L, D]` of earlier calls, the newest last. With a window, L is `window - 1`.
+        past_count: int64 `[B]`, number of the past's last slots that belong to the running document.
+        documents: int64 `[B, T]`, index of each token's document in this call; 0 continues the document of the past.
 
     Returns:
         `[B, H, T, D]`.
@@ -45,7 +45,7 @@ def attend(
         rest = _banded(q[:, :, window:], k, v, prefix, window, None, None)
         return torch.cat((first, rest), dim=2)
     if past is not None and past_count is None:
-        raise ValueError("past_count must be given with past: how many of its slots are real, per row")
+        raise ValueError("past needs past_count, the number of its real slots in each row; got None")
     if past is not None and past_count is not None and length == 1:
         keys, values = _with_prefix(torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2), prefix)
         return attend_last(q, keys, values, past[0].shape[2], past_count, documents)
@@ -76,7 +76,7 @@ def _with_prefix(k: Tensor, v: Tensor, prefix: KeysValues | None) -> KeysValues:
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None) -> Tensor:
-    """Plain causal attention, every query seeing the prefix."""
+    """Plain causal attention; every query also attends to the prefix."""
     if prefix is None or prefix[0].shape[2] == 0:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     size, length = prefix[0].shape[2], q.shape[2]
@@ -84,7 +84,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None) -> Tenso
     if length <= size:
         mask = torch.ones(length, size + length, dtype=torch.bool, device=q.device).tril(size)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # empty queries in front make the prefix part of a square causal problem, which needs no mask
+    # with `size` zero queries in front, queries and keys are equally long, so that is_causal replaces a mask
     q = F.pad(q, (0, 0, size, 0))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, size:]
 
@@ -92,11 +92,13 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None) -> Tenso
 def attend_last(
     q: Tensor, keys: Tensor, values: Tensor, slots: int, past_count: Tensor, documents: Tensor | None = None
 ) -> Tensor:
-    """Attention of one new token to all that is real of `[prefix | past | itself]`.
+    """Attention of one new token to the prefix, the real slots of the past, and itself.
 
     Args:
-        q: `[B, H, 1, D]`. keys, values: `[B, H, N + slots + 1, D]`.
-        slots: of the past, all of which the token may see; `past_count`, `documents` as in `attend`.
+        q: `[B, H, 1, D]`.
+        keys, values: `[B, H, N + slots + 1, D]`, in the order prefix, past, new token.
+        slots: length of the past, all of which is inside the window.
+        past_count, documents: as in `attend`.
     """
     seen = torch.arange(slots, 0, -1, device=q.device) <= past_count[:, None]
     if documents is not None:
@@ -114,7 +116,7 @@ def _banded(
     documents: Tensor | None,
     key_documents: Tensor | None,
 ) -> Tensor:
-    """Sliding window by blocks; `k`, `v` start `window` slots before `q`, of which the first is seen by none."""
+    """Sliding window in blocks of queries. `k` and `v` start `window` slots before `q`; the first slot is not used."""
     batch, heads, length, width = q.shape
     size = min(window, length)
     blocks = -(-length // size)
@@ -122,7 +124,7 @@ def _banded(
     if short:
         q, k, v = (F.pad(t, (0, 0, 0, short)) for t in (q, k, v))
     q = q.unflatten(2, (blocks, size)).transpose(1, 2)
-    if blocks > 1:  # pieces as long as the window: a block of queries sees its own and the one before
+    if blocks > 1:  # blocks as long as the window: a query attends to its own block and the one before
         k, v = (t.unflatten(2, (blocks + 1, size)).transpose(1, 2) for t in (k, v))
     prefix_size = 0 if prefix is None else prefix[0].shape[2]
 
@@ -160,7 +162,7 @@ def _banded(
 def _blockwise(
     q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None, documents: Tensor, key_documents: Tensor
 ) -> Tensor:
-    """Full attention with documents or a past: blocks of queries, so that no T x T mask exists."""
+    """Full attention with documents or a past, in blocks of queries, so that no T x T mask exists."""
     length, slots = q.shape[2], k.shape[2] - q.shape[2]
     prefix_size = 0 if prefix is None else prefix[0].shape[2]
     k, v = _with_prefix(k, v, prefix)

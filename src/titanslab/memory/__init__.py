@@ -12,15 +12,13 @@ if TYPE_CHECKING:
     from titanslab.memory.write_price import mean_write
 
 _LAZY = {
-    "MemoryConfig": "config",
-    "MemoryNetwork": "network",
-    "MemoryParams": "network",
-    "MemoryState": "state",
-    "NeuralMemory": "layer",
-    "NeuralMemoryState": "state",
-    "choose_backend": "backends",
-    "mean_write": "write_price",
-    "neural_memory": "op",
+    "backends": ("choose_backend",),
+    "config": ("MemoryConfig",),
+    "layer": ("NeuralMemory",),
+    "network": ("MemoryNetwork", "MemoryParams"),
+    "op": ("neural_memory",),
+    "state": ("MemoryState", "NeuralMemoryState"),
+    "write_price": ("mean_write",),
 }
 
 __all__ = [
@@ -37,8 +35,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

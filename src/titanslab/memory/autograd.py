@@ -83,9 +83,8 @@ def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., lis
         else:
             initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         norm, kept = rest[:norms], rest[norms:]
-        given = or_zeros(dy, d_end, d_running, q, initial)
         saved = (q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept)
-        dq, dk, dv, d_gates, *grads = backward(*given, *saved, *ctx.static)
+        dq, dk, dv, d_gates, *grads = backward(*or_zeros(dy, d_end, d_running, q, initial), *saved, *ctx.static)
         d_state, grads = grads[:depth], grads[depth:]
         d_anchor, grads = grads[:anchors], grads[anchors:]
         d_initial, d_norm = grads[:depth], grads[depth:]

@@ -19,7 +19,7 @@ from titanslab.memory.state import MemoryState
 # calls of at most this many tokens go step by step (docs/log.md)
 STEP_TOKENS = 2
 # calls of at least this many tokens gain from the layer's own CPU pass
-LAYER_TOKENS = 16
+LAYER_TOKENS = 2
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -54,7 +54,7 @@ def choose_backend(
         device, dtype: of q. tokens: per row. network, head_dim, chunk_size: of the memory.
         channelwise: alpha is a tuple, one decay per channel.
     """
-    way = choose(device, dtype, tokens, measured.Shape.of(network, head_dim, chunk_size), channelwise=channelwise)
+    way = choose(device, dtype, tokens, (network, head_dim, chunk_size), channelwise=channelwise)
     return BackendChoice(way.backend, way.reason)
 
 
@@ -62,39 +62,42 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     tokens: int,
-    shape: "measured.Shape",
+    memory: tuple[MemoryNetwork, int, int],
     backend: str = "auto",
     *,
     channelwise: bool = False,
 ) -> Way:
-    """The way of one call; a `backend` asked for by name is taken as it is."""
+    """The way of one call; a `backend` asked for by name is taken as it is.
+
+    `memory`: network, head_dim and chunk_size. Other arguments as in `choose_backend`.
+    """
     if channelwise and backend in ("chunked", "triton"):
         raise ValueError(f"backend {backend!r} takes no channel-wise alpha; use 'recurrent', 'reference' or 'auto'")
     few = tokens <= STEP_TOKENS
     if backend == "chunked" or (backend == "auto" and not few and not channelwise):
         if torch.compiler.is_compiling():  # the op chooses: a trace must not load kernels or read files
             return Way("chunked", "", "the exact parallel form")
-        return _in_chunks(device, dtype, shape, named=backend == "chunked")
+        return _in_chunks(device, dtype, memory, named=backend == "chunked")
     if backend != "auto":
         return Way(backend, "", "asked for by name")
     if channelwise:
         return Way("recurrent", "", "channel-wise alpha is computed token by token")
     # the fused step has no backward
     if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
-        found = measured.find(device, dtype, shape)
+        found = measured.find(device, dtype, *memory)
         if found is not None and found.decoding == "triton":
             return Way("triton", "", f"few tokens: {found.why_decoding}")
     return Way("recurrent", "", "few tokens: steps cost less than a chunk")
 
 
-def _in_chunks(device: torch.device, dtype: torch.dtype, shape: "measured.Shape", named: bool) -> Way:
+def _in_chunks(device: torch.device, dtype: torch.dtype, memory: tuple[MemoryNetwork, int, int], named: bool) -> Way:
     """The way of many tokens: as measured here, else the compiled kernel on a CPU and PyTorch operations elsewhere."""
-    found = measured.find(device, dtype, shape)
+    found = measured.find(device, dtype, *memory) if measured.FOUND else None
     if found is not None and found.reading == "triton" and not named:
         return Way("triton", "", found.why_reading)
     if found is not None and found.reading != "triton":
         return Way("chunked", found.reading, found.why_reading)
-    loop, reason = chunk_loop(device, dtype, shape.depth)
+    loop, reason = chunk_loop(device, dtype, memory[0].depth)
     return Way("chunked", loop, f"the exact parallel form, {reason}")
 
 
@@ -153,7 +156,9 @@ def takes_layer(x: Tensor, projections: list[nn.Module], conv_size: int, depth: 
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or backend not in ("auto", "chunked"):
         return False
-    if conv_size == 1 or x.shape[1] < max(LAYER_TOKENS, conv_size) or torch.is_autocast_enabled(x.device.type):
+    if x.shape[0] == 0 or conv_size == 1 or x.shape[1] < max(LAYER_TOKENS, conv_size):
+        return False
+    if torch.is_autocast_enabled(x.device.type):
         return False
     if not all(type(p) is nn.Linear and not any(getattr(p, hook) for hook in _HOOKS) for p in projections):
         return False

@@ -1,7 +1,5 @@
 """Short causal depthwise convolution after q, k, v (paper §4.4), with its tail as a value."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -85,37 +83,3 @@ def _look_back(history: Tensor, position: Tensor, j: int, start: Tensor, back: i
     before_document = (start >= 0) & (source < start)
     index = torch.where(before_document, back + source - start, 2 * back + source)
     return history.gather(1, index[..., None].expand(-1, -1, history.shape[2]))
-
-
-@torch.no_grad()
-def start_projections(projections: Sequence[Tensor], taps: Sequence[Tensor]) -> None:
-    """Draw the weights `[out, in]` of q, k, v and the output, and the taps of q's, k's and v's convolutions, if any.
-
-    OURS: a query finds what once followed the tokens it ends with (figures in docs/log.md): q starts with the
-    projection of k, and with the taps of `start_to_recall`. What is added to the residual stream is a small share of
-    it, whatever the trunk's embeddings.
-    """
-    q, k, v, o = projections
-    width = k.shape[1]
-    nn.init.normal_(k, std=width**-0.5)
-    nn.init.normal_(v, std=width**-0.5)
-    nn.init.normal_(o, std=0.1 * width**-0.5)
-    q.copy_(k)
-    if taps:
-        start_to_recall(*taps)
-
-
-@torch.no_grad()
-def start_to_recall(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Draw the taps `[size, channels]` of q, k and v, newest token first. OURS: k's are q's one token later.
-
-    So the key under which a token is written is made of the tokens before it, as is the query that asks for it.
-    """
-    nn.init.normal_(q, std=0.02)
-    nn.init.normal_(k, std=0.02)
-    nn.init.normal_(v, std=0.05)
-    # signs and sizes differ by channel, so that the order of the tokens counts
-    taps = torch.randn_like(q[1:]) / torch.arange(1, q.shape[0], device=q.device).unsqueeze(1) ** 0.6
-    q[:-1] += taps
-    k[1:] += taps
-    v[0] += 1

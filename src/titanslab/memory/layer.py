@@ -1,22 +1,25 @@
 """`NeuralMemory`: the memory as a layer on hidden states (paper §3.1, §4.4)."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from inspect import Signature, signature
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from titanslab.memory.backends import takes_features, takes_layer
-from titanslab.memory.conv import short_conv
+from titanslab.memory.config import MemoryConfig
+from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
 from titanslab.memory.frozen import check_writes, read_frozen, restart
 from titanslab.memory.layer_cpu import Writer, Written, emit
-from titanslab.memory.layer_parameters import LayerParameters
 from titanslab.memory.network import MemoryParams
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
 from titanslab.memory.padding import Padding, real_tokens
+from titanslab.memory.start import start_layer, step_limits
 from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
 # calls of at least this many tokens compute projections and gates again in backward instead of holding them
@@ -24,7 +27,7 @@ RECOMPUTE_TOKENS = 512
 NORM_EPS = 1e-5
 
 
-class NeuralMemory(LayerParameters):
+class NeuralMemory(nn.Module):
     """Neural long-term memory as a layer: `[B,T,hidden_size]` in and out, with a state in and out.
 
     `forward` writes each token and reads it back right after; `retrieve` reads alone, `update` writes alone.
@@ -33,6 +36,53 @@ class NeuralMemory(LayerParameters):
         hidden_size: width of the input.
         num_heads, depth, expansion, chunk_size, ...: the options of `MemoryConfig`, in its order.
     """
+
+    def __init__(self, hidden_size: int, *options: Any, **named: Any) -> None:
+        super().__init__()
+        self.config = config = MemoryConfig(*options, **named)
+        self.hidden_size, self.num_heads, self.head_dim = hidden_size, config.num_heads, config.width(hidden_size)
+        self.network = config.network(self.head_dim)
+        self.chunk_size, self.conv_size, self.backend = config.chunk_size, config.conv_size, config.backend
+        self.gate_layers = config.gate_layers
+        limits = self.step_limits()
+        self.gate_limits = tuple(limits) if self.gate_layers > 1 else (min(limits),)
+        heads, head_dim, inner = self.num_heads, self.head_dim, self.num_heads * self.head_dim
+        for name in ("q", "k", "v"):
+            self.add_module(f"{name}_proj", nn.Linear(hidden_size, inner, bias=False))
+            if self.conv_size > 1:
+                self.add_module(f"{name}_conv1d", ShortConv(inner, self.conv_size))
+        gates = heads * self.gate_layers
+        self.theta_proj = nn.Linear(hidden_size, gates)
+        self.theta_key_proj = nn.Linear(inner, gates, bias=False) if config.gate_keys else None
+        self.eta_proj = nn.Linear(hidden_size, gates) if config.momentum else None
+        self.alpha_proj = nn.Linear(hidden_size, gates) if config.forgetting else None
+        self.g_proj = nn.Linear(hidden_size, inner, bias=False)
+        self.o_norm = nn.Parameter(torch.empty(heads, head_dim))
+        self.o_proj = nn.Linear(inner, hidden_size, bias=False)
+        self.memory_weights = nn.ParameterList(
+            nn.Parameter(torch.empty(heads, *w)) for w in self.network.widths(head_dim)
+        )
+        self.memory_norm_weight = nn.Parameter(torch.empty(heads, head_dim)) if config.norm else None
+        self.memory_norm_bias = nn.Parameter(torch.empty(heads, head_dim)) if config.norm else None
+        self.reset_parameters()
+
+    # help() and editors then show each option by its name.
+    __init__.__signature__ = Signature(  # type: ignore[attr-defined]
+        [*list(signature(__init__).parameters.values())[:2], *signature(MemoryConfig).parameters.values()]
+    )
+
+    @classmethod
+    def from_config(cls, hidden_size: int, config: MemoryConfig) -> Self:
+        """A layer of `hidden_size` with the options of `config`."""
+        return cls(hidden_size, **config.to_dict())
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values, see `start_layer`."""
+        start_layer(self)
+
+    def step_limits(self) -> list[float]:
+        """The largest stable inner step of each layer of the memory at the start, see `start.step_limits`."""
+        return step_limits(self.network, self.head_dim)
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, num_heads={self.num_heads}, chunk_size={self.chunk_size}, {self.network}"
@@ -168,6 +218,52 @@ class NeuralMemory(LayerParameters):
         if takes_features(y, self.o_norm, gate):
             return self.o_proj(norm_and_gate(y, self.o_norm, gate, NORM_EPS))
         return self.o_proj((rms_norm(y, self.o_norm, NORM_EPS).flatten(-2) * gate).to(gate.dtype))
+
+    @property
+    def params(self) -> MemoryParams:
+        """The slow parameters of the memory networks."""
+        return MemoryParams(tuple(self.memory_weights), self.memory_norm_weight, self.memory_norm_bias)
+
+    def gates(self, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """theta, eta, alpha `[B,T,H,1 or L]`, in float32 at least. OURS: theta in units of the stability limit.
+
+        `k [B,T,H,D]` are the keys, which `gate_keys` needs.
+        """
+        return self.all_gates(x, k)[:3]
+
+    def all_gates(self, x: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`gates`, then the sigmoid of theta's gate, for which 1 is a write at the stability limit."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        projections = self.gate_projections()
+        with torch.autocast(x.device.type, enabled=False):
+            weight = torch.cat([p.weight.to(x.dtype) for p in projections])
+            bias = torch.cat([p.bias.to(x.dtype) for p in projections])
+            return self.activate(F.linear(x, weight, bias), k)
+
+    def gate_projections(self) -> list[nn.Linear]:
+        """The projections of theta, eta and alpha, without those that an ablation takes away."""
+        return [p for p in (self.theta_proj, self.eta_proj, self.alpha_proj) if p is not None]
+
+    def activate(self, raw: Tensor, k: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`all_gates` from the concatenated outputs `raw [B,T,...]` of the projections."""
+        if self.theta_key_proj is not None:
+            if k is None:
+                raise ValueError("k is None, but the gates of a memory with gate_keys are made of the keys too")
+            # A key has norm 1. The factor gives its entries the size of the input's entries.
+            added = F.linear(k.flatten(-2).to(raw.dtype), self.theta_key_proj.weight.to(raw.dtype)) * self.head_dim**0.5
+            raw = raw + F.pad(added, (0, raw.shape[-1] - added.shape[-1]))
+        raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
+        parts = iter(raw.unbind(-3))
+        write = next(parts)
+        eta = torch.zeros_like(write) if self.eta_proj is None else next(parts)
+        alpha = torch.zeros_like(write) if self.alpha_proj is None else next(parts)
+        # With (1 - eta), momentum changes the lag of a write and not its size.
+        return write * (1 - eta) * self._limits(raw), eta, alpha, write
+
+    def _limits(self, like: Tensor) -> Tensor:
+        """`gate_limits`, the `step_limits` of the gates' layers, with dtype and device of `like`."""
+        plain = type(like) is Tensor and not torch.compiler.is_compiling()  # else the tensor belongs to one trace
+        return (_constant if plain else _tensor)(self.gate_limits, like.dtype, like.device)
 
     def writer(
         self,
@@ -327,3 +423,12 @@ def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     from torch.utils.checkpoint import checkpoint
 
     return checkpoint(compute, x, *rest, use_reentrant=False, preserve_rng_state=False)
+
+
+def _tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # A kept tensor may be used in training later.
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+# The tensor of these values is kept for each dtype and device: a CUDA graph cannot record the copy to the GPU.
+_constant = lru_cache(maxsize=256)(_tensor)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.autograd import Inputs, or_zeros
-from titanslab.memory.chunked.op import begin, end_state, placed
+from titanslab.memory.autograd import Inputs
+from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import features, features_backward, gated_norm, gated_norm_backward
-from titanslab.memory.rows import is_aligned
 from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
 if TYPE_CHECKING:
@@ -121,7 +120,6 @@ class _Memory(torch.autograd.Function):
         ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
         ctx.save_for_backward(raw, gates, *convs, *tails, *anchor, *norm, *kept)
         ctx.mark_non_differentiable(loss, end_offset)
-        ctx.set_materialize_grads(False)
         return y, loss, end_offset, *end, *running
 
     @staticmethod
@@ -136,7 +134,7 @@ class _Memory(torch.autograd.Function):
         # no document begins, so backward reads the shapes of `initial` alone
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         inputs = Inputs(q, k, v, gates, anchor, initial, norm, *ctx.rest)
-        dy, d_end, d_running = or_zeros(dy, d_states[:states], d_states[states:], q, initial)
+        d_end, d_running = list(d_states[:states]), list(d_states[states:])
         dq, dk, dv, d_gates, *lists = loop.backward(inputs, kept, dy, d_end, d_running)
         return None, None, None, None, None, dq, dk, dv, d_gates, *(d for part in lists for d in part), None
 
@@ -144,7 +142,8 @@ class _Memory(torch.autograd.Function):
 class Writer:
     """Writes tokens of one layer and reads them back; made for many calls in a row, whose weights it joins once.
 
-    It takes what `backends.takes_layer` allows: no padding, no documents, a memory that learns.
+    It takes what `backends.takes_layer` allows: no padding, no documents, a memory that learns. All its calls take one
+    `initial`.
     """
 
     def __init__(self, layer: "NeuralMemory", gated: bool) -> None:
@@ -157,6 +156,8 @@ class Writer:
         # one call alone joins them inside its node, which spares the backward of the join
         self.weights = weights if gated else [_join(weights)]
         self.convs = [getattr(layer, f"{n}_conv1d").weight for n in "qkv"]
+        self.first: MemoryState | None = None
+        self.returned: MemoryState | None = None
 
     def __call__(
         self,
@@ -177,17 +178,18 @@ class Writer:
         theta, eta, alpha, write = layer.activate(raw_gates + self.bias, k)
         if write_scale != 1.0:
             theta = theta * write_scale
+        later = state is not None and state.memory is self.returned
         before, first = self._states(q, state, initial)
         aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
         gates = [(theta[..., i, None], eta[..., i, None], alpha[..., i, None]) for i in range(theta.shape[-1])]
-        start = begin(gates, layer.params, before, first, x.shape[0], aligned)
+        start = begin(gates, layer.params, before, first, x.shape[0], aligned=aligned, documents=not later)
         counts = (len(start.state), len(start.anchor), len(start.norm))
         static = (layer.chunk_size, layer.network.residual, layer.network.grad_clip)
         lists = (*start.state, *start.anchor, *start.initial, *start.norm)
         y, loss, offset, *ends = _Memory.apply(
             raw, self.convs, tails, counts, static, q, k, v, start.gates, *lists, start.offset
         )
-        memory = end_state(ends[: counts[0]], ends[counts[0] :], offset, layer.num_heads)
+        self.returned = memory = end_state(ends[: counts[0]], ends[counts[0] :], offset, layer.num_heads)
         conv = {"q": tail_q, "k": tail_k, "v": tail_v}
         stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": write} if return_stats else {}
         return Written(y, NeuralMemoryState(memory, with_read(conv, source)), stats, gate)
@@ -195,14 +197,21 @@ class Writer:
     def _states(
         self, q: Tensor, state: NeuralMemoryState | None, initial: NeuralMemoryState | None
     ) -> tuple[MemoryState | None, MemoryState]:
-        """The memory before the call, and that at which documents start; checked, in the dtype of q."""
-        widths, batch = self.layer.network.widths(q.shape[3]), q.shape[0]
-        first = MemoryState.initial(self.layer.params, 1) if initial is None else initial.memory
-        first.check("initial", q, widths, {1, batch})
-        if state is None:
-            return None, first.to(q.dtype)
-        state.memory.check("state", q, widths, {batch})
-        return state.memory.to(q.dtype), first.to(q.dtype)
+        """The memory before the call, and that at which documents start, in the dtype of q.
+
+        They are checked, unless the memory is the one that the call before returned.
+        """
+        first = self.first or (MemoryState.initial(self.layer.params, 1) if initial is None else initial.memory)
+        before = None if state is None else state.memory
+        if before is None or before is not self.returned:
+            widths, batch = self.layer.network.widths(q.shape[3]), q.shape[0]
+            first.check("initial", q, widths, {1, batch})
+            if before is not None:
+                before.check("state", q, widths, {batch})
+                before = before.to(q.dtype)
+            first = first.to(q.dtype)
+        self.first = first
+        return before, first
 
 
 class _Emit(torch.autograd.Function):

@@ -76,9 +76,11 @@ def read() -> dict[str, Measured]:
         return {}
 
 
-def find(device: torch.device, dtype: torch.dtype, shape: Shape) -> Measured | None:
-    """The measurement for that device, dtype of q and shape of memory; None where there is none."""
-    return FOUND.get(key(device, dtype, shape)) if FOUND else None
+def find(
+    device: torch.device, dtype: torch.dtype, network: MemoryNetwork, head_dim: int, chunk_size: int
+) -> Measured | None:
+    """The measurement for that device, dtype of q and memory; None where there is none."""
+    return FOUND.get(key(device, dtype, Shape.of(network, head_dim, chunk_size))) if FOUND else None
 
 
 def add(device: torch.device, dtype: torch.dtype, shape: Shape, found: Measured) -> None:

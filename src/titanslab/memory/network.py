@@ -102,10 +102,5 @@ def _gelu_second_moment() -> float:
     return float(torch.trapezoid(F.gelu(z) ** 2 * density, z))
 
 
-# Computed once: inside a forward pass it would break the graph of torch.compile.
-_GELU_SECOND_MOMENT = _gelu_second_moment()
-
-
-def gelu_second_moment() -> float:
-    """E[gelu(z)^2] for z ~ N(0, 1): what one hidden unit adds to the squared norm of a layer's input."""
-    return _GELU_SECOND_MOMENT
+# E[gelu(z)^2] for z ~ N(0, 1): the mean share of one hidden unit in the squared norm of a layer's input.
+GELU_SECOND_MOMENT = _gelu_second_moment()

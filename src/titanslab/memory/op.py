@@ -8,7 +8,6 @@ from titanslab.memory.chunked.op import chunked
 from titanslab.memory.config import BACKENDS
 from titanslab.memory.cpu.step import step
 from titanslab.memory.gpu import fused
-from titanslab.memory.measured import Shape
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.recurrent import recurrent
 from titanslab.memory.reference import Gates, Tokens, reference
@@ -108,8 +107,7 @@ def neural_memory(
 
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     channelwise = isinstance(alpha, (tuple, list))
-    shape = Shape.of(network, head_dim, chunk_size)
-    way = choose(q.device, q.dtype, tokens, shape, backend, channelwise=channelwise)
+    way = choose(q.device, q.dtype, tokens, (network, head_dim, chunk_size), backend, channelwise=channelwise)
     gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
     params, out_dtype = params.to(dtype), q.dtype
     # the fused kernels compute products in the dtype of q, k and v

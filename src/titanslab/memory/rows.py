@@ -30,13 +30,6 @@ class Schedule(NamedTuple):
     offset: Tensor
 
 
-def is_aligned(tokens: int, chunk_size: int, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> bool:
-    """True where every chunk is full and every row starts at a boundary, so no schedule is needed."""
-    if mask is not None or reset is not None or tokens % chunk_size:
-        return False
-    return offset is None or not bool(offset.any())
-
-
 def count_blocks(tokens: int, chunk_size: int, block: int) -> int:
     """Blocks of a call without state, padding and documents, as `make_schedule` lays them out: known without a look."""
     # divisions alone, so that a compiled caller's length may be a symbol

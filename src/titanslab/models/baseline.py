@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from titanslab.layers import Attention
-from titanslab.memory.conv import ShortConv, start_projections
+from titanslab.memory.conv import ShortConv
+from titanslab.memory.start import start_projections
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from titanslab.memory.tree import named_tensors, tree_map, tree_nbytes
+from titanslab.memory.state import named_tensors, tree_map, tree_nbytes
 from titanslab.models.cache_file import (
     CacheHeader,
     config_identity,
@@ -98,15 +98,10 @@ class TitansCache(Cache):
 
     @property
     def is_sliding(self) -> list[bool]:
+        """False for every block."""
         return [False] * len(self)
 
-    @property
-    def is_linear(self) -> list[bool]:
-        return [False] * len(self)
-
-    @property
-    def is_dummy(self) -> list[bool]:
-        return [False] * len(self)
+    is_linear = is_dummy = is_sliding
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens read so far, padding included."""
@@ -116,9 +111,7 @@ class TitansCache(Cache):
         """-1: no limit."""
         return -1
 
-    def get_max_cache_shape(self, layer_idx: int | None = None) -> int:
-        """-1: no limit."""
-        return -1
+    get_max_cache_shape = get_max_length
 
     def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
         """Whether any token was read."""

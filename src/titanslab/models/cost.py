@@ -1,7 +1,7 @@
 """Cost of a config in closed form: parameters, FLOPs of a forward pass, bytes of its cache.
 
-Only matrix products count as FLOPs, two per multiply-add. Norms, convolutions, activations and elementwise gates are
-left out, as FLOP counters leave them out. Scores that a mask hides count, because they are computed.
+FLOPs are those of matrix products, two per multiply-add. Norms, convolutions, activations and elementwise gates do not
+count, as in FLOP counters. Scores that a mask hides count, because they are computed.
 """
 
 import math
@@ -32,7 +32,7 @@ class Cost:
 
 
 def cost(config: TitansConfig, tokens: int = 4096, dtype: torch.dtype = torch.float32) -> Cost:
-    """All figures of a config for sequences of `tokens`, weights in `dtype`."""
+    """Cost of a config for sequences of `tokens` tokens, with weights in `dtype`."""
     embedding = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     block = _mixer_parameters(config) + config.hidden_size + 3 * config.hidden_size * (config.intermediate_size or 0)
     return Cost(
@@ -45,7 +45,7 @@ def cost(config: TitansConfig, tokens: int = 4096, dtype: torch.dtype = torch.fl
 
 
 def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
-    """FLOPs of one forward pass over `[batch, tokens]`, logits included; no cache, padding or documents."""
+    """FLOPs of one forward pass over `[batch, tokens]` with logits, without cache, padding or documents."""
     d, rows = config.hidden_size, batch * tokens
     persistent = config.num_persistent_tokens
     total = 2 * rows * d * config.vocab_size
@@ -58,7 +58,7 @@ def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
         block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _scores(config, tokens)
     if config.variant == "mac":
         block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _segment_scores(config, tokens)
-        # The retrieved h costs the memory's q, output gate and output projections, the read, and attention's k and v.
+        # The retrieved h takes the memory's q, output gate and output projections, the read, and attention's k and v.
         block += 2 * rows * (3 * d * _inner(config) + _fast_weights(config)) + 4 * rows * d * d
     if config.variant in ("mag", "mac") and config.gate_type == "mix":
         block += 2 * rows * d * d
@@ -66,7 +66,7 @@ def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
 
 
 def cache_bytes(config: TitansConfig, batch: int, tokens: int, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of a `TitansCache` after `tokens`; they depend on `tokens` in full attention only."""
+    """Bytes of a `TitansCache` after `tokens` tokens. They depend on `tokens` in full attention alone."""
     wide = torch.promote_types(dtype, torch.float32).itemsize
     d, persistent = config.hidden_size, config.num_persistent_tokens
     block = 0
@@ -90,11 +90,13 @@ def _inner(config: TitansConfig) -> int:
 
 
 def _fast_weights(config: TitansConfig) -> int:
+    """Number of weights in the memories of one block."""
     width = config.memory_head_dim
     return config.memory.num_heads * config.memory.network(width).num_weights(width)
 
 
 def _mixer_parameters(config: TitansConfig) -> int:
+    """Parameters of one mixer, with its norm."""
     d = config.hidden_size
     total = d + config.num_persistent_tokens * d  # its norm, and the persistent tokens
     if config.variant != "attention":
@@ -114,7 +116,7 @@ def _mixer_parameters(config: TitansConfig) -> int:
 
 
 def _memory_flops(config: TitansConfig, batch: int, tokens: int) -> int:
-    """Writing and reading `[batch, tokens]` in chunks; the last one may be short."""
+    """FLOPs of one memory layer on `[batch, tokens]`. The last chunk may be short."""
     d, memory, inner = config.hidden_size, config.memory, _inner(config)
     outputs = memory.num_heads * memory.gate_layers
     gates = ((1 + memory.momentum + memory.forgetting) * d + memory.gate_keys * inner) * outputs
@@ -136,10 +138,10 @@ def chunk_flops(config: TitansConfig, tokens: int) -> int:
 
 
 def _scores(config: TitansConfig, tokens: int) -> int:
-    """Query-key pairs per row that windowed or full attention forms."""
+    """Number of query-key pairs per row that windowed or full attention computes."""
     persistent, window = config.num_persistent_tokens, config.window_size
     first = tokens if window is None else min(window, tokens)
-    # In a first block longer than them, the persistent tokens are empty queries too.
+    # If the first block is longer than the prefix, `_causal` adds one zero query per persistent token.
     queries = first + persistent if first > persistent else first
     pairs = queries * (first + persistent)
     rest = tokens - first
@@ -150,7 +152,7 @@ def _scores(config: TitansConfig, tokens: int) -> int:
 
 
 def _segment_scores(config: TitansConfig, tokens: int) -> int:
-    """Query-key pairs per row in MAC: each segment sees the persistent tokens, the retrieved tokens and itself."""
+    """Number of query-key pairs per row in MAC: a segment attends to persistent tokens, retrieved tokens and itself."""
     whole, rest = divmod(tokens, config.segment_len)
     sizes = [config.segment_len] * whole + [rest] * bool(rest)
     return sum(size * (config.num_persistent_tokens + 2 * size) for size in sizes)

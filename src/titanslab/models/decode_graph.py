@@ -1,7 +1,7 @@
-"""One decode step on buffers that stay where they are, and the same as a CUDA graph.
+"""One decode step on fixed buffers, and the same step as a CUDA graph.
 
-A step of one token is hundreds of small launches, which cost more than their arithmetic. Its shapes and its code do
-not depend on how much was read, so a GPU can record it once and replay it.
+A step of one token launches hundreds of small kernels, which takes longer than their arithmetic. The shapes and the
+code of the step do not depend on the number of tokens read, so a GPU can record it once and replay it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from titanslab.models.cache import TitansCache
 if TYPE_CHECKING:
     from titanslab.models.modeling import TitansForCausalLM
 
-_WARMUP = 3  # runs before recording: libraries allocate what they need on the first
+_WARMUP = 3  # steps before the recording; libraries allocate their buffers in the first
 
 
 class StaticStep:
-    """A model's decode step from and into fixed buffers; on any device.
+    """A model's decode step with its inputs and results in fixed buffers, on any device.
 
     Args:
-        model: in `eval()`, not variant "attention" without a window, whose cache grows.
-        cache: what was read so far; it is copied and stays as it is.
+        model: in `eval()` mode. Variant "attention" needs a window, since without one its cache grows.
+        cache: state after the tokens read so far. It is copied, not changed.
+
+    Raises:
+        ValueError: the cache is empty, the cache of the model grows, or the model is in training mode.
     """
 
     def __init__(self, model: TitansForCausalLM, cache: TitansCache) -> None:
@@ -44,12 +47,13 @@ class StaticStep:
         self.logits = model.lm_head.weight.detach().new_zeros(cache.batch_size, model.config.vocab_size)
 
     def _step(self) -> None:
-        """Read `self.token`; the cache's buffers and `self.logits` then hold what follows."""
+        """Read `self.token`; store the new state in the cache's buffers and the logits in `self.logits`."""
         after = self._cache.fork()
         with torch.no_grad():
             logits = self.model(self.token, past_key_values=after, use_cache=True).logits[:, -1]
         buffers, new = self._cache.tensors(), after.tensors()
-        # a new value may be another's buffer (a chunk's start is what the weights were): taken before it is written to
+        # A new value may share memory with a buffer: at a chunk's start, chunk_weights become the old weights. Such
+        # values are copied before any buffer is written.
         taken = {b.untyped_storage().data_ptr() for b in buffers.values()}
         new = {n: t.clone() if t.untyped_storage().data_ptr() in taken else t for n, t in new.items()}
         for name, buffer in buffers.items():
@@ -64,7 +68,7 @@ class StaticStep:
         return self.logits
 
     def cache(self) -> TitansCache:
-        """A copy of what is known now, to save or to go on from in any other way."""
+        """A copy of the current cache, to save it or to continue from it by another way."""
         return self._cache.map(torch.clone)
 
 
@@ -76,10 +80,10 @@ class DecodeGraph(StaticStep):
         for _ in range(100):
             token = graph(token).argmax(-1)
 
-    `cache.learn` and `cache.write_scale` hold as they are when it is recorded.
+    The graph keeps the values that `cache.learn` and `cache.write_scale` have when it is recorded.
 
     Raises:
-        ValueError: the model is not on a CUDA device, or what `StaticStep` refuses.
+        ValueError: the model is not on a CUDA device, or an error of `StaticStep`.
     """
 
     def __init__(self, model: TitansForCausalLM, cache: TitansCache) -> None:

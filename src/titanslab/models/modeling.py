@@ -11,13 +11,13 @@ from transformers.utils import can_return_tuple
 
 from titanslab.layers import RMSNorm
 from titanslab.memory.padding import Padding
+from titanslab.memory.state import own_storage
 from titanslab.models.block import TitansBlock
-from titanslab.models.cache import CACHE, TitansCache, cache_of, either, renamed
+from titanslab.models.cache import CACHE, TitansCache, either, renamed
 from titanslab.models.call import WriteStats, make_call, read_mask
 from titanslab.models.config import TitansConfig
 from titanslab.models.losses import block_loss, chunked_loss, write_loss
 from titanslab.models.pretrained import TitansPreTrainedModel
-from titanslab.models.state import own_storage
 
 
 @dataclass
@@ -95,7 +95,7 @@ class TitansModel(TitansPreTrainedModel):
                 f"input_ids must hold at least one token per row, got shape {list(x.shape[:2])}; generate() takes a "
                 "prompt given with a cache for the whole text, so give it new tokens with cache.continued()"
             )
-        cache = either(past_key_values, cache)
+        cache = past_key_values if cache is None else either(past_key_values, cache)
         if cache is not None:
             self._check_cache(cache, batch)
         if use_cache is None:
@@ -265,14 +265,16 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         With `config.fused_loss`, in training and with labels, the loss is computed in chunks of tokens and
         `logits` is None. With `config.memory_write_cost`, in training and with labels, the loss holds that too.
         """
-        priced = self.training and labels is not None and self.config.memory_write_cost > 0
+        remembers = self.config.variant != "attention"
+        priced = remembers and self.training and labels is not None and self.config.memory_write_cost > 0
         hinted = self.training and labels is not None and block_labels is not None
         with_hidden, share = kwargs.pop("output_hidden_states", None), kwargs.pop("write_cost_share", 1.0)
         with_stats = kwargs.pop("output_memory_stats", False)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            cache=either(past_key_values, cache),
+            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             document_ids=document_ids,
@@ -306,7 +308,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             logits=logits,
             hidden_states=outputs.hidden_states if with_hidden else None,
             memory_stats=outputs.memory_stats if with_stats else None,
-            **{CACHE: cache_of(outputs)},
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
 

@@ -26,16 +26,16 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
     config_class = TitansConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _is_stateful = True  # A memory cannot unlearn tokens, so there is no assisted decoding.
+    _is_stateful = True  # turns assisted decoding off: a memory cannot take tokens back
     _no_split_modules = ["TitansBlock"]  # noqa: RUF012
     _skip_keys_device_placement = [OLD, NEW]  # noqa: RUF012
     _supports_sdpa = True
-    # A gate acts over thousands of tokens, and its rounding error would add up over them.
+    # A gate is applied over thousands of tokens, and its rounding error would accumulate.
     _keep_in_fp32_modules_strict = [*GATES, "memory_weights", "memory_norm_weight", "memory_norm_bias"]  # noqa: RUF012
 
     def initialize_weights(self) -> None:
         """Draw the initial values of all weights that were not loaded."""
-        # A NeuralMemory draws all of its own. Hugging Face's walk over the modules skips those that have its mark.
+        # A NeuralMemory draws the values of its submodules itself. Hugging Face skips modules with this mark.
         for memory in self.modules():
             if isinstance(memory, NeuralMemory):
                 for inner in set(memory.modules()) - {memory}:
@@ -54,7 +54,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, nn.Embedding):
-            # OURS: embeddings are as large as the first blocks' outputs, in narrow models too (docs/log.md).
+            # OURS: embeddings have the size of the first blocks' outputs, in narrow models too (docs/log/).
             init.normal_(module.weight, mean=0.0, std=module.embedding_dim**-0.5)
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
@@ -65,7 +65,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
                 _reset_unless_loaded(module, module.reset_projections)
 
     def _init_memory(self, memory: NeuralMemory) -> None:
-        """Draw the memory's own initial values, which differ from the trunk's; loaded weights stay."""
+        """Draw the initial values of a memory, which differ from those of other layers; loaded weights are kept."""
 
         def reset() -> None:
             for name, child in memory.named_modules():
@@ -78,8 +78,8 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
     def decay_parameter_names(self) -> list[str]:
         """Parameters that weight decay may act on: matrices and embeddings.
 
-        Gates, norms, convolutions, biases, persistent tokens and the memory's start M_0 are left out: decay would pull
-        half-lives, write sizes and M_0 towards values that nobody chose.
+        It does not act on gates, norms, convolutions, biases, persistent tokens and M_0, because it would pull
+        half-lives, write sizes and M_0 towards arbitrary values.
         """
         names = []
         for module_name, module in self.named_modules():

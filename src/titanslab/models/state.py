@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory import NeuralMemoryState
-from titanslab.memory.tree import TensorTree
+from titanslab.memory.state import TensorTree
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,3 @@ class MixerState(TensorTree):
         if self.keys is None or self.values is None:
             return self
         return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
-
-
-def own_storage(tensor: Tensor) -> Tensor:
-    """The tensor, copied if it is a view of less than a quarter of a larger one, which the view would keep alive."""
-    if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
-        return tensor.clone()
-    return tensor

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from titanslab.memory.conv import start_to_recall
+from titanslab.memory.start import start_to_recall
 from titanslab.models.config import nearest
 
 STARTS = ("authors", "recall")  # allowed values of model.start

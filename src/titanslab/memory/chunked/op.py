@@ -15,7 +15,7 @@ from titanslab.memory.autograd import Inputs, register_backward
 from titanslab.memory.backends import chunk_loop
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Gates, Tokens
-from titanslab.memory.rows import count_blocks, is_aligned, make_schedule
+from titanslab.memory.rows import count_blocks, make_schedule
 from titanslab.memory.state import MemoryState
 
 # the modules that run the loop, by the name that `backends.py` chooses
@@ -37,6 +37,13 @@ def group_size(chunks: int, chunk_size: int, state_bytes: int) -> int:
     """
     tokens = max(GROUP_TOKENS, GROUP_VOLUME // chunk_size**2)
     return max(1, min(chunks, GROUP_CHUNKS, tokens // chunk_size, max(2, GROUP_BYTES // state_bytes)))
+
+
+def is_aligned(tokens: int, chunk_size: int, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> bool:
+    """True where every chunk is full and every row starts at a boundary, so no schedule is needed."""
+    if mask is not None or reset is not None or tokens % chunk_size:
+        return False
+    return offset is None or not bool(offset.any())
 
 
 def _loop(name: str, q: Tensor, depth: int) -> ModuleType:
@@ -177,16 +184,29 @@ class Start(NamedTuple):
 
 
 def begin(
-    gates: Gates, params: MemoryParams, state: MemoryState | None, initial: MemoryState, batch: int, aligned: bool
+    gates: Gates,
+    params: MemoryParams,
+    state: MemoryState | None,
+    initial: MemoryState,
+    batch: int,
+    *,
+    aligned: bool = False,
+    documents: bool = True,
 ) -> Start:
     """Put gates and states into the layout of the op.
 
     `state` None starts every row at `initial`. `aligned` says that every row is known to start at a chunk boundary.
+    Without `documents`, in a later call of several, no row reads `initial`, and it has no gradient.
     """
-    stacked, norm, first = stack_gates(gates), params.norm, _stack(initial, batch)
+    stacked = stack_gates(gates)
+    norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
+    now = _stack(initial, batch) if state is None else state.stacked or _stack(state, batch)
+    if documents:
+        first = now if state is None else _stack(initial, batch)
+    else:
+        first = [s.detach() for s in now]
     if state is None:
-        return Start(stacked, first, [], first, norm, None)
-    now = state.stacked or _stack(state, batch)
+        return Start(stacked, now, [], first, norm, None)
     if aligned:
         return Start(stacked, now, [], first, norm, None)
     return Start(stacked, now, [c.flatten(0, 1) for c in state.chunk_weights], first, norm, state.offset)
@@ -230,7 +250,7 @@ def chunked(
     aligned = False
     if state is not None and not torch.compiler.is_compiling():
         aligned = is_aligned(q.shape[1], chunk_size, state.offset, mask, reset)
-    start = begin(gates, params, state, initial, q.shape[0], aligned)
+    start = begin(gates, params, state, initial, q.shape[0], aligned=aligned)
     y, loss, offset, end, running, _ = chunked_memory(
         q, k, v, *start, mask, reset, chunk_size, network.residual, network.grad_clip, loop, torch.is_grad_enabled()
     )

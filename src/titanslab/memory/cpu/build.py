@@ -15,7 +15,7 @@ import torch
 
 from titanslab.memory.folder import cache_folder
 
-# of each kernel: what is compiled, and what that includes
+# For each kernel, the file that is compiled, then the files that it includes.
 SOURCES = {
     "chunked": (
         "chunked.cpp",
@@ -43,20 +43,20 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
-MAX_LAYERS = 8  # of a memory; the arrays of the kernels' arguments are so long
+MAX_LAYERS = 8  # most layers of a memory: the length of the pointer arrays in the kernels' arguments
 LAYERS = ctypes.c_void_p * MAX_LAYERS
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 
 class Library(NamedTuple):
-    """The loaded kernel, or None and the reason."""
+    """The loaded kernel, or None; and the compiler that built it, or the reason why there is none."""
 
     handle: ctypes.CDLL | None
     reason: str
 
 
 def _cpu_features() -> str:
-    """What `-march=native` depends on: a cache on a shared disk must not serve another processor."""
+    """The processor's feature flags, on which `-march=native` depends; a cache may be on a disk that machines share."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -78,7 +78,7 @@ def _compile(compiler: str, real: str, source: str, target: Path) -> None:
 
 @cache
 def load(dtype: torch.dtype, kernel: str = "chunked") -> Library:
-    """A kernel for float32 or float64, compiled on first use; where that fails, why."""
+    """A kernel for float32 or float64, compiled at its first use; if that fails, the reason."""
     if os.environ.get("TITANS_NATIVE", "1") == "0":
         return Library(None, "turned off by TITANS_NATIVE=0")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")

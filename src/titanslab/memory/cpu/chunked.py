@@ -1,7 +1,7 @@
-"""The chunk loop as one compiled CPU kernel; `chunked` uses it where a C++ compiler is at hand.
+"""The chunk loop as one compiled CPU kernel; `chunked` uses it if a C++ compiler is installed.
 
-Same function as the PyTorch loop beside it (`chunk.py`), one core per (batch, head) row, its state in that core's
-cache. Imported only on a first CPU call.
+It computes the same function as the PyTorch loop in `memory/chunked/loop.py`. One core computes a (batch, head) row and
+holds the row's state in its cache. The first CPU call imports this file.
 """
 
 import ctypes
@@ -12,15 +12,18 @@ from torch import Tensor
 
 from titanslab.memory.autograd import Inputs
 from titanslab.memory.cpu.build import LAYERS, load
-from titanslab.memory.cpu.reuse import lend
+from titanslab.memory.cpu.reuse import LARGE_BYTES, lend
 from titanslab.memory.rows import Schedule
 
-# chunks of at most so many tokens, and fewer than a vector has numbers, are taken several at once
+# Longest chunk that is computed together with others as one block, if it also has fewer tokens than a vector has lanes.
 SHORT_CHUNK = 8
-BLOCK = 16  # tokens of those several, at most
-LANES = 16  # numbers of the widest vector
-# a fifth of a step is spent on what backward computes again: chunks so long keep it, where all of it is no more
+# Most tokens in such a block.
+BLOCK = 16
+# float32 lanes of the widest vector.
+LANES = 16
+# Shortest chunk whose activations forward keeps; to compute them again in backward takes a fifth of a training step.
 KEEP_CHUNK = 32
+# Most bytes of the kept activations of one call; above it none are kept.
 KEEP_BYTES = 128 << 20
 _INTS = [
     "batch",
@@ -60,7 +63,7 @@ class Arguments(ctypes.Structure):
 
 
 def block_size(chunk_size: int) -> int:
-    """Tokens that the loop takes at once: a chunk, or as many short ones as a block holds."""
+    """Tokens per step of the loop: one chunk, or as many short chunks as fit in `BLOCK` tokens."""
     handle = load(torch.float32).handle
     if handle is None or chunk_size > SHORT_CHUNK or chunk_size >= handle.titans_lanes():
         return chunk_size
@@ -70,9 +73,10 @@ def block_size(chunk_size: int) -> int:
 def kept_activations(
     q: Tensor, initial: list[Tensor], chunk_size: int, chunks: int, grad_clip: float | None
 ) -> tuple[int, int, int] | None:
-    """Shape of what forward keeps of each chunk for backward; None = backward computes it again.
+    """Shape of the activations that forward keeps for backward, or None if backward computes them again.
 
-    Kept where chunks are long, so that it is a few times what a state a chunk would be, and little in all.
+    They are kept for chunks of `KEEP_CHUNK` tokens or more, if all of them fit `KEEP_BYTES`. The shape is
+    `[chunks, B * H, reals per chunk]`.
     """
     if chunk_size < KEEP_CHUNK:
         return None
@@ -85,7 +89,7 @@ def kept_activations(
 
 
 class _Call:
-    """Fills `Arguments` and keeps the tensors alive while the kernel runs."""
+    """The `Arguments` of one call, and references to their tensors, which the kernel reads by address."""
 
     def __init__(self, q: Tensor, depth: int, hidden: int, chunk_size: int, chunks: int, group: int) -> None:
         batch, tokens, heads, head_dim = q.shape
@@ -155,17 +159,23 @@ def _prepare(inputs: Inputs) -> tuple[_Call, Tensor]:
 
 
 def _filled(like: Tensor, schedule: Schedule | None) -> Tensor:
-    """What the kernel writes for each token it is given: for all, or zeros where some are padding."""
+    """Output tensor for the kernel, which writes real tokens alone: with a schedule, padding is 0 from the start."""
     new = torch.empty_like if schedule is None else torch.zeros_like
     return new(like, memory_format=torch.contiguous_format)
+
+
+def _held(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor that backward will read; large ones come from `reuse.py`."""
+    large = math.prod(shape) * dtype.itemsize >= LARGE_BYTES
+    return lend(shape, dtype) if large else torch.empty(shape, dtype=dtype)
 
 
 def forward(
     inputs: Inputs, state: list[Tensor], keep: bool
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
-    """y, loss, end state, end anchor, kept states, end offset.
+    """y, inner loss, end state, end anchor, kept states per group, end offset.
 
-    With `keep` (a backward will follow) there may be a last tensor among the kept, see `kept_activations`.
+    With `keep`, for a backward that follows, the kept tensors may end with the activations (`kept_activations`).
     """
     call, offset = _prepare(inputs)
     q, schedule = inputs.q, inputs.schedule
@@ -175,13 +185,13 @@ def forward(
     if schedule is not None or inputs.anchor:
         running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
     groups = -(-call.arguments.chunks // inputs.group)
-    kept = [lend((groups, *s.shape), s.dtype) for s in state]
+    kept = [_held((groups, *s.shape), s.dtype) for s in state]
     call.give(state=state, y=y, loss=loss, end=end, running=running, kept=kept)
     shape = None
     if keep and schedule is None:
         shape = kept_activations(q, inputs.initial, inputs.chunk_size, call.arguments.chunks, inputs.grad_clip)
     if shape is not None:
-        kept = [*kept, lend(shape, q.dtype)]
+        kept = [*kept, _held(shape, q.dtype)]
         call.give_activations(kept[-1])
     call.run(backward=False)
     return y, loss, end, running, kept, offset.clone()

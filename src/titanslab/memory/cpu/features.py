@@ -5,6 +5,7 @@ compute the same in PyTorch operations; `backends.takes_features` says when thes
 """
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def _contiguous(*lists: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """`x [B,T,W]` as it is where its tokens lie one stride apart (columns of a wider tensor), else a copy."""
+    """`x [B,T,W]`, copied unless its tokens are one stride apart, as they are in columns of a wider tensor."""
     batch, tokens, _ = x.shape
     fits = x.stride(2) == 1 and (batch == 1 or x.stride(0) == tokens * x.stride(1))
     return x if fits else x.contiguous()
@@ -74,7 +75,7 @@ def _inputs(x: list[Tensor]) -> list[Tensor]:
 
 
 def features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
-    """`conv_features` without the wrapping of a custom op."""
+    """`convolve` without its backward pass."""
     x, (weight, tail) = _inputs(x), _contiguous(weight, tail)
     arguments = _features(x, weight, tail, heads, unit)
     y = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in x]
@@ -92,7 +93,7 @@ def features_backward(
     unit: int,
     dx: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Gradients of each x, weight and tail; those of x into `dx` where given, which has the strides of x."""
+    """Gradients of each x, weight and tail. A given `dx`, with the strides of x, receives those of x."""
     x, (dy, weight, tail) = _inputs(x), _contiguous(dy, weight, tail)
     if dx is None:
         x = [part.contiguous() for part in x]
@@ -106,24 +107,25 @@ def features_backward(
     return [*dx, *(w.sum(0) for w in d_weight), *d_tail]
 
 
-def _gate(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> GateArguments:
+def _gate(y: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> GateArguments:
     batch, tokens, heads, head_dim = y.shape
-    return GateArguments(
+    arguments = GateArguments(
         batch=batch,
         tokens=tokens,
         heads=heads,
         head_dim=head_dim,
         threads=torch.get_num_threads(),
-        stride=gate.stride(1),
         eps=eps,
         y=y.data_ptr(),
         weight=weight.data_ptr(),
-        gate=gate.data_ptr(),
     )
+    if gate is not None:
+        arguments.stride, arguments.gate = gate.stride(1), gate.data_ptr()
+    return arguments
 
 
 def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
-    """`gated_norm_op` without the wrapping of a custom op."""
+    """`norm_and_gate` without its backward pass."""
     y, weight, gate = y.contiguous(), weight.contiguous(), _rows(gate)
     arguments, out = _gate(y, weight, gate, eps), torch.empty_like(gate, memory_format=torch.contiguous_format)
     arguments.out = out.data_ptr()
@@ -145,99 +147,83 @@ def gated_norm_backward(
     return dy, d_weight.sum(0), d_gate
 
 
-@torch.library.custom_op("titanslab::conv_features", mutates_args=())
-def conv_features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
-    """Short convolution, SiLU, and unit norm per head, of up to three inputs at once.
-
-    Args:
-        x: each `[B,T,H*D]`. weight: each `[taps, H*D]`, row j for the token j steps back.
-        tail: each `[B, taps-1, H*D]`, the inputs before the call; none = zeros.
-        unit: the first so many inputs get unit norm per head.
-    """
-    return features(x, weight, tail, heads, unit)
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm of `x [..., D]` over its last dimension, times `weight`, whose dimensions are the last of x."""
+    rows, weight = _norm_rows(x, weight)
+    arguments, out = _gate(rows, weight, None, eps), torch.empty_like(rows)
+    arguments.out = out.data_ptr()
+    load(x.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 0)  # type: ignore[union-attr]
+    return out.view(x.shape)
 
 
-@conv_features.register_fake
-def _(x, weight, tail, heads, unit):
-    return [torch.empty_like(part, memory_format=torch.contiguous_format) for part in x]
+def rms_norm_backward(d_out: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight."""
+    (rows, wide), (d_rows, _) = _norm_rows(x, weight), _norm_rows(d_out, weight)
+    arguments, dx = _gate(rows, wide, None, eps), torch.empty_like(rows)
+    d_weight = wide.new_zeros(rows.shape[0], *wide.shape)
+    arguments.d_out, arguments.dy, arguments.d_weight = d_rows.data_ptr(), dx.data_ptr(), d_weight.data_ptr()
+    load(x.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 1)  # type: ignore[union-attr]
+    return dx.view(x.shape), d_weight.sum(0).view(weight.shape)
 
 
-@torch.library.custom_op("titanslab::conv_features_backward", mutates_args=())
-def conv_features_backward(
-    dy: list[Tensor], x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int
-) -> list[Tensor]:
-    """Gradients of each x, weight and tail."""
-    return features_backward(dy, x, weight, tail, heads, unit)
+def _norm_rows(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """x as `[batch, tokens, H, D]` and weight as `[H, D]`. The kernel divides batch times heads among the threads."""
+    heads, width, threads = weight.numel() // x.shape[-1], x.shape[-1], torch.get_num_threads()
+    rows = x.contiguous().view(-1, heads, width)
+    batch = threads if heads == 1 and rows.shape[0] % threads == 0 else 1
+    return rows.view(batch, -1, heads, width), weight.contiguous().view(heads, width)
 
 
-@conv_features_backward.register_fake
-def _(dy, x, weight, tail, heads, unit):
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (*x, *weight, *tail)]
+class _Convolve(torch.autograd.Function):
+    """`features` with a backward pass, which computes all activations again from the inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: int, unit: int, parts: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.heads, ctx.unit, ctx.parts = heads, unit, parts
+        ctx.save_for_backward(*tensors)
+        x, weight, tail = _thirds(tensors, parts)
+        return tuple(features(x, weight, tail, heads, unit))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *dy: Tensor) -> tuple[Any, ...]:
+        x, weight, tail = _thirds(ctx.saved_tensors, ctx.parts)
+        return None, None, None, *features_backward(list(dy), x, weight, tail, ctx.heads, ctx.unit)
 
 
-def _save_features(ctx, inputs, output):
-    x, weight, tail, ctx.heads, ctx.unit = inputs
-    ctx.parts = len(x)
-    ctx.save_for_backward(*x, *weight, *tail)
+def _thirds(tensors: tuple[Tensor, ...], parts: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    return list(tensors[:parts]), list(tensors[parts : 2 * parts]), list(tensors[2 * parts :])
 
 
-def _differentiate_features(ctx, dy):
-    n, saved = ctx.parts, ctx.saved_tensors
-    x, weight, tail = saved[:n], saved[n : 2 * n], saved[2 * n :]
-    dy = [torch.zeros_like(part) if d is None else d for d, part in zip(dy, x, strict=True)]
-    grads = conv_features_backward(dy, x, weight, tail, ctx.heads, ctx.unit)
-    return grads[:n], grads[n : 2 * n], grads[2 * n :], None, None
+class _GateNorm(torch.autograd.Function):
+    """`gated_norm` with a backward pass."""
 
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(y, weight, gate)
+        ctx.eps = eps
+        return gated_norm(y, weight, gate, eps)
 
-conv_features.register_autograd(_differentiate_features, setup_context=_save_features)
-
-
-@torch.library.custom_op("titanslab::gated_norm", mutates_args=())
-def gated_norm_op(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
-    """RMS norm of `y [B,T,H,D]` per head, times `weight [H,D]` and `gate [B,T,H*D]`."""
-    return gated_norm(y, weight, gate, eps)
-
-
-@gated_norm_op.register_fake
-def _(y, weight, gate, eps):
-    return torch.empty_like(gate, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("titanslab::gated_norm_backward", mutates_args=())
-def gated_norm_backward_op(
-    d_out: Tensor, y: Tensor, weight: Tensor, gate: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of y, weight and gate."""
-    return gated_norm_backward(d_out, y, weight, gate, eps)
-
-
-@gated_norm_backward_op.register_fake
-def _(d_out, y, weight, gate, eps):
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (y, weight, gate))
-
-
-def _save_gated_norm(ctx, inputs, output):
-    y, weight, gate, ctx.eps = inputs
-    ctx.save_for_backward(y, weight, gate)
-
-
-def _differentiate_gated_norm(ctx, d_out):
-    return *gated_norm_backward_op(d_out, *ctx.saved_tensors, ctx.eps), None
-
-
-gated_norm_op.register_autograd(_differentiate_gated_norm, setup_context=_save_gated_norm)
-
-
-def _untraced(x: Tensor) -> bool:
-    """Whether a call needs no gradient and no trace, and so no op, whose wrapping costs a decode step time."""
-    return type(x) is Tensor and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
+        y, weight, gate = ctx.saved_tensors
+        return *gated_norm_backward(d_out, y, weight, gate, ctx.eps), None
 
 
 def convolve(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> list[Tensor]:
-    """`conv_features`, without the op where that is possible."""
-    return (features if _untraced(x[0]) else conv_features)(x, weight, tail, heads, unit)
+    """Short convolution, SiLU, and unit norm per head, of up to three inputs at once, with a backward pass.
+
+    Args:
+        x: each `[B,T,H*D]`. weight: each `[taps, H*D]`, row j for the token j steps back.
+        tail: each `[B, taps-1, H*D]`, the inputs before the call; an empty list stands for zeros.
+        unit: number of inputs, from the first, that get unit norm per head.
+    """
+    if not torch.is_grad_enabled():
+        return features(x, weight, tail, heads, unit)
+    return list(_Convolve.apply(heads, unit, len(x), *x, *weight, *tail))
 
 
 def norm_and_gate(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
-    """`gated_norm_op`, without the op where that is possible."""
-    return (gated_norm if _untraced(y) else gated_norm_op)(y, weight, gate, eps)
+    """RMS norm of `y [B,T,H,D]` per head, times `weight [H,D]` and `gate [B,T,H*D]`, with a backward pass."""
+    return _GateNorm.apply(y, weight, gate, eps) if torch.is_grad_enabled() else gated_norm(y, weight, gate, eps)

@@ -1,6 +1,6 @@
-"""Memory that comes back when its tensor is gone: fresh pages, cleared by the system, cost a large call a twentieth.
+"""Buffers that are used again once their tensor is freed. The system clears each new page, a twentieth of a large call.
 
-For what waits for backward alone: what is gone sooner would only lie here instead.
+For tensors that forward saves for backward. A tensor with a shorter life gains nothing: its buffer would lie unused.
 """
 
 import ctypes
@@ -11,24 +11,26 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-# what may lie unused between calls, and what comes from the system at every call otherwise
+# Most bytes of unused buffers.
 FREE_BYTES = 192 << 20
+# Smallest buffer that is used again; smaller tensors come from torch.
 LARGE_BYTES = 1 << 20
-_free: dict[int, list[Tensor]] = {}  # by size, longest unused first; each step is one of Python's, so threads may meet
+# Unused buffers by size in bytes, longest unused first. Threads may share it: each access is one atomic operation.
+_free: dict[int, list[Tensor]] = {}
 
 
 def release() -> None:
-    """Give back what lies unused."""
+    """Free all unused buffers."""
     _free.clear()
 
 
 def unused_bytes() -> int:
-    """What `release` would give back."""
+    """Bytes of the unused buffers, which `release` would free."""
     return sum(size * len(buffers) for size, buffers in list(_free.items()))
 
 
 def lend(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor; another of its size gets the same memory once nobody holds this one, if it is large."""
+    """An uninitialised tensor. If it is large, its memory serves the next tensor of its size once it is freed."""
     size = math.prod(shape) * dtype.itemsize
     if size < LARGE_BYTES:
         return torch.empty(shape, dtype=dtype)
@@ -42,6 +44,7 @@ def lend(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _take_back(buffer: Tensor) -> None:
+    """Adds a buffer to the unused ones; the longest unused sizes are freed to keep all within `FREE_BYTES`."""
     size = buffer.numel()
     same = _free.pop(size, [])
     while _free and unused_bytes() + (len(same) + 1) * size > FREE_BYTES:
@@ -54,7 +57,7 @@ def _take_back(buffer: Tensor) -> None:
 
 @lru_cache(maxsize=64)
 def _lease(size: int) -> type[ctypes.Array]:
-    """What a tensor's storage holds on to: as it goes, its memory is free."""
+    """The object that owns the memory of a tensor's storage; when it is deleted, its buffer is unused."""
 
     class Lease(ctypes.c_char * size):  # type: ignore[misc]
         buffer: Tensor

@@ -1,4 +1,4 @@
-"""One token of the memory as a compiled CPU kernel: what decoding calls, where no gradient is asked for."""
+"""One token of the memory as a compiled CPU kernel, for decoding without gradients."""
 
 import ctypes
 
@@ -29,7 +29,7 @@ class StepArguments(ctypes.Structure):
 def step(
     tokens: Tokens, network: MemoryNetwork, params: MemoryParams, state: MemoryState, chunk_size: int
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Arguments and results of `recurrent` for one token; the given state is not written to."""
+    """Arguments and results as in `recurrent`, for one token. `state` is not changed."""
     q, k, v, gates, *_ = tokens
     batch, _, heads, head_dim = q.shape
     alive: list[Tensor] = []
@@ -44,7 +44,7 @@ def step(
     starts = [o == 0 for o in state.offset.tolist()]
     anchor = state.chunk_weights
     if all(starts):
-        anchor = state.weights  # what chunk_weights hold is not read
+        anchor = state.weights  # every row begins a chunk, so `chunk_weights` are not read
     y, loss = torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(batch, 1, heads)
     weights = tuple(torch.empty_like(w, memory_format=torch.contiguous_format) for w in state.weights)
     momentum = tuple(torch.empty_like(w) for w in weights)

@@ -1,4 +1,4 @@
-"""The fused path, `backend="triton"`. Triton itself is imported at the first call, not here."""
+"""The fused path, `backend="triton"`. Importing it does not import Triton; the first call does."""
 
 from titanslab.memory.gpu.op import fused
 

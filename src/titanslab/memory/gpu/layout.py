@@ -1,4 +1,4 @@
-"""Tokens in blocks of whole chunks, as the kernels read them, and the way back."""
+"""Arranges the tokens of a call in blocks of whole chunks, the layout that the kernels read."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,15 @@ from titanslab.memory.rows import Schedule, make_schedule, to_slots
 
 
 class Layout(NamedTuple):
-    """One call's tokens in slots; `R` tokens a block, chunks of C inside it, rows = batch * heads.
+    """The tokens of one call in slots: blocks of R tokens, which are whole chunks of C tokens; rows = batch * heads.
 
-    gates: `[3, G, blocks, rows, R]`. fresh: int32 `[blocks, rows]`, blocks that begin a document.
-    goes_on: int32 `[rows]`, the first chunk continues the incoming state's. last: int32 `[rows]`, the chunk
-    of the row's last token (-1 where none). offset: int64 `[B]`, tokens in the running chunk at the end.
+    q, k, v: `[blocks, rows, R, D]`. gates: `[3, G, blocks, rows, R]`, theta, eta and alpha; G = 1 or one per layer.
+    real: bool `[blocks, rows, R]`, slots that hold a token. It and `schedule` are None if every slot does.
+    fresh: int32 `[blocks, rows]`, 1 for a block that begins a document.
+    goes_on: int32 `[rows]`, 1 if the row's first chunk continues the chunk that the incoming state had begun.
+    last: int32 `[rows]`, index of the chunk with the row's last token, -1 for a row without tokens.
+    offset: int64 `[B]`, number of tokens in the unfinished chunk at the end.
+    Without a schedule, fresh, goes_on and last are empty.
     """
 
     q: Tensor
@@ -29,12 +33,12 @@ class Layout(NamedTuple):
 
 
 def contiguous(tensors: list[Tensor]) -> list[Tensor]:
-    """The kernels read row-major memory, whatever the caller's strides."""
+    """Row-major tensors, copied where their strides differ; the kernels assume row-major memory."""
     return [t.contiguous() for t in tensors]
 
 
 def is_ragged(tokens: int, block: int, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> bool:
-    """Known without looking at the data, so that a compiled caller knows it too."""
+    """Whether the rows need a schedule. No value of a tensor is read, so `torch.compile` can evaluate it."""
     return offset is not None or mask is not None or reset is not None or tokens % block != 0
 
 
@@ -49,9 +53,9 @@ def make_layout(
     chunk_size: int,
     block: int,
 ) -> Layout:
-    """Lay out `q, k, v [B,T,H,D]` and `gates [3,G,B,T,H]`.
+    """Arrange `q, k, v [B,T,H,D]` and `gates [3,G,B,T,H]` in blocks of `block` tokens.
 
-    A document starts a block, so a reset is never inside one.
+    A document begins with a block, so no reset lies inside a block.
     """
     batch, tokens, heads = q.shape[:3]
     schedule = real = None
@@ -62,7 +66,7 @@ def make_layout(
         real = to_slots(schedule.real[:, :, None].expand(-1, -1, heads), None, block).contiguous()
         fresh = schedule.resets.repeat_interleave(heads, 1).int().contiguous()
         goes_on = schedule.continues.repeat_interleave(heads).int()
-        # the schedule counts blocks; the end of a row is in the chunk of its last token
+        # `schedule.last` counts blocks, `Layout.last` counts chunks
         inside = (schedule.offset - 1) % block // chunk_size
         chunk = torch.where(schedule.last < 0, -1, schedule.last * (block // chunk_size) + inside)
         last = chunk.repeat_interleave(heads).int()

@@ -1,4 +1,4 @@
-"""`backend="triton"`: the fused kernels as custom ops, which `torch.compile` of a model passes through."""
+"""`backend="triton"`: the fused kernels as custom ops, which `torch.compile` of a model does not trace into."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from titanslab.memory.state import MemoryState
 
 
 def _plan(q: Tensor, depth: int, last: Tensor, chunk_size: int) -> planning.Plan:
-    """From q `[B,T,H,D]` and the last layer's state `[B*H, 2 d_in, D]`."""
+    """Plan for q `[B,T,H,D]` and the last layer's state `last [B*H, 2 d_in, D]`."""
     return planning.make_plan(depth, q.shape[3], last.shape[1] // 2, chunk_size, q.shape[1], q.dtype)
 
 
@@ -33,15 +33,16 @@ def fused_memory(
     residual: bool,
     grad_clip: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """The whole walk. Arguments as `chunked_memory`, but q, k, v may be bfloat16.
+    """The memory over a whole sequence. Arguments as in `chunked_memory`; q, k, v may be bfloat16.
 
     Returns:
-        y `[B,T,H,D]` like q, inner loss `[B,T,H]`, offset `[B]`, end state, end anchor, kept states.
+        y `[B,T,H,D]` in the dtype of q, inner loss `[B,T,H]`, offset `[B]`, state and anchor after the last token,
+        and the states kept for backward, one per group of blocks.
     """
     from titanslab.memory.gpu.passes import forward
 
     form = MemoryNetwork(len(state), residual=residual, norm=bool(norm), grad_clip=grad_clip)
-    # Triton launches on the current device, which need not be the tensors'
+    # Triton launches on the current device, which may not be that of the tensors
     with torch.autocast(q.device.type, enabled=False), torch.cuda.device_of(q):
         return forward(
             q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, form,
@@ -85,11 +86,11 @@ def fused_memory_backward(
     residual: bool,
     grad_clip: float | None,
 ) -> list[Tensor]:
-    """Gradients of q, k, v, gates, then of each state, anchor, initial and norm tensor."""
+    """Gradients of q, k, v and gates, then of each tensor of state, anchor, initial and norm."""
     from titanslab.memory.gpu.passes import backward
 
     form = MemoryNetwork(len(initial), residual=residual, norm=bool(norm), grad_clip=grad_clip)
-    # Triton launches on the current device, which need not be the tensors'
+    # Triton launches on the current device, which may not be that of the tensors
     with torch.autocast(q.device.type, enabled=False), torch.cuda.device_of(q):
         g = backward(
             dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept,
@@ -125,12 +126,13 @@ def fused_memory_step(
     residual: bool,
     grad_clip: float | None,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """One token, without gradients: no copies of the state, no look at the data from the host.
+    """One token without gradients. The new state goes straight to its own tensors; the host reads no value back.
 
     Args:
         q, k, v: `[B,H,D]`; gates: `[3, 1 or L, B, H]`.
         weights, momentum, anchor: `[B,H,d_in,d_out]` per layer.
-        initial: weights, then momentum, like them; or nothing where `reset` is None. mask, reset: bool `[B]`.
+        initial: weights, then momentum of a document's start, in the same shapes; empty if `reset` is None.
+        mask, reset: bool `[B]`.
 
     Returns:
         y, inner loss `[B,H]`, and the new weights, momentum and anchor.
@@ -157,10 +159,10 @@ def fused(
     initial: MemoryState,
     chunk_size: int,
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Arguments and results of `chunked`, but q, k, v in the caller's dtype, in which the products are computed.
+    """Arguments and results as in `chunked`; q, k, v keep the caller's dtype, in which the products are computed.
 
     Raises:
-        RuntimeError: a call that the kernels cannot run; the message says why, and which backend can.
+        RuntimeError: the kernels cannot run this call. The message gives the reason and a backend that can.
     """
     q, k, v, gates, mask, reset = tokens
     runs, reason = planning.supported(q.device, q.dtype, network, q.shape[3], chunk_size)
@@ -188,7 +190,7 @@ def _step(
     initial: MemoryState,
     chunk_size: int,
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """`fused` for one token."""
+    """`fused` for one token without gradients."""
     q, k, v = (x[:, 0] for x in tokens[:3])
     gates = stack_gates(tokens.gates)[:, :, :, 0]
     real, fresh = (None if x is None else x[:, 0].contiguous() for x in (tokens.mask, tokens.reset))

@@ -1,6 +1,6 @@
-"""The passes over a sequence: group by group, the state kernel and the read kernel, and their backward.
+"""The passes over a sequence: for each group of blocks the state kernel, then the read kernel; and their backward.
 
-Imported only where Triton is: the kernels are.
+The import needs Triton, because the kernels' files import it.
 """
 
 from typing import NamedTuple
@@ -19,16 +19,20 @@ from titanslab.memory.rows import by_row, from_slots, to_slots
 
 
 class Coefficients(NamedTuple):
-    """Decay of one group over its blocks; G = 1 or depth layers."""
+    """Decay coefficients of one group of blocks, `[G, blocks, rows, ...]` with G = 1 or one per memory layer."""
 
     decay: Decay
     products: Products
 
 
 class Written(NamedTuple):
-    """What the state kernel leaves: the state at the end, by layer, and at every block's start as the products read it.
+    """Results of the state kernel for one group of blocks.
 
-    Then z_1, a_1 and d_1, z_L and d_L, and the inner loss.
+    end: the state after the group, one tensor per layer.
+    slots: the state at each block's start, one tensor per layer, in the precision of the products.
+    hidden, active, slope: z_1, a_1 and d_1 `[blocks, rows, R, E]`; E = 0 at depth 1.
+    z, d: z_L and d_L `[blocks, rows, R, D]`.
+    loss: inner loss `[blocks, rows, R]`.
     """
 
     end: list[Tensor]
@@ -42,7 +46,7 @@ class Written(NamedTuple):
 
 
 class Passes:
-    """One call: its shapes and tensors, and how to launch each kernel on a group of blocks."""
+    """The shapes and tensors of one call, and the launch of each kernel on a group of blocks."""
 
     def __init__(
         self,
@@ -61,13 +65,14 @@ class Passes:
         self.in_block = self.block // chunk_size
         self.hidden = initial[-1].shape[1] // 2
         self.precision = planning.operand_precision(layout.q.dtype)
-        # what only products read is kept in their precision
+        # tensors that products alone read are stored in the precision of the products
         self.dtype = torch.bfloat16 if self.precision == "bf16" else initial[0].dtype
         self.anchor, self.initial, self.norm = contiguous(anchor), contiguous(initial), contiguous(norm)
         self.anchor_operands = [a.to(self.dtype) for a in self.anchor]
         self.group = planning.group_size(self.block, initial)
 
     def groups(self) -> list[tuple[int, int]]:
+        """For each group, its first block and the first block after it."""
         return [(i, min(i + self.group, self.blocks)) for i in range(0, self.blocks, self.group)]
 
     def _gates(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
@@ -100,7 +105,7 @@ class Passes:
         }  # fmt: skip
 
     def write(self, first: int, last: int, start: list[Tensor], c: Coefficients, running: list[Tensor]) -> Written:
-        """The state kernel over blocks `first..last`."""
+        """Runs the state kernel on blocks `first` to `last - 1` from state `start`; fills `running`, the end anchor."""
         n, layout = last - first, self.layout
         end = [s.clone(memory_format=torch.contiguous_format) for s in start]
         slots = [s.new_empty(n, *s.shape, dtype=self.dtype) for s in start]
@@ -121,7 +126,7 @@ class Passes:
         return Written(end, slots, hidden, active, slope, z, d, loss)
 
     def read(self, first: int, last: int, w: Written, c: Coefficients, y: Tensor) -> None:
-        """The read kernel."""
+        """Runs the read kernel on the same blocks; fills `y`."""
         n, layout = last - first, self.layout
         norm = self.norm or [w.d, w.d]
         read_forward[(self.rows, n)](
@@ -139,7 +144,11 @@ class Passes:
         out: "Gradients",
         d_running: list[Tensor],
     ) -> None:
-        """Both backward kernels over one group. Adds to and overwrites `out`."""
+        """Runs both backward kernels on blocks `first` to `last - 1`.
+
+        `out.state` goes from the gradient at the group's end to that at its start, in place. Gradients of anchor,
+        initial and norm are added to `out`; those of q, k, v and gates are stored there for these blocks.
+        """
         n, layout, depth = last - first, self.layout, self.form.depth
         wide = 0 if depth == 1 else self.hidden
         query_hidden, query_slope, d_hidden, d_slope = (self._empty(n, wide) for _ in range(4))
@@ -172,7 +181,7 @@ class Passes:
         if self.norm:
             out.norm[0].add_(d_scale.sum(0))
             out.norm[1].add_(d_shift.sum(0))
-        # the weights after a chunk are the next one's anchor, or the block's end
+        # the weights after a chunk's last token are the next chunk's anchor, or the state at the block's end
         after = slice(self.chunk_size - 1, None, self.chunk_size)
         d_start[..., after] += d_ends[..., 0]
         d_lag[..., after] += d_ends[..., 1]
@@ -197,9 +206,10 @@ class Passes:
         d_lag: Tensor,
         d_mix: Tensor,
     ) -> None:
-        """Adds what the gradient of the end anchor asks of the writes and coefficients; of the state, the kernel does.
+        """Adds the gradients of writes and coefficients through the end anchor; the kernel adds those of the state.
 
-        That anchor is `start M + lag S - (a * mix)^T d` before a row's last chunk, or the one that came in.
+        The end anchor is `start M + lag S - (a * mix)^T d` at the start of a row's last chunk, or the incoming
+        anchor if that chunk had begun before the call.
         """
         layout, rows = self.layout, torch.arange(self.rows, device=w.d.device)
         block, token = layout.last // self.in_block - first, layout.last % self.in_block * self.chunk_size
@@ -224,6 +234,8 @@ class Passes:
 
 
 class Gradients(NamedTuple):
+    """Gradients of the inputs of `forward`."""
+
     q: Tensor
     k: Tensor
     v: Tensor
@@ -235,6 +247,7 @@ class Gradients(NamedTuple):
 
 
 def _own(state: list[Tensor]) -> list[Tensor]:
+    """The weights of each layer's state `[rows, 2 d_in, d_out]`, in which the momentum comes second."""
     return [s[:, : s.shape[1] // 2] for s in state]
 
 
@@ -254,7 +267,7 @@ def forward(
     form: MemoryNetwork,
     plan: planning.Plan,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """y, loss, end offset, end state, end anchor, kept states (one per group)."""
+    """Runs all groups in order; returns y, inner loss, end offset, end state, end anchor, kept states per group."""
     layout = make_layout(q, k, v, gates, offset, mask, reset, chunk_size, plan.block)
     passes = Passes(layout, anchor, initial, norm, form, q.shape[2], chunk_size, plan)
     running = [a.clone(memory_format=torch.contiguous_format) for a in anchor or _own(state)]
@@ -291,7 +304,7 @@ def backward(
     form: MemoryNetwork,
     plan: planning.Plan,
 ) -> Gradients:
-    """Gradients of everything `forward` took, from those of y, the end state and the end anchor."""
+    """Gradients of all inputs of `forward` from those of y, the end state and the end anchor (`d_running`)."""
     heads, batch = q.shape[2], q.shape[0]
     layout = make_layout(q, k, v, gates, offset, mask, reset, chunk_size, plan.block)
     passes = Passes(layout, anchor, initial, norm, form, heads, chunk_size, plan)
@@ -314,12 +327,12 @@ def backward(
     d_running = contiguous([torch.where(at_start, 0, r) for r in d_running])
     if layout.schedule is not None:
         untouched = by_row(layout.schedule.last < 0, heads)
-        # rows without a token: the anchor passes through
+        # in a row without tokens the end anchor is the incoming one
         for into, r in zip(out.anchor, d_running, strict=False):
             into += torch.where(untouched, r, 0)
     for g, (first, last) in reversed(list(enumerate(passes.groups()))):
         c = passes.coefficients(first, last)
-        running = [torch.empty_like(r) for r in d_running]  # not wanted again
+        running = [torch.empty_like(r) for r in d_running]  # not used: the end anchor is known
         written = passes.write(first, last, [s[g] for s in kept], c, running)
         passes.backward(first, last, written, c, dy[first:last], out, d_running)
     q, k, v = (from_slots(x, layout.schedule, batch) for x in out[:3])

@@ -1,7 +1,8 @@
-"""The read pass: one program per block of R tokens (a whole number of chunks) and row, all in parallel.
+"""The read pass: one program per row and block of R tokens (a whole number of chunks); the programs are independent.
 
-From the state M, S at the block's start and the writes (a_l, d_l) of its tokens, for the queries x of
-layer l, `z_l = start (x M_l) + lag (x S_l) - ((x a_{l-1}^T) * mix) d_l`: no token's own weights are formed.
+M and S are the state at the block's start, (a_{l-1}, d_l) the writes of the block's tokens in layer l, x the input of
+layer l for the queries: `z_l = start (x M_l) + lag (x S_l) - ((x a_{l-1}^T) * mix) d_l`. The weights of a single token
+are never formed. `docs/exact_form.md` derives the formula.
 """
 
 import triton
@@ -27,7 +28,7 @@ def _products(
     D: tl.constexpr, E: tl.constexpr, R: tl.constexpr, TR: tl.constexpr, TD: tl.constexpr, BE: tl.constexpr,
     DEPTH: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """State's part of z_L, and the raw scores of the last layer; KEEP stores the queries' z_1."""
+    """The state's part of z_L, and the scores `x a^T` of the last layer; KEEP stores the queries' z_1."""
     SIZE: tl.constexpr = D * E
     z = tl.zeros([TR, TD], q.dtype)
     score = tl.zeros([TR, TR], q.dtype)
@@ -108,7 +109,7 @@ def read_backward(
     TD: tl.constexpr, BE: tl.constexpr, DEPTH: tl.constexpr, RESIDUAL: tl.constexpr, NORM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Backward of `read_forward`, all but the state's gradient, which `state_backward` makes from z's."""
+    """Backward of `read_forward` without the gradient of the state, which `state_backward` computes from dz."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     acc = d_ptr.dtype.element_ty
@@ -146,7 +147,7 @@ def read_backward(
     put(d_d_ptr + narrow, -product(tl.trans(score * down_mix), dz, PRECISION), 0, 0, R, D)
     d_score = d_mixed * down_mix
     if DEPTH == 2:
-        tl.debug_barrier()  # z_1 was stored in another layout
+        tl.debug_barrier()  # the loop below loads z_1 with another assignment of elements to threads
 
     d_start = tl.zeros([TR], acc)
     d_lag = tl.zeros([TR], acc)

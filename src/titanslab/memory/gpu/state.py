@@ -1,17 +1,17 @@
-"""The state pass: one program per (row, head) walks blocks of R tokens, and the chunks of a block one by one.
+"""The state pass: one program per (row, head) computes blocks of R tokens, and the chunks of a block, in order.
 
-At the weights W of a chunk's start (anchor), `z_1 = k W_1`, `a_1 = gelu(z_1)`, `z_2 = a_1 W_2`, the gradient `d_2` of
-the inner loss, `d_1 = (d_2 W_2^T) gelu'(z_1)`. W is never formed: the state M, S stays as it was at the block's start,
-and `x W = start (x M) + lag (x S) - ((x a^T) * mix) d` with the writes (a, d) of the block's earlier chunks. So the
-state moves once a block, `M' = start M + lag S - (a * mix)^T d` and `S' = end S - (a * later)^T d` with the decay
-coefficients of its last token, and what the products read of it in between is a copy in their own precision, small
-enough for the first cache.
+W are the weights at a chunk's start, its anchor. With them, `z_1 = k W_1`, `a_1 = gelu(z_1)`, `z_2 = a_1 W_2`, `d_2` is
+the gradient of the inner loss at z_2, and `d_1 = (d_2 W_2^T) gelu'(z_1)`. W is never formed: M and S remain the state
+at the block's start, and a product with W is `x W = start (x M) + lag (x S) - ((x a^T) * mix) d` with the writes (a, d)
+of the block's earlier chunks. The state is updated once per block, `M' = start M + lag S - (a * mix)^T d` and
+`S' = end S - (a * later)^T d`, with the decay coefficients of the block's last token. Between two updates the products
+read a copy of the state in their own precision, which is small enough for the L1 cache.
 
-The last layer is "down" (`[E, D]`), the one before it "up" (`[D, E]`); with depth 1 there is only "down", E = D and its
-input is k. Hidden columns are taken BE at a time.
+The last layer is called "down" (`[E, D]`), the layer before it "up" (`[D, E]`). With depth 1 there is "down" alone,
+with E = D and k as its input. Each loop over hidden columns takes BE of them per step.
 """
 
-# Triton drops branches on compile-time values, which only stand alone
+# Triton drops a branch on a compile-time value only if that value is the whole condition, so such `if`s stay nested
 # ruff: noqa: SIM102
 
 import triton
@@ -33,7 +33,7 @@ from titanslab.memory.gpu.tiles import (
 
 @triton.jit
 def copy_state(source, target, slot, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TC: tl.constexpr):
-    """Into the state and into its copy for the products."""
+    """Copies `source` to the state `target` and to `slot`, the copy that the products read."""
     for i in range(0, ROWS, 16):
         part = tile(source, i, 0, ROWS, COLUMNS, 16, TC)
         put(target, part, i, 0, ROWS, COLUMNS)
@@ -42,7 +42,7 @@ def copy_state(source, target, slot, ROWS: tl.constexpr, COLUMNS: tl.constexpr, 
 
 @triton.jit
 def before_token(start_ptr, lag_ptr, mix_ptr, place, t, R: tl.constexpr, TR: tl.constexpr):
-    """Coefficients of the weights before token t of a block: start, lag, and mix `[1, TR]` of the writes before t."""
+    """Coefficients of the weights before token t of a block: scalars start and lag, mix `[1, TR]` of earlier writes."""
     at = place * R + t - 1
     j = tl.arange(0, TR)
     start = tl.load(start_ptr + at, mask=t > 0, other=1)
@@ -54,14 +54,14 @@ def before_token(start_ptr, lag_ptr, mix_ptr, place, t, R: tl.constexpr, TR: tl.
 def state_forward(
     k_ptr, v_ptr,  # [blocks, rows, R, D]
     up_ptr, down_ptr,  # the state, weights above momentum, in place: [rows, 2 D, E], [rows, 2 E, D]
-    up_slots, down_slots,  # out: the same at each block's start [blocks, rows, ...]; the first is given
+    up_slots, down_slots,  # out: the same at each block's start [blocks, rows, ...]; the first block's is an input
     up_anchor, down_anchor,  # [rows, D, E], [rows, E, D]
     up_initial, down_initial,  # [rows, 2 D, E], [rows, 2 E, D]
     up_running, down_running,  # out: anchor of the chunk `last`
     scale_ptr, shift_ptr,  # [H, D]
-    start_ptr, lag_ptr, mix_ptr,  # [G, blocks, rows, R], the same, [G, blocks, rows, R, R]: of M after each token
-    end_ptr, later_ptr,  # [G, blocks, rows], [G, blocks, rows, R]: of S after the block
-    fresh_ptr, goes_on_ptr, last_ptr,  # [blocks, rows], [rows], [rows]: resets, chunk 0 continues, last chunk
+    start_ptr, lag_ptr, mix_ptr,  # of M after each token: [G, blocks, rows, R] twice, [G, blocks, rows, R, R]
+    end_ptr, later_ptr,  # of S after the block: [G, blocks, rows], [G, blocks, rows, R]
+    fresh_ptr, goes_on_ptr, last_ptr,  # as in `Layout`: [blocks, rows], [rows], [rows]
     hidden_ptr, active_ptr, slope_ptr,  # out: z_1, a_1, d_1 [blocks, rows, R, E]
     z_ptr, d_ptr,  # out: z_L, d_L [blocks, rows, R, D]
     loss_ptr,  # out: [blocks, rows, R]
@@ -83,7 +83,7 @@ def state_forward(
     down = down_ptr + row * 2 * SIZE
     for block in range(blocks):
         place = block * rows + row
-        # gates shared by the layers: both read layer 0
+        # if the layers share their gates, both read layer 0
         last_place = ((gate_layers - 1) * blocks + block) * rows + row
         up_slot = up_slots + place * 2 * SIZE
         down_slot = down_slots + place * 2 * SIZE
@@ -122,7 +122,7 @@ def state_forward(
                 if IN_BLOCK > 1:
                     mixed = product(k, tl.trans(k_before), PRECISION) * up_mix
 
-            # keys forward
+            # forward pass of the keys
             z = tl.zeros([TC, TD], acc)
             for e in range(0, E, BE):
                 if DEPTH == 2:
@@ -151,9 +151,9 @@ def state_forward(
             put(d_ptr + at * D, d, 0, 0, C, D)
             put_vector(loss_ptr + at, tl.sum(error * error, 1), C)
 
-            # the gradient back to the first layer
+            # gradient at the first layer's product
             if DEPTH == 2:
-                tl.debug_barrier()  # z_1 was stored in another layout
+                tl.debug_barrier()  # the loop below loads z_1 with another assignment of elements to threads
                 if IN_BLOCK > 1:
                     mixed = product(d, tl.trans(d_before), PRECISION) * down_mix
                 for e in range(0, E, BE):
@@ -185,7 +185,7 @@ def state_forward(
                                 before = tile(slope_ptr + wide, 0, e, t, E, TR, BE)
                                 w -= product(tl.trans(k_before * tl.trans(up_mix)), before, PRECISION)
                             put(up_running + row * SIZE, w, 0, e, D, E)
-            tl.debug_barrier()  # the next chunk loads what this one stored
+            tl.debug_barrier()  # the next chunk loads tiles that this chunk stored
 
         # Eqs. 13 and 14 over the block
         start = tl.load(start_ptr + last_place * R + R - 1)
@@ -228,4 +228,4 @@ def state_forward(
                     next_slot = up_slot + rows * 2 * SIZE
                     put_as(next_slot, m, 0, e, D, E)
                     put_as(next_slot + SIZE, s, 0, e, D, E)
-        tl.debug_barrier()  # the next block loads what this one stored
+        tl.debug_barrier()  # the next block loads tiles that this block stored

@@ -1,12 +1,13 @@
-"""Backward of the state pass: one program per (row, head) walks a group's blocks, and their chunks, from last to first.
+"""Backward of the state pass: one program per (row, head) computes a group's blocks and chunks from last to first.
 
-It carries the gradient of the state from the end of a block to its start, in place. Gradients of the writes (a_l, d_l)
-of a block are added up where the reads left theirs: first what the block's end asks of them, then, chunk by chunk, what
-the products with a chunk's anchor ask of the chunks before. Formulas as in `chunk.write_chunk_backward`, with
-`x W = start (x M) + lag (x S) - ((x a^T) * mix) d` for each product with an anchor W.
+The gradient of the state is updated in place, from a block's end to its start. The read pass has stored its share of
+the gradients of the writes (a_l, d_l). The kernel adds the share of the state at the block's end, and then, chunk by
+chunk, the share of the chunk's anchor, which depends on the writes of the block's earlier chunks. The formulas are
+those of `write_chunk_backward` in `memory/chunked/equations.py`, with each product with an anchor W written as
+`x W = start (x M) + lag (x S) - ((x a^T) * mix) d`.
 """
 
-# Triton drops branches on compile-time values, which only stand alone
+# Triton drops a branch on a compile-time value only if that value is the whole condition, so such `if`s stay nested
 # ruff: noqa: SIM102
 
 import triton
@@ -31,7 +32,7 @@ from titanslab.memory.gpu.tiles import (
 
 @triton.jit
 def _start_of_chunk(ptr, place, other, C: tl.constexpr, R: tl.constexpr, TR: tl.constexpr):
-    """A coefficient of the weights at the start of each token's chunk; `other` in a block's first chunk. A column."""
+    """Column `[TR, 1]`: a coefficient of the weights at the start of each token's chunk; `other` in the first chunk."""
     chunk_start = tl.arange(0, TR) // C * C
     return tl.load(ptr + place * R + chunk_start - 1, mask=(chunk_start > 0) & (chunk_start < R), other=other)[:, None]
 
@@ -43,12 +44,12 @@ def state_backward(
     up_anchor, down_anchor, scale_ptr, shift_ptr, start_ptr, lag_ptr, mix_ptr, end_ptr, later_ptr,
     fresh_ptr, goes_on_ptr, last_ptr,
     hidden_ptr, active_ptr, slope_ptr, z_ptr, d_ptr,  # as `state_forward` left them
-    query_ptr, query_hidden_ptr, query_slope_ptr, query_dz_ptr,  # for the reads' share of the state's gradient
-    d_hidden_ptr, d_slope_ptr, d_d_ptr, dk_in_ptr,  # gradients of a_1, d_1, d_L, k by the reads; overwritten
+    query_ptr, query_hidden_ptr, query_slope_ptr, query_dz_ptr,  # inputs and gradients of the reads
+    d_hidden_ptr, d_slope_ptr, d_d_ptr, dk_in_ptr,  # the reads' share of the gradients of a_1, d_1, d_L, k; overwritten
     dz_ptr,  # scratch: gradient of z_L [blocks, rows, R, D]
-    d_up_running, d_down_running,  # gradient of the anchor of the chunk `last`
-    d_up_ptr, d_down_ptr,  # gradient of the state, in place: at the group's end, then at its start
-    d_up_anchor, d_down_anchor, d_up_initial, d_down_initial,  # added to
+    d_up_running, d_down_running,  # gradient of the end anchor
+    d_up_ptr, d_down_ptr,  # gradient of the state at the group's end; overwritten with that at its start
+    d_up_anchor, d_down_anchor, d_up_initial, d_down_initial,  # out: accumulated
     dk_ptr, dv_ptr,  # out: [blocks, rows, R, D]
     d_ends_ptr,  # out: [DEPTH, blocks, rows, R / C, 3]: of start and lag of each chunk's last token, momentum end
     d_mixes_ptr, d_later_ptr,  # out: [DEPTH, blocks, rows, R / C, R], [DEPTH, blocks, rows, R]
@@ -151,7 +152,7 @@ def state_backward(
             put_vector(d_mixes_ptr + (place * IN_BLOCK + IN_BLOCK - 1) * R, -tl.sum(keys * by_now, 1), R)
             put_vector(d_later_ptr + place * R, -tl.sum(keys * by_later, 1), R)
         add(dk_in_ptr + narrow, dk_all, 0, 0, R, D)
-        tl.debug_barrier()  # the chunks load what this stored
+        tl.debug_barrier()  # the chunks below load tiles that were stored above
 
         for back_step in range(IN_BLOCK):
             c = IN_BLOCK - 1 - back_step
@@ -242,7 +243,7 @@ def state_backward(
                     k_mixed = k_score * up_mix
                     slope_score = tl.zeros([TC, TR], acc)
             if DEPTH == 2:
-                tl.debug_barrier()  # z_1's gradient was stored in another layout
+                tl.debug_barrier()  # the loop loads the gradient of z_1 with another assignment of elements to threads
             for e in range(0, E, BE):
                 through_m = product(dz, tl.trans(tile(down_weights, e, 0, E, D, BE, TD)), PRECISION)
                 da = down_start * through_m
@@ -293,9 +294,9 @@ def state_backward(
                         mixes = d_mixes_ptr + (place * IN_BLOCK + c - 1) * R
                         put_vector(mixes, -tl.sum(k_score * slope_score, 0), R)
             put_as(dk_ptr + at * D, dk, 0, 0, C, D)
-            tl.debug_barrier()  # the chunk before loads what this one stored
+            tl.debug_barrier()  # the previous chunk loads tiles that this chunk stored
 
-        # the state's gradient at the block's start: by its end, by the anchors of its chunks, by its reads
+        # gradient of the state at the block's start: through the block's end, the chunks' anchors and the reads
         fresh = False
         here = False
         goes_on = False
@@ -308,7 +309,7 @@ def state_backward(
         if ANCHOR:
             goes_on = (block + first_block == 0) & (tl.load(goes_on_ptr + row) != 0)
             here = here & ((goes_on == 0) | (t_last > 0))
-            outside = (tl.arange(0, TR) < C)[:, None] & goes_on  # their anchor is the one that came in
+            outside = (tl.arange(0, TR) < C)[:, None] & goes_on  # tokens whose anchor is the incoming one
         start = tl.load(start_ptr + last_place * R + R - 1)
         lag = tl.load(lag_ptr + last_place * R + R - 1)
         end = tl.load(end_ptr + last_place)
@@ -387,7 +388,7 @@ def state_backward(
                         ds = tl.zeros_like(ds)
                 put(d_up, dm, 0, e, D, E)
                 put(d_up + SIZE, ds, 0, e, D, E)
-        tl.debug_barrier()  # the block before loads what this one stored
+        tl.debug_barrier()  # the previous block loads tiles that this block stored
     if NORM:
         put_vector(d_scale_ptr + row * D, d_scale, D)
         put_vector(d_shift_ptr + row * D, d_shift, D)

@@ -1,10 +1,9 @@
-"""The decode step: one token of every row, one program per (row, head), bound by the state's bytes.
+"""The decode step: one token of every row, one program per (row, head). Its time is that of moving the state's bytes.
 
-The state passes twice: the anchor weights give the gradient, then each block of hidden columns is updated
-and read.
+The first loop over the hidden columns computes the gradient at the anchor; the second updates and reads the columns.
 """
 
-# Triton drops branches on compile-time values, which only stand alone
+# Triton drops a branch on a compile-time value only if that value is the whole condition, so such `if`s stay nested
 # ruff: noqa: SIM102
 
 import torch
@@ -29,7 +28,7 @@ from titanslab.memory.network import MemoryNetwork
 
 @triton.jit
 def _moved(m, s, a, d, theta, eta, alpha, real):
-    """Eqs. 13 and 14 for one block of a layer; as they were at padding."""
+    """Eqs. 13 and 14 for one tile of a layer; padding (`real` false) leaves m and s unchanged."""
     new_s = tl.where(real, eta * s - theta * a[:, None] * d[None, :], s)
     return tl.where(real, (1 - alpha) * m + new_s, m), new_s
 
@@ -75,7 +74,7 @@ def memory_step(
         scale += vector(scale_ptr + (row % H) * D, D, TD)[None, :]
         shift += vector(shift_ptr + (row % H) * D, D, TD)[None, :]
 
-    # keys forward
+    # forward pass of the keys
     z = tl.zeros([TD], acc)
     for e in range(0, E, BE):
         a = k
@@ -141,10 +140,7 @@ def step(
     chunk_size: int,
     form: MemoryNetwork,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """One token: y, loss, weights, momentum, anchor.
-
-    `initial`: weights, then momentum; or nothing without resets.
-    """
+    """Launches `memory_step` for one token; arguments and results as in `fused_memory_step`."""
     batch, heads, width = q.shape
     hidden = weights[-1].shape[2]
     q, k, v, gates, offset = contiguous([q, k, v, gates, offset])

@@ -1,6 +1,6 @@
-"""Device functions the kernels share: tiles, products, GELU and the inner loss.
+"""Device functions that the kernels share: tiles, products, GELU and the inner loss.
 
-Matrices are row-major. A tile may hang over the matrix: what is outside reads as 0 and is not stored.
+Matrices are row-major. A tile may extend beyond its matrix; elements outside are loaded as 0 and are not stored.
 """
 
 import triton
@@ -13,7 +13,7 @@ _NORM_EPS = tl.constexpr(1e-5)
 
 @triton.jit
 def tile(ptr, row, column, ROWS, COLUMNS: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr):
-    """`[TR, TC]` of the `[ROWS, COLUMNS]` matrix at `ptr`, from (row, column)."""
+    """The `[TR, TC]` tile that begins at (row, column) of the `[ROWS, COLUMNS]` matrix at `ptr`."""
     i = row + tl.arange(0, TR)[:, None]
     j = column + tl.arange(0, TC)[None, :]
     return tl.load(ptr + i * COLUMNS + j, mask=(i < ROWS) & (j < COLUMNS), other=0)
@@ -29,32 +29,34 @@ def put(ptr, value, row, column, ROWS, COLUMNS: tl.constexpr):
 
 @triton.jit
 def put_as(ptr, value, row, column, ROWS, COLUMNS: tl.constexpr):
-    """`put` in the precision of the memory at `ptr`."""
+    """`put` of the tile converted to the dtype of `ptr`."""
     put(ptr, value.to(ptr.dtype.element_ty), row, column, ROWS, COLUMNS)
 
 
 @triton.jit
 def add(ptr, value, row, column, ROWS, COLUMNS: tl.constexpr):
-    """Adds a tile to what is there."""
+    """Adds a tile to the matrix at `ptr`, in place."""
     before = tile(ptr, row, column, ROWS, COLUMNS, value.shape[0], value.shape[1])
     put(ptr, before + value, row, column, ROWS, COLUMNS)
 
 
 @triton.jit
 def vector(ptr, SIZE: tl.constexpr, TILE: tl.constexpr):
+    """The `[SIZE]` vector at `ptr`, extended by 0 to `[TILE]`."""
     i = tl.arange(0, TILE)
     return tl.load(ptr + i, mask=i < SIZE, other=0)
 
 
 @triton.jit
 def put_vector(ptr, value, SIZE: tl.constexpr):
+    """Stores the first SIZE elements; inverse of `vector`."""
     i = tl.arange(0, value.shape[0])
     tl.store(ptr + i, value, mask=i < SIZE)
 
 
 @triton.jit
 def _round_to_bf16(x):
-    """x with 8 significant bits, in float32 (Veltkamp): the interpreter has no bfloat16 products."""
+    """x rounded to 8 significant bits, in float32 (Veltkamp's method); the interpreter has no bfloat16 products."""
     high = x * 65537.0
     return high - (high - x)
 
@@ -79,13 +81,13 @@ def gelu(z):
 
 @triton.jit
 def gelu_slope(z):
-    """First derivative."""
+    """First derivative of GELU."""
     return 0.5 * (1 + tl.erf(z * _SQRT_HALF)) + z * tl.exp(-0.5 * z * z) * _INV_SQRT_TAU
 
 
 @triton.jit
 def gelu_curve(z):
-    """Second derivative."""
+    """Second derivative of GELU."""
     return (2 - z * z) * tl.exp(-0.5 * z * z) * _INV_SQRT_TAU
 
 
@@ -100,7 +102,7 @@ def normalize(z, D: tl.constexpr):
 
 @triton.jit
 def normalize_backward(grad, unit, rstd, D: tl.constexpr):
-    """As in `inner.py`; `grad` is 0 outside the D columns."""
+    """As in `memory/gradient.py`; `grad` is 0 outside the D columns."""
     inside = tl.arange(0, grad.shape[1])[None, :] < D
     along = tl.sum(grad * unit, 1)[:, None] / D
     return tl.where(inside, rstd * (grad - tl.sum(grad, 1)[:, None] / D - unit * along), 0)
@@ -108,7 +110,7 @@ def normalize_backward(grad, unit, rstd, D: tl.constexpr):
 
 @triton.jit
 def normalize_double_backward(outer, grad, unit, rstd, D: tl.constexpr):
-    """As in `inner.py`: gradient in z of `sum(outer * normalize_backward(grad))`."""
+    """As in `memory/gradient.py`: gradient in z of `sum(outer * normalize_backward(grad))`."""
     along = tl.sum(outer * unit, 1)[:, None]
     value = tl.sum(outer * (grad - tl.sum(grad, 1)[:, None] / D), 1)[:, None]
     second = tl.sum(grad * unit, 1)[:, None] / D
@@ -132,14 +134,14 @@ def loss_error(k, v, z, scale, shift, D: tl.constexpr, RESIDUAL: tl.constexpr, N
 
 @triton.jit
 def clip_factor(full, limit):
-    """What scales the rows of `full` to an l2 norm of `limit`, and 1/norm; both columns."""
+    """Two columns: the factor that scales each row of `full` to an l2 norm of `limit`, and 1 / norm."""
     inverse = tl.rsqrt(tl.maximum(tl.sum(full * full, 1), 1.2e-38))[:, None]
     return limit * inverse, inverse
 
 
 @triton.jit
 def loss_slope(error, z, scale, limit, D: tl.constexpr, NORM: tl.constexpr, CLIP: tl.constexpr):
-    """Gradient of the inner loss at z (Eq. 12), its rows clipped where asked for."""
+    """Gradient of the inner loss at z (Eq. 12); with CLIP, the l2 norm of each row is at most `limit`."""
     d = 2 * error
     if NORM:
         unit, rstd = normalize(z, D)
@@ -152,7 +154,7 @@ def loss_slope(error, z, scale, limit, D: tl.constexpr, NORM: tl.constexpr, CLIP
 
 @triton.jit
 def loss_slope_backward(outer, error, z, scale, limit, D: tl.constexpr, NORM: tl.constexpr, CLIP: tl.constexpr):
-    """Backward of `loss_slope`: gradients of z, of the error, and rows of those of scale and shift."""
+    """Backward of `loss_slope`: gradients of z, of the error (also that of shift) and of scale, per row."""
     if NORM:
         unit, rstd = normalize(z, D)
     if CLIP:

@@ -1,9 +1,9 @@
-// The adjoint of one chunk, from its activations and the gradient in the state after it. Included by chunked.cpp.
+// The adjoint of one chunk, from its activations and the gradient of the state after it. Included by chunked.cpp.
 #pragma once
 
 template <typename T>
 void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T* const* W, bool own, bool carry) {
-  // the read
+  // read again, or fetch the kept activations of the read
   if (A.activations)
     keep(n, t), recall_read(n);
   else
@@ -32,7 +32,7 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
     }
     transpose(C, C, mixed, LC, mixedT, LC);
     transpose(C, C, weighted, LC, weightedT, LC);
-    // the gradient at the chunk's end, through this chunk's writes
+    // gradient of the state at the chunk's end, through this chunk's writes
     T *dm = grad.m[l], *ds = grad.s[l];
     for (T* sums : {dstart[l], dlag[l], dw[l], dw2[l]}) std::fill_n(sums, LC, T(0));
     auto as_it_is = [](long, V x) { return x; };
@@ -51,7 +51,7 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
       through([&](long i, V x) { return x + at(dy + i); });
     else
       through(as_it_is);
-    // the gradient at the chunk's start
+    // gradient of the state at the chunk's start
     as_two_rows(dZ, l, c.start, c.lag);
     V dots[4] = {V{}, V{}, V{}, V{}};
     tiles(wi, columns[l], [&](long i, long j, auto rows, auto vectors) {
@@ -64,7 +64,8 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
       for (long j = 0; j < VL; j++) dends[l][k] += dots[k][j];
     }
     if (c.lagging < C) {
-      // dstart is that of start * (m + ratio s) there: what is left is that of the ratio, as of its first token's lag
+      // From token `lagging` on dstart is the gradient of start * (m + ratio s). The gradient of `ratio` remains; it is
+      // passed to the lag and the start of that token.
       T along = 0;
       for (long j = 0; j < VL; j++) along += dots[3][j];
       along /= c.start[c.lagging];
@@ -73,7 +74,7 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
     if (l > 0) std::swap(dX, dZ);
   }
   scatter(dX, n, A.dq);
-  T* dW[MAX_LAYERS];  // gradient in W
+  T* dW[MAX_LAYERS];  // gradient of W
   for (long l = 0; l < L; l++) {
     dW[l] = own ? grad.m[l] : grad_anchor.m[l];
     if (carry && own) add(grad.m[l], grad_anchor.m[l], l);
@@ -88,7 +89,7 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
   }
   if (!own)
     for (long l = 0; l < L; l++) store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
-  // dk and dv, from dA[0] and the error's gradient in tmp
+  // dk and dv, from dA[0] and from the gradient of the error, which is in tmp
   if (A.residual)
     for (long i = 0; i < D * LC; i++) dA[0][i] += tmp[i];
   scatter(dA[0], n, A.dk);
@@ -96,8 +97,8 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
   scatter(tmp, n, A.dv);
 }
 
-// The inner gradient itself, from the first layer to the last and back; dA and dD hold what reads and the chunk's end
-// have left there. Gradients in the weights W go to dW, that of the error to tmp.
+// Adjoint of `slopes`, from the first layer to the last and back. dA and dD come with the gradients of a and d through
+// the reads and the chunk's end. Gradients of the weights W are added to dW, that of the error is stored in tmp.
 template <typename T>
 void Row<T>::backward_slopes(Activations<T>& t, T* const* W, T* const* dW) {
   const T* w = scale();

@@ -1,7 +1,8 @@
-// The exact parallel form of the neural memory on a CPU: one (batch, head) row per thread from the first chunk to the
-// last, its state in that core's cache. Same mathematics as chunk.py and decay.py beside it, which are the fall-back.
-// Activations are [width, tokens] ("T" in a name), tokens in the vector lanes, padded with zeros to whole vectors.
-// Products with the momentum are made for the tokens that it has a part in, to rounding (decay.hpp).
+// The exact parallel form of the neural memory on a CPU. A thread computes one (batch, head) row from the first chunk
+// to the last, with the row's state in its core's cache. memory/chunked/equations.py and memory/decay.py have the same
+// functions in PyTorch operations, for machines without a compiler; docs/exact_form.md derives them.
+// Activations are [width, tokens] ("T" in a name), with tokens in the vector lanes, padded with zeros to whole vectors.
+// Products with the momentum leave out the tokens to which it contributes less than rounding (decay.hpp).
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -17,7 +18,7 @@
 constexpr int MAX_LAYERS = 8;
 constexpr double NORM_EPS = 1e-5;
 
-// Mirrors `Arguments` in __init__.py. Tensors are contiguous; null where absent.
+// Mirrors `Arguments` in memory/cpu/chunked.py. Tensors are contiguous; an absent one is null.
 struct Arguments {
   int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, inner, threads, activation_reals;
   double grad_clip;  // 0: off
@@ -25,7 +26,7 @@ struct Arguments {
   int64_t* index;               // [B, chunks * C], -1: empty slot
   uint8_t *resets, *continues;  // [chunks, B], [B]
   int64_t *last, *offset;       // [B]
-  void* activations;            // [chunks, B * H, activation_reals], null: backward computes them again
+  void* activations;            // [chunks, B * H, activation_reals]; null: backward computes them again
   void *state[MAX_LAYERS], *anchor[MAX_LAYERS], *initial[MAX_LAYERS], *kept[MAX_LAYERS];
   // forward
   void *y, *loss, *end[MAX_LAYERS], *running[MAX_LAYERS];
@@ -34,20 +35,20 @@ struct Arguments {
   void *dq, *dk, *dv, *d_gates, *d_state[MAX_LAYERS], *d_anchor[MAX_LAYERS], *d_initial[MAX_LAYERS], *d_norm;
 };
 
-// Decay coefficients of one chunk for one layer of gates (decay.py).
+// Decay coefficients of one chunk for one layer of gates (memory/decay.py).
 template <typename T>
 struct Decay {
   T *theta, *eta, *keep, *real;  // [C]
-  T *carried, *combined;         // E, G: [C, C+1], column 0 = the state before the chunk
+  T *carried, *combined;         // E, G: [C, C+1]; column 0 belongs to the state before the chunk
   T *start, *lag;                // [LC]
-  T *mixT, *w, *w2;              // [C, LC] (row = write, lane = token), [C], [C]
-  T b, f, e;
-  long recent;   // writes before it have left the chunk's momentum: w2 is 0 but for rounding
-  long lagging;  // reads from it on need no momentum of their own: lag is ratio * start but for rounding
+  T *mixT, *w, *w2;              // [C, LC] (row = write, lane = token), [C], [C]: shares of the writes in M_t, M', S'
+  T b, f, e;                     // shares of M and S in M', share of S in S'
+  long recent;                   // before this token w2 is 0, to rounding: its writes have faded from S'
+  long lagging;                  // from this token on lag is ratio * start, to rounding
   T ratio;
 };
 
-// Of one block of short chunks, rows of tokens (short_chunks.hpp).
+// Activations of one block of short chunks, one row per token (short_chunks.hpp).
 template <typename T>
 struct TokenRows {
   T *a[MAX_LAYERS], *z[MAX_LAYERS], *slope[MAX_LAYERS], *back[MAX_LAYERS], *d[MAX_LAYERS];
@@ -55,7 +56,7 @@ struct TokenRows {
 };
 
 template <typename T>
-struct Activations {  // of one chunk's keys
+struct Activations {  // activations of the keys of one chunk, names as in memory/chunked/equations.py
   T *a[MAX_LAYERS], *z[MAX_LAYERS], *slope[MAX_LAYERS], *back[MAX_LAYERS], *d[MAX_LAYERS];
   T *v, *unit, *rstd, *error, *raw;
   TokenRows<T> rows;
@@ -87,7 +88,7 @@ struct Row {
   T dends[MAX_LAYERS][3];
   TokenRows<T> tokens;  // gradients of a block of short chunks
   T *pieces, *weighted, *mixedT, *weightedT;
-  T *pm, *ps, *seen, *asking;  // of short chunks: products of tokens with the state and with one another
+  T *pm, *ps, *seen, *asking;  // for short chunks: products of tokens with the state and with one another
 
   Row(const Arguments& args, bool backward, Taker<T>& take) : A(args) {
     D = A.head_dim, L = A.depth, C = A.chunk, N = A.chunks, gates = A.gate_layers;
@@ -98,7 +99,7 @@ struct Row {
       in[l] = l == 0 ? D : A.hidden;
       out[l] = l == L - 1 ? D : A.hidden;
       columns[l] = ld[l] = (out[l] + VL - 1) / VL * VL;
-      // rows of a state a power of two apart would share a few lines of the first cache
+      // rows whose length is a power of two would all fall on a few lines of the L1 cache
       if (!A.inner && ld[l] * sizeof(T) % 128 == 0) ld[l] += LINE<T>;
       width[l] = (in[l] + VL - 1) / VL * VL;
       wide = std::max(wide, std::max(width[l], ld[l]));
@@ -176,13 +177,14 @@ struct Row {
     matmul(m, LC, k, a, am, ak, b, LC, c, LC, mode);
   }
 
-  // fn(i, rows) for groups of H rows, and smaller ones at the end
+  // Calls fn(i, rows) for groups of H rows, and for smaller groups at the end.
   template <int H, typename F>
   static void groups_of(long rows, long i, F fn) {
     for (; i + H <= rows; i += H) fn(i, Size<H>{});
     if constexpr (H > 1) groups_of<(H > 4 ? 4 : H / 2)>(rows, i, fn);
   }
-  // fn(i, j, rows, vectors) for tiles at row i, column j that cover rows x columns, of sums over a chunk's tokens
+  // Calls fn(i, j, rows, vectors) for tiles that cover `rows` x `columns`; a tile begins at row i and column j. The
+  // sizes are for sums over a chunk's tokens.
   template <typename F>
   void tiles(long rows, long columns, F fn) const {
     long j = 0;
@@ -194,7 +196,7 @@ struct Row {
     while (j + 4 * VL <= columns) down(Size<3>{}, Size<4>{});
     while (j + 2 * VL <= columns) down(Size<4>{}, Size<2>{});
 #else
-    // what does not fit into registers is put away once a tile: little where a tile's sums are long
+    // a tile of 6 rows spills registers once per tile, which is cheap if its sums have 32 tokens or more
     while (j + 2 * VL <= columns) C < 32 ? down(Size<3>{}, Size<2>{}) : down(Size<6>{}, Size<2>{});
 #endif
     while (j < columns) down(Size<4>{}, Size<1>{});
@@ -251,7 +253,7 @@ struct Row {
   void gate_gradients(long n);
 
   // ---- LayerNorm over the width, one token per lane ----
-  void column_mean(const T* x, const T* y, T* into) const {  // of x, or of x*y
+  void column_mean(const T* x, const T* y, T* into) const {  // mean of x, or of x * y
     std::fill_n(into, LC, T(0));
     for (long i = 0; i < D; i++)
 #pragma omp simd
@@ -272,7 +274,7 @@ struct Row {
 #pragma omp simd
       for (long c = 0; c < LC; c++) u[i * LC + c] *= rs[c];
   }
-  // into = d LayerNorm(z)/dz^T g, with g = x or x * weight
+  // into (op)= (dLayerNorm(z)/dz)^T g, with g = x or x * weight
   void normalize_backward(const T* x, const T* weight, const T* u, const T* rs, T* into, Mode mode) const {
     T *mean = sums, *along = sums + LC;
     std::fill_n(mean, 2 * LC, T(0));
@@ -339,7 +341,7 @@ struct Row {
   const T* scale() const { return A.scale ? (const T*)A.scale + h * D : nullptr; }
   const T* shift() const { return A.shift ? (const T*)A.shift + h * D : nullptr; }
 
-  // what is dear to compute of chunk n goes where backward finds it
+  // Points the expensive activations of chunk n at their places in `A.activations`, for backward.
   void keep(long n, Activations<T>& t) {
     T* next = (T*)A.activations + (n * A.batch * A.heads + r) * A.activation_reals;
     auto place = [&](T*& at, long rows) { at = next, next += rows * LC; };
@@ -350,7 +352,7 @@ struct Row {
     place(t.d[L - 1], D), place(t.unit, D), place(t.error, D), place(t.rstd, 1);
     if (A.grad_clip > 0) place(t.raw, D);
   }
-  // the rest of a chunk's activations, from those kept
+  // Computes the other activations of a chunk from the kept ones.
   void recall(long n, Activations<T>& t) {
     keep(n, t);
     gather(A.k, n, t.a[0]);
@@ -359,14 +361,14 @@ struct Row {
       mul_into(t.d[l], t.back[l], t.slope[l], out[l] * LC);
     }
   }
-  // layer inputs X and slopes Xs of a chunk's read, the scores and the last product Z, from those kept
+  // Computes the layer inputs X, the slopes Xs and the last product Z of a chunk's read from the kept activations.
   void recall_read(long n) {
     gather(A.q, n, qT);
     for (long l = 0; l < L - 1; l++) gelu_and_slope(out[l] * LC, Zs[l], X[l + 1], Xs[l]);
     std::copy_n(Zs[L - 1], D * LC, Z);
   }
 
-  // ---- inner gradient of a chunk at weights W, in factors ----
+  // ---- inner gradient of a chunk at the weights W, as its factors a and d ----
   void slopes(long n, T* const* W, Activations<T>& t) {
     gather(A.k, n, t.a[0]);
     gather(A.v, n, t.v);
@@ -429,18 +431,20 @@ struct Row {
   }
 
   // ---- products whose tiles are finished while they are in registers ----
-  // Tokens whose products need both matrices, whole vectors of them; the others are multiplied with `alone` only.
+  // Tokens from `first` to `last` (whole vectors) need the products with P and with Q; the others need that with
+  // `alone`.
   struct Both {
     long first, last;
     const T* alone;
   };
-  // What else is made of the products P b and Q b: p[token] += sum_i x[i] (P b)[i], q likewise; x [m, LC].
+  // Optional sums over the products: p[token] += sum_i x[i, token] (P b)[i, token], and q the same with Q b; x [m, LC].
   struct Dots {
     const T* x;
     T *p, *q;
   };
-  // to[m, tokens] = finish(i, f[token] (P b) + g[token] (Q b) - a s) for the triangular s [C, LC] and a [m, LC]; i is the
-  // place in [m, LC], values are vectors. Beyond `both` P b is alone b, and Q b 0. Of writes (LOWER) minus f, g and sums.
+  // to[m, tokens] = finish(i, f[token] (P b) + g[token] (Q b) - a s) for the triangular s [C, LC] and a [m, LC]; i is
+  // the index in [m, LC], and values are vectors. For tokens outside `both`, P b is alone b, and Q b is 0. For writes
+  // (LOWER) f, g and the sums in `dots` change their sign.
   template <Triangle PART, bool DOTS, typename F>
   void pair(long m, long k, const T* P, const T* Q, Both both, long am, long ak, const T* b, const T* f, const T* g,
             const T* a, const T* s, T* to, Dots dots, F finish) {
@@ -495,9 +499,9 @@ struct Row {
     };
     REGISTERS < 32 && C < 32 && both.first < both.last ? groups_of<3>(m, 0, group) : groups_of<6>(m, 0, group);
   }
-  // of a chunk's writes, as their gradients meet the gradient `dm` in the weights at its end
+  // The tokens of a chunk's writes whose gradients need ds besides `dm`, the gradient of the weights at its end.
   Both writes(const Decay<T>& c, const T* dm) const { return {c.recent, LC, dm}; }
-  // of its reads, as they meet the weights and momentum at its start
+  // The tokens of its reads that need the momentum besides the weights at its start.
   Both reads(const Decay<T>& c, long l, const State<T>& from) const {
     if (c.lagging >= C) return {0, LC, nullptr};
     if (c.ratio == 0) return {0, c.lagging, from.m[l]};
@@ -507,7 +511,7 @@ struct Row {
   static V at(const T* x) { return *(const V*)x; }
   static void add_to(T* to, V x) { *(V*)to += x; }
 
-  // into[i, token] = <a_i, x_token> for writes i up to the token: a, x [k, LC]
+  // into[i, token] = <a_i, x_token> for each token and the writes i up to it; a, x [k, LC].
   void scores_of(long k, const T* a, const T* x, T* into) {
     for (long j = 0; j < LC; j += 2 * VL) {
       long both = std::min(j + VL, C), n = std::min(2 * VL, LC - j);
@@ -519,7 +523,8 @@ struct Row {
     }
   }
 
-  // f(q_t; M_t) of a chunk; leaves layer inputs X, slopes Xs, the scores of queries and keys, and the last product Z
+  // The read f(q_t; M_t) of a chunk without its norm and residual. Stores the layer inputs X, the slopes Xs, the scores
+  // of queries and keys (`asked`), and the last product Z.
   void read(long n, const Activations<T>& t, const State<T>& from) {
     gather(A.q, n, qT);
     for (long l = 0; l < L; l++) {
@@ -534,7 +539,7 @@ struct Row {
   }
 
   void begin(long row) { r = row, b = row / A.heads, h = row % A.heads; }
-  // resets and anchors at the start of chunk n; returns the weights the gradient is taken at
+  // Applies a reset at the start of chunk n; returns the anchor, the weights at which its gradient is taken.
   T* const* enter(long n, State<T>& state) {
     if (A.resets && A.resets[n * A.batch + b])
       for (long l = 0; l < L; l++) load(A.initial[l], l, state.m[l], state.s[l]);
@@ -560,7 +565,7 @@ struct Row {
       Activations<T>& t = acts[0];
       if (A.activations) {
         keep(n, t);
-        for (long l = 0; l < L; l++) std::fill_n(asked[l], LC * LC, T(0));  // of later writes no score is computed
+        for (long l = 0; l < L; l++) std::fill_n(asked[l], LC * LC, T(0));  // scores of later writes are not computed
       }
       coefficients(n);
       A.inner ? slopes_short(n, now, W, t) : slopes(n, W, t);
@@ -587,7 +592,7 @@ struct Row {
   }
 
   void backward() {
-    bool carry = false;  // the running chunk's anchor has a gradient that belongs to the start of chunk last[b]
+    bool carry = false;  // the end anchor has a gradient, and that anchor is the one of chunk last[b]
     for (long l = 0; l < L; l++) load(A.d_end[l], l, grad.m[l], grad.s[l]);
     if (A.d_running[0]) {
       carry = A.offset[b] != 0 && A.last[b] >= 0;
@@ -644,7 +649,7 @@ struct Row {
   void add(T* to, const T* from, long l) const {
     for (long i = 0; i < in[l] * ld[l]; i++) to[i] += from[i];
   }
-  // along += <x, y>, sum += x over the chunk's tokens
+  // Adds <x, y> to `along` and the sum of x to `sum`, over the chunk's tokens.
   void add_sums(const T* x, const T* y, T& along, T& sum) const {
     T a = 0, s = 0;
 #pragma omp simd reduction(+ : a, s)
@@ -658,15 +663,15 @@ struct Row {
     for (long i = 0; i < n; i++) to[i] = a[i] * b[i];
   }
 
-  // column j of rows in panels, at the first of them
+  // Offset of column j in the first row of a matrix in panels.
   long panel(long j) const { return j / PANEL<T> * PANEL<T> * C + j % PANEL<T>; }
-  // rows [C, ld] of x [width, LC] in panels, zero beyond the width
+  // Transposes xT [width, LC] to `rows`, [C, ld] in panels, with zeros beyond the width.
   void as_rows(const T* xT, long l, T* rows) const {
     for (long j = 0; j < out[l]; j += PANEL<T>)
       transpose(std::min(out[l] - j, PANEL<T>), C, xT + j * LC, LC, rows + panel(j), PANEL<T>);
     clear_end(l, rows);
   }
-  // rowsA, rowsB = those rows times f, times g
+  // The same twice: rowsA holds the rows times f, rowsB the rows times g.
   void as_two_rows(const T* xT, long l, const T* f, const T* g) {
     for (long j = 0; j < out[l]; j += PANEL<T>)
       transpose_scaled(std::min(out[l] - j, PANEL<T>), C, xT + j * LC, LC, f, rowsA + panel(j), g, rowsB + panel(j),
@@ -677,7 +682,7 @@ struct Row {
     for (long j = out[l]; j < columns[l]; j++)
       for (long c = 0; c < C; c++) rows[panel(j) + c * PANEL<T>] = 0;
   }
-  // to += a x^T for a [in, LC] and x in panels of rowsA
+  // to += a x for a [in, LC] and the rows x [C, ld] in the panels of rowsA.
   void add_outer(const T* a, long l, T* to) const {
     for (long j = 0; j < columns[l]; j += PANEL<T>)
       matmul(in[l], std::min(columns[l] - j, PANEL<T>), C, a, LC, 1, rowsA + panel(j), PANEL<T>, to + j, ld[l], ADD);

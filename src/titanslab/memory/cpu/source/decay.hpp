@@ -1,7 +1,7 @@
-// Decay coefficients of a chunk (decay.py) and their adjoint. Included by chunked.cpp.
+// Decay coefficients of a chunk (memory/decay.py) and their adjoint. Included by chunked.cpp.
 #pragma once
 
-// What has decayed to this part of what stands beside it is left out: a sixteenth of rounding.
+// A term is left out once it is smaller than the terms beside it by this factor, a sixteenth of the rounding error.
 template <typename T>
 constexpr T FADED = sizeof(T) == 4 ? T(1) / (1 << 28) : T(1) / (1LL << 57);
 
@@ -17,14 +17,14 @@ void Row<T>::gates_of(long n, long g) {
   }
 }
 
-// the chunk's end alone: what `advance` needs
+// Computes the coefficients at the chunk's end alone: b, f, e, w, w2 and `recent`, which `advance` reads.
 template <typename T>
 void Row<T>::end_coefficients(long n) {
   for (long g = 0; g < gates; g++) {
     gates_of(n, g);
     Decay<T>& c = decays[g];
     T kept = 1, carried = 1, both = 0;
-    T less_one = 0;  // `carried` without the eta whose absence leaves most: what a gradient in eta is made of
+    T less_one = 0;  // the largest product of the same etas but one; gradients in eta contain such products
     for (long i = C - 1; i >= 0; i--) {
       both = (i + 1 < C ? c.eta[i + 1] : T(0)) * both + c.real[i] * kept;
       c.w[i] = both * c.theta[i];
@@ -73,12 +73,12 @@ void Row<T>::coefficients(long n) {
   }
 }
 
-// Sets `lagging` and `ratio`: lag_t / start_t is the sum of the products of eta / (1 - alpha) up to each token until t,
-// and grows no more once these have faded.
+// Sets `lagging` and `ratio`. lag_t / start_t is a sum over the tokens up to t, whose term for a token is the product
+// of eta / (1 - alpha) up to that token; the sum is constant once the terms have faded.
 template <typename T>
 void Row<T>::fade(Decay<T>& c) {
   c.lagging = C, c.ratio = 0;
-  if (!(c.start[C - 1] > T(1e-6))) return;  // what is all but forgotten is no measure
+  if (!(c.start[C - 1] > T(1e-6))) return;  // start is too close to 0 to divide by
   c.ratio = c.lag[C - 1] / c.start[C - 1];
   T product = 1, less_one = 0;
   for (long t = 0; t < C; t++) {
@@ -94,7 +94,7 @@ void Row<T>::fade(Decay<T>& c) {
   c.lagging = std::min(C, (c.lagging + VL - 1) / VL * VL);
 }
 
-// adjoint of `coefficients`; layers that share their gates add up
+// Adjoint of `coefficients`. If the layers share their gates, their gradients are added.
 template <typename T>
 void Row<T>::gate_gradients(long n) {
   long w = C + 1;

@@ -1,6 +1,7 @@
-// What stands around the memory in its layer, in one pass each: short convolution, SiLU and unit norm before it
-// (conv.py, norms.py), RMS norm and gate after it. Tensors are [B, T, heads * head_dim], contiguous; a thread takes a
-// head's columns of a row of the batch, so that sums over tokens have one order.
+// The layer's operations before and after the memory, each in one pass: short convolution, SiLU and unit norm before
+// it, RMS norm and gate after it. memory/conv.py and memory/norms.py have the same functions in PyTorch operations.
+// Tensors are [B, T, heads * head_dim] and contiguous. One thread computes one head of one row of the batch, so that
+// sums over tokens have a fixed order.
 #include <omp.h>
 
 #include <algorithm>
@@ -12,18 +13,18 @@
 
 constexpr int MAX_PARTS = 3;
 
-// Mirrors `FeatureArguments` in features.py.
+// Mirrors `FeatureArguments` in memory/cpu/features.py.
 struct FeatureArguments {
   int64_t batch, tokens, heads, head_dim, taps, parts, unit, threads;  // the first `unit` parts get unit norm
-  int64_t stride;                                                      // of a token in x and dx
+  int64_t stride;                                                      // between two tokens of x and dx
   void *x[MAX_PARTS], *weight[MAX_PARTS], *tail[MAX_PARTS];            // tail: null = zeros
   void *y[MAX_PARTS];                                                  // forward
   void *dy[MAX_PARTS], *dx[MAX_PARTS], *d_weight[MAX_PARTS], *d_tail[MAX_PARTS];  // d_weight: [B, taps, width]
 };
 
-// Mirrors `GateArguments` in features.py.
+// Mirrors `GateArguments` in memory/cpu/features.py.
 struct GateArguments {
-  int64_t batch, tokens, heads, head_dim, threads, stride;  // stride: of a token in the gate
+  int64_t batch, tokens, heads, head_dim, threads, stride;  // stride: between two tokens of the gate
   double eps;
   void *y, *weight, *gate, *out;
   void *d_out, *dy, *d_weight, *d_gate;  // d_weight: [B, heads, head_dim]
@@ -35,9 +36,9 @@ static inline T sigmoid(T z) {
   return z < 0 ? e * s : s;
 }
 
-constexpr long AHEAD = 8;  // tokens that are asked for before they are needed
+constexpr long AHEAD = 8;  // distance of the prefetch, in tokens
 
-// WIDTH: the head's width where it is known to the compiler, else 0.
+// WIDTH: the width of a head as a compile-time constant, or 0 for any width.
 template <typename T, int WIDTH>
 struct Features {
   const FeatureArguments& A;
@@ -54,13 +55,13 @@ struct Features {
     return before[part] ? (T*)before[part] + (b * back + back + t) * W + h * D() : zero.data();
   }
   const T* tap(long j) const { return (const T*)A.weight[part] + j * W + h * D(); }
-  // SiLU of the convolution at token t into `into`, its slope, and 1 / its norm
+  // Stores SiLU of the convolution at token t in `into` and its derivative in `slope`; returns 1 / norm.
   T value(long t, T* __restrict into, T* __restrict slope) {
     T sum = 0;
     if (WIDTH && back == 3 && t >= 3) {
       const T *x0 = row(A.x, A.tail, A.stride, t), *x1 = x0 - A.stride, *x2 = x1 - A.stride, *x3 = x2 - A.stride;
       const T *w0 = tap(0), *w1 = tap(1), *w2 = tap(2), *w3 = tap(3);
-      if (t + AHEAD < A.tokens)  // tokens are pages apart: the processor does not guess the next
+      if (t + AHEAD < A.tokens)  // tokens may be pages apart, beyond the hardware prefetcher
         for (long i = 0; i < D(); i += 64 / sizeof(T)) __builtin_prefetch(x0 + AHEAD * A.stride + i);
 #pragma omp simd reduction(+ : sum)
       for (long i = 0; i < D(); i++) {
@@ -127,39 +128,42 @@ struct Features {
   }
 };
 
-template <typename T, int WIDTH>
+// RMS norm per head times the norm's weight and, with GATED, a gate; without it the gate is 1 and has no gradient.
+template <typename T, int WIDTH, bool GATED>
 static void gated_norm(const GateArguments& A, long b, long h, long first, long end, bool backward) {
   const long D = WIDTH ? WIDTH : A.head_dim, W = A.heads * D;
   const T* __restrict w = (const T*)A.weight + h * D;
   T* __restrict dw = backward ? (T*)A.d_weight + b * W + h * D : nullptr;
   for (long t = first; t < end; t++) {
     long at = (b * A.tokens + t) * W + h * D;
-    const T *__restrict y = (const T*)A.y + at, *__restrict g = (const T*)A.gate + (b * A.tokens + t) * A.stride + h * D;
+    const T* __restrict y = (const T*)A.y + at;
+    const T* __restrict g = GATED ? (const T*)A.gate + (b * A.tokens + t) * A.stride + h * D : nullptr;
     T sum = 0, along = 0;
 #pragma omp simd reduction(+ : sum)
     for (long i = 0; i < D; i++) sum += y[i] * y[i];
     T inverse = 1 / std::sqrt(sum / D + (T)A.eps);
     if (!backward) {
       T* __restrict out = (T*)A.out + at;
-      for (long i = 0; i < D; i++) out[i] = y[i] * inverse * w[i] * g[i];
+      for (long i = 0; i < D; i++) out[i] = y[i] * inverse * w[i] * (GATED ? g[i] : 1);
       continue;
     }
     const T* __restrict d = (const T*)A.d_out + at;
-    T *__restrict dy = (T*)A.dy + at, *__restrict dg = (T*)A.d_gate + at;
+    T *__restrict dy = (T*)A.dy + at, *__restrict dg = GATED ? (T*)A.d_gate + at : nullptr;
 #pragma omp simd reduction(+ : along)
     for (long i = 0; i < D; i++) {
-      T unit = y[i] * inverse, u = d[i] * g[i];
-      dg[i] = d[i] * unit * w[i];
+      T unit = y[i] * inverse, u = GATED ? d[i] * g[i] : d[i];
+      if (GATED) dg[i] = d[i] * unit * w[i];
       dw[i] += u * unit;
       along += u * w[i] * unit;
     }
     along /= D;
-    for (long i = 0; i < D; i++) dy[i] = inverse * (d[i] * g[i] * w[i] - y[i] * inverse * along);
+    for (long i = 0; i < D; i++) dy[i] = inverse * (d[i] * (GATED ? g[i] : 1) * w[i] - y[i] * inverse * along);
   }
 }
 
-// fn(column, first, end) for every column of `work` and all tokens in blocks: a thread's columns take turns, so that a
-// row of them is fetched once. Each column sees its tokens in order, whatever the number of threads.
+// Calls fn(column, first, end) for each of `work` columns and each block of tokens. A thread goes through its columns
+// for one block before the next block, so that a cache line with several columns is fetched once. The tokens of a
+// column are computed in order for any number of threads.
 template <typename F>
 static void in_blocks(long work, long tokens, long wanted, F start) {
   constexpr long BLOCK = 16;
@@ -190,7 +194,8 @@ template <typename T, int WIDTH>
 static void run_gate(const GateArguments& A, bool backward) {
   in_blocks(A.batch * A.heads, A.tokens, A.threads, [&] {
     return [&](long i, long first, long end) {
-      gated_norm<T, WIDTH>(A, i / A.heads, i % A.heads, first, end, backward);
+      auto norm = A.gate ? gated_norm<T, WIDTH, true> : gated_norm<T, WIDTH, false>;
+      norm(A, i / A.heads, i % A.heads, first, end, backward);
     };
   });
 }

@@ -1,11 +1,11 @@
-// The flags of the arithmetic while we compute.
+// The processor's floating-point flags during a kernel call.
 #pragma once
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
 
-// Denormals slow products down several times: flushed while we compute, in our threads only.
+// Sets flush-to-zero in this thread for the life of the object: products with denormals are several times slower.
 struct FlushDenormals {
 #if defined(__x86_64__)
   unsigned saved = _mm_getcsr();

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-// 2^n exp2-polynomial; relative error below 3e-7 for x in [-87, 0]
+// exp(x) as 2^n times a polynomial for the rest; relative error below 3e-7 for x in [-87, 0].
 static inline float exp_negative(float x) {
   x = x < -87.0f ? -87.0f : x;
   float scaled = x * 1.44269504088896f;
@@ -25,7 +25,8 @@ static inline float exp_negative(float x) {
 }
 static inline double exp_negative(double x) { return std::exp(x); }
 
-// Phi(z) from e = exp(-z^2/2). float: Phi(-|z|) = e p(1 / (1 + 0.23 |z|)), p fitted to relative 5e-8.
+// Normal distribution function Phi(z), from e = exp(-z^2/2). For float Phi(-|z|) = e p(1 / (1 + 0.23 |z|)), with the
+// polynomial p fitted to a relative error of 5e-8.
 static inline float normal_cdf(float z, float e) {
   float a = z < 0 ? -z : z;
   float t = 1.0f / (1.0f + 0.23f * a);

@@ -1,4 +1,4 @@
-// Small matrix products for one core. Tokens (or output columns) are the vector lanes, so n is a multiple of VL.
+// Small matrix products for one core. Tokens (or output columns) are in the vector lanes, so n is a multiple of VL.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -13,7 +13,7 @@
 #define TITANS_VECTOR_BYTES 16
 #endif
 
-constexpr int REGISTERS = TITANS_VECTOR_BYTES == 64 ? 32 : 16;  // that hold vectors
+constexpr int REGISTERS = TITANS_VECTOR_BYTES == 64 ? 32 : 16;  // vector registers of the processor
 
 template <typename T>
 struct Lanes {
@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) void product_of(long k, const T* a,
   }
 }
 
-// c[i, :] (op)= that product, accumulators in registers.
+// c[i, :] (op)= the product above, with the accumulators in registers. op is set, add or subtract, by `mode`.
 template <typename T, int MR, int NV, bool UNIT>
 static inline __attribute__((always_inline)) void tile_of(long k, const T* a, long am, long ak, const T* b, long ldb,
                                                        T* c, long ldc, Mode mode) {
@@ -93,7 +93,7 @@ static void matmul(long m, long n, long k, const T* a, long am, long ak, const T
   if (am == 1) {
     for (; j + 2 * VL <= n; j += 2 * VL) panel<T, 12, 2>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
     for (; j + VL <= n; j += VL) panel<T, 16, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
-  } else {  // a pointer for each row of a: fewer of them, so that they stay in registers
+  } else {  // each row of a needs a pointer; fewer rows, so that the pointers stay in registers
     for (; j + 2 * VL <= n; j += 2 * VL) panel<T, 8, 2>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
     for (; j + VL <= n; j += VL) panel<T, 8, 1>(m, k, a, am, ak, b + j, ldb, c + j, ldc, mode);
   }
@@ -103,7 +103,7 @@ static void matmul(long m, long n, long k, const T* a, long am, long ak, const T
 #endif
 }
 
-// A tile's accumulators p = P b, q = Q b with P, Q of one layout, MR rows and NV vectors.
+// Accumulators of a tile, MR rows by NV vectors, of p = P b and q = Q b; P and Q have the same strides.
 template <typename T, int MR, int NV>
 struct Pair {
   typename Lanes<T>::V p[MR][NV], q[MR][NV];
@@ -129,10 +129,10 @@ static inline __attribute__((always_inline)) void pair_of(long k, const T* P, co
   }
 }
 
-// Which part of a square matrix s[p, lane] is not zero.
+// The part of a square matrix s[p, lane] that is not zero.
 enum Triangle { UPPER, LOWER };
 
-// acc[i, v] -= sum_p a[i*am + p] s[p, v] over the rows of s between two, for the vectors from V0 to V1.
+// acc[i, v] -= sum_p a[i*am + p] s[p, v] over the rows p of s with from <= p < to, for vectors V0 <= v < V1.
 template <typename T, int MR, int NV, int V0, int V1>
 static inline __attribute__((always_inline)) void minus_rows(long from, long to, const T* a, long am, const T* s,
                                                           long lds, typename Lanes<T>::V (&acc)[MR][NV]) {
@@ -148,14 +148,15 @@ static inline __attribute__((always_inline)) void minus_rows(long from, long to,
   }
 }
 
-// acc[i, :] -= sum_p a[i*am + p] s[p, :] for the lanes from j on of a triangular s of `size` rows: vectors from STEP on,
-// whose first row is `from`. The vectors a row has are known to the compiler, so that the sums stay in registers.
+// acc[i, :] -= sum_p a[i*am + p] s[p, :] for the lanes from j on of a triangular s of `size` rows. This call takes the
+// rows from `from` on, in steps of VL rows; STEP is the number of the step. The number of vectors in a row is a
+// compile-time constant, so the sums stay in registers.
 template <Triangle PART, typename T, int MR, int NV, int STEP>
 static inline __attribute__((always_inline)) void minus_triangle(long size, const T* a, long am, const T* s, long lds,
                                                               long j, typename Lanes<T>::V (&acc)[MR][NV], long from) {
   constexpr long VL = Lanes<T>::VL;
   if constexpr (STEP < NV) {
-    // of UPPER the vectors from STEP on, of LOWER those up to it
+    // UPPER has the vectors from STEP on, LOWER the vectors up to STEP
     constexpr int V0 = PART == UPPER ? STEP : 0, V1 = PART == UPPER ? NV : STEP + 1;
     long to = PART == LOWER && V1 == NV ? size : std::min(j + (STEP + 1) * VL, size);
     minus_rows<T, MR, NV, V0, V1>(from, to, a, am, s + j, lds, acc);
@@ -169,7 +170,7 @@ static inline __attribute__((always_inline)) void minus_triangle(long size, cons
 }
 
 #if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
-// Stage of a square transpose: rows i and i + S exchange their off-diagonal blocks of S lanes.
+// One stage of a square transpose: rows i and i + S exchange their off-diagonal blocks of S lanes.
 template <int S, typename V, int... I>
 static inline __attribute__((always_inline)) void exchange(V& a, V& b, std::integer_sequence<int, I...>) {
   constexpr int N = sizeof...(I);
@@ -186,7 +187,7 @@ static inline __attribute__((always_inline)) void exchange_all(typename Lanes<T>
     exchange_all<T, 2 * S>(rows);
   }
 }
-// rows[0] = the sums of each row's lanes
+// Lane i of rows[0] becomes the sum of the lanes of rows[i].
 template <typename T, int S>
 static inline __attribute__((always_inline)) void add_exchanged(typename Lanes<T>::V* rows) {
   constexpr int N = Lanes<T>::VL;
@@ -201,7 +202,7 @@ static inline __attribute__((always_inline)) void add_exchanged(typename Lanes<T
 #define TITANS_SHUFFLES 1
 #endif
 
-// put(j, i, n, x): n numbers x of src's column j from row i on, as one vector where n is VL, else one by one.
+// Calls put(j, i, x) for all of src: x is column j from row i on, a vector of VL elements, or one element at the edges.
 template <typename T, typename F>
 static inline void transpose_with(long rows, long columns, const T* src, long lds, F put) {
   constexpr long VL = Lanes<T>::VL;
@@ -223,7 +224,7 @@ static inline void transpose_with(long rows, long columns, const T* src, long ld
     for (long j = i < whole ? wide : 0; j < columns; j++) put(j, i, src[i * lds + j]);
 }
 
-// dst[j, i] = src[i, j]; rows x columns of src.
+// dst[j, i] = src[i, j]; `rows` and `columns` are those of src.
 template <typename T>
 static void transpose(long rows, long columns, const T* src, long lds, T* dst, long ldd) {
   transpose_with(rows, columns, src, lds, [=](long j, long i, auto x) {
@@ -232,7 +233,7 @@ static void transpose(long rows, long columns, const T* src, long lds, T* dst, l
   });
 }
 
-// The same twice, row j of one times f[j], of the other times g[j].
+// Two transposes in one pass: one[j, i] = f[j] src[i, j], other[j, i] = g[j] src[i, j].
 template <typename T>
 static void transpose_scaled(long rows, long columns, const T* src, long lds, const T* f, T* one, const T* g, T* other,
                              long ldd) {

@@ -1,8 +1,9 @@
-// Short chunks (the online rule above all), several as one block of `C` tokens in the exact low-rank form: the state is
-// touched at the block's ends, what runs chunk by chunk are products of its tokens with it. Included by chunked.cpp.
+// Several short chunks, above all chunks of one token, as one block of `C` tokens in the exact low-rank form. The state
+// is updated at the block's end; within the block, each chunk computes products of its tokens with the state at the
+// block's start and with the earlier tokens. Included by chunked.cpp.
 #pragma once
 
-// pm = x m, ps = x s for MR tokens: x has rows ldx apart, pm and ps rows ldp.
+// pm = x m, ps = x s for MR tokens. ldx is the distance of two rows of x, ldp that of two rows of pm and ps.
 template <typename T, int MR, int NV>
 static inline void tokens_matrix_tile(long rows, long ld, const T* x, long ldx, const T* m, const T* s, T* pm, T* ps,
                                       long ldp) {
@@ -23,7 +24,7 @@ static inline void tokens_matrix_tile(long rows, long ld, const T* x, long ldx, 
     for (int j = 0; j < NV; j++) *(V*)(pm + i * ldp + j * VL) = a[i][j], *(V*)(ps + i * ldp + j * VL) = b[i][j];
 }
 
-// The same for `count` tokens; m and s [rows, ld], ld whole vectors.
+// The same for `count` tokens; m and s are [rows, ld], and ld is a multiple of VL.
 template <typename T>
 static void tokens_matrix(long count, long rows, long ld, const T* x, long ldx, const T* m, const T* s, T* pm, T* ps) {
   constexpr long VL = Lanes<T>::VL;
@@ -50,7 +51,7 @@ static void tokens_matrix(long count, long rows, long ld, const T* x, long ldx, 
 }
 
 template <typename T>
-static inline T dot(long n, const T* x, const T* y) {  // n whole vectors
+static inline T dot(long n, const T* x, const T* y) {  // n is a multiple of VL
   typedef typename Lanes<T>::V V;
   constexpr long VL = Lanes<T>::VL;
   V a{}, b{};
@@ -68,12 +69,12 @@ static inline T dot(long n, const T* x, const T* y) {  // n whole vectors
 }
 
 template <typename T>
-static inline void add_scaled(long n, T factor, const T* x, T* y) {  // y += factor x, n whole vectors
+static inline void add_scaled(long n, T factor, const T* x, T* y) {  // y += factor x; n is a multiple of VL
   typedef typename Lanes<T>::V V;
   for (long i = 0; i < n; i += Lanes<T>::VL) *(V*)(y + i) += factor * *(const V*)(x + i);
 }
 
-// sums[r] = sum of the lanes of x[r], for a vector of rows.
+// Returns a vector whose lane r is the sum of the lanes of x[r]; x has VL rows.
 template <typename T>
 static inline typename Lanes<T>::V lane_sums(typename Lanes<T>::V* x) {
 #ifdef TITANS_SHUFFLES
@@ -91,7 +92,7 @@ static inline typename Lanes<T>::V lane_sums(typename Lanes<T>::V* x) {
 #endif
 }
 
-// out[p] = <m_p, d> for rows m_p, ld numbers apart and long; out has room for whole vectors
+// out[p] = <m_p, d> for the rows m_p [ld] of m; out has a length that is a multiple of VL.
 template <typename T>
 static void dots(long rows, long ld, const T* m, const T* d, T* out) {
   typedef typename Lanes<T>::V V;
@@ -110,7 +111,7 @@ static void dots(long rows, long ld, const T* m, const T* d, T* out) {
   for (; p < rows; p++) out[p] = dot(ld, m + p * ld, d);
 }
 
-// pm = m d, ps = s d for `count` tokens: d [count, ld], pm and ps [count, ldp], zero beyond the rows of m and s
+// pm = d m^T, ps = d s^T for `count` tokens: d [count, ld], pm and ps [count, ldp], with zeros beyond column `rows`.
 template <typename T>
 static void matrix_tokens(long count, long rows, long ld, const T* m, const T* s, const T* d, T* pm, T* ps, long ldp) {
   for (long i = 0; i < count; i++) {
@@ -120,15 +121,15 @@ static void matrix_tokens(long count, long rows, long ld, const T* m, const T* s
   }
 }
 
-// z -= sum_j mix[j] <u_j, x> w_j over the tokens before `first`, which is at a chunk's start: u [C, nu], w [C, nw]
+// z -= sum_j mix[j] <u_j, x> w_j over the tokens j before `first`, the first token of a chunk; u [C, nu], w [C, nw].
 template <typename T>
 void Row<T>::subtract_earlier(long first, const Decay<T>& c, const T* u, long nu, const T* w, long nw, const T* x, T* z) {
   dots(first, nu, u, x, seen);
   for (long j = 0; j < first; j++) add_scaled(nw, -c.mixT[j * LC + first - 1] * seen[j], w + j * nw, z);
 }
 
-// The keys' pass: a, d and what their backward needs, as rows of tokens, each at the state its chunk starts with; W are
-// the weights of the first chunk's start.
+// Computes a, d and the activations for their backward, one row per token, each at the weights of its chunk's start. W
+// are the weights at the start of the first chunk.
 template <typename T>
 void Row<T>::slopes_short(long n, const State<T>& state, T* const* W, Activations<T>& t) {
   TokenRows<T>& o = t.rows;
@@ -137,7 +138,7 @@ void Row<T>::slopes_short(long n, const State<T>& state, T* const* W, Activation
   transpose(D, C, t.a[0], LC, o.a[0], width[0]);
   gather(A.v, n, t.v);
   transpose(D, C, t.v, LC, o.v, width[0]);
-  // the first layer's products with the state, all keys at once
+  // the first layer's products with the state, for all keys of the block
   const Decay<T>& c0 = decay(0);
   const bool own = W[0] == state.m[0];
   for (long j = 0; j < LC; j++) {
@@ -214,7 +215,7 @@ void Row<T>::slopes_short(long n, const State<T>& state, T* const* W, Activation
   transpose(C, D, o.error, width[0], t.error, LC);
 }
 
-// g <- d LayerNorm(z)/dz^T g for one token
+// g <- (dLayerNorm(z)/dz)^T g for one token.
 template <typename T>
 void Row<T>::norm_transposed(T* g, const T* unit, T rs) const {
   T mean = 0, along = 0;
@@ -230,7 +231,7 @@ T Row<T>::clip_row(const T* d) const {
   return (T)A.grad_clip / std::sqrt(std::max(sum, T(1e-38)));
 }
 
-// Adjoint of the end of `slopes_short` for one token: from the gradient at d_L to those at z_L and the error.
+// Adjoint of the last part of `slopes_short` for one token: from the gradient of d_L to those of z_L and of the error.
 template <typename T>
 void Row<T>::last_layer_short(long i, Activations<T>& t, T* last, T* dz, T* derror) {
   TokenRows<T>& o = t.rows;
@@ -250,13 +251,13 @@ void Row<T>::last_layer_short(long i, Activations<T>& t, T* last, T* dz, T* derr
   }
   T rs = o.rstd[i], *w = pieces;
   std::copy_n(last, D, w);
-  norm_transposed(w, unit, rs);  // gradient at g = 2 error weight
+  norm_transposed(w, unit, rs);  // gradient of g = 2 error weight
   for (long j = 0; j < D; j++) {
     derror[j] = 2 * w[j] * weight[j];
     dnorm[j] += 2 * w[j] * error[j] + derror[j] * unit[j];
     dnorm[D + j] += derror[j];
   }
-  // gradient in z of <last, d LayerNorm(z)/dz^T g>
+  // gradient in z of <last, (dLayerNorm(z)/dz)^T g>
   T along = 0, gmean = 0, second = 0, value = 0, t1 = 0, t2 = 0;
   for (long j = 0; j < D; j++) {
     T g = 2 * error[j] * weight[j];
@@ -278,7 +279,8 @@ void Row<T>::last_layer_short(long i, Activations<T>& t, T* last, T* dz, T* derr
   for (long j = 0; j < D; j++) dz[j] += w[j];
 }
 
-// Adjoint of `subtract_earlier`, dz the gradient at its z: into du, dw, dx, and dmix (`into`).
+// Adjoint of `subtract_earlier`: from dz, the gradient of its z, adds the gradients to du, dw, dx, and that of mix to
+// `into`.
 template <typename T>
 void Row<T>::earlier_backward(long first, const Decay<T>& c, const T* u, long nu, const T* w, long nw, const T* x,
                               const T* dz, T* du, T* dw, T* dx, T* into) {
@@ -293,8 +295,8 @@ void Row<T>::earlier_backward(long first, const Decay<T>& c, const T* u, long nu
   }
 }
 
-// The inner gradient of a block, last chunk first; dA and dD hold what reads and the block's end have left there. The
-// gradient in the weights W of the first chunk's start goes to dW.
+// Adjoint of `slopes_short`, from the last chunk to the first. dA and dD come with the gradients of a and d through the
+// reads and the block's end. The gradient of W, the weights at the start of the first chunk, is added to dW.
 template <typename T>
 void Row<T>::backward_short(long n, Activations<T>& t, const State<T>& state, T* const* W, T* const* dW) {
   TokenRows<T> &o = t.rows, &g = tokens;
@@ -347,7 +349,7 @@ void Row<T>::backward_short(long n, Activations<T>& t, const State<T>& state, T*
       for (long j = 0; j < S * w; j++) below[j] = dx[j] * slope[j] + extra[j];
     }
   }
-  // the first layer's products with the state, all keys at once
+  // the first layer's products with the state, for all keys of the block
   transpose(C, out[0], g.z[0], ld[0], dZ, LC);
   transpose(C, in[0], g.a[0], width[0], dA[0], LC);
   const Decay<T>& c0 = decay(0);
@@ -370,7 +372,7 @@ void Row<T>::backward_short(long n, Activations<T>& t, const State<T>& state, T*
     for (long i = 0; i < in[0]; i++)
       for (long j = 0; j < S; j++) dA[0][i * LC + j] += pm[j * width[0] + i];
   }
-  // the state at the block's start, and W: outer products of both passes
+  // gradients of the state at the block's start and of W: outer products of both passes
   for (long l = 0; l < L; l++) {
     const Decay<T>& c = decay(l);
     for (int pass = l ? 0 : 1; pass < 2; pass++) {

@@ -1,5 +1,6 @@
-// One token of the neural memory on a CPU: the inner gradient at the chunk's start, the write, and the read after it.
-// Same mathematics as recurrent.py, which is the fall-back; every weight is read and written once.
+// One token of the neural memory on a CPU: the inner gradient at the anchor, then the write, then the read.
+// memory/recurrent.py has the same function in PyTorch operations, for machines without a compiler. The new state is
+// written in one pass, in which the read takes place too.
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -9,9 +10,9 @@
 
 constexpr int MAX_LAYERS = 8;
 constexpr double NORM_EPS = 1e-5;
-constexpr int64_t PARALLEL_FROM = 1 << 19;  // weights of all rows; below, starting threads costs more than it gains
+constexpr int64_t PARALLEL_FROM = 1 << 19;  // fewest weights of all rows for which several threads are faster than one
 
-// Mirrors `StepArguments` in step.py. Tensors are contiguous; null where absent.
+// Mirrors `StepArguments` in memory/cpu/step.py. Tensors are contiguous; an absent one is null.
 struct StepArguments {
   int64_t rows, heads, head_dim, hidden, depth, residual, threads;
   double grad_clip;             // 0: off

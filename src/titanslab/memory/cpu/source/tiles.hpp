@@ -1,12 +1,12 @@
-// The products of chunked.cpp with two operands each: registers hold a tile of the result for a whole chunk.
+// The products of chunked.cpp that sum over a chunk's tokens; registers hold a tile of the result for the whole chunk.
 #pragma once
 #include "matmul.hpp"
 
 template <typename T>
-constexpr long LINE = 64 / sizeof(T);  // of the first cache
+constexpr long LINE = 64 / sizeof(T);  // elements of a cache line
 
-// Rows of tokens that outer products read lie in panels of a few vectors, [panel, C, PANEL]: rows of a power of two
-// would fall on the same few lines of the first cache.
+// Width of a panel. Outer products read rows of tokens in panels, [panel, C, PANEL], because rows whose length is a
+// power of two would all fall on the same few lines of the L1 cache.
 template <typename T>
 constexpr long PANEL = 4 * Lanes<T>::VL;
 
@@ -26,8 +26,8 @@ static inline __attribute__((always_inline)) void outer_of(long first, long last
   }
 }
 
-// am += a^T d over the tokens up to `last`, as += a^T d2 over those from `second` on: together where registers hold both
-// tiles, else one after the other.
+// am += a^T d over the tokens before `last`, as += a^T d2 over the tokens from `second` to `last`. One loop computes
+// both tiles if the registers can hold them, else two loops.
 template <typename T, int MR, int NV>
 static inline __attribute__((always_inline)) void outer_tile(long second, long last, const T* a, long LC, const T* d,
                                                           const T* d2, typename Lanes<T>::V (&am)[MR][NV],
@@ -45,7 +45,7 @@ static inline __attribute__((always_inline)) void outer_tile(long second, long l
     for (int i = 0; i < MR; i++) {
       v[i] = a[i * LC + c] - V{};
 #if defined(__AVX512F__) && defined(__GNUC__)
-      asm("" : "+v"(v[i]));  // read once: as an operand from memory each product would read it again
+      asm("" : "+v"(v[i]));  // forces one load; the compiler would load it again for each product
 #endif
     }
     for (int j = 0; j < NV; j++) x[j] = *(const V*)(d + c * PANEL<T> + j * VL);
@@ -57,8 +57,8 @@ static inline __attribute__((always_inline)) void outer_tile(long second, long l
   }
 }
 
-// Asks for a tile of four matrices, of which the last two are written too; they come from far, and products with what is
-// near go first.
+// Prefetches a tile of four matrices, of which the last two are also written. They are not in the L1 cache; products of
+// operands that are in it run meanwhile.
 template <typename T, int MR, int NV>
 static inline __attribute__((always_inline)) void ask_for(long ld, const T* one, const T* two, const T* to, const T* to2) {
   for (int i = 0; i < MR; i++)
@@ -69,7 +69,8 @@ static inline __attribute__((always_inline)) void ask_for(long ld, const T* one,
     }
 }
 
-// c' = b c + f s - a^T(w d), s' = e s - a^T(w' d), one pass over the state; w' is 0 before token `recent`.
+// m1 = b m + f s - a^T (w d), s1 = e s - a^T (w2 d), in one pass over the state; dw = w d, dw2 = w2 d. w2 is 0 before
+// token `recent`.
 template <typename T, int MR, int NV>
 static inline __attribute__((always_inline)) void advance_tile(long C, long recent, const T* aT, long LC, const T* dw,
                                                                const T* dw2, long ld, const T* m, const T* s, T* m1,
@@ -90,8 +91,10 @@ static inline __attribute__((always_inline)) void advance_tile(long C, long rece
     }
 }
 
-// dm1 = b dm + X^T (b dz), ds1 = f dm + e ds + X^T (f dz), and the dot products <m,dm>, <s,dm>, <s,ds>. From token
-// `lagging` on f is `ratio` times b, and the fourth is <s, X^T (b dz)> of these tokens.
+// The gradient of the state at the chunk's start from that at its end, in place:
+// dm <- b dm + X^T dz, ds <- f dm + e ds + X^T dz2, where dz and dz2 are the gradient at z times start and times lag.
+// dots[0..2] receive <m, dm>, <s, dm> and <s, ds>. From token `lagging` on, lag is `ratio` times start, so dz2 is not
+// read, and dots[3] receives <s, X^T dz> of these tokens.
 template <typename T, int MR, int NV>
 static inline __attribute__((always_inline)) void retreat_tile(long C, long lagging, T ratio, const T* X, long LC,
                                                                const T* dz, const T* dz2, long ld, const T* m, const T* s,

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cstdlib>
 
-// What the workspaces of all threads may hold between calls.
+// Most bytes that the workspaces of all threads hold between calls.
 constexpr size_t KEPT_BYTES = size_t(256) << 20;
 
-// A thread's workspace, kept between calls: fresh pages cost more than a small call's arithmetic, and a quarter of a
-// large one's.
+// A thread's workspace, kept between calls. To map new pages takes longer than the arithmetic of a small call, and a
+// quarter of that of a large call.
 template <typename T>
 struct Arena {
   T* base = nullptr;
@@ -30,7 +30,7 @@ struct Arena {
   ~Arena() { std::free(base); }
 };
 
-// Hands out zeroed pieces; with no arena it only counts.
+// Divides an arena into pieces of zeros. Without an arena it only counts the elements.
 template <typename T>
 struct Taker {
   Arena<T>* arena;
