@@ -102,24 +102,18 @@ def _backends(console: Any, config: Any) -> None:
 
 def _cost(console: Any, config: Any, tokens: int) -> None:
     from titanslab.models.config import TitansConfig
+    from titanslab.models.cost import cache_bytes, cost, num_parameters
 
     if not isinstance(config, TitansConfig):
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
-            count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-        console.print(f"model      {config.model_type}, {count:,} parameters")
+        console.print(f"model      {config.model_type}, {num_parameters(config):,} parameters")
         return
-    from titanslab.models.cost import cost
-
-    found, longer = cost(config, tokens), cost(config, 2 * tokens)
+    found, later = cost(config, tokens), cache_bytes(config, 1, 2 * tokens)
     console.print(
         f"model      titans {config.variant}, {found.parameters:,} parameters "
         f"({found.embedding_parameters:,} of them embedding)"
     )
     console.print(f"compute    {_short(found.flops_per_token)}FLOPs per token, forward, over {tokens:,} tokens")
-    grows = "constant" if longer.cache_bytes == found.cache_bytes else f"{_bytes(longer.cache_bytes)} at twice that"
+    grows = "constant" if later == found.cache_bytes else f"{_bytes(later)} at twice that"
     console.print(f"state      {_bytes(found.cache_bytes)} per sequence after {tokens:,} tokens, fp32; {grows}")
     if found.memory_weights:
         console.print(f"memory     {found.memory_weights:,} fast weights per sequence")

@@ -1,4 +1,4 @@
-"""Cost of a config in closed form: parameters, FLOPs of a forward pass, bytes of its cache.
+"""Cost of a config: number of parameters, and in closed form FLOPs of a forward pass and bytes of its cache.
 
 FLOPs are those of matrix products, two per multiply-add. Norms, convolutions, activations and elementwise gates do not
 count, as in FLOP counters. Scores that a mask hides count, because they are computed.
@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from titanslab.models.config import TitansConfig
 
@@ -34,14 +35,19 @@ class Cost:
 def cost(config: TitansConfig, tokens: int = 4096, dtype: torch.dtype = torch.float32) -> Cost:
     """Cost of a config for sequences of `tokens` tokens, with weights in `dtype`."""
     embedding = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    block = _mixer_parameters(config) + config.hidden_size + 3 * config.hidden_size * (config.intermediate_size or 0)
     return Cost(
-        parameters=embedding + config.num_hidden_layers * block + config.hidden_size,
+        parameters=num_parameters(config),
         embedding_parameters=embedding,
         memory_weights=0 if config.variant == "attention" else config.num_hidden_layers * _fast_weights(config),
         flops_per_token=forward_flops(config, 1, tokens) / tokens,
         cache_bytes=cache_bytes(config, 1, tokens, dtype),
     )
+
+
+def num_parameters(config: PreTrainedConfig) -> int:
+    """Number of parameters of the causal language model of any config of Hugging Face; tied ones count once."""
+    with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
 def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
@@ -93,26 +99,6 @@ def _fast_weights(config: TitansConfig) -> int:
     """Number of weights in the memories of one block."""
     width = config.memory_head_dim
     return config.memory.num_heads * config.memory.network(width).num_weights(width)
-
-
-def _mixer_parameters(config: TitansConfig) -> int:
-    """Parameters of one mixer, with its norm."""
-    d = config.hidden_size
-    total = d + config.num_persistent_tokens * d  # its norm, and the persistent tokens
-    if config.variant != "attention":
-        memory, inner = config.memory, _inner(config)
-        outputs = memory.num_heads * memory.gate_layers
-        total += 5 * d * inner + inner + _fast_weights(config)
-        total += (1 + memory.momentum + memory.forgetting) * outputs * (d + 1) + memory.gate_keys * outputs * inner
-        total += 3 * memory.conv_size * inner if memory.conv_size > 1 else 0
-        total += 2 * inner if memory.norm else 0
-    if config.variant != "lmm":
-        total += 4 * d * d
-    total += 3 * config.attention_conv_size * d if config.attention_conv_size > 1 else 0
-    total += {"mal": d, "mag": 2 * d, "mac": 4 * d}.get(config.variant, 0)
-    if config.variant in ("mag", "mac") and config.gate_type == "mix":
-        total += d * d
-    return total
 
 
 def _memory_flops(config: TitansConfig, batch: int, tokens: int) -> int:
