@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titanslab.memory.config import check_choice
 from titanslab.memory.norms import RMSNorm
 
 GATE_TYPES = ("mix", "sigmoid", "silu")
@@ -22,8 +23,7 @@ class MemoryGate(nn.Module):
 
     def __init__(self, hidden_size: int, gate_type: str = "mix", eps: float = 1e-6) -> None:
         super().__init__()
-        if gate_type not in GATE_TYPES:
-            raise ValueError(f"gate_type must be one of {', '.join(GATE_TYPES)}; got {gate_type!r}")
+        check_choice("gate_type", gate_type, GATE_TYPES)
         self.gate_type = gate_type
         self.y_norm = RMSNorm(hidden_size, eps)
         self.m_norm = RMSNorm(hidden_size, eps)

@@ -17,7 +17,6 @@ from titanslab.models.cache_file import (
     config_identity,
     differences,
     read_file,
-    read_header,
     weights_fingerprint,
     write_file,
 )
@@ -229,20 +228,14 @@ class TitansCache(Cache):
             raise ValueError(
                 "the model that filled the cache is gone, and its file has to say whose it is: give save(path, model)"
             )
-        header = CacheHeader(
-            config_identity(self.config),
-            written_by,
-            self.columns,
-            self.learn,
-            self.write_scale,
-            notes or {},
-        )
+        identity = config_identity(self.config)
+        header = CacheHeader(identity, written_by, self.columns, self.learn, self.write_scale, notes or {})
         write_file(path, self.tensors(), header)
 
     @staticmethod
     def header(path: str | os.PathLike[str]) -> CacheHeader:
         """The header of a cache file, without its tensors; errors as in `load`."""
-        return read_header(path)
+        return read_file(path, tensors=False)[0]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Any = None) -> "TitansCache":

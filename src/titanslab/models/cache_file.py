@@ -87,16 +87,8 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header:
     """
     from safetensors.torch import save_file
 
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "columns": str(header.columns),
-        "config": json.dumps(header.config, sort_keys=True),
-        "weights": header.weights,
-        "learn": json.dumps(header.learn),
-        "write_scale": json.dumps(header.write_scale),
-        "notes": json.dumps(header.notes, sort_keys=True),
-    }
+    metadata = {name: json.dumps(value, sort_keys=True) for name, value in vars(header).items()}
+    metadata |= {"format": FORMAT, "version": VERSION, "weights": header.weights}
     plain = {k: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
     path = Path(path)
     if path.is_symlink():
@@ -110,23 +102,15 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header:
     write_whole(path, lambda temporary: save_file(plain, temporary, metadata))
 
 
-def read_header(path: str | os.PathLike[str]) -> CacheHeader:
-    """The header alone; errors as in `read_file`."""
-    return _open(Path(path), tensors=False)[0]
-
-
-def read_file(path: str | os.PathLike[str]) -> tuple[CacheHeader, dict[str, Tensor]]:
-    """Header and tensors of a cache file.
+def read_file(path: str | os.PathLike[str], tensors: bool = True) -> tuple[CacheHeader, dict[str, Tensor]]:
+    """Header of a cache file and its tensors, or {} without `tensors`.
 
     Raises:
         FileNotFoundError: no such file. ValueError: not a cache, cut short, or of another release.
     """
-    return _open(Path(path), tensors=True)
-
-
-def _open(path: Path, tensors: bool) -> tuple[CacheHeader, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
+    path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a cache file")
     if not path.is_file():

@@ -255,11 +255,4 @@ class TitansConfig(PreTrainedConfig):
                 raise ValueError(f"unknown field {name!r} in TitansConfig; did you mean {guess[0]!r}?")
 
 
-FOREIGN = (
-    "torch_dtype",
-    "num_labels",
-    "rope_theta",
-    "rope_scaling",
-    "attn_implementation",
-    "output_attentions",
-)
+FOREIGN = ("torch_dtype", "num_labels", "rope_theta", "rope_scaling", "attn_implementation", "output_attentions")

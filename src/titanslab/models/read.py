@@ -59,7 +59,7 @@ class Reads:
             ValueError: input that is not `[B, T]`, a cache of another model, or an option without any effect.
         """
         total = input_ids.shape[1] if isinstance(input_ids, Tensor) and input_ids.dim() == 2 else None
-        result = TitansCache(self.config) if cache is None else _forked(cache)
+        result = _forked(cache, self.config)
         begin = result.columns
         for result in self.read_pieces(
             input_ids,
@@ -87,7 +87,7 @@ class Reads:
 
         A yielded cache is never changed. Tokens of a piece that was interrupted are in none.
         """
-        cache = TitansCache(self.config) if cache is None else _forked(cache)
+        cache = _forked(cache, self.config)
         learns, scale = cache.learn, cache.write_scale
         now = (learns if learn is None else learn, scale if write_scale is None else write_scale)
         check_writes(now[0], write_scale)
@@ -111,7 +111,9 @@ class Reads:
             yield work
 
 
-def _forked(cache: Any) -> TitansCache:
+def _forked(cache: Any, config: TitansConfig) -> TitansCache:
+    if cache is None:
+        return TitansCache(config)
     if not isinstance(cache, TitansCache):
         raise ValueError(f"cache must be a TitansCache or None, got {type(cache).__name__}")
     return cache.fork()
@@ -148,7 +150,7 @@ def _pieces(
         if held and piece.shape[0] != held[0].shape[0]:
             raise ValueError(f"the pieces of input_ids hold {held[0].shape[0]} and then {piece.shape[0]} rows")
         if not size:
-            size = _first_size(config, cache, piece, piece_size)
+            size = _size(config, piece, piece_size, cache)
         held, count = [*held, piece], count + piece.shape[1]
         while count >= size:
             row = held[0] if len(held) == 1 else torch.cat([t.to(held[0].device) for t in held], dim=1)
@@ -171,14 +173,8 @@ def _check(ids: Any, config: TitansConfig) -> None:
         raise ValueError(f"input_ids must be within the vocabulary 0..{config.vocab_size - 1}, got {wrong}")
 
 
-def _size(config: TitansConfig, ids: Tensor, piece_size: int | None) -> int:
+def _size(config: TitansConfig, ids: Tensor, piece_size: int | None, cache: TitansCache | None = None) -> int:
+    """Tokens of a piece. The first one, after `cache`, ends with a chunk and segment if pieces hold whole ones."""
     unit = piece_unit(config)
-    return piece_size or max(1, TOKENS_AT_ONCE // max(1, ids.shape[0]) // unit) * unit
-
-
-def _first_size(config: TitansConfig, cache: TitansCache, ids: Tensor, piece_size: int | None) -> int:
-    """Tokens of the first piece: up to the end of the running chunk and segment, if pieces hold whole ones."""
-    size, unit = _size(config, ids, piece_size), piece_unit(config)
-    if cache.position is None or size % unit:
-        return size
-    return size - int(cache.position[0]) % unit
+    size = piece_size or max(1, TOKENS_AT_ONCE // ids.shape[0] // unit) * unit
+    return size if cache is None or cache.position is None or size % unit else size - int(cache.position[0]) % unit

@@ -78,17 +78,15 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM
 
-    import titanslab.models.modeling  # noqa: F401  registers the Titans models with the Auto classes
-
     folder = find_model_folder(name)
     if folder != Path(name).expanduser():
         logger.warning("model %r is a run that has not finished; its newest checkpoint %s is loaded", str(name), folder)
-    _check_config(folder)
+    config = load_config(folder, **config_changes)
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **SAFE, **config_changes
+            folder, config=config, use_safetensors=True, output_loading_info=True, **SAFE
         )
     except Exception as error:
         raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
@@ -108,7 +106,13 @@ def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
     import titanslab.models.modeling  # noqa: F401  registers the Titans configs with the Auto classes
 
     folder = find_model_folder(name)
-    _check_config(folder)
+    file = folder / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(file)!r} is not valid JSON: {error}") from error
+    if not isinstance(values, dict) or "model_type" not in values:
+        raise ValueError(f"{str(file)!r} names no model_type; it is not a model's config")
     try:
         config, unknown = AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **SAFE, **changes)
     except Exception as error:
@@ -126,15 +130,6 @@ def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     if not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         raise ValueError(f"model folder {str(folder)!r} holds no tokenizer (tokenizer.json); save one beside the model")
     return load_tokenizer(str(folder))
-
-
-def _check_config(folder: Path) -> None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(folder / 'config.json')!r} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ValueError(f"{str(folder / 'config.json')!r} names no model_type; it is not a model's config")
 
 
 def _one_line(error: BaseException) -> str:
