@@ -1,7 +1,5 @@
 """Multi-head attention with persistent tokens, full or with a sliding window, and its bounded cache."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +40,7 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v `[B, T, hidden]` of `x [B, T, hidden]`, not rotated, for `over`."""
+        """q, k, v `[B, T, hidden]` of `x [B, T, hidden]`, not rotated, for `forward`."""
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def queries(self, x: Tensor, rotary: Tables) -> Tensor:
@@ -59,19 +57,7 @@ class Attention(nn.Module):
         x = x.transpose(1, 2).flatten(2)
         return x if self.o_proj is None else self.o_proj(x)
 
-    def forward(self, x: Tensor, rotary: Tables, **others: Any) -> tuple[Tensor, KeysValues | None]:
-        """Attend, and with `return_state` return the keys and values that later calls need.
-
-        Args:
-            x: `[B, T, hidden]`, real tokens on the left of each row.
-            others: as in `over`.
-
-        Returns:
-            `(y [B, T, hidden], state or None)`.
-        """
-        return self.over(*self.projected(x), rotary, **others)
-
-    def over(
+    def forward(
         self,
         queries: Tensor,
         keys: Tensor,
@@ -85,10 +71,11 @@ class Attention(nn.Module):
         documents: Tensor | None = None,
         return_state: bool = False,
     ) -> tuple[Tensor, KeysValues | None]:
-        """`forward` from the results of `projected`, for a caller that changes them first, such as a convolution.
+        """Attend, and with `return_state` return the keys and values that later calls need.
 
         Args:
-            queries, keys, values: `[B, T, hidden]`, real tokens on the left of each row, not rotated.
+            queries, keys, values: `[B, T, hidden]`, real tokens on the left of each row, not rotated, as `projected`
+                returns them; a convolution may come between.
             rotary: cosines and sines `[B or 1, T, D/2]` of the positions in their documents.
             persistent: `[N, hidden]` or None.
             state: keys and values `[B, H, N + L, D]` that an earlier call returned: those of the persistent tokens,

@@ -39,24 +39,11 @@ class AttentionMixer(Mixer):
     def forward(
         self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
-        assert call.rotary is not None
-        q, k, v = self.attention.projected(self.norm(x))
+        qkv = dict(zip("qkv", self.attention.projected(self.norm(x)), strict=True))
         tails: dict[str, Tensor] = {}
         if self.convs is not None:
             before = {} if state is None else state.conv
-            q, tails["q"] = self.convs["q"](q, before.get("q"), call.lengths, call.reset)
-            k, tails["k"] = self.convs["k"](k, before.get("k"), call.lengths, call.reset)
-            v, tails["v"] = self.convs["v"](v, before.get("v"), call.lengths, call.reset)
-        y, attention = self.attention.over(
-            q,
-            k,
-            v,
-            call.rotary,
-            persistent=self.persistent,
-            state=None if state is None else state.attention,
-            count=call.start,
-            lengths=call.lengths,
-            documents=call.documents,
-            return_state=return_state,
-        )
-        return y, None if attention is None else MixerState(keys=attention[0], values=attention[1], conv=tails)
+            for name, conv in self.convs.items():
+                qkv[name], tails[name] = conv(qkv[name], before.get(name), call.lengths, call.reset)
+        y, attention = self.attend(self.attention, qkv.values(), call, state, return_state)
+        return y, None if attention is None else MixerState(None, (), *attention, tails)

@@ -1,7 +1,6 @@
 """One call of a model: its rows with padding on the right, and where each token stands; shared by all blocks."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,13 +8,6 @@ from torch import Tensor
 from titanslab.layers.rotary import rotary_tables
 from titanslab.memory.padding import Padding, real_tokens
 from titanslab.models.config import TitansConfig
-
-
-class WriteStats(NamedTuple):
-    """The stats of one memory call, as `NeuralMemory.forward` returns them; `persistent`: of the persistent tokens."""
-
-    values: dict[str, Tensor]
-    persistent: bool
 
 
 @dataclass(frozen=True)
@@ -57,7 +49,7 @@ class Call:
         steps: MAC's walk where rows do not simply split every `segment_len` columns; None where they do.
         end: int64 `[B]`, tokens of the then running document after this call.
         learn, write_scale: whether and how strongly the memories write.
-        stats: a list that receives the stats of each memory call; None = not wanted.
+        stats: a dict that receives the stats of a block's memory, as in `TitansOutput`; None = not wanted.
     """
 
     lengths: Tensor | None
@@ -69,7 +61,7 @@ class Call:
     end: Tensor
     learn: bool = True
     write_scale: float = 1.0
-    stats: list[WriteStats] | None = field(default=None, compare=False)
+    stats: dict[str, Tensor] | None = field(default=None, compare=False)
 
 
 def make_call(
@@ -81,7 +73,7 @@ def make_call(
     start: Tensor | None = None,
     learn: bool = True,
     write_scale: float = 1.0,
-    stats: list[WriteStats] | None = None,
+    stats: dict[str, Tensor] | None = None,
 ) -> Call:
     """The `Call` of tokens `x [B, T, hidden]`; other arguments as there."""
     batch, tokens, device = x.shape[0], x.shape[1], x.device

@@ -3,17 +3,12 @@
 from torch import Tensor
 
 from titanslab.models.call import Call
-from titanslab.models.config import TitansConfig
-from titanslab.models.mixer import Mixer, make_memory
+from titanslab.models.mixer import Mixer
 from titanslab.models.state import MixerState
 
 
 class MemoryMixer(Mixer):
     """`y = M(norm(x))`, each token read right after its own write."""
-
-    def __init__(self, config: TitansConfig) -> None:
-        super().__init__(config)
-        self.memory = make_memory(config)
 
     def forward(
         self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False

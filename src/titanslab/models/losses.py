@@ -1,26 +1,10 @@
-"""The losses of a language model: next tokens, the price on writing, and hints for single blocks."""
-
-from typing import Any
+"""Losses beside that of the next tokens: the price on writing, and hints for single blocks."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titanslab.layers import linear_cross_entropy
 from titanslab.memory import mean_write
-
-
-def chunked_loss(hidden: Tensor, head: nn.Linear, labels: Tensor, num_items: Any = None) -> Tensor:
-    """Cross entropy of the next tokens, in chunks of tokens, so that all logits `[B, T, vocab]` never exist.
-
-    Args:
-        hidden: `[B, T, hidden]`. labels: int64 `[B, T]`, not shifted, -100 where none counts.
-        num_items: divisor of the summed loss; None = the labels that count.
-    """
-    shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
-    return linear_cross_entropy(
-        hidden.flatten(0, 1), head.weight, shifted.flatten().to(hidden.device), num_items=num_items
-    )
 
 
 def write_loss(stats: tuple[dict[str, Tensor], ...], attention_mask: Tensor | None, floor: float | None) -> Tensor:

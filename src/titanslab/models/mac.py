@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from titanslab.layers import Attention, MemoryGate, RMSNorm
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
-from titanslab.models.mixer import Mixer, make_memory
+from titanslab.models.mixer import Mixer
 from titanslab.models.segments import Segments
 from titanslab.models.state import MixerState
 
@@ -31,7 +31,6 @@ class MemoryAsContext(Mixer):
         super().__init__(config)
         self.segment_len = config.segment_len
         self.num_persistent_tokens = config.num_persistent_tokens
-        self.memory = make_memory(config)
         self.h_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config.hidden_size, config.num_attention_heads, project_output=False)
         self.y_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from titanslab.layers import Attention, MemoryGate
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
-from titanslab.models.mixer import Mixer, make_memory
+from titanslab.models.mixer import Mixer
 from titanslab.models.state import MixerState
 
 
@@ -14,7 +14,6 @@ class MemoryAsGate(Mixer):
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config)
-        self.memory = make_memory(config)
         self.attention = Attention(
             config.hidden_size, config.num_attention_heads, config.window_size, project_output=False
         )
@@ -25,7 +24,8 @@ class MemoryAsGate(Mixer):
         self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
         x = self.norm(x)
-        y, attention = self.attend(self.attention, x, call, state, return_state)  # Eqs. 26, 27
+        qkv = self.attention.projected(x)
+        y, attention = self.attend(self.attention, qkv, call, state, return_state)  # Eqs. 26, 27
         m, memory = self.remember(x, call, state)
         o = self.o_proj(self.gate(y, m))  # Eq. 28
         return o, None if attention is None else MixerState(memory, (), *attention)

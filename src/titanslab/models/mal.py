@@ -5,7 +5,7 @@ from torch import Tensor
 from titanslab.layers import Attention, RMSNorm
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
-from titanslab.models.mixer import Mixer, make_memory
+from titanslab.models.mixer import Mixer
 from titanslab.models.state import MixerState
 
 
@@ -14,7 +14,6 @@ class MemoryAsLayer(Mixer):
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config)
-        self.memory = make_memory(config)
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config.hidden_size, config.num_attention_heads, config.window_size)
 
@@ -22,5 +21,6 @@ class MemoryAsLayer(Mixer):
         self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
         m, memory = self.remember(self.norm(x), call, state)  # Eq. 30
-        o, attention = self.attend(self.attention, self.attention_norm(x + m), call, state, return_state)  # Eq. 31
+        qkv = self.attention.projected(self.attention_norm(x + m))
+        o, attention = self.attend(self.attention, qkv, call, state, return_state)  # Eq. 31
         return m + o, None if attention is None else MixerState(memory, (), *attention)

@@ -1,18 +1,15 @@
 """`Mixer`: the norm, the persistent tokens and the start of a document, which all token mixers share."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from titanslab.layers import Attention, RMSNorm
 from titanslab.memory import NeuralMemory, NeuralMemoryState
-from titanslab.models.call import Call, WriteStats
+from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.state import MixerState
-
-
-def make_memory(config: TitansConfig) -> NeuralMemory:
-    """The neural memory that a config describes."""
-    return NeuralMemory.from_config(config.hidden_size, config.memory)
 
 
 class Mixer(nn.Module):
@@ -23,8 +20,6 @@ class Mixer(nn.Module):
     are dropped.
     """
 
-    memory: NeuralMemory
-
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -32,6 +27,8 @@ class Mixer(nn.Module):
         if config.num_persistent_tokens:
             self.persistent = nn.Parameter(torch.empty(config.num_persistent_tokens, config.hidden_size))
             self.reset_parameters()
+        if config.variant != "attention":
+            self.memory = NeuralMemory.from_config(config.hidden_size, config.memory)
 
     def reset_parameters(self) -> None:
         """OURS: persistent tokens of unit variance, the size of the normalised tokens they stand before."""
@@ -45,7 +42,7 @@ class Mixer(nn.Module):
         if self.persistent is None or call.stats is None:
             return self.memory.initial_state(1, persistent=self.persistent)
         _, start, stats = self.memory(self.persistent.unsqueeze(0), return_stats=True)
-        call.stats.append(WriteStats(stats, persistent=True))
+        call.stats["persistent_write"] = stats["write"]
         return start.as_start()
 
     def remember(self, x: Tensor, call: Call, state: MixerState | None) -> tuple[Tensor, NeuralMemoryState]:
@@ -61,16 +58,16 @@ class Mixer(nn.Module):
             return_stats=call.stats is not None,
         )
         if call.stats is not None:
-            call.stats.append(WriteStats(stats[0], persistent=False))
+            call.stats.update(stats[0])
         return y, memory
 
     def attend(
-        self, attention: Attention, x: Tensor, call: Call, state: MixerState | None, return_state: bool
+        self, attention: Attention, qkv: Iterable[Tensor], call: Call, state: MixerState | None, return_state: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Attention of the call's tokens over the persistent tokens and the window before each."""
+        """Attention of the call's q, k, v `[B, T, hidden]` over the persistent tokens and the window before each."""
         assert call.rotary is not None
         return attention(
-            x,
+            *qkv,
             call.rotary,
             persistent=self.persistent,
             state=None if state is None else state.attention,
@@ -79,8 +76,3 @@ class Mixer(nn.Module):
             documents=call.documents,
             return_state=return_state,
         )
-
-    def forward(
-        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
-    ) -> tuple[Tensor, MixerState | None]:
-        raise NotImplementedError

@@ -4,19 +4,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from titanslab.layers import RMSNorm
+from titanslab.layers import RMSNorm, linear_cross_entropy
 from titanslab.memory.padding import Padding
 from titanslab.memory.state import own_storage
 from titanslab.models.block import TitansBlock
 from titanslab.models.cache import CACHE, TitansCache, either, renamed
-from titanslab.models.call import WriteStats, make_call, read_mask
+from titanslab.models.call import make_call, read_mask
 from titanslab.models.config import TitansConfig
-from titanslab.models.losses import block_loss, chunked_loss, write_loss
+from titanslab.models.losses import block_loss, write_loss
 from titanslab.models.pretrained import TitansPreTrainedModel
 
 
@@ -51,12 +52,6 @@ class TitansModel(TitansPreTrainedModel):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embed_tokens = value  # type: ignore[assignment]
 
     @can_return_tuple
     def forward(
@@ -117,7 +112,7 @@ class TitansModel(TitansPreTrainedModel):
             start=None if cache is None else cache.position,
             learn=cache is None or cache.learn,
             write_scale=cache.write_scale if cache is not None and cache.learn else 1.0,
-            stats=[] if output_memory_stats else None,
+            stats={} if output_memory_stats else None,
         )
         stats: list[dict[str, Tensor]] = []
         hidden: tuple[Tensor, ...] = (x,)
@@ -132,7 +127,12 @@ class TitansModel(TitansPreTrainedModel):
             if output_hidden_states:
                 hidden = (*hidden, x)
             if call.stats is not None:
-                stats.append(_block_stats(call.stats, padding))
+                stats.append(
+                    {
+                        n: t if padding is None or n == "persistent_write" else padding.restore(t)
+                        for n, t in call.stats.items()
+                    }
+                )
                 call.stats.clear()
         x = self.norm(x)
         if cache is not None:
@@ -196,18 +196,6 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # forward makes a TitansCache
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.model.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.lm_head = new_embeddings  # type: ignore[assignment]
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As of every model of transformers; goes on from `past_key_values=`, or `cache=`, a `TitansCache`.
@@ -286,7 +274,9 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state
         logits = loss = None
         if labels is not None and self.training and self.config.fused_loss:
-            loss = chunked_loss(hidden, self.lm_head, labels, kwargs.get("num_items_in_batch"))
+            targets = F.pad(labels[:, 1:], (0, 1), value=-100).to(hidden.device).flatten()
+            items = kwargs.get("num_items_in_batch")
+            loss = linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets, num_items=items)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, keep])
@@ -321,14 +311,3 @@ def check_arguments(kwargs: dict[str, Any]) -> None:
         )
     if kwargs.get("output_attentions"):
         raise ValueError("output_attentions=True is not supported: attention weights are never formed")
-
-
-def _block_stats(found: list[WriteStats], padding: Padding | None) -> dict[str, Tensor]:
-    """The stats of one block, its tokens where they stand in the input."""
-    out: dict[str, Tensor] = {}
-    for stats in found:
-        if stats.persistent:
-            out["persistent_write"] = stats.values["write"]
-        else:
-            out |= {n: t if padding is None else padding.restore(t) for n, t in stats.values.items()}
-    return out

@@ -15,7 +15,7 @@ from torch import Tensor
 from titanslab.memory.layer_cpu import Written
 from titanslab.memory.padding import take
 from titanslab.memory.state import NeuralMemoryState, where_rows
-from titanslab.models.call import Call, WriteStats
+from titanslab.models.call import Call
 from titanslab.models.state import MixerState
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Segments:
             joined = {name: torch.cat([s[name] for s in self.stats], dim=1) for name in self.stats[0]}
             if self.steps is not None:
                 joined = {name: take(t, self.steps.slot) for name, t in joined.items()}
-            self.call.stats.append(WriteStats(joined, persistent=False))
+            self.call.stats.update(joined)
         return o if self.steps is None else take(o, self.steps.slot)
 
     def state(self) -> MixerState:
