@@ -121,7 +121,7 @@ class Decoder:
             raise Missing(f"a cache of {tokens:,} tokens takes {human(need)}; three copies exceed --memory-limit")
         if self.name == "llama":
             return self._llama_past(tokens, min(tokens, real), progress)
-        from titanslab.models import TitansCache
+        from titanslab import TitansCache
 
         reads = min(tokens, real)
         if not self.grows:

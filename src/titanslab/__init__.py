@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         NeuralMemoryState,
         neural_memory,
     )
-    from titanslab.models import TitansConfig
     from titanslab.models.cache import TitansCache
+    from titanslab.models.config import TitansConfig
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
 
 _LAZY = {

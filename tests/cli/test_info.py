@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titanslab.models import TitansConfig, TitansForCausalLM
+from titanslab import TitansConfig, TitansForCausalLM
 
 
 def test_versions_devices_and_backends(titans):

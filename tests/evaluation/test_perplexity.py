@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.data import byte_tokenizer
 from titanslab.evaluation import perplexity as perplexity_module
 from titanslab.evaluation.perplexity import evaluate_perplexity
 from titanslab.evaluation.pictures import plot_positions
-from titanslab.models import TitansConfig, TitansForCausalLM
 from titanslab.models.cache import CACHE
 
 TEXTS = ["A first text of some length.", "Second: é.", ""]

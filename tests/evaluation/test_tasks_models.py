@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
+from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.data import byte_tokenizer
 from titanslab.evaluation.decode import GreedyAnswerer, end_tokens, position_table
-from titanslab.models import TitansConfig, TitansForCausalLM
 
 
 def _titans(variant):

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.data import byte_tokenizer
 from titanslab.data.encode import TokenCounter
 from titanslab.evaluation.trace import memories_of
 from titanslab.experiments import write_gates
-from titanslab.models import TitansConfig, TitansForCausalLM
 from titanslab.tasks.babilong.samples import BABILong
 from titanslab.tasks.niah.samples import NIAH, VARIANTS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from titanslab.models import TitansForCausalLM
+from titanslab import TitansForCausalLM
 from titanslab.training.recipe import parse_recipe
 from titanslab.training.run import train
 

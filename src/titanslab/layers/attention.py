@@ -97,15 +97,12 @@ class Attention(nn.Module):
         past: KeysValues | None = None
         prefix: KeysValues | None = None
         if state is not None:
-            prefix = (state[0][:, :, :size], state[1][:, :, :size])
+            prefix = (state[0][:, :, :size], state[1][:, :, :size]) if size else None
             past = (state[0][:, :, size:], state[1][:, :, size:])
         elif persistent is not None:
             prefix = self.keys_values(persistent.unsqueeze(0).to(queries.dtype), None)
-        if size == 0:
-            prefix = None
         out = attend(q, k, v, prefix=prefix, window=self.window_size, past=past, past_count=count, documents=documents)
-        y = self.merge_heads(out)
-        return y, self._next_state(prefix, past, (k, v), lengths) if return_state else None
+        return self.merge_heads(out), self._next_state(prefix, past, (k, v), lengths) if return_state else None
 
     def _without_oldest(self, size: int, *tensors: Tensor) -> KeysValues:
         """State after one token, from `[persistent | past | token]`; a window drops its oldest token."""

@@ -42,7 +42,7 @@ def attend(
         if window is None or length <= window:
             return _causal(q, k, v, prefix)
         first = _causal(q[:, :, :window], k[:, :, :window], v[:, :, :window], prefix)
-        rest = _banded(q[:, :, window:], k, v, prefix, window, None, None)
+        rest = _banded(q[:, :, window:], k, v, prefix, window)
         return torch.cat((first, rest), dim=2)
     if past is not None and past_count is None:
         raise ValueError("past needs past_count, the number of its real slots in each row; got None")
@@ -62,10 +62,8 @@ def attend(
     age = torch.arange(past[0].shape[2], 0, -1, device=q.device)
     past_documents = torch.where(age <= past_count[:, None], 0, -1)
     k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
-    key_documents = torch.cat((past_documents, documents), dim=1)
-    if window is None:
-        return _blockwise(q, k, v, prefix, documents, key_documents)
-    return _banded(q, k, v, prefix, window, documents, key_documents)
+    both = documents, torch.cat((past_documents, documents), dim=1)
+    return _blockwise(q, k, v, prefix, *both) if window is None else _banded(q, k, v, prefix, window, both)
 
 
 def _with_prefix(k: Tensor, v: Tensor, prefix: KeysValues | None) -> KeysValues:
@@ -108,15 +106,12 @@ def attend_last(
 
 
 def _banded(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prefix: KeysValues | None,
-    window: int,
-    documents: Tensor | None,
-    key_documents: Tensor | None,
+    q: Tensor, k: Tensor, v: Tensor, prefix: KeysValues | None, window: int, both: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Sliding window in blocks of queries. `k` and `v` start `window` slots before `q`; the first slot is not used."""
+    """Sliding window in blocks of queries. `k` and `v` start `window` slots before `q`; the first slot is not used.
+
+    `both`: the documents of the queries and those of the keys.
+    """
     batch, heads, length, width = q.shape
     size = min(window, length)
     blocks = -(-length // size)
@@ -139,15 +134,15 @@ def _banded(
     column = torch.arange(span, device=q.device)
     band = (column > row) & (column <= row + window)
     group = blocks
-    if documents is not None and key_documents is not None:
-        documents = F.pad(documents, (0, short), value=-2).view(batch, blocks, size)
-        key_documents = F.pad(key_documents, (0, short), value=-2).unfold(1, span, size)
+    if both is not None:
+        documents = F.pad(both[0], (0, short), value=-2).view(batch, blocks, size)
+        key_documents = F.pad(both[1], (0, short), value=-2).unfold(1, span, size)
         group = max(1, MASK_ELEMENTS // (batch * size * (prefix_size + span)))
     outputs = []
     for start in range(0, blocks, group):
         stop = min(start + group, blocks)
         mask = band
-        if documents is not None and key_documents is not None:
+        if both is not None:
             same = documents[:, start:stop, :, None] == key_documents[:, start:stop, None, :]
             mask = (same & band).flatten(0, 1).unsqueeze(1)
         mask = F.pad(mask, (prefix_size, 0), value=True)

@@ -26,12 +26,7 @@ _SHORT = {"num_heads": "num_memory_heads", "conv_size": "conv_size", "chunk_size
 MEMORY_OPTIONS = {_SHORT.get(f.name, f"memory_{f.name}"): f.name for f in fields(MemoryConfig)}
 
 # Camera-ready table 5 (blocks, width, heads); 400m has no row there, see `TitansConfig.preset`.
-PAPER: dict[str, Any] = {
-    "vocab_size": 32000,
-    "segment_len": 512,
-    "window_size": 2048,
-    "num_persistent_tokens": 128,
-}
+PAPER: dict[str, Any] = {"vocab_size": 32000, "segment_len": 512, "window_size": 2048, "num_persistent_tokens": 128}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "vocab_size": 260,

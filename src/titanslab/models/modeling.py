@@ -271,11 +271,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             return_dict=True,
             **kwargs,
         )
-        hidden = outputs.last_hidden_state
+        hidden, items = outputs.last_hidden_state, kwargs.get("num_items_in_batch")
         logits = loss = None
         if labels is not None and self.training and self.config.fused_loss:
             targets = F.pad(labels[:, 1:], (0, 1), value=-100).to(hidden.device).flatten()
-            items = kwargs.get("num_items_in_batch")
             loss = linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets, num_items=items)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -290,7 +289,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             extra.append(block_loss(outputs.hidden_states, self.model.norm, self.lm_head, block_labels))
         if loss is not None and labels is not None:
             for part in extra:
-                if (items := kwargs.get("num_items_in_batch")) is not None:  # this batch's share, as of the loss
+                if items is not None:  # this batch's share, as of the loss
                     part = part * (labels[:, 1:] != -100).sum() / items
                 loss = loss + part.to(loss.dtype)
         return TitansCausalLMOutput(

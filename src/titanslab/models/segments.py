@@ -53,9 +53,8 @@ class Segments:
         self.reset: Tensor | None = None
         self.filled: Tensor | None = None
         self.seen: dict[int, Tensor] = {}  # attention masks of whole segments, by length
-        self.writers: dict[
-            int, Callable[..., Written]
-        ] = {}  # by length: what suits a segment may not suit the last one
+        # by length, because the last segment may be short and need another writer
+        self.writers: dict[int, Callable[..., Written]] = {}
         self.stats: list[dict[str, Tensor]] = []
 
     def _per_token(self, x: Tensor, state: MixerState | None) -> tuple[Tensor, ...]:
