@@ -93,10 +93,9 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header:
     path = Path(path)
     if path.is_symlink():
         path = path.resolve()
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of a file to save the cache to")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a pipe or a device; give the name of a file to save the cache to")
+        kind = "a folder" if path.is_dir() else "a pipe or a device"
+        raise ValueError(f"{path} is {kind}; give the name of a file to save the cache to")
     if not path.parent.exists():
         raise FileNotFoundError(f"folder {path.parent} does not exist, {path.name} cannot be saved there")
     write_whole(path, lambda temporary: save_file(plain, temporary, metadata))

@@ -162,8 +162,7 @@ class TitansConfig(PreTrainedConfig):
         Raises:
             ValueError: an unknown preset, variant or field, with the nearest known name.
         """
-        if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}{nearest(name, tuple(PRESETS))}")
+        check_choice("preset", name, tuple(PRESETS))
         known = cls.field_names()
         for field in overrides:
             if field not in known:

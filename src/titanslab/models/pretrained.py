@@ -81,11 +81,9 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
         It does not act on gates, norms, convolutions, biases, persistent tokens and M_0, because it would pull
         half-lives, write sizes and M_0 towards arbitrary values.
         """
-        names = []
-        for module_name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding) and module_name.rpartition(".")[2] not in GATES:
-                names.append(f"{module_name}.weight")
-        known = dict(self.named_parameters())
+        modules = [(name, module) for name, module in self.named_modules() if name.rpartition(".")[2] not in GATES]
+        names = [f"{name}.weight" for name, module in modules if isinstance(module, nn.Linear | nn.Embedding)]
+        known = dict(self.named_parameters())  # tied weights once
         return [name for name in names if name in known]
 
 
