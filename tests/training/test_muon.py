@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from titanslab.models import TitansConfig, TitansForCausalLM
+from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.training.muon import MuonWithAdamW, matrix_names, orthogonalised
 from titanslab.training.recipe import parse_recipe
 from titanslab.training.run import train
