@@ -61,7 +61,10 @@ def clip_rows(d: Tensor, limit: float | None) -> Tensor:
 def output_error(
     k: Tensor, v: Tensor, z: Tensor, scale: Tensor | None, shift: Tensor | None, residual: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`f(k) - v` from the last product `z [..., T, D]`, and what `normalize(z)` returns (unset without a norm)."""
+    """`f(k) - v` from the last product `z [..., T, D]`, then the results of `normalize(z)`.
+
+    Without `scale` and `shift` there is no norm, and the last two results have no meaning.
+    """
     if scale is None or shift is None:
         error = unit = rstd = z - v
     else:

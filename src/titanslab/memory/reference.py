@@ -46,7 +46,8 @@ def inner_gradient(
         )
     outer = torch.is_grad_enabled()
     with torch.enable_grad():
-        weights = tuple(w if w.requires_grad else w.detach().requires_grad_() for w in weights)
+        # Use views: k may depend on the weights too, and the inner gradient takes k as constant.
+        weights = tuple(w.view_as(w) if w.requires_grad else w.detach().requires_grad_() for w in weights)
         z = last_product(k.unsqueeze(2), weights)
         prediction = output(k.unsqueeze(2), z, network, params)
         loss = (prediction - v.unsqueeze(2)).square().sum((-1, -2))  # Eq. 12, summed over D

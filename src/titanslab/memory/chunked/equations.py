@@ -185,21 +185,11 @@ class ReadShare(NamedTuple):
     lag: list[Tensor]
 
 
-class WriteGradient(NamedTuple):
-    """Gradients of the fields of `Chunk`; scale and shift by token, `[N, C, D]`, or None."""
+def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, form: Form) -> Chunk:
+    """Backward of one chunk's write, and the gradient of its reads in the state; `d_state` is at the chunk's end.
 
-    k: Tensor
-    v: Tensor
-    state: list[Tensor]
-    anchor: list[Tensor]
-    ends: list[Tensor]
-    mixes: list[Tensor]
-    scale: Tensor | None
-    shift: Tensor | None
-
-
-def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, form: Form) -> WriteGradient:
-    """Backward of one chunk's write, and the gradient of its reads in the state; `d_state` is at the chunk's end."""
+    Returns the gradients of the fields of `chunk`; those of scale and shift are by token, `[N, C, D]`.
+    """
     k, v, state, anchor, ends, mixes, scale, shift = chunk
     d_inputs, d_slopes, reads, d_products, start, lag = share
     inputs, slopes, products, _ = _gradient(chunk, form)
@@ -260,7 +250,7 @@ def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, 
             dz = da[layer] * gelu_slope(products[layer - 1]) + dz_extra[layer - 1]
     d_anchor = [torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)]
     dk = da[0] + d_error if form.residual else da[0]
-    return WriteGradient(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift)
+    return Chunk(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift)
 
 
 class Functions(NamedTuple):
@@ -269,7 +259,7 @@ class Functions(NamedTuple):
     write_chunk: Callable[..., Write] = write_chunk
     read_chunks: Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]] = read_chunks
     read_chunks_backward: Callable[..., tuple[ReadGradient, list[Tensor]]] = read_chunks_backward
-    write_chunk_backward: Callable[..., WriteGradient] = write_chunk_backward
+    write_chunk_backward: Callable[..., Chunk] = write_chunk_backward
 
 
 AS_WRITTEN = Functions()
