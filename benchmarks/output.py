@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from titanslab.experiments.report import Report
-from titanslab.runs.versions import ROOT, device_name
+from titanslab.runs.versions import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Packages that may take part in a measurement. The report has None for one that is not installed.
@@ -34,6 +35,14 @@ def new_report(topic: str, seed: int, device: torch.device, settings: dict[str, 
     date = datetime.datetime.now(datetime.UTC)
     path = path or free_path(RESULTS / f"{date:%Y-%m-%d}_{device_name(device)}_{topic}.json")
     return Report(topic, seed, device, settings, path, PACKAGES)
+
+
+def device_name(device: torch.device) -> str:
+    """A short name for file names, such as `cpu-2core` or `h100`."""
+    if device.type == "cuda":
+        words = re.findall(r"[a-z]+\d+[a-z]*", torch.cuda.get_device_name(device).lower())
+        return words[0] if words else "gpu"
+    return f"{device.type}-{torch.get_num_threads()}core"
 
 
 def free_path(path: Path) -> Path:

@@ -1,7 +1,5 @@
 """Files that are written whole or not at all, and the identity of files by their contents."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import json

@@ -1,11 +1,9 @@
 """The one progress bar of the commands, and the type of the function that work is reported to."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -23,7 +21,6 @@ class Progress(Protocol):
     def __call__(self, done: float, total: float | None, note: str | None = None, /) -> None: ...
 
 
-@contextmanager
 def bar(
     title: str,
     unit: str = "",
@@ -31,7 +28,7 @@ def bar(
     start: float | None = 0.0,
     every: float | None = SECONDS_BETWEEN_LINES,
     keep: bool = False,
-) -> Iterator[Progress]:
+) -> AbstractContextManager[Progress]:
     """Show on stderr how far work is, how fast it goes and the time left: a bar on a terminal, lines elsewhere.
 
     Args:
@@ -42,14 +39,8 @@ def bar(
         every: seconds between lines without a terminal; None prints a line for each report that has a note.
         keep: leave the finished bar on the screen, and print a last line without a terminal.
     """
-    if sys.stderr.isatty():
-        with _on_terminal(title, _Pace(unit, start), keep) as show:
-            yield show
-        return
-    lines = _Lines(title.strip(), _Pace(unit, start), every)
-    yield lines
-    if keep:
-        lines.finish()
+    pace = _Pace(unit, start)
+    return _on_terminal(title, pace, keep) if sys.stderr.isatty() else _in_lines(title.strip(), pace, every, keep)
 
 
 class _Pace:
@@ -108,38 +99,30 @@ def _on_terminal(title: str, pace: _Pace, keep: bool) -> Iterator[Progress]:
         yield show
 
 
-class _Lines:
-    """Prints a line now and then."""
+@contextmanager
+def _in_lines(title: str, pace: _Pace, every: float | None, keep: bool) -> Iterator[Progress]:
+    printed, text = time.perf_counter(), ""
+    waiting: tuple[float, float | None] | None = None  # reported and not printed
 
-    def __init__(self, title: str, pace: _Pace, every: float | None) -> None:
-        self.title, self.pace, self.every = title, pace, every
-        self.last = time.perf_counter()
-        self.note = ""
-        self.waiting: tuple[float, float | None] | None = None  # reported and not printed
-
-    def __call__(self, done: float, total: float | None, note: str | None = None, /) -> None:
-        self.pace.speed(done)  # the first report may be where the work began
-        self.waiting = done, total
-        self.note = self.note if note is None else note
-        if self.every is None:
-            due = note is not None
-        else:
-            due = done > 0 and time.perf_counter() - self.last >= self.every
-        if due:
-            self._print(done, total)
-
-    def finish(self) -> None:
-        """Print the last report if the work is done and it was not printed."""
-        if self.waiting is not None and self.waiting[1] is not None and self.waiting[0] >= self.waiting[1]:
-            self._print(*self.waiting)
-
-    def _print(self, done: float, total: float | None) -> None:
-        self.last, self.waiting = time.perf_counter(), None
-        parts = [*self.pace.amounts(done, total, " of "), *([self.note] if self.note else [])]
-        speed = self.pace.speed(done)
+    def write(done: float, total: float | None) -> None:
+        nonlocal printed, waiting
+        printed, waiting = time.perf_counter(), None
+        parts, speed = [*pace.amounts(done, total, " of "), text], pace.speed(done)
         if total is not None and speed > 0:
             parts.append(f"{duration((total - done) / speed)} left")
-        print(f"{self.title}: {', '.join(parts)}", file=sys.stderr, flush=True)
+        print(f"{title}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
+
+    def show(done: float, total: float | None, note: str | None = None, /) -> None:
+        nonlocal text, waiting
+        pace.speed(done)  # the first report may be where the work began
+        waiting, text = (done, total), text if note is None else note
+        due = done > 0 and every is not None and time.perf_counter() - printed >= every
+        if due or (every is None and note is not None):
+            write(done, total)
+
+    yield show
+    if keep and waiting is not None and waiting[1] is not None and waiting[0] >= waiting[1]:
+        write(*waiting)
 
 
 def duration(seconds: float) -> str:

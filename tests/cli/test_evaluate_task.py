@@ -10,9 +10,11 @@ import pytest
 from typer.core import TyperOption
 
 from titanslab.cli.evaluate import task_command
-from titanslab.tasks import TASKS, Cell, Option, SampleMaker, Task, TaskSample, derive_seed
+from titanslab.data.encode import TextEncoder
 from titanslab.tasks.mixture import Mixture
-from titanslab.tasks.row import encoder, ending, scored
+from titanslab.tasks.row import ending, scored
+from titanslab.tasks.sample import Cell, SampleMaker, TaskSample, derive_seed
+from titanslab.tasks.table import TASKS, Option, Task
 
 WORDS = ("apple", "bridge", "candle", "dragon")
 
@@ -43,7 +45,7 @@ def echo_score(sample, output):
 
 
 def echo_rows(tokenizer, *, voice="soft"):
-    encode, end = encoder(tokenizer), ending(tokenizer)
+    encode, end = TextEncoder(tokenizer).ids, ending(tokenizer)
 
     def make(length, seed):
         sample = Echo(voice).sample(2, 0, seed)

@@ -15,6 +15,26 @@ def test_versions_devices_and_backends(titans):
     assert "parameters" not in out
 
 
+def test_measure_times_each_way_and_keeps_the_fastest(titans, fails, monkeypatch, tmp_path):
+    from titanslab.memory import measure, measured
+    from titanslab.memory.chunked import compiled, loop
+
+    monkeypatch.setenv("TITANS_CACHE", str(tmp_path))
+    monkeypatch.setattr(measured, "FOUND", {})
+    monkeypatch.setattr(measure, "TURNS", 1)
+    monkeypatch.setattr(measure, "TOKENS", 8)
+    monkeypatch.setattr(measure, "supported", lambda *_: (False, "left out: the interpreter is slow"))
+    monkeypatch.setattr(compiled, "forward", loop.forward)  # a test compiles nothing
+    monkeypatch.setattr(compiled, "backward", loop.backward)
+    code, out, err = titans("info", "--preset", "tiny", "--measure")
+    assert code == 0, err
+    for way in ("reading, torch", "reading, compiled", "reading, cpu", "reading, triton", "decoding, recurrent"):
+        assert f"measured   cpu, {way}: " in out
+    assert "memory     cpu, reading: chunked (measured here: " in out
+    assert list(measured.read()) == list(measured.FOUND) != []
+    assert "variant 'attention' has none" in fails("info", "--preset", "tiny", "--variant", "attention", "--measure")
+
+
 @pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac", "attention"])
 def test_parameters_are_those_of_the_model(variant, titans):
     model = TitansForCausalLM(TitansConfig.preset("tiny", variant=variant))

@@ -9,7 +9,6 @@ from titanslab.data.encode import (
     TokenCounter,
     encode_answer,
     encode_long,
-    encoder_of,
     leading_special_tokens,
     load_counter,
 )
@@ -56,7 +55,7 @@ def test_counters_by_name(tmp_path, bpe, byte):
 def test_long_texts_are_encoded_in_chunks(bpe, byte, prose):
     text = prose.replace("the", "thé")
     for tokenizer in (bpe, byte):
-        whole = encoder_of(tokenizer)(text)
+        whole = TextEncoder(tokenizer).ids(text)
         assert encode_long(tokenizer, text).tolist() == whole
         assert encode_long(tokenizer, text, chunk_chars=101).tolist() == whole
         assert encode_long(tokenizer, "").tolist() == []
@@ -82,7 +81,6 @@ def test_one_encoder_for_texts_documents_and_chunks(bpe, byte):
         assert encoder.chunk(" miller", False).tolist() == encoder.ids("The old miller")[len(encoder.ids("The old")) :]
     assert TextEncoder(byte).start == [byte.bos_token_id]
     assert TextEncoder(bpe).start == []
-    assert encoder_of(len) is None
     with pytest.raises(ValueError, match="builtin_function_or_method; it must encode text"):
         TextEncoder(len)
 

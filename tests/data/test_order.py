@@ -4,8 +4,10 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from torch.utils.data import Subset
 
-from titanslab.data import MixedRows, RunRows, ShuffledRows, byte_tokenizer, collate, open_corpus
+from titanslab.data import byte_tokenizer, collate, open_corpus
+from titanslab.data.order import MixedRows, ShuffledRows
 from titanslab.data.streaming import StreamedRows
 
 
@@ -23,7 +25,7 @@ class Numbered:
 
 
 def numbers(stream, indices):
-    return [int(stream.row(i)["input_ids"][0]) for i in indices]
+    return [int(stream[i]["input_ids"][0]) for i in indices]
 
 
 def test_each_epoch_is_another_order_of_all_rows():
@@ -52,7 +54,7 @@ def test_mixture_keeps_its_shares_and_is_pure():
 
 
 def test_run_rows_and_collate():
-    rows = RunRows(ShuffledRows(Numbered(3), 0, shuffle=False), 8)
+    rows = Subset(ShuffledRows(Numbered(3), 0, shuffle=False), range(8))
     assert len(rows) == 8
     assert collate([rows[i] for i in range(4)])["input_ids"].tolist() == [[0], [1], [2], [0]]
 

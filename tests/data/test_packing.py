@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from titanslab.data import DocumentRows, PackedRows, byte_tokenizer, make_row, open_corpus, tokenize
+from titanslab.data import byte_tokenizer, open_corpus, tokenize
+from titanslab.data.packing import TokenRows, make_row
 from titanslab.data.tokens import Tokens
 
 
@@ -25,7 +26,7 @@ def test_tokens_are_the_documents_with_start_and_end(tokens):
 
 
 def test_packed_rows_follow_the_stream(tokens):
-    rows = PackedRows(tokens, 4)
+    rows = TokenRows(tokens, 4)
     assert len(rows) == 4
     stream = np.concatenate([rows[i]["input_ids"] for i in range(4)])
     assert stream.tolist() == tokens.ids[:16].tolist()
@@ -36,7 +37,7 @@ def test_packed_rows_follow_the_stream(tokens):
 
 
 def test_tail_is_kept_on_request_and_its_padding_is_not_scored(tokens):
-    rows = PackedRows(tokens, 4, keep_tail=True, pad_id=258)
+    rows = TokenRows(tokens, 4, keep_tail=True, pad_id=258)
     assert len(rows) == 5
     assert rows[4]["input_ids"].tolist() == [257, 258, 258, 258]
     assert rows[4]["labels"].tolist() == [257, -100, -100, -100]
@@ -44,7 +45,7 @@ def test_tail_is_kept_on_request_and_its_padding_is_not_scored(tokens):
 
 
 def test_document_rows_hold_one_document_each(tokens):
-    rows = DocumentRows(tokens, 6, pad_id=258)
+    rows = TokenRows(tokens, 6, pack=False, pad_id=258)
     assert len(rows) == 4
     assert rows[0]["input_ids"].tolist() == [256, *b"hello"]
     assert rows[1]["input_ids"].tolist() == [257, 258, 258, 258, 258, 258]
@@ -59,7 +60,7 @@ def test_rows_of_every_length_agree_with_a_plain_loop():
     tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), 1)
     owner = np.repeat(np.arange(30), lengths)
     for length in (1, 2, 5, 16):
-        rows = PackedRows(tokens, length)
+        rows = TokenRows(tokens, length)
         for index in range(len(rows)):
             row = rows[index]
             for place in range(length):

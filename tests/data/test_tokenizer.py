@@ -8,7 +8,8 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from titanslab.data import TextEncoder, byte_tokenizer, is_byte_tokenizer, load_tokenizer
+from titanslab.data import TextEncoder, byte_tokenizer, load_tokenizer
+from titanslab.data.tokenizer import is_byte_tokenizer
 
 TEXTS = [
     "plain words, two  spaces and a tab\t.",

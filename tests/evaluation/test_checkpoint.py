@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import titanslab  # noqa: F401
 from titanslab.evaluation.decode import GreedyAnswerer
 from titanslab.quickstart.corpus import bundled_text
-from titanslab.tasks.babilong.cells import score
-from titanslab.tasks.babilong.samples import BABILong
+from titanslab.tasks.babilong.samples import BABILong, score
 from titanslab.tasks.babilong.world import STORY_FACTS
-from titanslab.tasks.niah.samples import NIAH, VARIANTS, score_niah
+from titanslab.tasks.niah.samples import NIAH, VARIANTS
+from titanslab.tasks.niah.samples import score as niah_score
 from titanslab.tasks.sample import TaskSample
 
 FOLDER = Path(__file__).parents[2] / "checkpoints"
@@ -42,7 +42,7 @@ class Asked:
     @staticmethod
     def right(task: BABILong | NIAH, sample: TaskSample, output: str) -> bool:
         if isinstance(task, NIAH):
-            return score_niah(sample.target, output) == 1
+            return niah_score(sample, output)["contained"] == 1
         return score(sample, output)["official"] == 1
 
 

@@ -11,7 +11,7 @@ from titanslab.evaluation.pictures import heat_map
 from titanslab.evaluation.results import hold, read_records
 from titanslab.evaluation.run_task import run_cells
 from titanslab.evaluation.table import summarise, table, tables
-from titanslab.tasks.niah.cells import niah_cells
+from titanslab.tasks.niah.samples import niah_cells
 from titanslab.tasks.table import TASKS
 
 

@@ -32,6 +32,12 @@ def written(monkeypatch):
     monkeypatch.setattr(compiled, "backward", loop.backward)
 
 
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """The fused kernels left out: Triton's interpreter takes seconds."""
+    monkeypatch.setattr(measure, "supported", lambda *_: (False, "left out"))
+
+
 def small(dtype=torch.float32, turns=1) -> measure.Comparison:
     return measure.measure(CPU, dtype, NETWORK, 8, 4, tokens=10, turns=turns)
 
@@ -75,7 +81,7 @@ def broken(part: str):
 @pytest.mark.parametrize(
     ("part", "said"), [("y", "apart"), ("nan", "apart"), ("state", "apart"), ("raises", "illegal")]
 )
-def test_a_wrong_way_is_not_taken(monkeypatch, written, part, said) -> None:
+def test_a_wrong_way_is_not_taken(monkeypatch, written, no_kernels, part, said) -> None:
     from titanslab.memory.chunked import compiled
 
     monkeypatch.setattr(compiled, "forward", broken(part))
@@ -129,7 +135,7 @@ def test_an_unreadable_file_is_reported_and_written_again(caplog, text) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_compiled_loop_is_the_loop(monkeypatch) -> None:
+def test_the_compiled_loop_is_the_loop(monkeypatch, no_kernels) -> None:
     """Compiles with a backend that runs the traced graph, because inductor would take minutes."""
     from titanslab.memory.chunked import compiled, loop
     from titanslab.memory.chunked.equations import AS_WRITTEN, Functions

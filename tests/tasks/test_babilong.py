@@ -8,8 +8,7 @@ import pytest
 from titanslab.data.encode import TokenCounter
 from titanslab.tasks.babilong.babi import read_babi
 from titanslab.tasks.babilong.background import Background
-from titanslab.tasks.babilong.cells import score
-from titanslab.tasks.babilong.samples import TASKS, BABILong, score_babilong
+from titanslab.tasks.babilong.samples import TASKS, BABILong, score, score_babilong
 from titanslab.tasks.sentences import split_sentences
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from titanslab.data.encode import load_counter
-from titanslab.tasks.babilong.cells import babilong_cells
-from titanslab.tasks.cells import split_lengths, split_names
-from titanslab.tasks.niah.cells import niah_cells
+from titanslab.tasks.babilong.samples import babilong_cells
+from titanslab.tasks.niah.samples import niah_cells
+from titanslab.tasks.sample import split_lengths, split_names
 from titanslab.tasks.table import TASKS
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from titanslab.data.encode import TokenCounter
 from titanslab.tasks.niah.haystack import NOISE_LINE
-from titanslab.tasks.niah.samples import DEPTHS, NIAH, VARIANTS, Needle, score_niah
+from titanslab.tasks.niah.samples import DEPTHS, NIAH, VARIANTS, Needle, score
+from titanslab.tasks.sample import TaskSample
 
 
 def _bytes(text: str) -> int:
@@ -56,7 +57,7 @@ def test_fits_and_fills_the_length(variant, kind, length, prose, bpe):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_n_is_the_most_that_fits(variant, prose):
     task = _task(variant, _bytes, prose)
-    units, probe = task.num_units(3000), task.probe()
+    units, probe = task.num_units(3000), task.probe
 
     def size(units):
         return _bytes(probe.prompt(task.haystack.insert(units, probe.sentence, 0.5)[0])) + 128
@@ -133,9 +134,12 @@ def test_a_sample_depends_on_seed_length_and_index_alone(prose):
 
 
 def test_score_is_containment_without_case():
-    assert score_niah("4821093", " 4821093. The grass") == 1.0
-    assert score_niah("4821093", "482109") == 0.0
-    assert score_niah("ab12-CD", "it is AB12-cd") == 1.0
+    def contained(target, output):
+        return score(TaskSample("niah_single_1", 0, 0, "", target), output)["contained"]
+
+    assert contained("4821093", " 4821093. The grass") == 1.0
+    assert contained("4821093", "482109") == 0.0
+    assert contained("ab12-CD", "it is AB12-cd") == 1.0
 
 
 def test_wrong_arguments_say_what_to_do(prose):

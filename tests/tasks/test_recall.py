@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from titanslab.tasks.recall.kv import KVVocabulary, make_kv_recall
+from titanslab.tasks.recall.kv import make_kv_recall
 from titanslab.tasks.recall.samples import RecallTask, answers_right
 
 
@@ -14,9 +14,8 @@ from titanslab.tasks.recall.samples import RecallTask, answers_right
     ("length", "pairs", "density", "rewrite"), [(64, 4, 1.0, 0.0), (257, 20, 0.4, 0.3), (2, 1, 1.0, 0.0)]
 )
 def test_kv_recall_by_a_plain_loop(length, pairs, density, rewrite):
-    vocabulary = KVVocabulary(num_keys=24, num_values=7, num_fillers=3)
     batch = make_kv_recall(
-        5, length, pairs, vocabulary=vocabulary, density=density, rewrite=rewrite,
+        5, length, pairs, num_keys=24, num_values=7, num_fillers=3, density=density, rewrite=rewrite,
         generator=torch.Generator().manual_seed(3),
     )  # fmt: skip
     scored = 0

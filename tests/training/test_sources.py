@@ -10,7 +10,7 @@ from titanslab.training.sources import training_stream, validation_rows
 
 def rows(data, seed=0, count=12, **options):
     stream = training_stream(data, byte_tokenizer(), seed=seed, **options)
-    return [stream.row(index) for index in range(count)]
+    return [stream[index] for index in range(count)]
 
 
 def test_text_is_shuffled_by_the_seed(text_file):
@@ -42,12 +42,12 @@ def test_too_little_text_says_how_much_is_needed(text_file):
 def test_validation_scores_every_byte_and_can_be_cut_short(text_file):
     size = text_file.stat().st_size
     data = DataRecipe(train="unused", validation=str(text_file), sequence_length=100)
-    validation = validation_rows(data, byte_tokenizer())
-    scored = sum(int((validation.rows[i]["labels"] != -100).sum()) for i in range(len(validation.rows)))
+    every, bytes_per_token = validation_rows(data, byte_tokenizer())
+    scored = sum(int((every[i]["labels"] != -100).sum()) for i in range(len(every)))
     assert scored == size + 2  # and the start and end token
-    assert validation.bytes_per_token == pytest.approx(size / (size + 1))
+    assert bytes_per_token == pytest.approx(size / (size + 1))
     data.validation_samples = 3
-    short = validation_rows(data, byte_tokenizer()).rows
+    short, _ = validation_rows(data, byte_tokenizer())
     assert len(short) == 3
     with pytest.raises(IndexError):
         short[3]
@@ -59,7 +59,7 @@ def test_tasks_make_rows_by_number_and_mix_with_text(text_file):
     alone = rows(data)
     assert {row["input_ids"].shape for row in alone} == {(256,)}
     assert all("document_ids" not in row for row in alone)  # each row is one document
-    again = training_stream(data, byte_tokenizer(), seed=0).row(7)
+    again = training_stream(data, byte_tokenizer(), seed=0)[7]
     assert np.array_equal(again["input_ids"], alone[7]["input_ids"])
     mixed = DataRecipe(task="recall", task_options=options, task_share=0.5, train=str(text_file), sequence_length=256)
     drawn = rows(mixed, count=40)

@@ -33,15 +33,13 @@ def take_steps(layer, optimizer, schedule, count):
 def test_optimizer_and_schedule_go_on_bit_for_bit(tmp_path):
     layer, optimizer, schedule = small_optimizer()
     take_steps(layer, optimizer, schedule, 3)
-    state_files.save_optimizer(tmp_path, optimizer.state_dict())
-    state_files.save_scheduler(tmp_path, schedule.state_dict())
+    state_files.save_optimizer(tmp_path, optimizer, schedule)
     weights = {name: value.clone() for name, value in layer.state_dict().items()}
     take_steps(layer, optimizer, schedule, 4)
 
     other, optimizer2, schedule2 = small_optimizer(seed=1)
     other.load_state_dict(weights)
-    optimizer2.load_state_dict(state_files.load_optimizer(tmp_path))
-    schedule2.load_state_dict(state_files.load_scheduler(tmp_path))
+    state_files.load_optimizer(tmp_path, optimizer2, schedule2)
     take_steps(other, optimizer2, schedule2, 4)
     assert torch.equal(layer.weight, other.weight)
     assert torch.equal(layer.bias, other.bias)
@@ -76,10 +74,18 @@ def test_pickles_in_place_of_state_are_refused_without_being_run(tmp_path):
 
     for name in ("optimizer.safetensors", "optimizer.json", "scheduler.json", "random.json"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="broken"):
-        state_files.load_optimizer(tmp_path)
-    with pytest.raises(ValueError, match="broken"):
-        state_files.load_scheduler(tmp_path)
+    _, optimizer, schedule = small_optimizer()
+    with pytest.raises(ValueError, match=r"optimizer\.json' is broken"):
+        state_files.load_optimizer(tmp_path, optimizer, schedule)
+    (tmp_path / "optimizer.json").write_text('{"plain": {}, "param_groups": []}')
+    with pytest.raises(ValueError, match=r"optimizer\.json' is broken"):  # the tensors beside it are
+        state_files.load_optimizer(tmp_path, optimizer, schedule)
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    state_files.save_optimizer(fresh, optimizer, schedule)
+    (fresh / "scheduler.json").write_bytes((tmp_path / "scheduler.json").read_bytes())
+    with pytest.raises(ValueError, match=r"scheduler\.json' is broken"):
+        state_files.load_optimizer(fresh, optimizer, schedule)
     with pytest.raises(ValueError, match="broken"):
         state_files.load_random_state(tmp_path / "random.json")
     assert not (tmp_path / "run").exists()

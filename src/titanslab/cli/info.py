@@ -15,10 +15,18 @@ def info(
     preset: Annotated[str | None, typer.Option(help="tiny, 170m, 340m, 400m, 760m or 1.3b.")] = None,
     variant: Annotated[str | None, typer.Option(help="lmm, mal, mag, mac or attention, with --preset.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Sequence length for FLOPs and state.")] = 4096,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Compare and time the ways to run the memory here, and keep the fastest for auto."
+        ),
+    ] = False,
 ) -> None:
     """Show versions, devices, memory backends and why; parameters, FLOPs and state bytes of a config.
 
     Example: [bold]titans info --preset 170m --variant mag[/bold]
+
+    Example: [bold]titans info --preset 170m --measure[/bold]
     """
     if config is not None and preset is not None:
         raise ValueError("--config and --preset exclude each other; give one of them")
@@ -38,7 +46,7 @@ def info(
         chosen = TitansConfig.preset(preset, variant=variant or "mac")
     console = Console(highlight=False, soft_wrap=True)
     _versions(console)
-    _backends(console, chosen)
+    _backends(console, chosen, measure)
     if chosen is not None:
         _cost(console, chosen, tokens)
 
@@ -79,7 +87,7 @@ def _versions(console: Any) -> None:
         console.print(f"commit     {found['commit']}")
 
 
-def _backends(console: Any, config: Any) -> None:
+def _backends(console: Any, config: Any, measure: bool) -> None:
     import torch
 
     from titanslab.memory import choose_backend
@@ -88,16 +96,39 @@ def _backends(console: Any, config: Any) -> None:
     if not isinstance(config, TitansConfig):
         config = TitansConfig.preset("tiny")
     if config.variant == "attention":
+        if measure:
+            raise ValueError("--measure times a memory, and variant 'attention' has none; choose lmm, mal, mag or mac")
         return
     width = config.memory_head_dim
     network = config.memory.network(width)
     places = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     for place in places:
+        dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
         for what, tokens in (("reading", 1024), ("decoding", 1)):
-            dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+            if measure and what == "reading":
+                _measure(console, place, config)
             with torch.no_grad():
                 choice = choose_backend(place, dtype, tokens, network, width, config.memory.chunk_size)
             console.print(f"memory     {place.type}, {what}: {choice.name} ({choice.reason})")
+
+
+def _measure(console: Any, device: Any, config: Any) -> None:
+    """Time the memory of `config` on one device, print each way, and keep the fastest."""
+    import torch
+
+    from titanslab.memory import measured
+    from titanslab.memory.measure import measure
+
+    dtype, width = torch.bfloat16 if device.type == "cuda" else torch.float32, config.memory_head_dim
+    with console.status(f"comparing and timing on {device.type}; torch.compile takes a minute"):
+        found = measure(device, dtype, config.memory.network(width), width, config.memory.chunk_size)
+    for what, ways in (("reading", found.reading), ("decoding", found.decoding)):
+        for way in ways:
+            taken = "not taken" if way.seconds is None else f"{1e3 * way.seconds:.3g} ms"
+            console.print(
+                f"measured   {device.type}, {what}, {way.name}: {taken}" + (f" ({way.reason})" if way.reason else "")
+            )
+    console.print(f"measured   kept in {measured.path()}")
 
 
 def _cost(console: Any, config: Any, tokens: int) -> None:

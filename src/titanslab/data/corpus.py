@@ -1,7 +1,5 @@
 """The documents of a corpus, from files, folders or the hub, one at a time."""
 
-from __future__ import annotations
-
 import glob
 import re
 from collections.abc import Iterator
@@ -35,20 +33,17 @@ class Corpus:
     name: str = field(default="data", compare=False)
 
     def __iter__(self) -> Iterator[str]:
-        for _, text in self.with_file_index():
-            yield text
+        return (text for _, text in self.with_file_index())
 
     def with_file_index(self) -> Iterator[tuple[int, str]]:
         """Each document with the index of the file that it came from (0 for the hub)."""
+        sources: list[Iterator[str]] = [
+            file_texts(path, f"{self.name}: {str(path)!r}", column=self.column, cut=self.text_documents)
+            for path in self.files
+        ]
         if self.hub is not None:
-            for text in entry_texts(_hub_rows(self), self.column, f"{self.name}: {self.hub}"):
-                if text:
-                    yield 0, text
-        for index, path in enumerate(self.files):
-            where = f"{self.name}: {str(path)!r}"
-            for text in file_texts(path, where, column=self.column, cut=self.text_documents):
-                if text:
-                    yield index, text
+            sources = [entry_texts(_hub_rows(self), self.column, f"{self.name}: {self.hub}")]
+        return ((index, text) for index, texts in enumerate(sources) for text in texts if text)
 
     def batches(self, characters: int) -> Iterator[tuple[int, list[str]]]:
         """The texts in lists of about `characters` together, each with the index of the last one's file.
@@ -70,10 +65,6 @@ class Corpus:
         """The message of the error for a corpus without text, in one line."""
         what = self.hub or ", ".join(map(str, self.files[:3])) + (", ..." if len(self.files) > 3 else "")
         return f"{self.name} holds no text: {what} is empty; give a file with text"
-
-    def nbytes(self) -> list[int]:
-        """The size of each file on disk; empty for the hub, whose size is not known."""
-        return [path.stat().st_size for path in self.files]
 
     def fingerprint(self) -> list[Any] | None:
         """Paths, sizes and times of the files and how they are read, on which the content depends; None for the hub."""
@@ -100,17 +91,14 @@ def open_corpus(source: str | list[str], name: str = "data", **options: Any) -> 
     sources = [source] if isinstance(source, str) else source
     if not sources:
         raise ValueError(f"{name} is an empty list; give at least one file or folder")
-    files: list[Path] = []
-    for one in sources:
-        files += find_files(one, name)
-    return Corpus(files=tuple(dict.fromkeys(files)), name=name, **options)
+    files = dict.fromkeys(file for one in sources for file in find_files(one, name))
+    return Corpus(files=tuple(files), name=name, **options)
 
 
 def _is_hub_name(source: str) -> bool:
     """Whether `source` looks like owner/dataset (or a bare name) and nothing of that name is here."""
-    if Path(source).expanduser().exists() or glob.has_magic(source):
-        return False
-    if text_kind(Path(source)) is not None or Path(source).suffix in COMPRESSIONS:
+    path = Path(source)
+    if path.expanduser().exists() or glob.has_magic(source) or text_kind(path) or path.suffix in COMPRESSIONS:
         return False
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
 

@@ -1,11 +1,10 @@
 """From text to ids and to numbers of tokens, with any tokenizer."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ class TextEncoder:
         size = tokenizer.get_vocab_size() if _is_rust(tokenizer) else len(tokenizer)
         self.dtype = np.dtype(np.uint16 if size <= 2**16 else np.uint32)
         self._bytes = is_byte_tokenizer(tokenizer)
-        self._anchor: list[int] | None = None
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids [T] of each text, without special tokens."""
@@ -60,12 +58,14 @@ class TextEncoder:
         """The ids of one text, without special tokens."""
         return self.encode([text])[0].tolist()
 
+    @cached_property
+    def _anchor(self) -> list[int]:
+        return self.ids(_ANCHOR)
+
     def chunk(self, text: str, first: bool) -> np.ndarray:
         """The ids [T] of one chunk of a longer text that is cut before spaces; `first` is that text's beginning."""
         if first or self._bytes:
             return self.encode([text])[0]
-        if self._anchor is None:
-            self._anchor = self.ids(_ANCHOR)
         # after the anchor, so that no tokenizer takes the chunk for the start of a text
         ids = self.encode([_ANCHOR + text])[0]
         size = len(self._anchor)
@@ -110,11 +110,6 @@ class TextDecoder:
         return str(self.tokenizer.decode(ids, **self.options))
 
 
-def encoder_of(tokenizer: Any) -> Callable[[str], list[int]] | None:
-    """`text -> ids` without special tokens, or None where the tokenizer only counts."""
-    return TextEncoder(tokenizer).ids if _encodes(tokenizer) else None
-
-
 def encode_long(tokenizer: Any, text: str, chunk_chars: int = 1 << 20) -> np.ndarray:
     """The ids [T] of a text of any length, encoded in chunks that end before a space.
 
@@ -141,7 +136,6 @@ class TokenCounter:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self._encoder = TextEncoder(tokenizer) if _encodes(tokenizer) else None
-        self._anchor_count: int | None = None
         if self._encoder is None and not callable(tokenizer):
             raise ValueError(
                 f"tokenizer is a {type(tokenizer).__name__}; it must be a Hugging Face tokenizer, a "
@@ -154,9 +148,11 @@ class TokenCounter:
 
     def count_following(self, texts: Sequence[str]) -> list[int]:
         """Tokens that each text adds where it follows another after a space, so that counts can be summed."""
-        if self._anchor_count is None:
-            self._anchor_count = self.count(_ANCHOR)
-        return [size - self._anchor_count for size in self._counts([f"{_ANCHOR} {text}" for text in texts])]
+        return [size - self._anchor for size in self._counts([f"{_ANCHOR} {text}" for text in texts])]
+
+    @cached_property
+    def _anchor(self) -> int:
+        return self.count(_ANCHOR)
 
     def _counts(self, texts: Sequence[str]) -> list[int]:
         if self._encoder is None:
@@ -177,21 +173,19 @@ def leading_special_tokens(tokenizer: Any) -> list[int]:
 
     A begin-of-text token that also ends texts, as GPT-2's does, is left out.
     """
-    encode = encoder_of(tokenizer)
-    if encode is None or _is_rust(tokenizer):
+    encoder = TextEncoder(tokenizer)
+    if _is_rust(tokenizer):
         return []
-    plain, full = encode("a"), list(tokenizer.encode("a"))
+    plain, full = encoder.ids("a"), list(tokenizer.encode("a"))
     for start in range(1, len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return full[:start]
-    begin = tokenizer.bos_token_id
-    return [] if begin is None or begin == tokenizer.eos_token_id else [begin]
+    return [] if encoder.bos == encoder.eos else encoder.start
 
 
 def encode_answer(tokenizer: Any, question: str, answer: str) -> list[int]:
     """Ids of `answer` where it follows `question` after a space."""
-    encode = encoder_of(tokenizer)
-    assert encode is not None
+    encode = TextEncoder(tokenizer).ids
     head, full = encode(question), encode(f"{question} {answer}")
     return full[len(head) :] if full[: len(head)] == head else encode(f" {answer}")
 

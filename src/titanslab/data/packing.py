@@ -1,11 +1,10 @@
 """Rows of fixed length from documents: packed end to end, or one document a row.
 
-A row is a dict of three int64 arrays [T]: `input_ids`, `labels` (shifted inside the model; -100 is not
-scored) and `document_ids`. Where `document_ids` changes along a row, the model resets its memory.
+A row is a dict of int64 arrays [T]: `input_ids`, `labels` (shifted inside the model; -100 is not scored) and
+`document_ids`. Where `document_ids` changes along a row, the model resets its memory.
 """
 
-from __future__ import annotations
-
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -24,59 +23,57 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> Row: ...
 
 
-class PackedRows:
-    """Row i holds tokens i * T to (i + 1) * T of the corpus, of any number of documents.
+class TokenRows:
+    """Rows of `length` tokens of a corpus, cut from its start, or from the start of each document.
 
-    The last, shorter row is dropped, or padded with `pad_id` if `keep_tail`.
+    Args:
+        tokens: the corpus.
+        length: T.
+        pack: a row may hold several documents; False gives each row one document or a piece of one.
+        keep_tail: keep the last, shorter row of packed documents too.
+        pad_id: fills shorter rows up; it is not scored.
     """
 
-    def __init__(self, tokens: Tokens, length: int, *, keep_tail: bool = False, pad_id: int = 0) -> None:
+    def __init__(
+        self, tokens: Tokens, length: int, *, pack: bool = True, keep_tail: bool = False, pad_id: int = 0
+    ) -> None:
         self.tokens, self.length, self.pad_id = tokens, length, pad_id
-        self.count = -(-len(tokens) // length) if keep_tail else len(tokens) // length
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Row:
-        start = index * self.length
-        stop = min(start + self.length, len(self.tokens))
-        ids = np.asarray(self.tokens.ids[start:stop]).astype(np.int64)
-        documents = np.searchsorted(self.tokens.offsets, np.arange(start, stop), side="right")
-        return make_row(ids, documents - documents[0], self.length, self.pad_id)
-
-
-class DocumentRows:
-    """Each row holds one document, or a piece of one longer than T, padded with `pad_id`, which is not scored."""
-
-    def __init__(self, tokens: Tokens, length: int, *, pad_id: int = 0) -> None:
-        self.tokens, self.length, self.pad_id = tokens, length, pad_id
-        pieces = [
-            np.arange(start, stop, length) for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
-        ]
+        ends = np.array([0, len(tokens)]) if pack else tokens.offsets
+        pieces = [np.arange(start, stop, length) for start, stop in pairwise(ends)]
         self.starts = np.concatenate(pieces)
-        ends = np.repeat(tokens.offsets[1:], [len(piece) for piece in pieces])
-        self.stops = np.minimum(self.starts + length, ends)
+        self.stops = np.minimum(self.starts + length, np.repeat(ends[1:], [len(piece) for piece in pieces]))
+        if pack and not keep_tail:
+            self.starts = self.starts[: len(tokens) // length]
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Row:
-        ids = np.asarray(self.tokens.ids[self.starts[index] : self.stops[index]]).astype(np.int64)
-        return make_row(ids, np.zeros_like(ids), self.length, self.pad_id)
+        start, stop = self.starts[index], self.stops[index]
+        ids = np.asarray(self.tokens.ids[start:stop]).astype(np.int64)
+        documents = np.searchsorted(self.tokens.offsets, np.arange(start, stop), side="right")
+        return make_row(ids, documents - documents[0], self.length, self.pad_id)
+
+
+def padded(row: Row, length: int, pad_id: int = 0) -> Row:
+    """The row with `length` tokens: padding on the right is `pad_id`, has no label and is a document of its own."""
+    short = length - len(row["input_ids"])
+    if not short:
+        return row
+    rest = {"input_ids": pad_id, "labels": IGNORED, "block_labels": IGNORED}
+    if "document_ids" in row:
+        rest["document_ids"] = row["document_ids"].max(initial=-1) + 1
+    return {
+        name: np.concatenate([values, np.full((short, *values.shape[1:]), rest[name], dtype=np.int64)])
+        for name, values in row.items()
+    }
 
 
 def make_row(ids: np.ndarray, documents: np.ndarray, length: int, pad_id: int = 0) -> Row:
     """Make a row from token ids [n] and document numbers [n], n <= length.
 
-    The first token of a document is not scored, because no token before it belongs to the document. Padding is a
-    document of its own.
+    The first token of a document is not scored, because no token before it belongs to the document.
     """
-    missing = length - len(ids)
     labels = ids.copy()
     labels[1:][documents[1:] != documents[:-1]] = IGNORED
-    if missing:
-        ids = np.concatenate([ids, np.full(missing, pad_id, np.int64)])
-        labels = np.concatenate([labels, np.full(missing, IGNORED, np.int64)])
-        last = documents[-1] if len(documents) else -1
-        documents = np.concatenate([documents, np.full(missing, last + 1)])
-    return {"input_ids": ids, "labels": labels, "document_ids": documents.astype(np.int64)}
+    return padded({"input_ids": ids, "labels": labels, "document_ids": documents.astype(np.int64)}, length, pad_id)

@@ -1,19 +1,14 @@
 """Packed rows that are made while the corpus is read, for corpora that fit neither in memory nor on disk."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerBase
 
 from titanslab.data.corpus import Corpus
 from titanslab.data.encode import TextEncoder
 from titanslab.data.packing import Row, make_row
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BATCH_CHARACTERS = 200_000
 
@@ -48,21 +43,17 @@ class StreamedRows(IterableDataset):
     def _packed(self) -> Iterator[Row]:
         ids = documents = np.empty(0, np.int64)
         number = 0
-        for batch in self._documents():
-            numbers = np.repeat(np.arange(number, number + len(batch)), [len(document) for document in batch])
-            ids = np.concatenate([ids, *batch], dtype=np.int64)
-            documents = np.concatenate([documents, numbers])
-            number += len(batch)
-            while len(ids) >= self.length:
-                first = documents[: self.length]
-                yield make_row(ids[: self.length], first - first[0], self.length)
-                ids, documents = ids[self.length :], documents[self.length :]
-
-    def _documents(self) -> Iterator[list[np.ndarray]]:
         while True:
-            empty = True
+            before = number
             for _, texts in self.corpus.batches(BATCH_CHARACTERS):
-                empty = False
-                yield self.encoder.documents(texts)
-            if empty:
+                batch = self.encoder.documents(texts)
+                numbers = np.repeat(np.arange(number, number + len(batch)), [len(document) for document in batch])
+                ids = np.concatenate([ids, *batch], dtype=np.int64)
+                documents = np.concatenate([documents, numbers])
+                number += len(batch)
+                while len(ids) >= self.length:
+                    first = documents[: self.length]
+                    yield make_row(ids[: self.length], first - first[0], self.length)
+                    ids, documents = ids[self.length :], documents[self.length :]
+            if number == before:
                 raise ValueError(self.corpus.describe_empty())

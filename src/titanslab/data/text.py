@@ -1,7 +1,5 @@
 """The one reader of texts: files of running text, JSON or parquet, plain or compressed, whole or in pieces."""
 
-from __future__ import annotations
-
 import bz2
 import glob
 import gzip
@@ -16,15 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-KINDS = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".jsonl": "json",
-    ".json": "json",
-    ".ndjson": "json",
-    ".parquet": "parquet",
-}
+_SUFFIXES = {"text": (".txt", ".text", ".md"), "json": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet",)}
+KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
 PIECE_BYTES = 1 << 16
 PARQUET_ROWS = 1024  # rows decoded at once; a row may hold a whole book
@@ -109,17 +100,12 @@ def entry_texts(entries: Iterable[Any], column: str, where: str) -> Iterator[str
         text = entry.get(column) if isinstance(entry, dict) else entry
         if isinstance(text, str):  # JSON can name half a character, which no tokenizer takes
             yield text.encode("utf-8", "replace").decode("utf-8")
-        elif isinstance(entry, dict) and column not in entry:
+            continue
+        found = f"{type(text).__name__} in column {column!r}, not text; clean the data or name another column"
+        if isinstance(entry, dict) and column not in entry:
             columns = ", ".join(sorted(map(str, entry))) or "none"
-            raise ValueError(
-                f"{where}, entry {number} has no column {column!r}; its columns: {columns} (a corpus may name "
-                "another as data.text_column)"
-            )
-        else:
-            raise ValueError(
-                f"{where}, entry {number} has {type(text).__name__} in column {column!r}, not text; clean the data "
-                "or name another column"
-            )
+            found = f"no column {column!r}; its columns: {columns} (a corpus may name another as data.text_column)"
+        raise ValueError(f"{where}, entry {number} has {found}")
 
 
 def iter_texts(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -130,15 +116,12 @@ def iter_texts(path: str | os.PathLike[str]) -> Iterator[str]:
         ValueError: a file holds no text, or cannot be read as `file_texts` reads it.
     """
     there = Path(path).exists() and not Path(path).is_dir()
-    files = [Path(path)] if there else find_files(str(path), "path")
-    for file in files:
-        found = False
-        for text in file_texts(file, f"path {file}"):
-            if text.strip():
-                found = True
-                yield text
-        if not found:
+    for file in [Path(path)] if there else find_files(str(path), "path"):
+        texts = (text for text in file_texts(file, f"path {file}") if text.strip())
+        if (first := next(texts, None)) is None:
             raise ValueError(f"path {file} holds no text; name a file with text in it")
+        yield first
+        yield from texts
 
 
 def read_words(path: str | os.PathLike[str]) -> list[str]:
@@ -146,7 +129,8 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     where = Path(path)
     if not where.is_file():
         raise FileNotFoundError(f"path {where} does not exist; name a word list, one word a line")
-    words = list(dict.fromkeys(word for line in utf8_lines(where) if (word := line.strip())))
+    lines = whole_text(where, f"path {where}").splitlines()
+    words = list(dict.fromkeys(filter(None, map(str.strip, lines))))
     if not words:
         raise ValueError(f"path {where} holds no word; it must be a word list, one word a line")
     return words
@@ -157,11 +141,6 @@ def whole_text(path: Path, where: str) -> str:
     with _opened(path, where) as (_, stream):
         text = io.TextIOWrapper(stream, encoding="utf-8")
         return text.read()
-
-
-def utf8_lines(file: Path) -> list[str]:
-    """The lines of a file of running text; ValueError if it is not UTF-8."""
-    return whole_text(file, f"path {file}").splitlines()
 
 
 @dataclass(frozen=True)

@@ -49,26 +49,24 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if name == BYTE:
         return byte_tokenizer()
     path = Path(name).expanduser()
+    if path.is_dir() and not any((path / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
+        path /= "tokenizer.model"
+        if not path.exists():
+            kinds = "no tokenizer.json, tokenizer_config.json or tokenizer.model"
+            raise ValueError(f"tokenizer folder {name!r} holds {kinds}")
     if path.is_file():
         return _from_file(path)
     if not path.exists() and (path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name):
         raise FileNotFoundError(f"tokenizer {name!r} does not exist (looked for {path.absolute()})")
-    if path.is_dir() and not any((path / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
-        spm = path / "tokenizer.model"
-        if spm.exists():
-            return _from_file(spm)
-        raise ValueError(f"tokenizer folder {name!r} holds no tokenizer.json, tokenizer_config.json or tokenizer.model")
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, trust_remote_code=False)
     except Exception as error:
+        found = f"{name!r} is neither 'byte', nor a file or folder here, nor a tokenizer that the hub gives"
         if path.is_dir():
-            raise ValueError(f"tokenizer folder {name!r} cannot be read: {error}") from error
-        raise ValueError(
-            f"tokenizer {name!r} is neither 'byte', nor a file or folder here, nor a tokenizer that the "
-            f"hub gives: {error}"
-        ) from error
+            found = f"folder {name!r} cannot be read"
+        raise ValueError(f"tokenizer {found}: {error}") from error
 
 
 def padding_id(tokenizer: Any) -> int:
@@ -156,7 +154,8 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
 
 def _byte_symbols() -> list[str]:
     """The printable character that stands for each byte in a byte-level vocabulary."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    symbol = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
-    return [symbol[byte] for byte in range(256)]
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    alphabet = sorted(ByteLevel.alphabet())  # printable bytes stand for themselves, the others follow from 256 on
+    others = iter(symbol for symbol in alphabet if ord(symbol) > 255)
+    return [chr(byte) if chr(byte) in alphabet else next(others) for byte in range(256)]

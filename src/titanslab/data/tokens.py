@@ -60,19 +60,19 @@ def tokenize(
     encoder = TextEncoder(tokenizer)
     folder = None if cache is None else _cache_folder(cache, corpus, tokenizer)
     if folder is not None and folder.exists():
-        return _read(folder)
-    parts, lengths, text_bytes = [], [0], 0
-    sizes = corpus.nbytes()
+        ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        return Tokens(ids, offsets, json.loads((folder / "text.json").read_text())["text_bytes"])
+    parts, text_bytes = list[np.ndarray](), 0
+    sizes = [path.stat().st_size for path in corpus.files]  # none for the hub
     for file_index, texts in corpus.batches(BATCH_CHARACTERS):
-        for ids in encoder.documents(texts):
-            parts.append(ids)
-            lengths.append(len(ids))
+        parts += encoder.documents(texts)
         text_bytes += sum(len(text.encode("utf-8")) for text in texts)
         if progress is not None:
             progress(sum(sizes[:file_index]), sum(sizes) or None)
     if not parts:
         raise ValueError(corpus.describe_empty())
-    tokens = Tokens(np.concatenate(parts), np.cumsum(lengths, dtype=np.int64), text_bytes)
+    tokens = Tokens(np.concatenate(parts), np.cumsum([0, *map(len, parts)], dtype=np.int64), text_bytes)
     if folder is not None:
         _write(folder, tokens)
     return tokens
@@ -85,12 +85,6 @@ def _cache_folder(cache: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBas
         return None
     key: list[Any] = [FORMAT_VERSION, content, backend.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id]
     return cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-
-
-def _read(folder: Path) -> Tokens:
-    ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
-    offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-    return Tokens(ids, offsets, json.loads((folder / "text.json").read_text())["text_bytes"])
 
 
 def _write(folder: Path, tokens: Tokens) -> None:

@@ -17,8 +17,7 @@ from titanslab.evaluation.results import add_records, kept_samples, open_results
 from titanslab.files import file_identity, fingerprint
 from titanslab.progress import Progress, bar
 from titanslab.runs.loading import find_model_folder, load_config, load_model, load_model_tokenizer
-from titanslab.tasks.cells import split_lengths
-from titanslab.tasks.sample import Cell, TaskSample
+from titanslab.tasks.sample import Cell, TaskSample, split_lengths
 from titanslab.tasks.table import Task
 
 Record = dict[str, Any]

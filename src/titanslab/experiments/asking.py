@@ -38,14 +38,14 @@ def task_of(ask: Ask) -> Task:
 
 def names_of(ask: Ask) -> list[str]:
     """Names of the variants or sub-tasks of the questions."""
-    from titanslab.tasks.cells import split_names
+    from titanslab.tasks.sample import split_names
 
     return split_names(ask.names, task_of(ask).parts, "ask.names")
 
 
 def lengths_of(ask: Ask, lengths: str) -> list[int]:
     """The lengths as numbers of tokens."""
-    from titanslab.tasks.cells import split_lengths
+    from titanslab.tasks.sample import split_lengths
 
     return split_lengths(lengths, task_of(ask).kilo) if lengths else []
 

@@ -212,7 +212,7 @@ class NeuralMemory(nn.Module):
     def output(self, y: Tensor, x: Tensor) -> Tensor:
         """The layer's output `[B,T,hidden_size]` for reads `y [B,T,H,D]` by tokens `x`."""
         if takes_features(y, self.o_norm, x):
-            return self.o_proj(norm_and_gate(y, self.o_norm, self.g_proj(x), NORM_EPS))
+            return self.gated_output(y, self.g_proj(x))
         return _light(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
     def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:

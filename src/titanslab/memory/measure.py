@@ -105,16 +105,18 @@ def measure(
     head_dim: int,
     chunk_size: int,
     *,
-    tokens: int = TOKENS,
-    turns: int = TURNS,
+    tokens: int | None = None,
+    turns: int | None = None,
 ) -> Comparison:
     """Try every way that runs here against the PyTorch loop, time the right ones in turns, and keep the fastest.
 
     Args:
         device, dtype: of q, k and v. network, head_dim, chunk_size: of the memory.
-        tokens: of each row. turns: timed calls of each way, after one that is not counted.
+        tokens: of each row, default `TOKENS`. turns: timed calls of each way, after one that is not counted, default
+            `TURNS`.
     """
-    problem = Problem(device, dtype, network, head_dim, tokens)
+    turns = turns or TURNS
+    problem = Problem(device, dtype, network, head_dim, tokens or TOKENS)
     fits, why = supported(device, dtype, network, head_dim, chunk_size)
     kernel, why_not = cpu_kernel(problem.wide == torch.float64, network.depth) if device.type == "cpu" else (False, "")
     names = ["torch", "compiled", *(["cpu"] if kernel else []), *(["triton"] if fits else [])]

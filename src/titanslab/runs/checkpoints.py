@@ -1,7 +1,5 @@
 """Checkpoints are whole or do not count: a marker is written last, and folders without it are ignored."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -42,9 +40,7 @@ def step_of(folder: Path) -> int:
 
 def all_checkpoints(folder: Path) -> list[Path]:
     """Every folder with the name of a checkpoint, whole or not, ordered by step."""
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.iterdir() if p.is_dir() and step_of(p) >= 0), key=step_of)
+    return sorted((p for p in folder.glob("checkpoint-*") if p.is_dir() and step_of(p) >= 0), key=step_of)
 
 
 def last_complete(folder: Path) -> Path | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 logger = logging.getLogger(__name__)
 
 
@@ -87,18 +88,12 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
         raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            **config_changes,
+            folder, use_safetensors=True, output_loading_info=True, **SAFE, **config_changes
         )
     except Exception as error:
         raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
     model, report = loaded
-    missing = sorted(map(str, report.get("missing_keys", ())))
-    if missing:
+    if missing := sorted(map(str, report.get("missing_keys", ()))):
         raise ValueError(
             f"the weights in {str(folder)!r} lack {len(missing)} parameters of the model, {missing[0]} first; "
             "the checkpoint is incomplete or belongs to another config"
@@ -115,9 +110,7 @@ def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
     folder = find_model_folder(name)
     _check_config(folder)
     try:
-        config, unknown = AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, return_unused_kwargs=True, **changes
-        )
+        config, unknown = AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **SAFE, **changes)
     except Exception as error:
         raise ValueError(f"the config in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
     if wrong := sorted(unknown.keys() & changes.keys()):

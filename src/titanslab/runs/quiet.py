@@ -1,7 +1,5 @@
 """Other libraries print errors alone while our commands run."""
 
-from __future__ import annotations
-
 import logging
 import os
 import warnings

@@ -104,13 +104,3 @@ def machine(device: torch.device) -> dict[str, Any]:
         gpu = torch.cuda.get_device_properties(device)
         facts |= {"gpu": gpu.name, "gpu_memory_bytes": gpu.total_memory, "cuda": torch.version.cuda}
     return facts
-
-
-def device_name(device: torch.device) -> str:
-    """A short name for file names, such as `cpu-2core` or `h100`."""
-    import torch
-
-    if device.type == "cuda":
-        words = re.findall(r"[a-z]+\d+[a-z]*", torch.cuda.get_device_name(device).lower())
-        return words[0] if words else "gpu"
-    return f"{device.type}-{torch.get_num_threads()}core"

@@ -4,17 +4,17 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from titanslab.data import padding_id
-from titanslab.data.encode import encoder_of
+from titanslab.data.packing import IGNORED, padded
 from titanslab.tasks.sample import derive_seed
 from titanslab.tasks.table import TASKS
 
 
-class Mixture(Dataset[dict[str, Tensor]]):
+class Mixture:
     """Rows `{input_ids, labels}` of at most `sequence_length` tokens; row i is a pure function of (seed, i).
 
     Args:
@@ -26,7 +26,6 @@ class Mixture(Dataset[dict[str, Tensor]]):
             logarithmic scale.
         curriculum_rows: number of rows over which the longest sample grows from `min_length` to `sequence_length`.
         later_min_length: length of the shortest sample after the curriculum; default `min_length`.
-        num_rows: value of `len()`; rows beyond it exist too.
         pack: put several samples in a row, separated by `document_ids`.
         same_length_rows: N > 0 draws one length for rows N*i to N*i + N - 1 and gives these rows that length, so that
             a batch of N rows is not padded to `sequence_length`.
@@ -43,7 +42,6 @@ class Mixture(Dataset[dict[str, Tensor]]):
         min_length: int | None = None,
         curriculum_rows: int = 0,
         later_min_length: int | None = None,
-        num_rows: int = 1 << 40,
         pack: bool = False,
         same_length_rows: int = 0,
         **options: Any,
@@ -51,8 +49,6 @@ class Mixture(Dataset[dict[str, Tensor]]):
         makers = {task.name: task.rows for task in TASKS.values() if task.rows is not None}
         if name not in makers:
             raise ValueError(f"name is {name!r}; it must be one of {', '.join(makers)}")
-        if TASKS[name].encodes and encoder_of(tokenizer) is None:
-            raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; training rows need one that encodes to ids")
         self.sequence_length, self.seed, self.name = sequence_length, seed, name
         self.min_length = sequence_length if min_length is None else min_length
         if not 0 < self.min_length <= sequence_length:
@@ -61,29 +57,23 @@ class Mixture(Dataset[dict[str, Tensor]]):
             raise ValueError(f"same_length_rows is {same_length_rows}; it must be 0 (off) or the rows of a batch")
         if same_length_rows and pack:
             raise ValueError("same_length_rows makes short rows and pack fills rows up; choose one of the two")
-        self.curriculum_rows, self.num_rows, self.pack = curriculum_rows, num_rows, pack
+        self.curriculum_rows, self.pack, self.same_length_rows = curriculum_rows, pack, same_length_rows
         self.later_min_length = self.min_length if later_min_length is None else later_min_length
         if not self.min_length <= self.later_min_length <= sequence_length:
             raise ValueError(
                 f"later_min_length is {later_min_length}; it must be min_length to sequence_length, "
                 f"{self.min_length} to {sequence_length}"
             )
-        self.same_length_rows = same_length_rows
         self.pad = padding_id(tokenizer)
         self._make = makers[name](tokenizer, **options)
-
-    def __len__(self) -> int:
-        return self.num_rows
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Row `index`: int64 tensors `[T]` with T = `sequence_length`, or the drawn length with `same_length_rows`.
 
         A task with hints adds `block_labels [T, blocks]`; see `TitansForCausalLM.forward`.
         """
-        ids: list[int] = []
-        labels: list[int] = []
-        documents: list[int] = []
-        hints: list[tuple[int, int, int]] = []
+        ids, labels, documents = list[int](), list[int](), list[int]()
+        hints = list[tuple[int, int, int]]()
         first = index - index % self.same_length_rows if self.same_length_rows else index
         rng = random.Random(derive_seed("mixture", self.name, self.seed, first))
         full, blocks = self.sequence_length, 0
@@ -96,18 +86,14 @@ class Mixture(Dataset[dict[str, Tensor]]):
             ids += more.ids
             labels += more.labels
             documents += [documents[-1] + 1 if documents else 0] * len(more.ids)
-        short = full - len(ids)
-        row = {
-            "input_ids": torch.tensor(ids + [self.pad] * short),
-            "labels": torch.tensor(labels + [-100] * short),
-        }
+        row = {"input_ids": np.array(ids), "labels": np.array(labels)}
         if blocks:
-            row["block_labels"] = torch.full((full, blocks), -100)
+            row["block_labels"] = np.full((len(ids), blocks), IGNORED)
             for at, block, label in hints:
                 row["block_labels"][at, block] = label
         if self.pack:
-            row["document_ids"] = torch.tensor(documents + [documents[-1] + 1] * short)
-        return row
+            row["document_ids"] = np.array(documents)
+        return {name: torch.from_numpy(values) for name, values in padded(row, full, self.pad).items()}
 
     def _length(self, rng: random.Random, index: int, room: int) -> int:
         shortest, longest = self.later_min_length, self.sequence_length

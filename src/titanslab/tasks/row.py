@@ -1,10 +1,11 @@
 """A training row, and the helpers of the functions that make rows."""
 
+import random
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from titanslab.data.encode import encoder_of
+from titanslab.data.encode import TextEncoder
 from titanslab.data.text import iter_texts
 
 
@@ -30,17 +31,25 @@ def scored(prompt: list[int], answer: list[int]) -> Row:
     return Row(prompt + answer, [-100] * len(prompt) + answer)
 
 
-def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """`text -> ids`, for a tokenizer that `Mixture` has checked."""
-    encode = encoder_of(tokenizer)
-    assert encode is not None, "Mixture has checked that the tokenizer encodes"
-    return encode
-
-
 def ending(tokenizer: Any) -> list[int]:
     """The tokens that end an answer: end-of-text, or a full stop for a tokenizer without that token."""
     end = getattr(tokenizer, "eos_token_id", None)
-    return [end] if end is not None else encoder(tokenizer)(".")
+    return [end] if end is not None else TextEncoder(tokenizer).ids(".")
+
+
+def fit(make: Callable[[int], Row], size: int, length: int, rng: random.Random) -> Row | None:
+    """The row of `make(size)`, or of a smaller size, that has at most `length` tokens; None after `ATTEMPTS` sizes.
+
+    Each call of `make` draws the same numbers from `rng`.
+    """
+    state = rng.getstate()
+    for _ in range(ATTEMPTS):
+        rng.setstate(state)
+        row = make(size)
+        if len(row.ids) <= length:
+            return row
+        size -= len(row.ids) - length
+    return None
 
 
 def too_short(length: int, name: str) -> ValueError:

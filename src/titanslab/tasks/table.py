@@ -60,7 +60,6 @@ class Task:
         title: heading of result tables and pictures.
         about: one line for the list of tasks.
         rows: called with a tokenizer and options, returns a `MakeRow` for a `Mixture`; None = no training rows.
-        encodes: whether `rows` needs a tokenizer that encodes text to ids.
         cells: called with `lengths`, `counter`, `counter_name`, `seed` and the task's own options by name, returns the
             cells of the result table; None = the task is for training alone and has none of the fields below.
         score: the scores of a sample's output by name; the first one is the one in pictures.
@@ -82,7 +81,6 @@ class Task:
     title: str
     about: str
     rows: Callable[..., Any] | None = None
-    encodes: bool = True
     cells: Callable[..., list[Cell]] | None = None
     score: Callable[[TaskSample, str], dict[str, float]] | None = None
     help: str = ""
@@ -114,8 +112,8 @@ _ROWS = (
         title="S-NIAH",
         about="A needle in a haystack, by length and depth (S-NIAH).",
         rows=_later("niah.rows", "niah_rows"),
-        cells=_later("niah.cells", "niah_cells"),
-        score=_later("niah.cells", "score"),
+        cells=_later("niah.samples", "niah_cells"),
+        score=_later("niah.samples", "score"),
         help="Hide a needle in texts of several lengths and ask for it (RULER's S-NIAH, 500 samples per length).",
         example="--lengths 2k,4k,8k --samples 100",
         lengths="2k,4k",
@@ -127,11 +125,7 @@ _ROWS = (
                 "variant",
                 "single_1, single_2, single_3, or several with commas; default: all with --haystack, else single_1.",
             ),
-            Option(
-                "haystack",
-                "Running text for single_2 and single_3: a file or a folder.",
-                parts=NIAH_VARIANTS[1:],
-            ),
+            Option("haystack", "Running text for single_2 and single_3: a file or a folder.", parts=NIAH_VARIANTS[1:]),
             Option("adjectives", "Word list for the first halves of the keys, one word a line."),
             Option("nouns", "Word list for the second halves of the keys."),
         ),
@@ -143,8 +137,8 @@ _ROWS = (
         title="BABILong",
         about="Facts scattered over books, by task and length (BABILong).",
         rows=_later("babilong.rows", "babilong_rows"),
-        cells=_later("babilong.cells", "babilong_cells"),
-        score=_later("babilong.cells", "score"),
+        cells=_later("babilong.samples", "babilong_cells"),
+        score=_later("babilong.samples", "score"),
         help="Scatter facts over books and ask about them (BABILong); a length of 0k is the facts alone.",
         example="--facts babi/ --background books.jsonl",
         kilo=1000,
@@ -167,14 +161,13 @@ _ROWS = (
         name="recall",
         title="Recall",
         about="Facts in running text that come again far away; the quickstart's task.",
-        rows=_later("recall.rows", "recall_rows"),
+        rows=_later("recall.samples", "recall_rows"),
     ),
     Task(
         name="kv_recall",
         title="Key-value recall",
         about="A stream of keys and values on a small vocabulary, without text.",
-        rows=_later("recall.rows", "kv_rows"),
-        encodes=False,
+        rows=_later("recall.kv", "kv_rows"),
     ),
 )
 TASKS: dict[str, Task] = {row.name: row for row in _ROWS}

@@ -1,7 +1,5 @@
 """Models of transformers as baselines, `architecture = "llama"` in [model], and the start of a Gated DeltaNet."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from typing import Any

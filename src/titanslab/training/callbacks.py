@@ -1,7 +1,5 @@
 """Callbacks of the Trainer: metrics.jsonl, the progress bar, checkpoints, and the rising price of writes."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -28,34 +26,31 @@ class MetricsWriter(TrainerCallback):
         self.path, self.bytes_per_token = path, bytes_per_token
         self.last: dict[str, Any] = {}
         self.last_loss: float | None = None
-        self._since: tuple[float, int] | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._since = (time.perf_counter(), state.num_input_tokens_seen)
+        self._since = (time.perf_counter(), 0)  # time and tokens of the last log
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         line: dict[str, Any] = {"step": state.global_step}
-        now = time.perf_counter()
+        now, tokens = time.perf_counter(), state.num_input_tokens_seen
         if "loss" in logs:
             line |= {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
             self.last_loss = logs["loss"]
-            if self._since is not None and state.num_input_tokens_seen > self._since[1]:
-                seconds = now - self._since[0]
-                line["tokens_per_second"] = round((state.num_input_tokens_seen - self._since[1]) / seconds, 1)
+            if tokens > self._since[1]:
+                line["tokens_per_second"] = round((tokens - self._since[1]) / (now - self._since[0]), 1)
         if "eval_loss" in logs:
             line["eval_loss"] = logs["eval_loss"]
             if self.bytes_per_token:
                 line["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) / self.bytes_per_token
-        line["tokens"] = state.num_input_tokens_seen
-        self._since = (now, state.num_input_tokens_seen)
-        self.last = line
+        line["tokens"] = tokens
+        self._since, self.last = (now, tokens), line
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._since = (time.perf_counter(), state.num_input_tokens_seen)  # the speed leaves out the time of saving
+
+    on_train_begin = on_save
 
 
 class SaveAtLogs(TrainerCallback):
@@ -80,7 +75,11 @@ class ProgressLine(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs and ("loss" in logs or "eval_loss" in logs):
-            self.show(state.global_step, state.max_steps, _note(self.metrics.last))
+            line = self.metrics.last
+            labels = {"loss": "loss", "eval_loss": "validation loss", "eval_bits_per_byte": "bits/byte"}
+            parts = [f"{label} {line[name]:.4f}" for name, label in labels.items() if name in line]
+            parts += [f"{line['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in line else []
+            self.show(state.global_step, state.max_steps, ", ".join(parts))
 
 
 class CheckpointCallback(TrainerCallback):
@@ -110,11 +109,3 @@ def truncate_metrics(path: Path, step: int) -> None:
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
     write_whole(path, "".join(line + "\n" for line in kept))
-
-
-def _note(line: dict[str, Any]) -> str:
-    labels = {"loss": "loss", "eval_loss": "validation loss", "eval_bits_per_byte": "bits/byte"}
-    parts = [f"{label} {line[name]:.4f}" for name, label in labels.items() if name in line]
-    if "tokens_per_second" in line:
-        parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
-    return ", ".join(parts)

@@ -1,7 +1,5 @@
 """The model that [model] of a recipe describes: new from a preset, from a checkpoint, or a baseline of transformers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from titanslab.models.config import TitansConfig
@@ -15,32 +13,36 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
 
     Raises ValueError for a vocabulary smaller than the tokenizer's and for fields that the config refuses.
     """
-    section = recipe.model
+    section, config = recipe.model, model_config(recipe, tokenizer)
     if section.pretrained is not None:
-        model: Any = load_model(section.pretrained, **_options(section)).float()
-    elif section.architecture is not None:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_config(model_config(recipe, tokenizer)).float()
-        if section.start is not None:
-            start_gated_deltanet(model, section.start)
-    else:
+        return load_model(section.pretrained, **_options(section)).float()
+    if section.architecture is None:
         from titanslab.models.modeling import TitansForCausalLM
 
-        model = TitansForCausalLM(model_config(recipe, tokenizer))
-    _check_vocabulary(model.config.vocab_size, recipe, tokenizer)
+        return TitansForCausalLM(config)
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(config).float()
+    if section.start is not None:
+        start_gated_deltanet(model, section.start)
     return model
 
 
 def model_config(recipe: Recipe, tokenizer: Any) -> Any:
-    """The config that [model] describes; vocabulary and special tokens come from the tokenizer."""
-    section = recipe.model
+    """The config that [model] describes; vocabulary and special tokens of a new model come from the tokenizer."""
+    section, config = recipe.model, None
+    options = _options(section)
     if section.pretrained is not None:
-        return load_config(section.pretrained, **_options(section))
-    options = {"vocab_size": len(tokenizer)} | _options(section)
-    _check_vocabulary(options["vocab_size"], recipe, tokenizer)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        options.setdefault(name, getattr(tokenizer, name))
+        config = load_config(section.pretrained, **options)
+    size = options.setdefault("vocab_size", len(tokenizer)) if config is None else config.vocab_size
+    if isinstance(size, int) and size < len(tokenizer):
+        raise ValueError(
+            f"the model's vocab_size is {size}, but the tokenizer {recipe.data.tokenizer!r} has {len(tokenizer)} "
+            "tokens; leave model.vocab_size out or choose the tokenizer the model was trained with"
+        )
+    if config is not None:
+        return config
+    options = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")} | options
     if section.architecture is not None:
         return architecture_config(section.architecture, options)
     return TitansConfig.preset(section.preset, variant=section.variant, **options)
@@ -50,11 +52,3 @@ def _options(section: ModelRecipe) -> dict[str, Any]:
     """The fields of a config in the section; `window_size = "all"` stands for None, which TOML lacks."""
     every = section.options.get("window_size") == "all"
     return section.options | ({"window_size": None} if every else {})
-
-
-def _check_vocabulary(size: Any, recipe: Recipe, tokenizer: Any) -> None:
-    if isinstance(size, int) and size < len(tokenizer):
-        raise ValueError(
-            f"the model's vocab_size is {size}, but the tokenizer {recipe.data.tokenizer!r} has {len(tokenizer)} "
-            "tokens; leave model.vocab_size out or choose the tokenizer the model was trained with"
-        )

@@ -4,8 +4,6 @@
 Trainer takes one optimiser. Source: Jordan et al., 2024 (Muon); Liu et al., 2025 (steps of AdamW's size).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -43,11 +41,10 @@ class MuonWithAdamW(torch.optim.AdamW):
             loss = super().step(closure)
         finally:
             self.param_groups = every
-        for group in every:
-            if group["matrices"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._step_matrix(parameter, group)
+        for group in (group for group in every if group["matrices"]):
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step_matrix(parameter, group)
         return loss
 
     def _step_matrix(self, parameter: Tensor, group: dict[str, Any]) -> None:

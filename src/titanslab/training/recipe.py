@@ -1,23 +1,17 @@
 """A recipe: one TOML file with the model, the data and the training of a run, read into typed settings."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
+import itertools
 import tomllib
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from titanslab.models.config import nearest
+from titanslab.models.config import MEMORY_OPTIONS, TitansConfig, nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
 from titanslab.training.settings import build_settings, read_assignment, toml_text
-
-SCHEDULES = ("cosine", "linear", "constant")
-PRECISIONS = ("fp32", "bf16")
-OPTIMIZERS = ("adamw", "muon")
-TEXT_DOCUMENTS = ("file", "line", "paragraph")
-DEFAULT_PRESET, DEFAULT_VARIANT = "tiny", "mac"
 
 
 @dataclass
@@ -25,7 +19,7 @@ class ModelRecipe:
     """[model]: a preset with changed fields, a checkpoint to start from, or a model of transformers.
 
     Args:
-        preset, variant: of a Titans model, see `TitansConfig.preset`.
+        preset, variant: of a Titans model, see `TitansConfig.preset`; "tiny" and "mac" where missing.
         pretrained: the folder of a run or a saved model to start from.
         architecture: the `model_type` of a model of transformers, such as "llama".
         start: the initial values of a Gated DeltaNet, see `start_gated_deltanet`.
@@ -41,16 +35,13 @@ class ModelRecipe:
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        for source, others in (
-            ("pretrained", ("preset", "variant", "architecture")),
-            ("architecture", ("preset", "variant")),
-        ):
-            for name in others:
-                if getattr(self, source) is not None and getattr(self, name):
-                    raise ValueError(
-                        f"model.{name} = {getattr(self, name)!r} cannot take effect together with "
-                        f"model.{source} = {getattr(self, source)!r}; remove one of the two"
-                    )
+        sources = ("pretrained", "architecture")
+        for source, name in itertools.product(sources, ("preset", "variant", "architecture")):
+            if source != name and getattr(self, source) is not None and getattr(self, name):
+                raise ValueError(
+                    f"model.{name} = {getattr(self, name)!r} cannot take effect together with "
+                    f"model.{source} = {getattr(self, source)!r}; remove one of the two"
+                )
         if self.architecture is not None:
             check_architecture(self.architecture)
         if self.start is not None:
@@ -58,8 +49,7 @@ class ModelRecipe:
             if self.architecture is None:
                 raise ValueError(f"model.start = {self.start!r} needs model.architecture; remove one or name the other")
         if self.pretrained is None and self.architecture is None:
-            self.preset = self.preset or DEFAULT_PRESET
-            self.variant = self.variant or DEFAULT_VARIANT
+            self.preset, self.variant = self.preset or "tiny", self.variant or "mac"
 
 
 @dataclass
@@ -112,17 +102,13 @@ class DataRecipe:
             )
         if self.task is not None and self.streaming:
             raise ValueError("data.streaming = true cannot be combined with data.task; set streaming = false")
-        _positive(self, "data", "sequence_length", "shuffle_buffer")
+        _at_least(1, self, "data", "shuffle_buffer", "validation_samples")
         if self.sequence_length < 2:
             raise ValueError("data.sequence_length must be at least 2: one token to read and one to predict")
-        if self.validation_samples is not None:
-            _positive(self, "data", "validation_samples")
         for name in ("text_column", "split", "validation_split", "tokenizer"):
             if not getattr(self, name):
-                raise ValueError(
-                    f"data.{name} is empty; leave it out for {type(self).__dataclass_fields__[name].default!r}"
-                )
-        _one_of("data.text_documents", self.text_documents, TEXT_DOCUMENTS)
+                raise ValueError(f"data.{name} is empty; leave it out for {getattr(DataRecipe, name)!r}")
+        _one_of("data.text_documents", self.text_documents, ("file", "line", "paragraph"))
 
 
 @dataclass
@@ -172,19 +158,16 @@ class TrainingRecipe:
 
     def check(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "log_every", "save_every", "keep_checkpoints")
-        optional = (name for name in ("eval_every", "eval_batch_size") if getattr(self, name) is not None)
-        _positive(self, "training", *counts, *optional)
+        _at_least(1, self, "training", *counts, "eval_every", "eval_batch_size")
+        _at_least(0, self, "training", "warmup_steps", "weight_decay", "gradient_clip", "write_cost_warmup", "seed")
         if not self.learning_rate > 0:
             raise ValueError(f"training.learning_rate must be above 0, got {self.learning_rate}")
-        for name in ("warmup_steps", "weight_decay", "gradient_clip", "write_cost_warmup", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"training.{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        _one_of("training.schedule", self.schedule, SCHEDULES)
-        _one_of("training.precision", self.precision, PRECISIONS)
-        _one_of("training.optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("training.schedule", self.schedule, ("cosine", "linear", "constant"))
+        _one_of("training.precision", self.precision, ("fp32", "bf16"))
+        _one_of("training.optimizer", self.optimizer, ("adamw", "muon"))
 
 
 @dataclass
@@ -217,6 +200,7 @@ class Recipe:
         return toml_text(self.sections())
 
 
+MODEL_KEYS = [f.name for f in dataclasses.fields(ModelRecipe) if f.name != "options"]
 SECTIONS = {"model": ModelRecipe, "data": DataRecipe, "training": TrainingRecipe}
 
 
@@ -231,12 +215,10 @@ def load_recipe(path: str | Path, assignments: list[str] | tuple[str, ...] = ())
     if not path.exists():
         raise FileNotFoundError(f"recipe {str(path)!r} does not exist (looked for {path.absolute()})")
     try:
-        text = path.read_bytes().decode("utf-8")
-        table = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"recipe {str(path)!r} is not a text file in UTF-8: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"recipe {str(path)!r} is not valid TOML: {error}") from error
+        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except ValueError as error:
+        kind = "a text file in UTF-8" if isinstance(error, UnicodeDecodeError) else "valid TOML"
+        raise ValueError(f"recipe {str(path)!r} is not {kind}: {error}") from error
     return parse_recipe(table, assignments, origin=str(path))
 
 
@@ -255,46 +237,27 @@ def parse_recipe(
             raise ValueError(f"{origin}: {name} must be a section [{name}], got {section!r}")
     for assignment in assignments:
         _assign(table, assignment)
-    parts: dict[str, Any] = {}
-    for name, kind in SECTIONS.items():
-        section = table.get(name, {})
-        if kind is ModelRecipe:
-            known = {f.name for f in dataclasses.fields(ModelRecipe)} - {"options"}
-            own = {key: value for key, value in section.items() if key in known}
-            parts[name] = build_settings(kind, own, name, origin)
-            parts[name].options = {key: value for key, value in section.items() if key not in known}
-        else:
-            parts[name] = build_settings(kind, section, name, origin)
+    model = table.get("model", {})
+    options = {key: value for key, value in model.items() if key not in MODEL_KEYS}
+    table["model"] = {key: value for key, value in model.items() if key in MODEL_KEYS} | {"options": options}
+    parts = {name: build_settings(kind, table.get(name, {}), name, origin) for name, kind in SECTIONS.items()}
     recipe = Recipe(**parts)
-    check_model_options(recipe.model, origin)
     recipe.check()
+    check_model_options(recipe.model, origin)
     return recipe
 
 
 def check_model_options(model: ModelRecipe, origin: str) -> None:
     """Raise ValueError when [model] holds a key that is neither ours nor a field of the model's config."""
     if model.architecture is not None:
-        model.check()
-    if not model.options:
-        return
-    from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
-
-    allowed = (
-        option_names(model.architecture)
-        if model.architecture is not None
-        else sorted(MEMORY_OPTIONS)
-        + sorted(
-            name
-            for cls in TitansConfig.__mro__
-            if cls.__module__.startswith("titanslab")
-            for name, hint in inspect.get_annotations(cls).items()
-            if "ClassVar" not in str(hint) and not name.startswith("_") and name != "model_type"
-        )
-    )
+        allowed = option_names(model.architecture)
+    else:
+        own = (inspect.get_annotations(cls) for cls in TitansConfig.__mro__ if cls.__module__.startswith("titanslab"))
+        fields = {name for hints in own for name, hint in hints.items() if "ClassVar" not in str(hint)}
+        allowed = sorted(MEMORY_OPTIONS) + sorted(name for name in fields if name[0] != "_" and name != "model_type")
     for key in model.options:
         if key not in allowed:
-            names = [*allowed, *(f.name for f in dataclasses.fields(ModelRecipe) if f.name != "options")]
-            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest(key, tuple(names))}")
+            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest(key, (*allowed, *MODEL_KEYS))}")
 
 
 def _assign(table: dict[str, Any], assignment: str) -> None:
@@ -304,28 +267,25 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
             f"--set {assignment!r}: unknown section {section!r}; write model.KEY, data.KEY or training.KEY"
             f"{nearest(section, tuple(SECTIONS))}"
         )
-    kind = SECTIONS[section]
-    hint = {f.name: f.type for f in dataclasses.fields(kind)}.get(key, "")
-    if not isinstance(value, str) and str(hint) in ("str", "str | None"):
+    hint = typing.get_type_hints(SECTIONS[section]).get(key)
+    if not isinstance(value, str) and hint in (str, str | None):
         value = assignment.split("=", 1)[1]  # data.text_column=7 stands for the text "7"
-    first, *further = key.split(".")
-    place = table.setdefault(section, {})
-    if further:  # data.task_options.haystack: a key of a table inside the section
-        names = [first, *further]
-        for depth, name in enumerate(names[:-1]):
-            inner = place.get(name, {})
-            if not isinstance(inner, dict):
-                where = ".".join([section, *names[: depth + 1]])
-                raise ValueError(f"--set {assignment!r}: {where} is {inner!r}, not a table that could hold a key")
-            place[name] = dict(inner)
-            place = place[name]
-    place[key.rsplit(".", 1)[-1]] = value
+    *tables, last = key.split(".")  # data.task_options.haystack: a key of a table inside the section
+    place, where = table.setdefault(section, {}), section
+    for name in tables:
+        inner, where = place.get(name, {}), f"{where}.{name}"
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {assignment!r}: {where} is {inner!r}, not a table that could hold a key")
+        place[name] = dict(inner)
+        place = place[name]
+    place[last] = value
 
 
-def _positive(settings: Any, section: str, *names: str) -> None:
+def _at_least(lowest: int, settings: Any, section: str, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{section}.{name} must be 1 or more, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if value is not None and not value >= lowest:
+            raise ValueError(f"{section}.{name} must be {lowest} or more, got {value}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -4,8 +4,6 @@ The folder holds recipe.toml (every default filled in), versions.json, metrics.j
 the model with its tokenizer and result.json.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -69,7 +67,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     data = open_data(recipe, world.num_processes, quiet=not world.is_main_process)
     model = build_model(recipe, data.tokenizer)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
-    metrics = MetricsWriter(output / METRICS, None if data.validation is None else data.validation.bytes_per_token)
+    metrics = MetricsWriter(output / METRICS, data.bytes_per_token)
     trainer = make_trainer(recipe, model, data, output, [metrics])
     world.wait_for_everyone()
     if world.is_main_process:
@@ -111,13 +109,10 @@ def check_output(output: Path, recipe: Recipe | None, resume: bool) -> None:
         return
     if not (output / RECIPE).exists():
         raise ValueError(f"output folder {str(output)!r} holds no run to resume (no {RECIPE}); leave --resume out")
-    if recipe is not None:
-        _check_same(load_recipe(output / RECIPE), recipe, output)
-
-
-def _check_same(old: Recipe, new: Recipe, output: Path) -> None:
-    before, after = old.sections(), new.sections()
-    for section, values in after.items():
+    if recipe is None:
+        return
+    before = load_recipe(output / RECIPE).sections()
+    for section, values in recipe.sections().items():
         for key in sorted(values.keys() | before[section].keys()):
             was, now = before[section].get(key), values.get(key)
             if was != now and key not in FREE_KEYS.get(section, ()):

@@ -1,7 +1,5 @@
 """Typed settings: tables of TOML become dataclasses with checked types, and are written back as TOML."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 import types
@@ -9,6 +7,15 @@ import typing
 from typing import Any
 
 from titanslab.models.config import nearest
+
+TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    dict: "a table",
+    list: "a list of text",
+}
 
 
 def build_settings(kind: type, table: dict[str, Any], section: str, origin: str) -> Any:
@@ -37,18 +44,15 @@ def read_assignment(text: str) -> tuple[str, str, Any]:
 
 def toml_text(sections: dict[str, dict[str, Any]]) -> str:
     """Sections of plain values as TOML; keys with the value None are left out."""
-    lines: list[str] = []
-    for name, section in sections.items():
-        lines.append(f"[{name}]")
-        lines += [f"{key} = {_toml_value(value)}" for key, value in section.items() if value is not None]
-        lines.append("")
-    return "\n".join(lines).strip() + "\n"
+    parts = [
+        [f"[{name}]\n", *(f"{key} = {_toml_value(value)}\n" for key, value in section.items() if value is not None)]
+        for name, section in sections.items()
+    ]
+    return "\n".join(map("".join, parts))
 
 
 def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
+    if isinstance(value, bool | str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, int | float):
         return repr(value)
@@ -60,28 +64,16 @@ def _toml_value(value: Any) -> str:
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
+    """The value, a float where the hint is one; ValueError if its type is none of the hint's."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
-        if option is type(None):
-            if value is None:
-                return None
-            continue
-        origin = typing.get_origin(option) or option
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        kind = typing.get_origin(option) or option
+        if kind is float and type(value) is int:
             return float(value)
-        if isinstance(value, bool) and origin is not bool:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             continue
-        if isinstance(value, origin):
-            item_types = typing.get_args(option)
-            if origin is list and not all(isinstance(item, item_types[0]) for item in value):
-                continue
+        if kind is not list or all(isinstance(item, typing.get_args(option)[0]) for item in value):
             return value
-    wanted = " or ".join(_type_name(option) for option in options if option is not type(None))
+    kinds = [typing.get_origin(option) or option for option in options if option is not type(None)]
+    wanted = " or ".join(TYPE_NAMES.get(kind, str(kind)) for kind in kinds)
     raise ValueError(f"{where} must be {wanted}, got {type(value).__name__} {value!r}")
-
-
-def _type_name(option: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}
-    if typing.get_origin(option) is list:
-        return "a list of text"
-    return names.get(typing.get_origin(option) or option, str(option))

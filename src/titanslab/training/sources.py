@@ -1,60 +1,40 @@
 """The rows that [data] of a recipe describes, to train on and to validate with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import Subset
+from transformers import PreTrainedTokenizerBase
 
-from titanslab.data import (
-    Corpus,
-    DocumentRows,
-    MixedRows,
-    PackedRows,
-    Row,
-    Rows,
-    RowStream,
-    RunRows,
-    ShuffledRows,
-    Tokens,
-    collate,
-    load_tokenizer,
-    open_corpus,
-    padding_id,
-    tokenize,
-)
+from titanslab.data import collate, load_tokenizer, open_corpus, padding_id, tokenize
+from titanslab.data.corpus import Corpus
+from titanslab.data.order import MixedRows, ShuffledRows
+from titanslab.data.packing import Row, Rows, TokenRows
+from titanslab.data.tokens import Tokens
 from titanslab.models.config import TitansConfig
 from titanslab.progress import Progress, bar
 from titanslab.training.recipe import DataRecipe, Recipe
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Rows to validate with, and the mean number of bytes of text that a scored token stands for."""
-
-    rows: Rows
-    bytes_per_token: float
-
 
 @dataclass(frozen=True)
 class RunData:
-    """The tokenizer of a run, its training rows, and its rows to validate with or None.
+    """The data of a run.
 
-    `rows` is a dataset of all rows that the run sees, in their order; with data.streaming it is an endless iterable.
+    Args:
+        tokenizer: of the texts.
+        rows: a dataset of all rows that the run sees, in their order; with data.streaming an endless iterable.
+        validation: rows to validate with, or None.
+        bytes_per_token: mean number of bytes of validation text that a scored token stands for.
     """
 
     tokenizer: PreTrainedTokenizerBase
     rows: Any
-    validation: Validation | None
+    validation: Rows | None = None
+    bytes_per_token: float | None = None
 
 
 def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) -> RunData:
@@ -72,12 +52,11 @@ def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) ->
     with reading("data.train") as show:
         rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
     if not data.streaming:
-        rows = RunRows(rows, settings.steps * per_step)
-    validation = None
-    if data.validation is not None:
-        with reading("data.validation") as show:
-            validation = validation_rows(data, tokenizer, show)
-    return RunData(tokenizer, rows, validation)
+        rows = Subset(rows, range(settings.steps * per_step))
+    if data.validation is None:
+        return RunData(tokenizer, rows)
+    with reading("data.validation") as show:
+        return RunData(tokenizer, rows, *validation_rows(data, tokenizer, show))
 
 
 def collator(
@@ -104,16 +83,6 @@ def collator(
     return lambda rows: {name: values for name, values in batch(rows).items() if name != "document_ids"}
 
 
-@dataclass(frozen=True)
-class TaskRows:
-    """The rows of a task, by number; row i depends on the seed and i alone."""
-
-    task: Any
-
-    def row(self, index: int) -> Row:
-        return {name: np.asarray(value) for name, value in self.task[index].items()}
-
-
 def training_stream(
     data: DataRecipe,
     tokenizer: PreTrainedTokenizerBase,
@@ -121,8 +90,8 @@ def training_stream(
     seed: int,
     rows_needed: int = 1,
     progress: Progress | None = None,
-) -> RowStream | IterableDataset:
-    """The endless rows of a run: a stream of rows by number, or with data.streaming an iterable.
+) -> Any:
+    """The endless rows of a run: a stream of rows by number (`data.order`), or with data.streaming an iterable.
 
     Raises ValueError for a corpus that makes fewer than `rows_needed` rows, the size of a batch.
     """
@@ -132,11 +101,9 @@ def training_stream(
         corpus = _corpus(data, data.train, "data.train", data.split)
         buffer = data.shuffle_buffer if data.shuffle else 1
         return StreamedRows(corpus, tokenizer, data.sequence_length, buffer=buffer, seed=seed)
-    streams: list[RowStream] = []
-    shares: list[float] = []
+    streams: list[Any] = []
     if data.task is not None:
         streams.append(task_stream(data, tokenizer, seed))
-        shares.append(data.task_share)
     if data.train is not None:
         corpus = _corpus(data, data.train, "data.train", data.split)
         tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
@@ -148,18 +115,17 @@ def training_stream(
                 "or lower data.sequence_length, training.batch_size or training.accumulation"
             )
         streams.append(ShuffledRows(rows, seed, shuffle=data.shuffle))
-        shares.append(1.0 - data.task_share if data.task is not None else 1.0)
-    return streams[0] if len(streams) == 1 else MixedRows(streams, shares, seed)
+    return streams[0] if len(streams) == 1 else MixedRows(streams, [data.task_share, 1.0 - data.task_share], seed)
 
 
-def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> RowStream:
+def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> Any:
     """The generated rows that data.task names, such as "recall"; data.task_options go to the task."""
     from titanslab.tasks.mixture import Mixture
 
     assert data.task is not None
     try:
-        stream = TaskRows(Mixture(data.task, tokenizer, data.sequence_length, seed, **data.task_options))
-        stream.row(0)  # options that cannot work raise here, before training begins
+        stream = Mixture(data.task, tokenizer, data.sequence_length, seed, **data.task_options)
+        _ = stream[0]  # options that cannot work raise here, before training begins
     except TypeError as error:  # the task has no such option
         raise ValueError(f"data.task_options of data.task = {data.task!r}: {error}") from error
     except ValueError as error:
@@ -169,14 +135,14 @@ def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int)
 
 def validation_rows(
     data: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
-) -> Validation:
-    """The rows of data.validation in their order, cut off after data.validation_samples."""
+) -> tuple[Rows, float]:
+    """The rows of data.validation in their order, cut off after data.validation_samples, and their bytes a token."""
     corpus = _corpus(data, data.validation, "data.validation", data.validation_split)
     tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
     rows: Any = _rows(tokens, data, tokenizer, keep_tail=True)
     if data.validation_samples is not None and data.validation_samples < len(rows):
         rows = Subset(rows, range(data.validation_samples))
-    return Validation(rows, tokens.text_bytes / max(1, len(tokens) - tokens.num_documents))
+    return rows, tokens.text_bytes / max(1, len(tokens) - tokens.num_documents)
 
 
 def tokens_folder() -> Path:
@@ -186,21 +152,13 @@ def tokens_folder() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "titanslab-tokens"
 
 
-def _rows(tokens: Tokens, data: DataRecipe, tokenizer: Any, keep_tail: bool = False) -> Rows:
+def _rows(tokens: Tokens, data: DataRecipe, tokenizer: Any, keep_tail: bool = False) -> TokenRows:
     pad_id = padding_id(tokenizer)
-    if data.pack_documents:
-        return PackedRows(tokens, data.sequence_length, keep_tail=keep_tail, pad_id=pad_id)
-    return DocumentRows(tokens, data.sequence_length, pad_id=pad_id)
+    return TokenRows(tokens, data.sequence_length, pack=data.pack_documents, keep_tail=keep_tail, pad_id=pad_id)
 
 
 def _corpus(data: DataRecipe, source: str | list[str] | None, name: str, split: str) -> Corpus:
+    """The corpus of data.train or data.validation; `name` is how errors call it."""
     assert source is not None
-    return open_corpus(
-        source,
-        name,
-        subset=data.subset,
-        split=split,
-        column=data.text_column,
-        text_documents=data.text_documents,
-        streaming=data.streaming,
-    )
+    options = {"column": data.text_column, "text_documents": data.text_documents, "streaming": data.streaming}
+    return open_corpus(source, name, subset=data.subset, split=split, **options)

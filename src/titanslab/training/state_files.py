@@ -4,8 +4,6 @@ transformers keeps them as pickles, which it reads with `torch.load(weights_only
 several processes on a CPU.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator
@@ -23,10 +21,11 @@ OPTIMIZER_TENSORS, OPTIMIZER_JSON = "optimizer.safetensors", "optimizer.json"
 SCHEDULER_JSON = "scheduler.json"
 
 
-def save_optimizer(folder: Path, state_dict: dict[str, Any]) -> None:
-    """Write the state_dict of an optimiser; tensors keep their bits and numbers their exact values."""
+def save_optimizer(folder: Path, optimizer: Any, schedule: Any) -> None:
+    """Write the states of an optimiser and of its schedule; tensors keep their bits and numbers their exact values."""
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
+    state_dict = optimizer.state_dict()
     for index, entries in state_dict["state"].items():
         for name, value in entries.items():
             if isinstance(value, torch.Tensor):
@@ -35,28 +34,20 @@ def save_optimizer(folder: Path, state_dict: dict[str, Any]) -> None:
                 plain.setdefault(str(index), {})[name] = value
     save_file(tensors, folder / OPTIMIZER_TENSORS)
     _write_json(folder / OPTIMIZER_JSON, {"param_groups": state_dict["param_groups"], "plain": plain})
+    _write_json(folder / SCHEDULER_JSON, schedule.state_dict())
 
 
-def load_optimizer(folder: Path) -> dict[str, Any]:
-    """Read the files of `save_optimizer`; ValueError where they are broken."""
+def load_optimizer(folder: Path, optimizer: Any, schedule: Any) -> None:
+    """Give both the states in the files of `save_optimizer`; ValueError where a file is broken."""
     with _read_json(folder / OPTIMIZER_JSON) as table:
         state: dict[int, dict[str, Any]] = {int(index): dict(v) for index, v in table["plain"].items()}
         for key, tensor in load_file(folder / OPTIMIZER_TENSORS).items():
             index, _, name = key.partition(".")
             state.setdefault(int(index), {})[name] = tensor
         groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in table["param_groups"]]
-        return {"state": state, "param_groups": groups}
-
-
-def save_scheduler(folder: Path, state_dict: dict[str, Any]) -> None:
-    """Write the state_dict of a learning rate scheduler, which holds numbers and lists."""
-    _write_json(folder / SCHEDULER_JSON, state_dict)
-
-
-def load_scheduler(folder: Path) -> dict[str, Any]:
-    """Read the file of `save_scheduler`; ValueError where it is broken."""
-    with _read_json(folder / SCHEDULER_JSON) as state:
-        return dict(state)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    with _read_json(folder / SCHEDULER_JSON) as values:
+        schedule.load_state_dict(dict(values))
 
 
 def save_random_state(path: Path) -> None:
@@ -107,7 +98,6 @@ def _read_json(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        message = (
+        raise ValueError(
             f"the state in {str(path)!r} is broken: {error}; delete its folder to resume from the checkpoint before"
-        )
-        raise ValueError(message) from error
+        ) from error

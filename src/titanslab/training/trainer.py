@@ -1,7 +1,5 @@
 """The Hugging Face Trainer with this project's data order, checkpoints, weight decay and watchdog."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 
 from titanslab.models.config import TitansConfig
 from titanslab.training import state_files
@@ -44,9 +42,17 @@ class TitansTrainer(Trainer):
         return SequentialSampler(dataset) if hasattr(dataset, "__len__") else None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters that decay: matrices, never norms, biases, gates or embeddings."""
-        own = getattr(model, "decay_parameter_names", None)
-        return list(own()) if own is not None else decay_parameter_names(model)
+        """Names of the parameters that decay: matrices, never norms, biases, embeddings or gates of a memory."""
+        own: Any = getattr(model, "decay_parameter_names", None)
+        if own is not None:
+            return list(own())
+        return [
+            f"{module_name}.{name}" if module_name else name
+            for module_name, module in model.named_modules()
+            if not isinstance(module, nn.Embedding) and "norm" not in type(module).__name__.lower()
+            for name, parameter in module.named_parameters(recurse=False)
+            if parameter.ndim >= 2
+        ]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """AdamW as the Trainer makes it, or `MuonWithAdamW`; ValueError for the latter on sharded parameters."""
@@ -105,19 +111,13 @@ class TitansTrainer(Trainer):
         if not self._own_state:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
-            assert self.optimizer is not None
-            assert self.lr_scheduler is not None
-            state_files.save_optimizer(Path(output_dir), self.optimizer.state_dict())
-            state_files.save_scheduler(Path(output_dir), self.lr_scheduler.state_dict())
+            state_files.save_optimizer(Path(output_dir), self.optimizer, self.lr_scheduler)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not self._own_state:
             super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        assert self.optimizer is not None
-        assert self.lr_scheduler is not None
-        self.optimizer.load_state_dict(state_files.load_optimizer(Path(checkpoint)))
-        self.lr_scheduler.load_state_dict(state_files.load_scheduler(Path(checkpoint)))
+        else:
+            state_files.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
 
     def _save_rng_state(self, output_dir: str) -> None:
         state_files.save_random_state(self._random_state_file(output_dir))
@@ -150,20 +150,18 @@ def make_trainer(
     if settings.compile:
         compile_blocks(model)
     _check_trackers(settings.report_to)
-    every: list[TrainerCallback] = [SaveAtLogs(), *callbacks, CheckpointCallback(settings.keep_checkpoints)]
     trainer = TitansTrainer(
         model=model,
         args=training_arguments(recipe, output),
         train_dataset=data.rows,
-        eval_dataset=None if data.validation is None else data.validation.rows,
+        eval_dataset=data.validation,
         data_collator=collate,
         processing_class=data.tokenizer,
-        callbacks=every,
+        callbacks=[SaveAtLogs(), *callbacks, CheckpointCallback(settings.keep_checkpoints)],
         muon=settings.optimizer == "muon",
         write_cost_warmup=settings.write_cost_warmup if model_type == TitansConfig.model_type else 0,
     )
-    for default in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(default)
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -197,16 +195,12 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         max_grad_norm=settings.gradient_clip,
         optim="adamw_torch",
         seed=settings.seed,
-        data_seed=settings.seed,
         full_determinism=settings.deterministic,
-        logging_strategy="steps",
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
         eval_strategy="no" if settings.eval_every is None else "steps",
         eval_steps=settings.eval_every,
-        save_strategy="steps",
         save_steps=settings.save_every,
-        save_total_limit=None,
         bf16=settings.precision == "bf16",
         use_cpu=settings.cpu or not torch.accelerator.is_available(),
         report_to=settings.report_to or "none",
@@ -240,15 +234,3 @@ def _check_trackers(names: list[str]) -> None:
             raise ValueError(
                 f"training.report_to names {name!r}, which cannot be used here: {error}; install it or take it out"
             ) from error
-
-
-def decay_parameter_names(model: nn.Module) -> list[str]:
-    """Names of the parameters of two or more dimensions outside embeddings and norms, for models of transformers."""
-    names = []
-    for module_name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim >= 2:
-                names.append(f"{module_name}.{name}" if module_name else name)
-    return names

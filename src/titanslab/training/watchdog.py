@@ -1,8 +1,7 @@
 """Stop a run whose loss or gradient is not finite, and name the first layer that is not."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,15 +37,12 @@ def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: 
 
 
 def _where(model: nn.Module, inputs: Mapping[str, Any]) -> str:
-    bad = [_name(name) for name, p in model.named_parameters() if not _all_finite(p.data)]
-    if bad:
+    if bad := [_name(name) for name, p in model.named_parameters() if not _all_finite(p.data)]:
         return f"parameter {bad[0]} is not finite before the step ({len(bad)} such parameters)"
-    activation = first_bad_activation(model, inputs)
-    if activation is not None:
-        return f"first layer with an output that is not finite: {activation}"
-    grads = [_name(n) for n, p in model.named_parameters() if p.grad is not None and not _all_finite(p.grad)]
-    if grads:
-        return f"outputs are finite; the first gradient, from the loss down, that is not: {grads[-1]}"
+    if layer := first_bad_activation(model, inputs):
+        return f"first layer with an output that is not finite: {layer}"
+    if bad := [_name(n) for n, p in model.named_parameters() if p.grad is not None and not _all_finite(p.grad)]:
+        return f"outputs are finite; the first gradient, from the loss down, that is not: {bad[-1]}"
     return "all parameters, outputs and gradients are finite when computed again"
 
 
@@ -54,14 +50,11 @@ def first_bad_activation(model: nn.Module, inputs: Mapping[str, Any]) -> str | N
     """The first module to return an output that is not finite, or None."""
     found: list[str] = []
 
-    def hook(name: str) -> Any:
-        def check(_module: nn.Module, _args: Any, output: Any) -> None:
-            if not found and any(not _all_finite(tensor) for tensor in _tensors(output)):
-                found.append(name)
+    def check(name: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        if not found and any(not _all_finite(tensor) for tensor in _tensors(output)):
+            found.append(_name(name) or "the model")
 
-        return check
-
-    handles = [m.register_forward_hook(hook(_name(name) or "the model")) for name, m in model.named_modules()]
+    handles = [module.register_forward_hook(partial(check, name)) for name, module in model.named_modules()]
     try:
         with torch.no_grad():
             model(**inputs)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from titanslab.data.text import utf8_lines
+from titanslab.data.text import whole_text
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
     facts: list[str] = []
     earlier: tuple[BabiQuestion, ...] = ()
     place: dict[int, int] = {}
-    for row, line in enumerate(utf8_lines(Path(path)), 1):
+    for row, line in enumerate(whole_text(Path(path), f"path {path}").splitlines(), 1):
         if not line.strip():
             continue
         match = re.match(r"(\d+) (.*)", line)

@@ -3,7 +3,9 @@
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import accumulate
 
 from titanslab.data.encode import TokenCounter
 from titanslab.tasks.sentences import split_sentences
@@ -12,47 +14,48 @@ _BLOCK = 256  # sentences that are counted together
 
 
 class _Book:
-    """Sentences of a book and their token counts; the text is split and counted at the first use."""
+    """Sentences of a book and their token counts; the text is split and counted at the first use.
 
-    def __init__(self, text: str, counter: TokenCounter):
-        self._text: str | None = text
-        self._counter = counter
-        self._sentences: list[str] = []
-        self._starts: list[int] = []
-        self._counts: list[int] = []
-        self._mentions: dict[str, list[int]] | None = None
+    Args:
+        text: of the book.
+        counter: measures sentences.
+        words: matches the words and phrases that `mentions` finds.
+    """
 
+    def __init__(self, text: str, counter: TokenCounter, words: re.Pattern[str]):
+        self._text, self._counter, self._words = text, counter, words
+        self._counts: dict[int, list[int]] = {}
+
+    @cached_property
     def sentences(self) -> list[str]:
-        if self._text is not None:
-            self._sentences, self._text = split_sentences(self._text), None
-            self._counts = [-1] * len(self._sentences)
-            total = 0
-            for sentence in self._sentences:
-                self._starts.append(total)
-                total += len(sentence) + 1
-        return self._sentences
+        text, self._text = self._text, ""  # the text does not stay in memory beside its sentences
+        return split_sentences(text)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first character of each sentence, and the length of the book and of a space after it."""
+        return list(accumulate((len(sentence) + 1 for sentence in self.sentences), initial=0))
 
     def place(self, share: float) -> int:
         """Index of the sentence that follows the one at `share` of the book's characters."""
-        sentences = self.sentences()
-        end = self._starts[-1] + len(sentences[-1])
-        return min(bisect_right(self._starts, share * end), len(sentences) - 1)
+        return min(bisect_right(self._starts, share * (self._starts[-1] - 1)), len(self.sentences) - 1)
 
-    def mentions(self, word: str, pattern: re.Pattern[str]) -> list[int]:
-        """Indices of the sentences with `word`, which must be one of the words that `pattern` matches."""
-        if self._mentions is None:
-            self._mentions = {}
-            for i, sentence in enumerate(self.sentences()):
-                for found in set(pattern.findall(sentence)):
-                    self._mentions.setdefault(found, []).append(i)
-        return self._mentions.get(word, [])
+    @cached_property
+    def mentions(self) -> dict[str, list[int]]:
+        """Indices of the sentences with a word, by word."""
+        found: dict[str, list[int]] = {}
+        for i, sentence in enumerate(self.sentences):
+            for word in set(self._words.findall(sentence)):
+                found.setdefault(word, []).append(i)
+        return found
 
-    def counts(self, block: int) -> list[int]:
-        """Token counts of a block of sentences."""
-        low, high = block * _BLOCK, min((block + 1) * _BLOCK, len(self.sentences()))
-        if self._counts[low] < 0:
-            self._counts[low:high] = self._counter.count_following(self._sentences[low:high])
-        return self._counts[low:high]
+    def count(self, at: int) -> int:
+        """Tokens of a sentence; those of a block are counted together."""
+        block, offset = divmod(at, _BLOCK)
+        if block not in self._counts:
+            sentences = self.sentences[block * _BLOCK : (block + 1) * _BLOCK]
+            self._counts[block] = self._counter.count_following(sentences)
+        return self._counts[block][offset]
 
 
 class Background:
@@ -79,8 +82,8 @@ class Background:
         if not 0 <= decoys <= 1 or (decoys and not decoy_words):
             raise ValueError(f"decoys is {decoys!r}; it must be 0 to 1, and 0 without decoy_words")
         self._decoys, self._words = decoys, tuple(decoy_words)
-        self._pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, self._words))})\b")
-        self._books = [_Book(text, counter) for text in books if text.strip()]
+        pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, self._words))})\b")
+        self._books = [_Book(text, counter, pattern) for text in books if text.strip()]
         self._counter = counter
         self._min_tokens = min_tokens
         if not self._books:
@@ -104,52 +107,44 @@ class Background:
         for _ in range(1000):
             word = self._words[rng.randrange(len(self._words))]
             book = self._books[rng.randrange(len(self._books))]
-            places = book.mentions(word, self._pattern)
+            places = book.mentions.get(word)
             if not places:
                 continue  # a book may lack a rare word
             at = places[rng.randrange(len(places))]
-            size = book.counts(at // _BLOCK)[at % _BLOCK]
+            size = book.count(at)
             if size > budget - total:
                 break
             if size >= self._min_tokens:
-                chosen.append(book.sentences()[at])
+                chosen.append(book.sentences[at])
                 total += size
         return chosen, total
 
     def _draw_runs(self, rng: random.Random, budget: int) -> list[str]:
         """Runs of consecutive sentences, `budget` tokens in total."""
-        chosen: list[str] = []
-        idle = 0
+        chosen, runs = list[str](), self._runs(rng)
         while budget > 0:
-            book = self._books[rng.randrange(len(self._books))]
-            sentences = book.sentences()
-            at = book.place(rng.random())
-            before = len(chosen)
-            while budget > 0 and at < len(sentences):
-                block, offset = divmod(at, _BLOCK)
-                for size in book.counts(block)[offset:]:
-                    if size >= self._min_tokens:
-                        if size > budget:
-                            cut = self._cut(sentences[at], budget)
-                            return [*chosen, cut] if cut else chosen
-                        chosen.append(sentences[at])
-                        budget -= size
-                    at += 1
-            idle = 0 if len(chosen) > before else idle + 1
-            if idle > 1000:
-                raise ValueError(
-                    f"background has no sentences of {self._min_tokens} tokens or more; give books of prose"
-                )
+            sentence, size = next(runs)
+            if sentence := sentence if size <= budget else self._cut(sentence, budget):
+                chosen.append(sentence)
+            budget -= size
         return chosen
+
+    def _runs(self, rng: random.Random) -> Iterator[tuple[str, int]]:
+        """Sentences and their tokens without end: those of a random book from a random place on, then of another."""
+        idle = 0
+        while idle <= 1000:
+            book, idle = self._books[rng.randrange(len(self._books))], idle + 1
+            for at in range(book.place(rng.random()), len(book.sentences)):
+                size = book.count(at)
+                if size >= self._min_tokens:
+                    idle = 0
+                    yield book.sentences[at], size
+        raise ValueError(f"background has no sentences of {self._min_tokens} tokens or more; give books of prose")
 
     def _cut(self, sentence: str, budget: int) -> str:
         """The longest beginning of a sentence, in whole words, that fits `budget` tokens."""
         words = sentence.split(" ")
-        low, high = 0, len(words) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._counter.count_following([" ".join(words[:middle])])[0] <= budget:
-                low = middle
-            else:
-                high = middle - 1
-        return " ".join(words[:low])
+        size = bisect_right(
+            range(1, len(words)), budget, key=lambda n: self._counter.count_following([" ".join(words[:n])])[0]
+        )
+        return " ".join(words[:size])

@@ -1,30 +1,37 @@
 """Training rows of BABILong: questions within a story, stories without background, and hints."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from titanslab.data.encode import TokenCounter, encode_answer, leading_special_tokens
+from titanslab.data.encode import TextEncoder, TokenCounter, encode_answer, leading_special_tokens
 from titanslab.tasks.babilong.babi import BabiQuestion, Hint
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.samples import BABILong, check_form
-from titanslab.tasks.babilong.world import GIVERS, HINTED_BLOCKS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked
-from titanslab.tasks.row import ATTEMPTS, MakeRow, Row, encoder, ending, read_some, scored, too_short
+from titanslab.tasks.babilong.world import GIVERS, HINTED_BLOCKS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked, story
+from titanslab.tasks.row import MakeRow, Row, ending, fit, read_some, too_short
 
 _STORY_ATTEMPTS = 1024  # drawn stories before a row counts as too short; few stories of qa3 fit a short row
 _FACT_TOKENS = 5  # lower bound on the tokens of a fact, which has at least five words
 _CACHED = 1 << 14  # sentences whose tokens are cached
+MAX_BACKGROUND_CHARS = 50_000_000
 
 
-@dataclass(frozen=True)
-class RowOptions:
-    """Options of BABILong's training rows, `data.task_options` in a recipe.
+def babilong_rows(tokenizer: Any, **options: Any) -> MakeRow:
+    """Training rows of BABILong; `options` are those of `BabilongRows`."""
+    return BabilongRows(tokenizer, **options).make
+
+
+@dataclass(eq=False)
+class BabilongRows:
+    """Training rows of BABILong; all but the tokenizer are `data.task_options` in a recipe.
 
     Args:
+        tokenizer: encodes to ids.
         facts: folder of bAbI's files; None = generated stories, without end, for qa1 to qa5.
-        background: path of books; None = every sample is its facts alone.
+        background: path of books, at most `MAX_BACKGROUND_CHARS` of them; None = every sample is its facts alone.
         tasks: one task such as `qa1`, or a list of them, drawn evenly.
         split: of bAbI's files, `train` or `test`.
         form: of the prompt; `base` alone.
@@ -47,9 +54,9 @@ class RowOptions:
             time; at a question about "before", its answer.
         decoys: share of the background that goes to sentences with a word of the stories ("Mary", "went to",
             "garden"). A short row then holds as many of them as a long text, and the memory learns not to store them.
-        max_background_chars: at most this many characters of the books are loaded.
     """
 
+    tokenizer: Any
     facts: str | None = None
     background: str | None = None
     tasks: str | list[str] = "qa1"
@@ -62,7 +69,6 @@ class RowOptions:
     contested: float = 0.0
     hints: bool = False
     decoys: float = 0.0
-    max_background_chars: int = 50_000_000
 
     def __post_init__(self) -> None:
         check_form(self.form)
@@ -74,40 +80,30 @@ class RowOptions:
             raise ValueError(f"facts_only is {self.facts_only!r}; it must be 0 to 1, and 0 with bAbI's files (facts)")
         if self.hints and self.facts:
             raise ValueError("hints is true; it must be false with bAbI's files (facts)")
-
-
-def babilong_rows(tokenizer: Any, **options: Any) -> MakeRow:
-    """Training rows of BABILong; `options` are those of `RowOptions`."""
-    return _Rows(tokenizer, RowOptions(**options)).make
-
-
-class _Rows:
-    """Makes the rows of `babilong_rows`."""
-
-    def __init__(self, tokenizer: Any, options: RowOptions):
-        self.whole_stories, self.facts_only, self.hints = options.whole_stories, options.facts_only, options.hints
-        asked = Asked(step_questions=options.step_questions, steps=tuple(options.steps), contested=options.contested)
-        counter, books = TokenCounter(tokenizer), None
-        if options.background:
-            texts = read_some(options.background, options.max_background_chars)
-            books = Background(texts, counter, decoys=options.decoys, decoy_words=MENTIONS)
+        asked = Asked(step_questions=self.step_questions, steps=tuple(self.steps), contested=self.contested)
+        tokenizer, counter, books = self.tokenizer, TokenCounter(self.tokenizer), None
+        if self.background:
+            texts = read_some(self.background, MAX_BACKGROUND_CHARS)
+            books = Background(texts, counter, decoys=self.decoys, decoy_words=MENTIONS)
         self.makers = [
-            BABILong(task, options.facts, counter, background=books, split=options.split, asked=asked)
-            for task in ([options.tasks] if isinstance(options.tasks, str) else options.tasks)
+            BABILong(task, self.facts, counter, background=books, split=self.split, asked=asked)
+            for task in ([self.tasks] if isinstance(self.tasks, str) else self.tasks)
         ]
-        if options.step_questions and not (options.whole_stories or options.facts_only):
+        if self.step_questions and not (self.whole_stories or self.facts_only):
             raise ValueError(
-                f"step_questions is {options.step_questions!r}; a row without whole_stories or facts_only asks the "
-                "last question alone, so set one of the two, or step_questions to 0"
+                f"step_questions is {self.step_questions!r}; a row without whole_stories or facts_only asks the last "
+                "question alone, so set one of the two, or step_questions to 0"
             )
         self.prefix = leading_special_tokens(tokenizer)
-        self.encode: Callable[[str], list[int]] = encoder(tokenizer)
-        end = ending(tokenizer)
+        self.encode, end = TextEncoder(tokenizer).ids, ending(tokenizer)
         self.encode_cached = lru_cache(_CACHED)(self.encode)
         self.tokens = lru_cache(_CACHED)(lambda fact: counter.count_following([fact])[0])
         self._reply = lru_cache(_CACHED)(lambda question, answer: encode_answer(tokenizer, question, answer) + end)
-        if self.hints:
-            _check_hints(self.encode)
+        words = sorted({*PLACES, *PEOPLE, *GIVERS, *SIGNS.values(), *SIDES.values()})
+        if self.hints and len({self._hint_id(word) for word in words}) < len(words):
+            raise ValueError(
+                f"hints is true; it needs a tokenizer whose first token tells {', '.join(words)} apart, so not bytes"
+            )
 
     def make(self, length: int, seed: int) -> Row:
         """A row of at most `length` tokens, a pure function of the seed."""
@@ -121,18 +117,13 @@ class _Rows:
             if size_of_facts > length:
                 continue  # the story is longer than the row
             whole = self.whole_stories > 0 and rng.random() < self.whole_stories
-            row = self._write(task, question, 0, whole, rng)
+            row = self._write(task, question, whole, rng, 0)
             if len(row.ids) > length:
                 continue  # with its questions the story is longer than the row
-            size = size_of_facts + length - len(row.ids)
-            state = rng.getstate()
-            for _ in range(ATTEMPTS if task.background else 0):
-                rng.setstate(state)
-                longer = self._write(task, question, size, whole, rng)
-                if len(longer.ids) <= length:
-                    return longer
-                size -= len(longer.ids) - length
-            return row
+            if task.background is None:
+                return row
+            write = partial(self._write, task, question, whole, rng)
+            return fit(write, size_of_facts + length - len(row.ids), length, rng) or row
         raise too_short(length, task.name)
 
     def _story_alone(self, task: BABILong, length: int, rng: random.Random) -> Row:
@@ -141,29 +132,29 @@ class _Rows:
         for _ in range(_STORY_ATTEMPTS):
             known = size = 0
             fitting: list[BabiQuestion] = []
-            for one in task.story(max(2, length // _FACT_TOKENS), rng):
+            for one in story(task.task, max(2, length // _FACT_TOKENS), rng, task.asked):
                 size += sum(map(self.tokens, one.facts[known:])) + self.tokens(one.question) + len(self._answer(one))
                 if size > room:
                     break
                 fitting.append(one)
                 known = len(one.facts)
             for one in reversed(fitting):
-                row = self._write(task, one, 0, True, rng)
+                row = self._write(task, one, True, rng, 0)
                 if len(row.ids) <= length:
                     return row
         raise too_short(length, task.name)
 
-    def _write(self, task: BABILong, question: BabiQuestion, size: int, whole: bool, rng: random.Random) -> Row:
+    def _write(self, task: BABILong, question: BabiQuestion, whole: bool, rng: random.Random, size: int) -> Row:
         """The row of a question with `size` tokens of facts and background; `whole` adds the questions before it."""
-        if not whole and not self.hints:
-            prompt = self.encode(task.build(question, size, 0, rng).prompt)
-            return scored(self.prefix + prompt, self._answer(question))
         pieces, places = task.context(question, size, rng)
         facts = dict(zip(places, question.fact_hints, strict=False))  # empty for bAbI's files
         ids, labels, done = list(self.prefix), [-100] * len(self.prefix), 0
         marks: list[tuple[int, int, int]] = []
         earlier = question.earlier if whole else ()
-        ends = [_between(rng, pieces, places, len(one.facts)) for one in earlier]
+        ends: list[int] = []
+        for known in (len(one.facts) for one in earlier):  # a question stands after its facts and before the next one
+            low = places[known - 1] + 1 if known else 0
+            ends.append(rng.randint(low, places[known] if known < len(places) else len(pieces)))
         for one, end in zip((*earlier, question), (*sorted(ends), len(pieces)), strict=True):
             sentences = [(piece, facts.get(at, ())) for at, piece in enumerate(pieces[done:end], done)]
             sentences.append((one.question, one.hints))
@@ -184,28 +175,12 @@ class _Rows:
         for hint in hints:
             words = piece if hint.word < 0 else " ".join(piece.split(" ")[: hint.word + 1]).rstrip(".?")
             at = len(self.encode_cached(space + words)) - 1
-            marks.append((at, hint.block - 1, _hint_id(self.encode_cached, hint.target)))
+            marks.append((at, hint.block - 1, self._hint_id(hint.target)))
         return marks
+
+    def _hint_id(self, word: str) -> int:
+        """The token of a hint's target: the first token of a word, the last of a letter, after that of the space."""
+        return self.encode_cached(f" {word}")[-1 if len(word) == 1 else 0]
 
     def _answer(self, question: BabiQuestion) -> list[int]:
         return self._reply(question.question, question.answer)
-
-
-def _between(rng: random.Random, pieces: list[str], places: list[int], facts: int) -> int:
-    """A random index in `pieces` after the first `facts` facts and before the next fact."""
-    low = places[facts - 1] + 1 if facts else 0
-    return rng.randint(low, places[facts] if facts < len(places) else len(pieces))
-
-
-def _hint_id(encode: Callable[[str], list[int]], word: str) -> int:
-    """The token of a hint's target: the first token of a word, the last of a letter, whose first may be the space."""
-    return encode(f" {word}")[-1 if len(word) == 1 else 0]
-
-
-def _check_hints(encode: Callable[[str], list[int]]) -> None:
-    """Raise ValueError unless every possible target of a hint has a token of its own."""
-    words = sorted({*PLACES, *PEOPLE, *GIVERS, *SIGNS.values(), *SIDES.values()})
-    if len({_hint_id(encode, word) for word in words}) < len(words):
-        raise ValueError(
-            f"hints is true; it needs a tokenizer whose first token tells {', '.join(words)} apart, so not bytes"
-        )

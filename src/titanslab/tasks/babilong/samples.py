@@ -7,20 +7,20 @@ import os
 import random
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from titanslab.data.encode import TokenCounter
+from titanslab.data.text import iter_texts
+from titanslab.files import file_identity
 from titanslab.tasks.babilong import TASKS
 from titanslab.tasks.babilong.babi import BabiQuestion, load_babi
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.world import GIVERS, NO_LESSON, PLACES, STORY_FACTS, THINGS, Asked, story
-from titanslab.tasks.sample import SampleMaker, TaskSample, derive_seed
+from titanslab.tasks.sample import Cell, SampleMaker, TaskSample, derive_seed, split_names
 
 LABELS: dict[str, tuple[str, ...]] = {
-    "qa1": PLACES,
-    "qa2": PLACES,
-    "qa3": PLACES,
-    "qa4": PLACES,
+    **dict.fromkeys(TASKS[:4], PLACES),
     "qa5": (*GIVERS, *THINGS),
     "qa6": ("no", "yes"),
     "qa7": ("none", "one", "three", "two"),
@@ -110,24 +110,6 @@ class BABILong(SampleMaker):
         else:
             question = self.draw(random.Random(derive_seed(self.name, self.split, "story", seed, index)))
         rng = random.Random(derive_seed(self.name, self.split, length, seed, index))
-        return self.build(question, length, index, rng)
-
-    def draw(self, rng: random.Random, facts: int | None = None) -> BabiQuestion:
-        """Draw a question of the task; its `earlier` holds the questions of the story before it.
-
-        A generated story has at most `facts` statements, or more where no question is possible before.
-        """
-        if self.questions:
-            return self.questions[rng.randrange(len(self.questions))]
-        longest = STORY_FACTS[self.task] if facts is None else max(2, min(facts, STORY_FACTS[self.task]))
-        return self.story(round(2 * (longest / 2) ** rng.random()), rng)[-1]
-
-    def story(self, facts: int, rng: random.Random) -> list[BabiQuestion]:
-        """Generate a story of at least `facts` statements; see `world.story`."""
-        return story(self.task, facts, rng, self.asked)
-
-    def build(self, question: BabiQuestion, length: int, index: int, rng: random.Random) -> TaskSample:
-        """The sample of a question, with positions and background drawn with `rng`, `length` tokens in total."""
         pieces, places = self.context(question, length, rng)
         prompt = f"{' '.join(pieces)} {question.question}"
         positions = [place - earlier for earlier, place in enumerate(places)]
@@ -142,6 +124,16 @@ class BABILong(SampleMaker):
         }
         return TaskSample(self.name, length, index, prompt, question.answer, info)
 
+    def draw(self, rng: random.Random, facts: int | None = None) -> BabiQuestion:
+        """Draw a question of the task; its `earlier` holds the questions of the story before it.
+
+        A generated story has at most `facts` statements, or more where no question is possible before.
+        """
+        if self.questions:
+            return self.questions[rng.randrange(len(self.questions))]
+        longest = STORY_FACTS[self.task] if facts is None else max(2, min(facts, STORY_FACTS[self.task]))
+        return story(self.task, round(2 * (longest / 2) ** rng.random()), rng, self.asked)[-1]
+
     def context(self, question: BabiQuestion, length: int, rng: random.Random) -> tuple[list[str], list[int]]:
         """Facts and background as sentences, `length` tokens in total, and the indices of the facts among them."""
         budget = length - sum(self.counter.count_following(question.facts))
@@ -151,15 +143,10 @@ class BABILong(SampleMaker):
                 raise ValueError(f"background is missing; a length of {length} tokens needs books to draw from")
             sentences = self.background.draw(rng, budget)
         positions = sorted(rng.randrange(len(sentences) + 1) for _ in question.facts)
-        pieces: list[str] = []
-        places: list[int] = []
-        start = 0
-        for fact, position in zip(question.facts, positions, strict=True):
-            pieces += sentences[start:position]
-            places.append(len(pieces))
-            pieces.append(fact)
-            start = position
-        return pieces + sentences[start:], places
+        places = [position + number for number, position in enumerate(positions)]
+        for place, fact in zip(places, question.facts, strict=True):
+            sentences.insert(place, fact)
+        return sentences, places
 
     def _order(self, seed: int) -> list[int]:
         """A permutation of the questions of bAbI's file."""
@@ -168,3 +155,55 @@ class BABILong(SampleMaker):
             keys = [rng.random() for _ in self.questions]
             self._orders[seed] = sorted(range(len(keys)), key=keys.__getitem__)
         return self._orders[seed]
+
+
+def babilong_cells(
+    tasks: str,
+    lengths: Sequence[int],
+    counter: TokenCounter,
+    counter_name: str,
+    *,
+    facts: str | None,
+    background: str | None = None,
+    split: str = "test",
+    form: str = "base",
+    seed: int = 42,
+) -> list[Cell]:
+    """Cells of BABILong, one per task and length.
+
+    Args:
+        tasks: `qa1`, `qa1-qa5`, or several with commas.
+        lengths: in tokens; 0 = the facts alone.
+        counter: measures the length.
+        counter_name: identity of the counter's tokenizer, part of the cells' settings.
+        facts: folder of bAbI's files; None = generated stories, for qa1 to qa5.
+        background: path of books; needed above length 0.
+        split: of bAbI's files, `test` or `train`.
+        form: of the prompt; `base` alone.
+        seed: of the samples.
+    """
+    check_form(form)
+    chosen = split_names(tasks, TASKS, "tasks")
+    if background is None and any(lengths):
+        raise ValueError("background is missing; lengths above 0k need books to draw sentences from: name a file")
+    makers = {task: BABILong(task, facts, counter, split=split) for task in chosen}
+    if background is not None and any(lengths):
+        books = Background(list(iter_texts(background)), counter)
+        for maker in makers.values():
+            maker.background = books
+    stories, hidden_in, nothing = file_identity(facts), file_identity(background), file_identity(None)
+    cells = []
+    for task, maker in makers.items():
+        # `form` stays in the settings: result folders and sample files of earlier releases hold it.
+        settings = {"seed": seed, "task": task, "split": split, "form": form, "facts": stories}
+        settings |= {"tokenizer_for_length": counter_name}
+        for length in lengths:
+            own = {"background": hidden_in if length else nothing, "length": length}
+            cells.append(Cell(maker.name, length, partial(maker.sample, length, seed=seed), score, settings | own))
+    return cells
+
+
+def score(sample: TaskSample, output: str) -> dict[str, float]:
+    """`score_babilong` of a sample."""
+    task = sample.task.removeprefix("babilong_")
+    return score_babilong(task, sample.target, output, sample.info["question"])

@@ -222,12 +222,8 @@ def _ask_thing(world: World) -> Answer | None:
         return None
     thing = world.rng.choice(known)
     place, why = world.path[thing][-1]
-    return (
-        f"Where is the {thing}?",
-        place,
-        why,
-        (Hint(1, world.toucher[thing]), Hint(2, world.holder.get(thing, place))),
-    )
+    hints = (Hint(1, world.toucher[thing]), Hint(2, world.holder.get(thing, place)))
+    return f"Where is the {thing}?", place, why, hints
 
 
 def _ask_holder(world: World) -> Answer | None:
@@ -235,12 +231,8 @@ def _ask_holder(world: World) -> Answer | None:
         return None
     thing = world.rng.choice(sorted(world.holder))
     fact = max(i for i, text in enumerate(world.facts) if f" the {thing}" in text)
-    return (
-        f"Who has the {thing}?",
-        world.holder[thing],
-        (fact,),
-        (Hint(1, world.holder[thing]), Hint(2, world.holder[thing])),
-    )
+    holder = world.holder[thing]
+    return f"Who has the {thing}?", holder, (fact,), (Hint(1, holder), Hint(2, holder))
 
 
 def _ask_person_before(world: World) -> Answer | None:

@@ -1,10 +1,12 @@
-"""The text around a needle. Its parts are counted once, so that long contexts are cut without another count."""
+"""The text around a needle. Its parts are counted once, so that long contexts are cut without another count.
+
+A text consists of units, lines or words; `tokens` is the sum of the counts of parts, exact to a few tokens.
+"""
 
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol
 
 from titanslab.data.encode import TokenCounter
 from titanslab.tasks.sentences import sentence_starts
@@ -13,24 +15,11 @@ NOISE_LINE = "The grass is green. The sky is blue. The sun is yellow. Here we go
 _BLOCK_WORDS = 256  # words that are counted together
 
 
-class Haystack(Protocol):
-    """A text of `units`, lines or words; `tokens` is the sum of the counts of parts, exact to a few tokens."""
-
-    def tokens(self, units: int) -> int: ...
-
-    def most_units(self, budget: int) -> int: ...
-
-    def insert(self, units: int, needle: str, share: float) -> tuple[str, int]: ...
-
-    def around(self, rng: random.Random, budget: int, needle: str) -> str: ...
-
-
 class RepeatedLine:
     """One line, repeated, with the needle as a line of its own (single_1)."""
 
-    def __init__(self, counter: TokenCounter, line: str = NOISE_LINE):
-        self.line = line
-        few, many = (counter.count("\n".join([line] * n)) for n in (8, 16))
+    def __init__(self, counter: TokenCounter):
+        few, many = (counter.count("\n".join([NOISE_LINE] * n)) for n in (8, 16))
         self._per_line = max(1, (many - few) // 8)
 
     def tokens(self, units: int) -> int:
@@ -44,7 +33,7 @@ class RepeatedLine:
     def insert(self, units: int, needle: str, share: float) -> tuple[str, int]:
         """The text with the needle before line `share * units`, and the index of that line."""
         index = round(share * units)
-        block = self.line + "\n"
+        block = NOISE_LINE + "\n"
         return (block * index + needle + "\n" + block * (units - index))[:-1], index
 
     def around(self, rng: random.Random, budget: int, needle: str) -> str:
@@ -63,11 +52,6 @@ class RunningText:
         self._counter = counter
         self._sums: list[int] = [0]  # tokens of the first n blocks of one pass over the text
         self._cut: tuple[int, str, list[int]] | None = None
-
-    def words(self, units: int) -> list[str]:
-        """The first `units` words."""
-        repeats = -(-units // len(self._words))
-        return self._words[:units] if repeats <= 1 else (self._words * repeats)[:units]
 
     def tokens(self, units: int) -> int:
         """Tokens of the first `units` words, as the sum over blocks that are counted once."""
@@ -98,7 +82,7 @@ class RunningText:
     def insert(self, units: int, needle: str, share: float) -> tuple[str, int]:
         """The text with the needle after `share` of its sentences, and the number of sentences before the needle."""
         if self._cut is None or self._cut[0] != units:
-            text = " ".join(self.words(units))
+            text = " ".join((self._words * (1 + units // len(self._words)))[:units])
             self._cut = (units, text, sentence_starts(text))
         _, text, starts = self._cut
         position = int(len(starts) * share)

@@ -3,10 +3,11 @@
 import random
 from typing import Any
 
-from titanslab.data.encode import TokenCounter, encode_answer, leading_special_tokens
-from titanslab.tasks.niah.samples import NIAH
-from titanslab.tasks.niah.words import read_word_lists
-from titanslab.tasks.row import ATTEMPTS, MakeRow, Row, encoder, ending, read_some, scored, too_short
+from titanslab.data.encode import TextEncoder, TokenCounter, encode_answer, leading_special_tokens
+from titanslab.tasks.niah.samples import NIAH, word_lists
+from titanslab.tasks.row import MakeRow, Row, ending, fit, read_some, scored, too_short
+
+MAX_HAYSTACK_CHARS = 50_000_000
 
 
 def niah_rows(
@@ -17,53 +18,47 @@ def niah_rows(
     adjectives: str | None = None,
     nouns: str | None = None,
     decoys: float = 0.0,
-    max_haystack_chars: int = 50_000_000,
 ) -> MakeRow:
     """Training rows of S-NIAH. A haystack begins at a random word, so that the model cannot learn one text by heart.
 
     Args:
         tokenizer: encodes to ids.
         variant: `single_1`, `single_2` or `single_3`, or a list of them, drawn evenly.
-        haystack: path of running text for single_2 and single_3.
+        haystack: path of running text for single_2 and single_3; `MAX_HAYSTACK_CHARS` of it are loaded at most.
         adjectives: path of a word list for the first halves of the keys.
         nouns: path of a word list for the second halves.
         decoys: numbers and hexadecimal words that are inserted at random places, per 1,000 tokens of running text.
             A short row then holds as many of them as a long haystack does, and the memory learns not to store them.
-        max_haystack_chars: at most this many characters of the haystack are loaded.
     """
     counter, prefix = TokenCounter(tokenizer), leading_special_tokens(tokenizer)
     variants = [variant] if isinstance(variant, str) else list(variant)
     if not 0 <= decoys <= 100:
         raise ValueError(f"decoys is {decoys!r}; it must be 0 to 100 per 1,000 tokens")
-    lists = read_word_lists(adjectives, nouns)
-    if haystack is None and variants != ["single_1"]:
-        raise ValueError(f"haystack is missing; {', '.join(variants)} needs the path of running text")
-    texts = read_some(haystack, max_haystack_chars) if haystack and variants != ["single_1"] else None
+    lists = word_lists(adjectives, nouns)
+    texts = read_some(haystack, MAX_HAYSTACK_CHARS) if haystack and variants != ["single_1"] else None
     tasks = {v: NIAH(v, counter, haystack=None if v == "single_1" else texts, **lists) for v in variants}
-    encode = encoder(tokenizer)
+    encode = TextEncoder(tokenizer).ids
 
     def make(length: int, seed: int) -> Row:
         rng = random.Random(seed)
         task = tasks[variants[rng.randrange(len(variants))]]
         needle = task.draw(rng)
         answer = encode_answer(tokenizer, needle.question, needle.value) + ending(tokenizer)
-        room = length - len(prefix) - len(answer)
-        budget = room - counter.count(needle.prompt(needle.sentence))
+        budget = length - len(prefix) - len(answer) - counter.count(needle.prompt(needle.sentence))
         strays: list[str] = []
         if decoys and task.variant != "single_1":
             strays = [_decoy(rng) for _ in range(round(max(budget, 0) * decoys / 1000))]
             budget -= sum(counter.count(" " + stray) for stray in strays)
-        state = rng.getstate()
-        for _ in range(ATTEMPTS):
-            rng.setstate(state)
+
+        def write(budget: int) -> Row:
             context = task.haystack.around(rng, budget, needle.sentence)
             prompt = encode(needle.prompt(_strew(rng, context, strays, needle.sentence)))
-            if len(prompt) <= room:
-                return scored(prefix + prompt, answer)
-            if budget <= 0:
-                break
-            budget -= len(prompt) - room
-        raise too_short(length, task.name)
+            return scored(prefix + prompt, answer)
+
+        row = fit(write, budget, length, rng)
+        if row is None:
+            raise too_short(length, task.name)
+        return row
 
     return make
 

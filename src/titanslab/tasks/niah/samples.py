@@ -10,24 +10,30 @@ import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from titanslab.data.encode import TokenCounter
+from titanslab.data.text import iter_texts, read_words
+from titanslab.files import file_identity
 from titanslab.tasks.niah import VARIANTS
-from titanslab.tasks.niah.haystack import Haystack, RepeatedLine, RunningText
-from titanslab.tasks.niah.words import ADJECTIVES, NOUNS
-from titanslab.tasks.sample import SampleMaker, TaskSample, derive_seed
+from titanslab.tasks.niah.haystack import RepeatedLine, RunningText
+from titanslab.tasks.sample import Cell, SampleMaker, TaskSample, derive_seed, split_names
 
 DEPTHS: tuple[int, ...] = tuple(round(100 * i / 39) for i in range(40))  # percent
 RESERVED_TOKENS = 128  # for the answer
+ADJECTIVES, NOUNS = (read_words(Path(__file__).with_name(f"{name}.txt")) for name in ("adjectives", "nouns"))
 
 _NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
 _HEAD = (
     "A special magic {kind} is hidden within the following text. Make sure to memorize it. "
     "I will quiz you about the {kind} afterwards.\n"
 )
-_QUESTION = "\nWhat is the special magic {kind} for {key} mentioned in the provided text?"
-_ANSWER_PREFIX = " The special magic {kind} for {key} mentioned in the provided text is"
+_QUESTION = (
+    "\nWhat is the special magic {kind} for {key} mentioned in the provided text?"
+    " The special magic {kind} for {key} mentioned in the provided text is"
+)
 
 
 @dataclass(frozen=True)
@@ -45,17 +51,16 @@ class Needle:
     @property
     def question(self) -> str:
         """The question, followed by the words that begin the answer."""
-        text = _QUESTION + _ANSWER_PREFIX
-        return text.format(kind=self.kind, key=self.key)
+        return _QUESTION.format(kind=self.kind, key=self.key)
 
     def prompt(self, context: str) -> str:
         """The whole prompt, given the haystack with the needle in it."""
         return _HEAD.format(kind=self.kind) + context + self.question
 
 
-def score_niah(target: str, output: str) -> float:
-    """1.0 if the output contains the reference answer, in upper or lower case, else 0.0."""
-    return float(target.lower() in output.lower())
+def word_lists(adjectives: str | None, nouns: str | None) -> dict[str, Any]:
+    """The words in the files that are named, as keyword arguments of `NIAH`."""
+    return {name: read_words(path) for name, path in (("adjectives", adjectives), ("nouns", nouns)) if path}
 
 
 class NIAH(SampleMaker):
@@ -67,7 +72,6 @@ class NIAH(SampleMaker):
         haystack: running text for single_2 and single_3, one text or several, which are joined; None for single_1.
         adjectives: first halves of the keys.
         nouns: second halves of the keys.
-        reserve: tokens of a sample's length that are left free for the answer.
     """
 
     def __init__(
@@ -78,7 +82,6 @@ class NIAH(SampleMaker):
         haystack: Sequence[str] | str | None = None,
         adjectives: Sequence[str] = ADJECTIVES,
         nouns: Sequence[str] = NOUNS,
-        reserve: int = RESERVED_TOKENS,
     ):
         if variant not in VARIANTS:
             raise ValueError(f"variant is {variant!r}; it must be one of {', '.join(VARIANTS)}")
@@ -90,20 +93,16 @@ class NIAH(SampleMaker):
         self.name = f"niah_{variant}"
         self.kind = "uuid" if variant == "single_3" else "number"
         self.counter = tokenizer if isinstance(tokenizer, TokenCounter) else TokenCounter(tokenizer)
-        self.adjectives, self.nouns, self.reserve = tuple(adjectives), tuple(nouns), reserve
-        self.haystack: Haystack = (
-            RepeatedLine(self.counter) if haystack is None else RunningText(haystack, self.counter)
-        )
-        self._probe: Needle | None = None
-        self._probe_cost = 0
+        self.adjectives, self.nouns = tuple(adjectives), tuple(nouns)
+        self.haystack = RepeatedLine(self.counter) if haystack is None else RunningText(haystack, self.counter)
         self._units: dict[int, int] = {}
 
     def num_units(self, length: int) -> int:
         """Number of units of haystack, lines in single_1 and else words, with which the longest needle still fits."""
         if length in self._units:
             return self._units[length]
-        probe = self.probe()
-        budget = length - self.reserve
+        probe = self.probe
+        budget = length - RESERVED_TOKENS
 
         def exact(units: int) -> int:
             return self.counter.count(probe.prompt(self.haystack.insert(units, probe.sentence, 0.5)[0]))
@@ -111,8 +110,8 @@ class NIAH(SampleMaker):
         smallest = exact(1)
         if smallest > budget:
             raise ValueError(
-                f"length is {length} tokens, too short for {self.name}: its prompt and {self.reserve} tokens "
-                f"of answer take at least {smallest + self.reserve}; ask for a longer one"
+                f"length is {length} tokens, too short for {self.name}: its prompt and {RESERVED_TOKENS} tokens "
+                f"of answer take at least {smallest + RESERVED_TOKENS}; ask for a longer one"
             )
         # Counts of parts add up to the count of the whole except for a nearly constant difference, `off`.
         off = smallest - self.haystack.tokens(1)
@@ -128,17 +127,12 @@ class NIAH(SampleMaker):
         self._units[length] = units
         return units
 
+    @cached_property
     def probe(self) -> Needle:
         """A needle with the longest key and the longest of 256 drawn values, in tokens."""
-        if self._probe is None:
-            adjectives = self.counter.count_following([f"{word}-" for word in self.adjectives])
-            nouns = self.counter.count_following([f"x-{word}" for word in self.nouns])
-            key = f"{self._longest(self.adjectives, adjectives)}-{self._longest(self.nouns, nouns)}"
-            rng = random.Random(derive_seed("niah probe", self.kind))
-            values = [self._value(rng) for _ in range(256)]
-            self._probe = Needle(self.kind, key, self._longest(values, self.counter.count_following(values)))
-            self._probe_cost = self._cost(self._probe)
-        return self._probe
+        key = f"{self._longest(self.adjectives, '{}-')}-{self._longest(self.nouns, 'x-{}')}"
+        rng = random.Random(derive_seed("niah probe", self.kind))
+        return Needle(self.kind, key, self._longest([self._value(rng) for _ in range(256)]))
 
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
         """Sample `index` of a length in tokens; `info` holds depth (percent), key, position and number of units."""
@@ -154,8 +148,8 @@ class NIAH(SampleMaker):
             depth = float(DEPTHS[rng.randrange(len(DEPTHS))])
             share = depth / 100
         context, position = self.haystack.insert(units, needle.sentence, share)
-        info = {"variant": self.variant, "depth": depth, "key": needle.key, "position": position}
-        info["num_haystack"] = units
+        key, variant = needle.key, self.variant
+        info = {"variant": variant, "depth": depth, "key": key, "position": position, "num_haystack": units}
         return TaskSample(self.name, length, index, needle.prompt(context), needle.value, info)
 
     def draw(self, rng: random.Random) -> Needle:
@@ -172,6 +166,57 @@ class NIAH(SampleMaker):
     def _cost(self, needle: Needle) -> int:
         return sum(self.counter.count_following([needle.sentence, needle.question]))
 
-    @staticmethod
-    def _longest(words: Sequence[str], sizes: Sequence[int]) -> str:
-        return words[max(range(len(words)), key=sizes.__getitem__)]
+    @cached_property
+    def _probe_cost(self) -> int:
+        return self._cost(self.probe)
+
+    def _longest(self, words: Sequence[str], form: str = "{}") -> str:
+        """The first of the words with the most tokens in the form."""
+        sizes = self.counter.count_following([form.format(word) for word in words])
+        return words[sizes.index(max(sizes))]
+
+
+def niah_cells(
+    variant: str | None,
+    lengths: Sequence[int],
+    counter: TokenCounter,
+    counter_name: str,
+    *,
+    haystack: str | None = None,
+    adjectives: str | None = None,
+    nouns: str | None = None,
+    seed: int = 42,
+) -> list[Cell]:
+    """Cells of S-NIAH, one per variant and length.
+
+    Args:
+        variant: one variant, or several with commas; None = all with a haystack, else `single_1`.
+        lengths: in tokens.
+        counter: measures the length.
+        counter_name: identity of the counter's tokenizer, part of the cells' settings.
+        haystack: path of running text; needed by single_2 and single_3.
+        adjectives: path of a word list for the first halves of the keys.
+        nouns: path of a word list for the second halves.
+        seed: of the samples.
+    """
+    chosen = split_names(variant or ("single_1" if haystack is None else ",".join(VARIANTS)), VARIANTS, "variant")
+    lists = word_lists(adjectives, nouns)
+    texts = None if haystack is None else list(iter_texts(haystack))
+    paths = {"adjectives": adjectives, "nouns": nouns, "haystack": haystack}
+    made_of = {name: file_identity(path) for name, path in paths.items() if path is not None}
+    cells = []
+    for one in chosen:
+        own = None if one == "single_1" and len(chosen) > 1 else texts
+        maker = NIAH(one, counter, haystack=own, **lists)
+        settings = {"seed": seed, "variant": one, "tokenizer_for_length": counter_name}
+        settings |= {name: identity for name, identity in made_of.items() if own or name != "haystack"}
+        for length in lengths:
+            maker.num_units(length)  # raises for a length that is too short, before any model is loaded
+            make = partial(maker.sample, length, seed=seed)
+            cells.append(Cell(maker.name, length, make, score, {**settings, "length": length}))
+    return cells
+
+
+def score(sample: TaskSample, output: str) -> dict[str, float]:
+    """`contained`: 1.0 if the output contains the reference answer, in upper or lower case, else 0.0."""
+    return {"contained": float(sample.target.lower() in output.lower())}

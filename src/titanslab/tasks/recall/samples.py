@@ -8,25 +8,24 @@ a window of attention still contains it.
 import random
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from titanslab.data.encode import encoder_of
+from titanslab.data.encode import TextEncoder
+from titanslab.data.text import read_words
+from titanslab.tasks.row import MakeRow, Row, read_some
 from titanslab.tasks.sample import derive_seed
 
 TEMPLATE = " The secret of {key} is {value}."
-_NAMES = """
-    Aldora Bremin Calvet Dorsan Elmira Fenwick Galdor Hestia Ivorra Jasken Kelmar Lodrin Mirava Nolden Ostara
-    Pelias Quenby Rovell Sardis Tamsin Ulmara Varden Wexley Xandra Yorlan Zephra Ardell Birkin Corvan Delphy
-    Ersten Faldor Grevin Halden Istria Jorvik Kestra Lunden Morven Narvik Orland Prenna Quorin Rostov Selkie
-    Torvin Umbria Velden Wystan Ximena Yelena Zorana Amberl Beldin Cassel Dunmor Estoril Farrow Girdan Hobart
-    Ingram Jessup Kirkby Lannoy
-"""
-NAMES: tuple[str, ...] = tuple(_NAMES.split())
+NAMES = read_words(Path(__file__).with_name("names.txt"))
+Fact = tuple[np.ndarray, np.ndarray]  # the ids of a question and of its value
 
 
 class RecallBatch(NamedTuple):
@@ -41,6 +40,11 @@ class RecallBatch(NamedTuple):
     labels: Tensor
     distance: Tensor
     answer: Tensor
+
+
+def stack(rows: Sequence[RecallBatch]) -> RecallBatch:
+    """Batches of rows of one length as one batch."""
+    return RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
 
 
 class _Row:
@@ -62,52 +66,45 @@ class RecallTask:
 
     Args:
         tokenizer: Hugging Face tokenizer or `tokenizers.Tokenizer`.
-        background: the running text, or its token ids.
+        background: the running text.
         num_facts: number of names in a row.
         value_digits: digits of a value.
         fact_every: mean number of background tokens between two facts; a gap ends at the end of a clause.
         template: text of a fact; the part before `{value}` is the question.
-        names: names to draw from.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        background: str | np.ndarray,
+        background: str,
         *,
         num_facts: int = 8,
         value_digits: int = 4,
         fact_every: int = 64,
         template: str = TEMPLATE,
-        names: tuple[str, ...] = NAMES,
     ):
-        encode = encoder_of(tokenizer)
-        if encode is None:
-            raise ValueError(f"tokenizer is a {type(tokenizer).__name__}; recall needs one that encodes to ids")
-        if not 1 <= num_facts <= len(names):
-            raise ValueError(f"num_facts is {num_facts}; it must be 1 to {len(names)}, the number of names")
+        self._encoder = TextEncoder(tokenizer)
+        if not 1 <= num_facts <= len(NAMES):
+            raise ValueError(f"num_facts is {num_facts}; it must be 1 to {len(NAMES)}, the number of names")
         if value_digits < 1 or fact_every < 1:
             raise ValueError(f"value_digits is {value_digits} and fact_every {fact_every}; both must be at least 1")
-        if template.count("{key}") != 1 or template.count("{value}") != 1:
-            raise ValueError(f"template is {template!r}; it must hold {{key}} and {{value}} once each")
+        if re.findall(r"{key}|{value}", template) != ["{key}", "{value}"]:
+            raise ValueError(f"template is {template!r}; it must hold {{key}} and {{value}} once each, in this order")
         before, _, after = template.partition("{value}")
-        if "{key}" in after:
-            raise ValueError(f"template is {template!r}; {{key}} must come before {{value}}")
         self.num_facts, self.value_digits, self.fact_every = num_facts, value_digits, fact_every
-        pieces = _clauses(background) if isinstance(background, str) else []
-        parts: list[Any] = [encode(piece) for piece in pieces] or [background]
-        self._background = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
-        # Positions at which a fact may stand: ends of clauses, or any position if the background is given as ids.
-        self._breaks = list(accumulate(len(part) for part in parts)) if pieces else []
+        pieces = self._encoder.encode(_clauses(background))
+        self._background = np.concatenate([np.empty(0, np.int64), *pieces])
+        self._breaks = list(accumulate(map(len, pieces)))  # ends of clauses, at which a fact may stand
         if len(self._background) < 4 * fact_every:
             raise ValueError(f"background has {len(self._background)} tokens; it must have at least {4 * fact_every}")
         # The space before a value is encoded with the value, because tokenizers join a space to the next word.
         self._space = " " if before.endswith(" ") else ""
         head = before.removesuffix(" ")
-        self._questions = [np.asarray(encode(head.replace("{key}", name)), dtype=np.int64) for name in names]
-        self._after = np.asarray(encode(after), dtype=np.int64)
-        self._encode = encode
-        self._values: dict[int, np.ndarray] = {}
+        self._questions = [self._encode(head.replace("{key}", name)) for name in NAMES]
+        self._after = self._encode(after)
+
+    def _encode(self, text: str) -> np.ndarray:
+        return self._encoder.encode([text])[0].astype(np.int64)
 
     def row(self, length: int, seed: int, index: int, loss: str = "answers") -> RecallBatch:
         """Row `index` of `length` tokens, `[1, T]`; it is a pure function of (seed, index).
@@ -122,62 +119,51 @@ class RecallTask:
         if loss not in ("answers", "text"):
             raise ValueError(f"loss is {loss!r}; it must be answers or text")
         rng = random.Random(derive_seed("recall", seed, index))
-        keys, values = self._facts(rng)
         row = _Row()
-        self._weave(row, rng, length, keys, values, range(self.num_facts))
+        self._weave(row, rng, length, self._facts(rng), range(self.num_facts))
         return self._finish(row, length, loss)
 
     def batch(self, batch_size: int, length: int, seed: int, index: int = 0, loss: str = "answers") -> RecallBatch:
         """Rows `index * batch_size` to `(index + 1) * batch_size - 1`, `[B, T]`."""
-        rows = [self.row(length, seed, index * batch_size + i, loss) for i in range(batch_size)]
-        return RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
+        return stack([self.row(length, seed, index * batch_size + i, loss) for i in range(batch_size)])
 
-    def questions(
-        self, distance: int, num_samples: int, seed: int, lead: int = 0, distractors: bool = True
-    ) -> RecallBatch:
+    def questions(self, distance: int, num_samples: int, seed: int, lead: int = 0) -> RecallBatch:
         """Rows that end with one question, whose answer last occurred exactly `distance` tokens before.
+
+        Other facts stand between the two, as in training.
 
         Args:
             distance: tokens from the start of the value to the start of the answer.
             num_samples: number of rows; their lengths are equal if all values have the same number of tokens.
             seed: another seed gives other rows.
             lead: tokens of background and other facts before the fact of the question.
-            distractors: put other facts between the two, as in training.
 
         Returns:
             A batch in which every row ends with its answer, so the ids before the answer are a prompt. Shorter rows
             are padded on the right with their last token, which is not scored there.
         """
-        rows = [self._question(distance, seed, index, lead, distractors) for index in range(num_samples)]
+        rows = [self._question(distance, seed, index, lead) for index in range(num_samples)]
         width = max(row.input_ids.shape[1] for row in rows)
         padded = []
         for row in rows:
-            short = width - row.input_ids.shape[1]
-            ids = torch.cat([row.input_ids, row.input_ids[:, -1:].expand(1, short)], 1)
-            labels = torch.nn.functional.pad(row.labels, (0, short), value=-100)
-            others = (torch.nn.functional.pad(t, (0, short)) for t in (row.distance, row.answer))
-            padded.append(RecallBatch(ids, labels, *others))
-        return RecallBatch(*(torch.cat(tensors) for tensors in zip(*padded, strict=True)))
+            fills = (int(row.input_ids[0, -1]), -100, 0, 0)
+            short = (0, width - row.input_ids.shape[1])
+            padded.append(RecallBatch(*(pad(t, short, value=fill) for t, fill in zip(row, fills, strict=True))))
+        return stack(padded)
 
-    def _facts(self, rng: random.Random) -> tuple[list[int], list[np.ndarray]]:
+    def _facts(self, rng: random.Random) -> list[Fact]:
+        """Draw the facts of a row."""
         keys = rng.sample(range(len(self._questions)), self.num_facts)
-        return keys, [self._value(rng.randrange(10**self.value_digits)) for _ in keys]
+        digits = self.value_digits
+        values = [self._encode(f"{self._space}{rng.randrange(10**digits):0{digits}d}") for _ in keys]
+        return [(self._questions[key], value) for key, value in zip(keys, values, strict=True)]
 
-    def _value(self, number: int) -> np.ndarray:
-        if number not in self._values:
-            ids = self._encode(f"{self._space}{number:0{self.value_digits}d}")
-            self._values[number] = np.asarray(ids, dtype=np.int64)
-        return self._values[number]
-
-    def _weave(
-        self, row: _Row, rng: random.Random, end: int, keys: list[int], values: list[np.ndarray], choices: Any
-    ) -> None:
+    def _weave(self, row: _Row, rng: random.Random, end: int, facts: list[Fact], choices: range) -> None:
         """Add background and facts until the row has `end` tokens; a fact that does not fit is left out."""
         at = rng.randrange(len(self._background))
         while row.size < end:
             gap = rng.randrange(2 * self.fact_every + 1)
-            if self._breaks:
-                gap = self._breaks[min(bisect_left(self._breaks, at + gap), len(self._breaks) - 1)] - at
+            gap = self._breaks[min(bisect_left(self._breaks, at + gap), len(self._breaks) - 1)] - at
             gap = min(gap, end - row.size)
             while gap > 0:
                 piece = self._background[at : at + gap]
@@ -187,34 +173,31 @@ class RecallTask:
             if not choices or row.size >= end:
                 continue
             which = choices[rng.randrange(len(choices))]
-            size = len(self._questions[keys[which]]) + len(values[which]) + len(self._after)
-            if row.size + size <= end:
-                self._state(row, which, keys, values)
+            if row.size + sum(map(len, facts[which])) + len(self._after) <= end:
+                self._state(row, which, facts)
 
-    def _state(self, row: _Row, which: int, keys: list[int], values: list[np.ndarray]) -> None:
+    def _state(self, row: _Row, which: int, facts: list[Fact]) -> None:
         """Add fact `which` to the row."""
-        row.add(self._questions[keys[which]])
-        start = row.size
-        row.answers.append((start, len(values[which]), start - row.last.get(which, start)))
-        row.last[which] = start
-        row.add(values[which])
+        question, value = facts[which]
+        row.add(question)
+        row.answers.append((row.size, len(value), row.size - row.last.get(which, row.size)))
+        row.last[which] = row.size
+        row.add(value)
         row.add(self._after)
 
-    def _question(self, distance: int, seed: int, index: int, lead: int, distractors: bool) -> RecallBatch:
+    def _question(self, distance: int, seed: int, index: int, lead: int) -> RecallBatch:
         rng = random.Random(derive_seed("recall question", seed, distance, index))
-        keys, values = self._facts(rng)
-        others = range(1, self.num_facts) if distractors else range(0)
+        facts, others = self._facts(rng), range(1, self.num_facts)
+        question, value = facts[0]
         row = _Row()
-        question = self._questions[keys[0]]
         longest = max(len(ids) for ids in self._questions)  # so that all rows have the same length
-        self._weave(row, rng, lead + longest - len(question), keys, values, others)
-        self._state(row, 0, keys, values)
-        shortest = len(values[0]) + len(self._after) + len(question)
+        self._weave(row, rng, lead + longest - len(question), facts, others)
+        self._state(row, 0, facts)
+        shortest = len(value) + len(self._after) + len(question)
         if distance < shortest:
             raise ValueError(f"distance is {distance} tokens; a fact and its question take at least {shortest}")
-        end = row.last[0] + distance - len(question)
-        self._weave(row, rng, end, keys, values, others)
-        self._state(row, 0, keys, values)
+        self._weave(row, rng, row.last[0] + distance - len(question), facts, others)
+        self._state(row, 0, facts)
         row.answers = row.answers[-1:]
         return self._finish(row, row.size - len(self._after), "answers")
 
@@ -237,6 +220,24 @@ def _clauses(text: str) -> list[str]:
     """Split a text after each mark of punctuation that white space follows; the space begins the next clause."""
     ends = [match.end() for match in re.finditer(r"[.,;:!?][\"”')]*(?=\s)", text)]
     return [text[start:end] for start, end in pairwise([0, *ends, len(text)]) if end > start]
+
+
+def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **options: Any) -> MakeRow:
+    """Training rows of `RecallTask`.
+
+    Args:
+        tokenizer: encodes to ids.
+        background: path of running text.
+        loss: `answers` or `text`; see `RecallTask.row`.
+        options: of `RecallTask`.
+    """
+    task = RecallTask(tokenizer, "\n\n".join(read_some(background, 5_000_000)), **options)
+
+    def make(length: int, seed: int) -> Row:
+        row = task.row(length, seed, 0, loss)
+        return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
+
+    return make
 
 
 def answers_right(predictions: Tensor, batch: RecallBatch) -> tuple[Tensor, Tensor]:
