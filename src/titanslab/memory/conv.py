@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from titanslab.memory.padding import take
+
 
 class ShortConv(nn.Module):
     """Depthwise causal convolution over the last `kernel_size` tokens.
@@ -61,8 +63,7 @@ def short_conv(
             y = torch.addcmul(y, history[:, back - j : back - j + tokens], weight[j])
         if lengths is None:
             return y, history[:, tokens:]
-        index = lengths[:, None] + torch.arange(back, device=x.device)
-        return y, history.gather(1, index[..., None].expand(-1, -1, dim))
+        return y, take(history, lengths[:, None] + torch.arange(back, device=x.device))
     fresh = empty if initial_tail is None else initial_tail.to(x.dtype).expand(batch, -1, -1)
     history = torch.cat([fresh, history], 1)
     position = torch.arange(tokens, device=x.device).expand(batch, tokens)
@@ -81,5 +82,4 @@ def _look_back(history: Tensor, position: Tensor, j: int, start: Tensor, back: i
     """Inputs j steps before `position`, in `[initial tail | tail | x]`, not past a document's start."""
     source = position - j
     before_document = (start >= 0) & (source < start)
-    index = torch.where(before_document, back + source - start, 2 * back + source)
-    return history.gather(1, index[..., None].expand(-1, -1, history.shape[2]))
+    return take(history, torch.where(before_document, back + source - start, 2 * back + source))

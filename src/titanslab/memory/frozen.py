@@ -48,12 +48,10 @@ def read_frozen(
 def restart(state: MemoryState, start: MemoryState, reset: Tensor) -> MemoryState:
     """The state with `start` in the rows in which a document begins, `reset [B,T]`."""
     rows, start = reset.any(1), start.at_boundary()
-
-    def pick(new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(where_rows(rows, a, b) for a, b in zip(new, old, strict=True))
-
-    weights, momentum = pick(start.weights, state.weights), pick(start.momentum, state.momentum)
-    anchor = pick(start.chunk_weights, state.chunk_weights)
+    weights, momentum, anchor = (
+        tuple(where_rows(rows, a, b) for a, b in zip(getattr(start, part), getattr(state, part), strict=True))
+        for part in ("weights", "momentum", "chunk_weights")
+    )
     return MemoryState(weights, momentum, anchor, where_rows(rows, start.offset, state.offset))
 
 

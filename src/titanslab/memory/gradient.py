@@ -5,8 +5,10 @@ take tokens as rows, `[..., T, D]`, and any leading dimensions that broadcast.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from titanslab.memory.network import NORM_EPS
@@ -56,31 +58,48 @@ def clip_rows(d: Tensor, limit: float | None) -> Tensor:
     return d * torch.where(square > least, limit * torch.rsqrt(square.clamp_min(least)), 1)  # finite gradients at 0
 
 
-def output_gradient(
+def output_error(
+    k: Tensor, v: Tensor, z: Tensor, scale: Tensor | None, shift: Tensor | None, residual: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`f(k) - v` from the last product `z [..., T, D]`, then the results of `normalize(z)`.
+
+    Without `scale` and `shift` there is no norm, and the last two results have no meaning.
+    """
+    if scale is None or shift is None:
+        error = unit = rstd = z - v
+    else:
+        unit, rstd = normalize(z)
+        error = unit * scale + shift - v
+    return (error + k if residual else error), unit, rstd
+
+
+def outer_slopes(
     k: Tensor,
     v: Tensor,
-    z: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
+    weights: Sequence[Tensor],
+    norm: tuple[Tensor | None, Tensor | None],
     residual: bool,
-    norm: bool,
     grad_clip: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Gradient of the inner loss at the last product `z`, and the loss of each row.
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+    """The inner gradient at `weights` in factors.
 
     Args:
-        k, v, z: `[..., T, D]`; norm_weight, norm_bias: broadcastable to them, or None.
+        k, v: `[..., T, D]`. weights: one `[..., d_in, d_out]` per layer.
+        norm: scale and shift of the LayerNorm, broadcastable to k, or None and None.
+        residual, grad_clip: as in `MemoryNetwork`.
+
+    Returns:
+        Per layer the inputs a_0.. (a_0 is k), the gradients d_1.. and the products z_1..; then the loss `[..., T]`.
     """
-    if norm:
-        unit, rstd = normalize(z)
-        error = unit if norm_weight is None else unit * norm_weight
-        error = (error if norm_bias is None else error + norm_bias) - v
-    else:
-        error = z - v
-    if residual:
-        error = error + k
-    loss = error.square().sum(-1)
+    inputs, products = [k], [k @ weights[0]]
+    for weight in weights[1:]:
+        inputs.append(F.gelu(products[-1]))
+        products.append(inputs[-1] @ weight)
+    error, unit, rstd = output_error(k, v, products[-1], *norm, residual)
     d = 2 * error
-    if norm:
-        d = normalize_backward(d if norm_weight is None else d * norm_weight, unit, rstd)
-    return clip_rows(d, grad_clip), loss
+    if norm[0] is not None:
+        d = normalize_backward(d * norm[0], unit, rstd)
+    slopes = [clip_rows(d, grad_clip)]
+    for layer in range(len(weights) - 2, -1, -1):
+        slopes.insert(0, (slopes[0] @ weights[layer + 1].transpose(-1, -2)) * gelu_slope(products[layer]))
+    return inputs, slopes, products, error.square().sum(-1)

@@ -36,7 +36,7 @@ class Padding:
         """Tokens of `[B,T,...]` back where they came from, 0 at padding."""
         if self.slot is not None:
             x = take(x, self.slot)
-        return x.masked_fill(~self.mask.view(*self.mask.shape, *[1] * (x.dim() - 2)), 0)
+        return only(x, self.mask)
 
 
 def real_tokens(lengths: Tensor, tokens: int) -> Tensor:
@@ -47,3 +47,8 @@ def real_tokens(lengths: Tensor, tokens: int) -> Tensor:
 def take(x: Tensor, index: Tensor) -> Tensor:
     """`x [B,T,...]` gathered along T by `index [B,T]`."""
     return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:]))
+
+
+def only(x: Tensor, mask: Tensor) -> Tensor:
+    """`x [B,T,...]` with 0 where `mask [B,T]` is False."""
+    return x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0)

@@ -3,7 +3,8 @@
 Slow on purpose. Every other backend is tested against this file, in float64, outputs and gradients.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,7 +46,8 @@ def inner_gradient(
         )
     outer = torch.is_grad_enabled()
     with torch.enable_grad():
-        weights = tuple(w if w.requires_grad else w.detach().requires_grad_() for w in weights)
+        # Use views: k may depend on the weights too, and the inner gradient takes k as constant.
+        weights = tuple(w.view_as(w) if w.requires_grad else w.detach().requires_grad_() for w in weights)
         z = last_product(k.unsqueeze(2), weights)
         prediction = output(k.unsqueeze(2), z, network, params)
         loss = (prediction - v.unsqueeze(2)).square().sum((-1, -2))  # Eq. 12, summed over D
@@ -57,7 +59,8 @@ def inner_gradient(
     return grads, loss if outer else loss.detach()
 
 
-def reference(
+def token_loop(
+    gradient: Callable[..., tuple[Sequence[Tensor], Tensor]],
     tokens: Tokens,
     network: MemoryNetwork,
     params: MemoryParams,
@@ -65,31 +68,43 @@ def reference(
     initial: MemoryState,
     chunk_size: int,
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Outputs `[B,T,H,D]`, the new state and the inner loss `[B,T,H]`; arguments as in `neural_memory`."""
+    """Outputs `[B,T,H,D]`, the new state and the inner loss `[B,T,H]`; arguments as in `neural_memory`.
+
+    `gradient` has the arguments and results of `inner_gradient`.
+    """
     q, k, v, gates, mask, reset = tokens
     weights, momentum, anchor, offset = state.weights, state.momentum, state.chunk_weights, state.offset
     ys, losses = [], []
     for t in range(q.shape[1]):
-        real = torch.ones_like(offset, dtype=torch.bool) if mask is None else mask[:, t]
+        real = None if mask is None else mask[:, t]
         if reset is not None:  # a document starts here
-            fresh = reset[:, t] & real
+            fresh = reset[:, t] if real is None else reset[:, t] & real
             weights = tuple(where_rows(fresh, a, b) for a, b in zip(initial.weights, weights, strict=True))
             momentum = tuple(where_rows(fresh, a, b) for a, b in zip(initial.momentum, momentum, strict=True))
             offset = offset.masked_fill(fresh, 0)
         # the gradient's anchor moves where a chunk starts
-        anchor = tuple(where_rows((offset == 0) & real, w, c) for w, c in zip(weights, anchor, strict=True))
-        grads, loss = inner_gradient(k[:, t], v[:, t], anchor, network, params)
+        if chunk_size == 1:
+            anchor = weights
+        else:
+            starts = offset == 0 if real is None else (offset == 0) & real
+            anchor = tuple(where_rows(starts, w, c) for w, c in zip(weights, anchor, strict=True))
+        grads, loss = gradient(k[:, t], v[:, t], anchor, network, params)
         new_weights, new_momentum = [], []
         for layer in range(network.depth):
             theta, eta, alpha = (gate[:, t, :, :, None] for gate in gates[layer])
             s = eta * momentum[layer] - theta * grads[layer]  # Eq. 14
             w = (1 - alpha) * weights[layer] + s  # Eq. 13
-            new_momentum.append(where_rows(real, s, momentum[layer]))
-            new_weights.append(where_rows(real, w, weights[layer]))
+            new_momentum.append(s if real is None else where_rows(real, s, momentum[layer]))
+            new_weights.append(w if real is None else where_rows(real, w, weights[layer]))
         weights, momentum = tuple(new_weights), tuple(new_momentum)
         y = apply_network(q[:, t].unsqueeze(2), weights, network, params).squeeze(2)  # OURS: after its own write
-        ys.append(y.masked_fill(~real[:, None, None], 0))
-        losses.append(loss.masked_fill(~real[:, None], 0))
-        offset = torch.where(real, (offset + 1) % chunk_size, offset)
+        ys.append(y if real is None else y.masked_fill(~real[:, None, None], 0))
+        losses.append(loss if real is None else loss.masked_fill(~real[:, None], 0))
+        offset = (offset + (1 if real is None else real.to(offset.dtype))) % chunk_size
     anchor = tuple(where_rows(offset == 0, w, c) for w, c in zip(weights, anchor, strict=True))
     return torch.stack(ys, 1), MemoryState(weights, momentum, anchor, offset), torch.stack(losses, 1)
+
+
+def reference(*call: Any) -> tuple[Tensor, MemoryState, Tensor]:
+    """`token_loop` with the gradient by autograd, and with the arguments after the first."""
+    return token_loop(inner_gradient, *call)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from titanslab.memory.padding import only, take
+
 
 class Schedule(NamedTuple):
     """Chunks of a ragged batch, or blocks of several; `chunks` is the most any row needs, C the slots of each.
@@ -94,8 +96,7 @@ def make_schedule(
 def to_slots(x: Tensor, schedule: Schedule | None, chunk_size: int) -> Tensor:
     """`[B,T,H,...]` -> `[chunks, B*H, C, ...]`."""
     if schedule is not None:
-        index = schedule.tokens.view(*schedule.tokens.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-        x = x.gather(1, index)
+        x = take(x, schedule.tokens)
     batch, tokens, heads, *rest = x.shape
     x = x.reshape(batch, tokens // chunk_size, chunk_size, heads, *rest).transpose(2, 3)
     return x.transpose(0, 1).reshape(-1, batch * heads, chunk_size, *rest)
@@ -108,9 +109,7 @@ def from_slots(x: Tensor, schedule: Schedule | None, batch: int) -> Tensor:
     x = x.reshape(batch, chunks * size, rows // batch, *rest)
     if schedule is None:
         return x.contiguous()  # a single chunk is a view
-    index = schedule.slot.view(*schedule.slot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-    x = x.gather(1, index)
-    return x.masked_fill(~schedule.placed.view(*schedule.placed.shape, *[1] * (x.dim() - 2)), 0)
+    return only(take(x, schedule.slot), schedule.placed)
 
 
 def by_row(x: Tensor, heads: int) -> Tensor:

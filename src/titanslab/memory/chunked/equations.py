@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titanslab.memory.gradient import (
-    clip_rows,
     gelu_curve,
     gelu_slope,
     normalize,
     normalize_backward,
     normalize_double_backward,
+    outer_slopes,
+    output_error,
 )
 
 
@@ -27,7 +28,6 @@ class Form(NamedTuple):
 
     depth: int
     residual: bool
-    norm: bool
     grad_clip: float | None
 
 
@@ -76,32 +76,10 @@ class Reads(NamedTuple):
     shift: Tensor | None
 
 
-def outer_slopes(chunk: Chunk, form: Form) -> tuple[Write, list[Tensor]]:
-    """Inner gradients of a chunk at the anchor weights, in factors; also the products z_l."""
-    k, v, anchor, scale, shift = chunk.k, chunk.v, chunk.anchor, chunk.scale, chunk.shift
-    inputs, products, a = [], [], k
-    for layer in range(form.depth):
-        z = torch.bmm(a, anchor[layer])
-        products.append(z)
-        if layer < form.depth - 1:
-            a = F.gelu(z)
-            inputs.append(a)
-    z = products[-1]
-    if scale is not None and shift is not None:
-        unit, rstd = normalize(z)
-        error = unit * scale + shift - v
-    else:
-        error = z - v
-    if form.residual:
-        error = error + k
-    d = 2 * error
-    if scale is not None and shift is not None:
-        d = normalize_backward(d * scale, unit, rstd)
-    slopes = [clip_rows(d, form.grad_clip)]
-    for layer in range(form.depth - 2, -1, -1):
-        d = torch.bmm(slopes[0], anchor[layer + 1].transpose(1, 2)) * gelu_slope(products[layer])
-        slopes.insert(0, d)
-    return Write(inputs, slopes, error.square().sum(-1)), products
+def _gradient(chunk: Chunk, form: Form) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
+    """`outer_slopes` of a chunk at its anchor weights."""
+    norm = (chunk.scale, chunk.shift)
+    return outer_slopes(chunk.k, chunk.v, chunk.anchor, norm, form.residual, form.grad_clip)
 
 
 def advance(chunk: Chunk, write: Write, out: list[Tensor]) -> None:
@@ -119,7 +97,8 @@ def advance(chunk: Chunk, write: Write, out: list[Tensor]) -> None:
 
 def write_chunk(chunk: Chunk, out: list[Tensor], form: Form) -> Write:
     """Write one chunk; the new state goes into `out`."""
-    write, _ = outer_slopes(chunk, form)
+    inputs, slopes, _, loss = _gradient(chunk, form)
+    write = Write(inputs[1:], slopes, loss)
     advance(chunk, write, out)
     return write
 
@@ -206,25 +185,14 @@ class ReadShare(NamedTuple):
     lag: list[Tensor]
 
 
-class WriteGradient(NamedTuple):
-    """Gradients of the fields of `Chunk`; scale and shift by token, `[N, C, D]`, or None."""
+def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, form: Form) -> Chunk:
+    """Backward of one chunk's write, and the gradient of its reads in the state; `d_state` is at the chunk's end.
 
-    k: Tensor
-    v: Tensor
-    state: list[Tensor]
-    anchor: list[Tensor]
-    ends: list[Tensor]
-    mixes: list[Tensor]
-    scale: Tensor | None
-    shift: Tensor | None
-
-
-def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, form: Form) -> WriteGradient:
-    """Backward of one chunk's write, and the gradient of its reads in the state; `d_state` is at the chunk's end."""
+    Returns the gradients of the fields of `chunk`; those of scale and shift are by token, `[N, C, D]`.
+    """
     k, v, state, anchor, ends, mixes, scale, shift = chunk
     d_inputs, d_slopes, reads, d_products, start, lag = share
-    write, products = outer_slopes(chunk, form)
-    inputs, slopes = [k, *write.inputs], write.slopes
+    inputs, slopes, products, _ = _gradient(chunk, form)
     depth, rows = form.depth, k.shape[0]
     da, dd, d_ends, d_mixes, d_before = list(d_inputs), list(d_slopes), [], [], []
     for layer in range(depth):
@@ -256,15 +224,8 @@ def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, 
         left[layer + 1].append(d_back)
         right[layer + 1].append(slopes[layer + 1])
     # through the gradient of the loss at z_L
-    z, d_last = products[-1], dd[-1]
-    d_scale = d_shift = None
-    if scale is not None and shift is not None:
-        unit, rstd = normalize(z)
-        error = unit * scale + shift - v
-    else:
-        error = z - v
-    if form.residual:
-        error = error + k
+    d_last, d_scale, d_shift = dd[-1], None, None
+    error, unit, rstd = output_error(k, v, products[-1], scale, shift, form.residual)
     if form.grad_clip is not None:
         full = normalize_backward(2 * error * scale, unit, rstd) if scale is not None else 2 * error
         inverse = torch.rsqrt(full.square().sum(-1, keepdim=True).clamp_min(1e-38))
@@ -289,7 +250,7 @@ def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, 
             dz = da[layer] * gelu_slope(products[layer - 1]) + dz_extra[layer - 1]
     d_anchor = [torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)]
     dk = da[0] + d_error if form.residual else da[0]
-    return WriteGradient(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift)
+    return Chunk(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift)
 
 
 class Functions(NamedTuple):
@@ -298,7 +259,7 @@ class Functions(NamedTuple):
     write_chunk: Callable[..., Write] = write_chunk
     read_chunks: Callable[..., tuple[Tensor, list[Tensor], list[Tensor]]] = read_chunks
     read_chunks_backward: Callable[..., tuple[ReadGradient, list[Tensor]]] = read_chunks_backward
-    write_chunk_backward: Callable[..., WriteGradient] = write_chunk_backward
+    write_chunk_backward: Callable[..., Chunk] = write_chunk_backward
 
 
 AS_WRITTEN = Functions()

@@ -28,19 +28,6 @@ def kept_activations(*_: Any) -> None:
     return None
 
 
-class Gradients(NamedTuple):
-    """Gradients of everything `forward` takes."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    gates: Tensor
-    state: list[Tensor]
-    anchor: list[Tensor]
-    initial: list[Tensor]
-    norm: list[Tensor]
-
-
 class _Coefficients(NamedTuple):
     """Decays of one group by layer, the same tensors for every layer where the gates are shared."""
 
@@ -88,7 +75,7 @@ class _Loop:
         self.scale: Tensor | None = norm[0] if norm else None
         self.shift: Tensor | None = norm[1] if norm else None
         self.widths = [w.shape[1] // 2 for w in inputs.initial]
-        self.form = Form(len(inputs.initial), inputs.residual, bool(norm), inputs.grad_clip)
+        self.form = Form(len(inputs.initial), inputs.residual, inputs.grad_clip)
 
     def groups(self) -> list[tuple[int, int]]:
         size = self.inputs.group
@@ -234,8 +221,8 @@ def backward(
     d_state: list[Tensor],
     d_running: list[Tensor],
     functions: Functions = AS_WRITTEN,
-) -> Gradients:
-    """Gradients of everything `forward` takes; `d_state` and `d_running` belong to its end state and end anchor."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """Gradients of q, k, v, gates, state, anchor, initial and norm; `d_state` and `d_running` are those of the ends."""
     loop, schedule, batch = _Loop(inputs, functions), inputs.schedule, inputs.q.shape[0]
     form = loop.form
     dy = to_slots(dy, schedule, inputs.chunk_size)
@@ -303,16 +290,10 @@ def backward(
             d_norm[1] += grads.shift
         ends, mixes = ([torch.stack(d[::-1]) for d in layers] for layers in (d_ends, d_mixes))
         d_gates[:, :, first:last] = _gate_gradients(grads, ends, mixes, theta, products, real)
-    return Gradients(
-        from_slots(dq, schedule, batch),
-        from_slots(dk, schedule, batch),
-        from_slots(dv, schedule, batch),
-        torch.stack([from_slots(x, schedule, batch) for x in d_gates.flatten(0, 1)]).view(inputs.gates.shape),
-        d_state,
-        d_anchor,
-        d_initial,
-        [d.view(batch, -1, d.shape[1]).sum(0) for d in d_norm],
-    )
+    dq, dk, dv = (from_slots(d, schedule, batch) for d in (dq, dk, dv))
+    d_gates = torch.stack([from_slots(x, schedule, batch) for x in d_gates.flatten(0, 1)]).view(inputs.gates.shape)
+    d_norm = [d.view(batch, -1, d.shape[1]).sum(0) for d in d_norm]
+    return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm
 
 
 def _flush(state: list[Tensor]) -> list[Tensor]:

@@ -205,9 +205,7 @@ def begin(
         first = now if state is None else _stack(initial, batch)
     else:
         first = [s.detach() for s in now]
-    if state is None:
-        return Start(stacked, now, [], first, norm, None)
-    if aligned:
+    if state is None or aligned:
         return Start(stacked, now, [], first, norm, None)
     return Start(stacked, now, [c.flatten(0, 1) for c in state.chunk_weights], first, norm, state.offset)
 

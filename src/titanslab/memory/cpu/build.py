@@ -15,36 +15,12 @@ import torch
 
 from titanslab.memory.folder import cache_folder
 
-# For each kernel, the file that is compiled, then the files that it includes.
-SOURCES = {
-    "chunked": (
-        "chunked.cpp",
-        "chunk_backward.hpp",
-        "decay.hpp",
-        "flush.hpp",
-        "gelu.hpp",
-        "matmul.hpp",
-        "pages.hpp",
-        "short_chunks.hpp",
-        "tiles.hpp",
-        "workspace.hpp",
-    ),
-    "features": ("features.cpp", "flush.hpp", "gelu.hpp"),
-    "step": ("step.cpp", "flush.hpp", "gelu.hpp"),
-}
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-march=native",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-signed-zeros",
-    "-fopenmp",
-    "-shared",
-    "-fPIC",
-)
+SOURCE = Path(__file__).parent / "source"
+INEXACT = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
+FLAGS = ("-std=c++17", "-O3", "-march=native", *INEXACT, "-fopenmp", "-shared", "-fPIC")
 MAX_LAYERS = 8  # most layers of a memory: the length of the pointer arrays in the kernels' arguments
 LAYERS = ctypes.c_void_p * MAX_LAYERS
+SIZES = ("batch", "tokens", "heads", "head_dim")
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -64,12 +40,19 @@ def _cpu_features() -> str:
     return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), platform.machine())
 
 
+def _digest(compiler: str, real: str) -> str:
+    """A name for everything from which a kernel is built: the compiler, the flags, the processor and all sources."""
+    digest = hashlib.sha256(" ".join((compiler, *FLAGS, real, _cpu_features())).encode())
+    for path in sorted(SOURCE.iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _compile(compiler: str, real: str, source: str, target: Path) -> None:
-    folder = Path(__file__).parent / "source"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         built = Path(scratch) / target.name
-        command = [compiler, *FLAGS, f"-DTITANS_REAL={real}", str(folder / source), "-o", str(built)]
+        command = [compiler, *FLAGS, f"-DTITANS_REAL={real}", str(SOURCE / source), "-o", str(built)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise OSError((done.stderr.strip().splitlines() or ["no message"])[-1])
@@ -84,13 +67,10 @@ def load(dtype: torch.dtype, kernel: str = "chunked") -> Library:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return Library(None, "no C++ compiler found (g++ or clang++)")
-    digest = hashlib.sha256(" ".join((compiler, *FLAGS, REALS[dtype], _cpu_features())).encode())
-    for name in SOURCES[kernel]:
-        digest.update((Path(__file__).parent / "source" / name).read_bytes())
-    target = cache_folder() / f"{kernel}-{REALS[dtype]}-{digest.hexdigest()[:16]}.so"
+    target = cache_folder() / f"{kernel}-{REALS[dtype]}-{_digest(compiler, REALS[dtype])}.so"
     try:
         if not target.exists():
-            _compile(compiler, REALS[dtype], SOURCES[kernel][0], target)
+            _compile(compiler, REALS[dtype], f"{kernel}.cpp", target)
         handle = ctypes.CDLL(str(target))
         handle.titans_arguments_size.restype = ctypes.c_int64
     except (OSError, subprocess.SubprocessError) as error:

@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from titanslab.memory.cpu.build import load
+from titanslab.memory.cpu.build import SIZES, load
 
 MAX_PARTS = 3
 _PARTS = ctypes.c_void_p * MAX_PARTS
-_SIZES = ("batch", "tokens", "heads", "head_dim")
 
 
 class FeatureArguments(ctypes.Structure):
     """Mirrors `struct FeatureArguments` in features.cpp, field for field."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in (*_SIZES, "taps", "parts", "unit", "threads", "stride")),
+        *((name, ctypes.c_int64) for name in (*SIZES, "taps", "parts", "unit", "threads", "stride")),
         *((name, _PARTS) for name in ("x", "weight", "tail", "y", "dy", "dx", "d_weight", "d_tail")),
     )
 
@@ -30,7 +29,7 @@ class GateArguments(ctypes.Structure):
     """Mirrors `struct GateArguments` in features.cpp, field for field."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in (*_SIZES, "threads", "stride")),
+        *((name, ctypes.c_int64) for name in (*SIZES, "threads", "stride")),
         ("eps", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("y", "weight", "gate", "out", "d_out", "dy", "d_weight", "d_gate")),
     )
@@ -38,20 +37,9 @@ class GateArguments(ctypes.Structure):
 
 def _features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> FeatureArguments:
     batch, tokens, width = x[0].shape
-    return FeatureArguments(
-        batch=batch,
-        tokens=tokens,
-        heads=heads,
-        head_dim=width // heads,
-        taps=weight[0].shape[0],
-        parts=len(x),
-        unit=unit,
-        threads=torch.get_num_threads(),
-        stride=x[0].stride(1),
-        x=_pointers(x),
-        weight=_pointers(weight),
-        tail=_pointers(tail),
-    )
+    sizes = (batch, tokens, heads, width // heads, weight[0].shape[0], len(x), unit)
+    parts = (_pointers(x), _pointers(weight), _pointers(tail))
+    return FeatureArguments(*sizes, torch.get_num_threads(), x[0].stride(1), *parts)
 
 
 def _pointers(tensors: list[Tensor]) -> ctypes.Array:
@@ -107,63 +95,45 @@ def features_backward(
     return [*dx, *(w.sum(0) for w in d_weight), *d_tail]
 
 
-def _gate(y: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> GateArguments:
-    batch, tokens, heads, head_dim = y.shape
-    arguments = GateArguments(
-        batch=batch,
-        tokens=tokens,
-        heads=heads,
-        head_dim=head_dim,
-        threads=torch.get_num_threads(),
-        eps=eps,
-        y=y.data_ptr(),
-        weight=weight.data_ptr(),
-    )
-    if gate is not None:
-        arguments.stride, arguments.gate = gate.stride(1), gate.data_ptr()
-    return arguments
+def _gate(y: Tensor, weight: Tensor, gate: Tensor | None, eps: float, backward: int, **others: Tensor | None) -> None:
+    """Call the kernel; all tensors but the gate, which may be columns of a wider one, are contiguous."""
+    stride = 0 if gate is None else gate.stride(1)
+    tensors = {"y": y, "weight": weight, "gate": gate, **others}
+    pointers = {name: None if t is None else t.data_ptr() for name, t in tensors.items()}
+    arguments = GateArguments(*y.shape, torch.get_num_threads(), stride, eps, **pointers)
+    load(y.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), backward)  # type: ignore[union-attr]
 
 
-def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float) -> Tensor:
-    """`norm_and_gate` without its backward pass."""
-    y, weight, gate = y.contiguous(), weight.contiguous(), _rows(gate)
-    arguments, out = _gate(y, weight, gate, eps), torch.empty_like(gate, memory_format=torch.contiguous_format)
-    arguments.out = out.data_ptr()
-    load(y.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 0)  # type: ignore[union-attr]
+def gated_norm(y: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> Tensor:
+    """`norm_and_gate` without its backward pass; `gate` None stands for ones."""
+    y, weight, gate = y.contiguous(), weight.contiguous(), None if gate is None else _rows(gate)
+    out = y.new_empty(*y.shape[:2], weight.numel())
+    _gate(y, weight, gate, eps, 0, out=out)
     return out
 
 
 def gated_norm_backward(
-    d_out: Tensor, y: Tensor, weight: Tensor, gate: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    d_out: Tensor, y: Tensor, weight: Tensor, gate: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of y, weight and gate."""
-    d_out, y, weight, gate = d_out.contiguous(), y.contiguous(), weight.contiguous(), _rows(gate)
-    arguments, dy = _gate(y, weight, gate, eps), torch.empty_like(y)
-    d_gate = torch.empty_like(gate, memory_format=torch.contiguous_format)
-    d_weight = weight.new_zeros(y.shape[0], *weight.shape)
-    arguments.d_out, arguments.dy = d_out.data_ptr(), dy.data_ptr()
-    arguments.d_weight, arguments.d_gate = d_weight.data_ptr(), d_gate.data_ptr()
-    load(y.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 1)  # type: ignore[union-attr]
+    d_out, y, weight = d_out.contiguous(), y.contiguous(), weight.contiguous()
+    gate = None if gate is None else _rows(gate)
+    dy, d_weight = torch.empty_like(y), weight.new_zeros(y.shape[0], *weight.shape)
+    d_gate = None if gate is None else torch.empty_like(gate, memory_format=torch.contiguous_format)
+    _gate(y, weight, gate, eps, 1, d_out=d_out, dy=dy, d_weight=d_weight, d_gate=d_gate)
     return dy, d_weight.sum(0), d_gate
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMS norm of `x [..., D]` over its last dimension, times `weight`, whose dimensions are the last of x."""
-    rows, weight = _norm_rows(x, weight)
-    arguments, out = _gate(rows, weight, None, eps), torch.empty_like(rows)
-    arguments.out = out.data_ptr()
-    load(x.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 0)  # type: ignore[union-attr]
-    return out.view(x.shape)
+    return gated_norm(*_norm_rows(x, weight), None, eps).view(x.shape)
 
 
 def rms_norm_backward(d_out: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
-    (rows, wide), (d_rows, _) = _norm_rows(x, weight), _norm_rows(d_out, weight)
-    arguments, dx = _gate(rows, wide, None, eps), torch.empty_like(rows)
-    d_weight = wide.new_zeros(rows.shape[0], *wide.shape)
-    arguments.d_out, arguments.dy, arguments.d_weight = d_rows.data_ptr(), dx.data_ptr(), d_weight.data_ptr()
-    load(x.dtype, "features").handle.titans_gated_norm(ctypes.byref(arguments), 1)  # type: ignore[union-attr]
-    return dx.view(x.shape), d_weight.sum(0).view(weight.shape)
+    rows, wide = _norm_rows(x, weight)
+    dx, d_weight, _ = gated_norm_backward(_norm_rows(d_out, weight)[0], rows, wide, None, eps)
+    return dx.view(x.shape), d_weight.view(weight.shape)
 
 
 def _norm_rows(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.cpu.build import LAYERS, load
+from titanslab.memory.cpu.chunked import Pointers
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Tokens
 from titanslab.memory.state import MemoryState, where_rows
@@ -13,7 +14,7 @@ from titanslab.memory.state import MemoryState, where_rows
 _INTS = ("rows", "heads", "head_dim", "hidden", "depth", "residual", "threads")
 
 
-class StepArguments(ctypes.Structure):
+class StepArguments(Pointers):
     """Mirrors `struct StepArguments` in step.cpp, field for field."""
 
     _fields_ = (
@@ -32,15 +33,6 @@ def step(
     """Arguments and results as in `recurrent`, for one token. `state` is not changed."""
     q, k, v, gates, *_ = tokens
     batch, _, heads, head_dim = q.shape
-    alive: list[Tensor] = []
-
-    def give(tensor: Tensor) -> int:
-        alive.append(tensor.contiguous())
-        return alive[-1].data_ptr()
-
-    def layers(tensors: tuple[Tensor, ...]) -> ctypes.Array:
-        return LAYERS(*(give(t) for t in tensors))
-
     starts = [o == 0 for o in state.offset.tolist()]
     anchor = state.chunk_weights
     if all(starts):
@@ -48,30 +40,13 @@ def step(
     y, loss = torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(batch, 1, heads)
     weights = tuple(torch.empty_like(w, memory_format=torch.contiguous_format) for w in state.weights)
     momentum = tuple(torch.empty_like(w) for w in weights)
-    arguments = StepArguments(
-        rows=batch * heads,
-        heads=heads,
-        head_dim=head_dim,
-        hidden=network.expansion * head_dim if network.depth > 1 else 0,
-        depth=network.depth,
-        residual=network.residual,
-        threads=torch.get_num_threads(),
-        grad_clip=network.grad_clip or 0.0,
-        q=give(q),
-        k=give(k),
-        v=give(v),
-        gates=give(torch.stack([gate for row in gates for gate in row])),
-        offset=give(state.offset),
-        weights=layers(state.weights),
-        momentum=layers(state.momentum),
-        anchor=layers(anchor),
-        y=y.data_ptr(),
-        loss=loss.data_ptr(),
-        new_weights=layers(weights),
-        new_momentum=layers(momentum),
-    )
-    if params.norm_weight is not None and params.norm_bias is not None:
-        arguments.scale, arguments.shift = give(params.norm_weight), give(params.norm_bias)
+    hidden = network.expansion * head_dim if network.depth > 1 else 0
+    arguments = StepArguments(batch * heads, heads, head_dim, hidden, network.depth, network.residual)
+    arguments.give(threads=torch.get_num_threads(), grad_clip=network.grad_clip, q=q, k=k, v=v, offset=state.offset)
+    arguments.give(gates=torch.stack([gate for row in gates for gate in row]))
+    arguments.give(scale=params.norm_weight, shift=params.norm_bias)
+    arguments.give(weights=state.weights, momentum=state.momentum, anchor=anchor, y=y, loss=loss)
+    arguments.give(new_weights=weights, new_momentum=momentum)
     handle = load(q.dtype, "step").handle
     assert handle is not None
     handle.titans_step(ctypes.byref(arguments))
