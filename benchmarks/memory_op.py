@@ -118,12 +118,7 @@ def measure(
     for name, reason in left_out.items():
         if name not in known:
             report.missing(name, f"{s.label}: {reason}")
-    result: dict[str, Any] = {
-        "setting": asdict(s),
-        "left_out": left_out,
-        "candidates": {},
-        "ratios": {},
-    }
+    result: dict[str, Any] = {"setting": asdict(s), "left_out": left_out, "candidates": {}, "ratios": {}}
     for name, work in works.items():
         result["candidates"][name] = {"note": work.note, "fast_weights": work.fast_weights}
     if timed:
@@ -138,11 +133,7 @@ def measure(
 
 
 def _time(
-    s: Setting,
-    works: dict[str, Work],
-    result: dict[str, Any],
-    arguments: argparse.Namespace,
-    device: torch.device,
+    s: Setting, works: dict[str, Work], result: dict[str, Any], arguments: argparse.Namespace, device: torch.device
 ) -> None:
     probes = rate_probes(device, getattr(torch, s.dtype), product_shapes(s))
     calls = {f"{name} step": work.step for name, work in works.items()}
@@ -150,11 +141,7 @@ def _time(
         calls |= {f"{name} forward": work.forward for name, work in works.items()}
     with quiet_progress() as show:
         seconds, failed = in_turns(
-            {**calls, **probes},
-            device,
-            arguments.repeats,
-            arguments.warmup,
-            lambda t: show(f"{s.label}  {t}"),
+            {**calls, **probes}, device, arguments.repeats, arguments.warmup, lambda t: show(f"{s.label}  {t}")
         )
     rates = {name: probe.work / spread(seconds[name])["median"] for name, probe in probes.items()}  # type: ignore[attr-defined]
     result["rates"] = {
@@ -212,16 +199,7 @@ def show(result: dict[str, Any]) -> str:
                 f"{100 * reached:.0f}%" if reached else "-",
             ]
         )
-    header = [
-        "candidate",
-        "step tok/s",
-        "spread",
-        "forward tok/s",
-        "peak",
-        "default malloc",
-        "held/token",
-        "floor",
-    ]
+    header = ["candidate", "step tok/s", "spread", "forward tok/s", "peak", "default malloc", "held/token", "floor"]
     shape = f"dim {setting.dim}, {setting.heads} heads, {setting.dtype} on {setting.device}"
     text = [f"\n{setting.label}, {shape}"]
     text.append(table(header, lines))

@@ -84,10 +84,7 @@ def test_json_says_how_each_cache_was_made_and_who_is_missing(tmp_path, monkeypa
     decode.main([*options, "--out", str(path)])
     content = json.loads(path.read_text())
     (result,) = content["results"]
-    assert {k: e["how"] for k, e in result["positions"].items()} == {
-        "32": "read",
-        "1024": "advanced from 32 read",
-    }
+    assert {k: e["how"] for k, e in result["positions"].items()} == {"32": "read", "1024": "advanced from 32 read"}
     assert result["cache_bytes_equal"] is True
     assert set(result["ratios"]) == {"decode 1024 / 32", "prefill 1024 / 32"}
     assert len(result["positions"]["32"]["decode"]["repeats"]) == 2

@@ -74,11 +74,7 @@ def damage(name):
         "other shapes": ("config.json", change_config, "cannot be loaded"),
         "no JSON": ("config.json", lambda path: path.write_text("{"), "is not valid JSON"),
         "no type": ("config.json", lambda path: path.write_text("{}"), "names no model_type"),
-        "unknown type": (
-            "config.json",
-            lambda path: path.write_text('{"model_type": "what"}'),
-            "cannot be loaded",
-        ),
+        "unknown type": ("config.json", lambda path: path.write_text('{"model_type": "what"}'), "cannot be loaded"),
         "no tokenizer": ("tokenizer", None, "holds no tokenizer"),
         "broken tokenizer": ("tokenizer.json", lambda path: path.write_text("{"), "cannot be read"),
     }[name]
@@ -129,10 +125,7 @@ def test_pickled_weights_and_code_in_the_folder_are_not_run(fails, trained, tmp_
     (run / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
     assert "holds no .safetensors file" in fails("generate", "--model", run, "--prompt", "x")
     config = json.loads((trained / "config.json").read_text())
-    config |= {
-        "model_type": "evil",
-        "auto_map": {"AutoModelForCausalLM": "evil.Evil", "AutoConfig": "evil.C"},
-    }
+    config |= {"model_type": "evil", "auto_map": {"AutoModelForCausalLM": "evil.Evil", "AutoConfig": "evil.C"}}
     shutil.copy(trained / "model.safetensors", run)
     (run / "config.json").write_text(json.dumps(config))
     (run / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")

@@ -40,11 +40,7 @@ def test_parquet_and_another_column(tmp_path):
 
 @pytest.mark.parametrize(
     ("cut", "wanted"),
-    [
-        ("file", ["one\ntwo\n\nthree\n"]),
-        ("line", ["one", "two", "three"]),
-        ("paragraph", ["one\ntwo", "three\n"]),
-    ],
+    [("file", ["one\ntwo\n\nthree\n"]), ("line", ["one", "two", "three"]), ("paragraph", ["one\ntwo", "three\n"])],
 )
 def test_text_files_are_cut_as_asked(cut, wanted, tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n")

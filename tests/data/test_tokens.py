@@ -42,9 +42,7 @@ def test_small_batches_give_the_same_tokens(tmp_path, monkeypatch):
     monkeypatch.setattr(tokens_module, "BATCH_CHARACTERS", 7)
     seen = []
     pieces = tokenize(
-        open_corpus(str(tmp_path)),
-        byte_tokenizer(),
-        progress=lambda done, total: seen.append((done, total)),
+        open_corpus(str(tmp_path)), byte_tokenizer(), progress=lambda done, total: seen.append((done, total))
     )
     assert pieces.ids.tolist() == whole.ids.tolist()
     assert len(seen) > 1

@@ -212,12 +212,7 @@ def test_babilong_average_and_map(tmp_path):
     from rich.console import Console
 
     records = [
-        {
-            "task": f"babilong_qa{n}",
-            "length": 1000,
-            "index": 0,
-            "scores": {"official": n % 2, "corrected": 1.0},
-        }
+        {"task": f"babilong_qa{n}", "length": 1000, "index": 0, "scores": {"official": n % 2, "corrected": 1.0}}
         for n in (10, 1, 2, 3, 4, 5)
     ]
     summary = summarise(records)

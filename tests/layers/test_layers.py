@@ -7,15 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from titanslab.layers import (
-    Attention,
-    MemoryGate,
-    RMSNorm,
-    SwiGLU,
-    apply_rotary,
-    linear_cross_entropy,
-    rotary_tables,
-)
+from titanslab.layers import Attention, MemoryGate, RMSNorm, SwiGLU, apply_rotary, linear_cross_entropy, rotary_tables
 
 
 def test_rms_norm_formula_and_dtype():

@@ -50,12 +50,7 @@ class Problem:
 
     def run(self, backend: str, **changes):
         names = ("q", "k", "v", "theta", "eta", "alpha")
-        options = {
-            "state": self.state,
-            "mask": self.mask,
-            "reset": self.reset,
-            "initial": self.initial,
-        } | changes
+        options = {"state": self.state, "mask": self.mask, "reset": self.reset, "initial": self.initial} | changes
         return neural_memory(
             *(self.leaves[n] for n in names),
             self.network,

@@ -10,10 +10,7 @@ from titanslab.memory import MemoryNetwork, NeuralMemory, choose_backend
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda p: p.leaves.update(k=p.leaves["k"][:, :3]),
-            r"k must have shape \[2, 17, 3, 8\], got \[2, 3, 3, 8\]",
-        ),
+        (lambda p: p.leaves.update(k=p.leaves["k"][:, :3]), r"k must have shape \[2, 17, 3, 8\], got \[2, 3, 3, 8\]"),
         (lambda p: p.leaves.update(theta=p.leaves["theta"][..., :1]), "theta must have shape"),
         (lambda p: setattr(p, "chunk_size", 0), "chunk_size must be an integer of at least 1, got 0"),
         (lambda p: setattr(p, "mask", torch.ones(2, 17)), "mask must be bool"),

@@ -48,11 +48,7 @@ def test_ops_describe_themselves() -> None:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=g).to(DEVICE)
 
-    q, gates, state = (
-        normal(1, 16, 1, 16),
-        torch.rand(3, 1, 1, 16, 1, generator=g).to(DEVICE),
-        normal(1, 32, 16),
-    )
+    q, gates, state = (normal(1, 16, 1, 16), torch.rand(3, 1, 1, 16, 1, generator=g).to(DEVICE), normal(1, 32, 16))
     rest = ([], [state], [normal(1, 16), normal(1, 16)], None, None, None)
     forward = (q, q, q, gates, [state], *rest, 16, True, None)
     torch.library.opcheck(fused_op.fused_memory, forward, test_utils=checks)

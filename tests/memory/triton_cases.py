@@ -24,9 +24,7 @@ def on_device(problem: Problem) -> Problem:
         return None if s is None else s.map(lambda t: move(t))
 
     params = MemoryParams(
-        tuple(move(w) for w in problem.params.weights),
-        move(problem.params.norm_weight),
-        move(problem.params.norm_bias),
+        tuple(move(w) for w in problem.params.weights), move(problem.params.norm_weight), move(problem.params.norm_bias)
     )
     leaves = {n: move(t) for n, t in problem.leaves.items()}
     return Problem(

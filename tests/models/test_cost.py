@@ -13,12 +13,7 @@ VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "attention_conv"]
 OPTIONS = [
     {},
     {"memory_depth": 1, "memory_norm": False, "num_persistent_tokens": 0, "conv_size": 1},
-    {
-        "memory_depth": 3,
-        "memory_gates_per_layer": False,
-        "gate_type": "sigmoid",
-        "tie_word_embeddings": False,
-    },
+    {"memory_depth": 3, "memory_gates_per_layer": False, "gate_type": "sigmoid", "tie_word_embeddings": False},
     {"memory_momentum": False, "memory_forgetting": False, "num_memory_heads": 4, "window_size": 40},
     {"memory_gate_keys": True, "memory_depth": 1},
     {"memory": {"head_dim": 12, "gate_keys": True, "num_heads": 3}},
@@ -99,8 +94,7 @@ def test_depth_2_matches_the_published_count():
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"),
-    [("tiny", 2.3), ("170m", 157.8), ("340m", 505.9), ("760m", 1105.7), ("1.3b", 1512.0)],
+    ("name", "millions"), [("tiny", 2.3), ("170m", 157.8), ("340m", 505.9), ("760m", 1105.7), ("1.3b", 1512.0)]
 )
 def test_preset_sizes_as_documented(name, millions):
     assert cost(TitansConfig.preset(name)).parameters / 1e6 == pytest.approx(millions, abs=0.06)

@@ -50,7 +50,4 @@ def test_the_newest_are_kept(tmp_path):
     for step in (5, 10, 100, 20):
         make(tmp_path, step)
     checkpoints.keep_newest(tmp_path, 2)
-    assert [path.name for path in checkpoints.all_checkpoints(tmp_path)] == [
-        "checkpoint-20",
-        "checkpoint-100",
-    ]
+    assert [path.name for path in checkpoints.all_checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-100"]

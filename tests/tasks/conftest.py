@@ -4,13 +4,7 @@ import random
 
 import pytest
 
-_SUBJECTS = [
-    "The old miller",
-    "Her younger brother",
-    "A stranger from the coast",
-    "The whole village",
-    "Mr. Ames",
-]
+_SUBJECTS = ["The old miller", "Her younger brother", "A stranger from the coast", "The whole village", "Mr. Ames"]
 _VERBS = ["had forgotten", "never quite believed", "wrote down", "remembered with some regret", "sold"]
 _OBJECTS = [
     "the story of the broken bridge",
@@ -19,13 +13,7 @@ _OBJECTS = [
     "the map that hung behind the door",
     "a cart full of winter apples and rye",
 ]
-_ENDS = [
-    "before the snow came",
-    "and said nothing",
-    "because nobody had asked",
-    "on the way to market",
-    "at last",
-]
+_ENDS = ["before the snow came", "and said nothing", "because nobody had asked", "on the way to market", "at last"]
 
 
 def make_prose(sentences: int, seed: int) -> str:

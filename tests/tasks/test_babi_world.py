@@ -224,11 +224,7 @@ def test_directions_hold_on_a_map():
 @pytest.mark.parametrize(
     ("task", "facts", "shares"),
     # Shares of walks, takes, drops and gifts in bAbI's en-10k training files (qa3: en); the stories are within 0.07.
-    [
-        ("qa2", 22, (0.65, 0.20, 0.15, 0)),
-        ("qa3", 75, (0.64, 0.19, 0.17, 0)),
-        ("qa5", 27, (0.56, 0.17, 0.12, 0.15)),
-    ],
+    [("qa2", 22, (0.65, 0.20, 0.15, 0)), ("qa3", 75, (0.64, 0.19, 0.17, 0)), ("qa5", 27, (0.56, 0.17, 0.12, 0.15))],
 )
 def test_sentences_are_as_frequent_as_in_the_published_files(task, facts, shares):
     rng = random.Random(0)

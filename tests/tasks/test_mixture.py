@@ -19,11 +19,7 @@ def options(tmp_path_factory, prose, books, babi):
         file.writelines(json.dumps({"title": "x", "text": book}) + "\n" for book in books)
     return {
         "niah": {"variant": ["single_1", "single_2", "single_3"], "haystack": str(folder / "essay.json")},
-        "babilong": {
-            "facts": str(babi),
-            "background": str(folder / "books.jsonl.xz"),
-            "tasks": ["qa1", "qa7"],
-        },
+        "babilong": {"facts": str(babi), "background": str(folder / "books.jsonl.xz"), "tasks": ["qa1", "qa7"]},
         "recall": {"background": str(folder / "essay.json"), "num_facts": 2, "fact_every": 16},
         "kv_recall": {"num_pairs": 4, "num_keys": 16},
     }

@@ -86,10 +86,7 @@ def test_model_fields_can_be_assigned_and_the_last_one_wins():
         ({"training": {"steps": 0}}, r"training\.steps must be 1 or more, got 0"),
         ({"training": {"learning_rate": 0.0}}, r"training\.learning_rate must be above 0"),
         ({"training": {"beta1": 1.0}}, r"training\.beta1 must be at least 0 and below 1"),
-        (
-            {"training": {"schedule": "cosin"}},
-            r"; allowed: cosine, linear, constant; did you mean 'cosine'\?",
-        ),
+        ({"training": {"schedule": "cosin"}}, r"; allowed: cosine, linear, constant; did you mean 'cosine'\?"),
         ({"training": {"precision": "fp8"}}, r"allowed: fp32, bf16"),
         ({"training": {"eval_every": 5}}, r"training\.eval_every needs data\.validation"),
         ({"data": {}}, r"data\.train is missing"),

@@ -20,14 +20,7 @@ from titanslab.training.run import train
 from titanslab.training.sources import open_data
 from titanslab.training.trainer import compile_blocks, make_trainer
 
-RUN_FILES = {
-    "recipe.toml",
-    "versions.json",
-    "metrics.jsonl",
-    "result.json",
-    "config.json",
-    "model.safetensors",
-}
+RUN_FILES = {"recipe.toml", "versions.json", "metrics.jsonl", "result.json", "config.json", "model.safetensors"}
 
 
 def metrics(folder):
@@ -155,10 +148,7 @@ def test_killed_and_resumed_equals_uninterrupted(table, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(recipe.to_toml())
     killed = tmp_path / "killed"
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        "HF_HOME": str(tmp_path / "home"),
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "titanslab.cli", "train", str(path), "--output", str(killed)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -13,10 +13,7 @@ from titanslab.training import state_files
 def small_optimizer(seed=0):
     torch.manual_seed(seed)
     layer = torch.nn.Linear(3, 2)
-    groups = [
-        {"params": [layer.weight], "weight_decay": 0.1},
-        {"params": [layer.bias], "weight_decay": 0.0},
-    ]
+    groups = [{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
     return layer, optimizer, schedule
@@ -48,13 +45,7 @@ def test_optimizer_and_schedule_go_on_bit_for_bit(tmp_path):
 
 def test_random_state_goes_on(tmp_path):
     def draw():
-        return (
-            random.random(),
-            np.random.rand(),
-            np.random.randn(),
-            torch.rand(3).tolist(),
-            random.gauss(0, 1),
-        )
+        return (random.random(), np.random.rand(), np.random.randn(), torch.rand(3).tolist(), random.gauss(0, 1))
 
     random.seed(1)
     np.random.seed(2)

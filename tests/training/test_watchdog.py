@@ -25,12 +25,7 @@ class Bad(nn.Module):
 class Net(nn.Module):
     def __init__(self, **bad):
         super().__init__()
-        self.first, self.bad, self.middle, self.last = (
-            nn.Linear(2, 2),
-            Bad(**bad),
-            nn.Linear(2, 2),
-            nn.Linear(2, 2),
-        )
+        self.first, self.bad, self.middle, self.last = (nn.Linear(2, 2), Bad(**bad), nn.Linear(2, 2), nn.Linear(2, 2))
 
     def forward(self, x):
         return self.last(self.middle(self.bad(self.first(x))))

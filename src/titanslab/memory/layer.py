@@ -396,12 +396,7 @@ class NeuralMemory(nn.Module):
         return Written(y, NeuralMemoryState(memory, with_read(tails, state or initial)), stats, None)
 
     def _loss(
-        self,
-        k: Tensor,
-        v: Tensor,
-        weights: tuple[Tensor, ...],
-        start: tuple[Tensor, ...] | None,
-        reset: Tensor | None,
+        self, k: Tensor, v: Tensor, weights: tuple[Tensor, ...], start: tuple[Tensor, ...] | None, reset: Tensor | None
     ) -> Tensor:
         """The inner loss `[B,T,H]` that each token would have had in a frozen memory."""
         wide = torch.promote_types(k.dtype, torch.float32)

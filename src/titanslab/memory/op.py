@@ -15,10 +15,7 @@ from titanslab.memory.state import MemoryState, check_shape
 
 
 def _layer_gates(
-    gates: dict[str, Tensor | tuple[Tensor, ...]],
-    q: Tensor,
-    widths: list[tuple[int, int]],
-    dtype: torch.dtype,
+    gates: dict[str, Tensor | tuple[Tensor, ...]], q: Tensor, widths: list[tuple[int, int]], dtype: torch.dtype
 ) -> Gates:
     """Every gate as one `[B,T,H,1]` (or `[B,T,H,d_in]`) tensor per layer."""
     depth, outer = len(widths), tuple(q.shape[:3])
@@ -140,13 +137,7 @@ def neural_memory(
 
 
 def _check_arguments(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    network: MemoryNetwork,
-    params: MemoryParams,
-    chunk_size: int,
-    backend: str,
+    q: Tensor, k: Tensor, v: Tensor, network: MemoryNetwork, params: MemoryParams, chunk_size: int, backend: str
 ) -> None:
     if q.dim() != 4:
         raise ValueError(f"q must have shape [B, T, H, D], got {list(q.shape)}")

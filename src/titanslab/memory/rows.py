@@ -41,12 +41,7 @@ def count_blocks(tokens: int, chunk_size: int, block: int) -> int:
 
 
 def make_schedule(
-    tokens: int,
-    chunk_size: int,
-    offset: Tensor,
-    mask: Tensor | None,
-    reset: Tensor | None,
-    block: int | None = None,
+    tokens: int, chunk_size: int, offset: Tensor, mask: Tensor | None, reset: Tensor | None, block: int | None = None
 ) -> Schedule:
     """Lay out `tokens` per row; `offset [B]`, `mask` and `reset` `[B, T]` as in `neural_memory`.
 

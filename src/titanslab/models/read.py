@@ -62,12 +62,7 @@ class Reads:
         result = _forked(cache, self.config)
         begin = result.columns
         for result in self.read_pieces(
-            input_ids,
-            cache,
-            attention_mask=attention_mask,
-            piece_size=piece_size,
-            learn=learn,
-            write_scale=write_scale,
+            input_ids, cache, attention_mask=attention_mask, piece_size=piece_size, learn=learn, write_scale=write_scale
         ):
             if progress is not None:
                 progress(result.columns - begin, total)

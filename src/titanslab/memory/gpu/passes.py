@@ -135,14 +135,7 @@ class Passes:
         )  # fmt: skip
 
     def backward(
-        self,
-        first: int,
-        last: int,
-        w: Written,
-        c: Coefficients,
-        dy: Tensor,
-        out: "Gradients",
-        d_running: list[Tensor],
+        self, first: int, last: int, w: Written, c: Coefficients, dy: Tensor, out: "Gradients", d_running: list[Tensor]
     ) -> None:
         """Runs both backward kernels on blocks `first` to `last - 1`.
 

@@ -13,16 +13,7 @@ from torch import Tensor
 
 from titanslab.memory.gpu.layout import contiguous
 from titanslab.memory.gpu.plan import power_of_two
-from titanslab.memory.gpu.tiles import (
-    gelu,
-    gelu_slope,
-    loss_error,
-    loss_slope,
-    normalize,
-    put,
-    tile,
-    vector,
-)
+from titanslab.memory.gpu.tiles import gelu, gelu_slope, loss_error, loss_slope, normalize, put, tile, vector
 from titanslab.memory.network import MemoryNetwork
 
 
