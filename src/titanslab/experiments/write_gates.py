@@ -23,7 +23,6 @@ from torch import Tensor
 from titanslab.data.text import iter_texts
 from titanslab.evaluation.trace import memories_of
 from titanslab.experiments.report import Report
-from titanslab.models.cache import cache_of
 from titanslab.tasks.babilong.samples import BABILong
 from titanslab.tasks.niah.samples import NIAH, VARIANTS
 from titanslab.tasks.sample import derive_seed, parse_length
@@ -35,8 +34,7 @@ Places = dict[str, list[tuple[int, int]]]  # name -> ranges of characters
 def gates_of(model: Any, ids: list[int]) -> tuple[list[Tensor], list[Tensor]]:
     """For each memory: gate `[T]`, mean over heads and layers; -log(1 - alpha) `[H, 1 or L]`, mean over tokens."""
     memories_of(model)  # raises for a model without a memory
-    cache = cache_of(model.model(input_ids=torch.tensor([ids[:1]]), use_cache=True)).reset()
-    output = model.model(input_ids=torch.tensor([ids]), cache=cache, use_cache=True, output_memory_stats=True)
+    output = model.model(input_ids=torch.tensor([ids]), use_cache=False, output_memory_stats=True)
     blocks = [block for block in output.memory_stats if block]
     gates = [block["write"].mean((0, 2, 3)) for block in blocks]
     return gates, [-torch.log1p(-block["alpha"][0].double()).mean(0) for block in blocks]
