@@ -281,11 +281,11 @@ class NeuralMemory(nn.Module):
         It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
         `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
         """
-        projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
-        projections += self.gate_projections()
-        plain = learn and lengths is None and reset is None
-        if plain and takes_layer(x, projections, self.conv_size, self.network.depth, self.backend):
-            return Writer(self, gated)
+        if learn and lengths is None and reset is None and torch.is_grad_enabled():
+            projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
+            projections += self.gate_projections()
+            if takes_layer(x, projections, self.conv_size, self.network.depth, self.backend):
+                return Writer(self, gated)
         return self._write
 
     @staticmethod
