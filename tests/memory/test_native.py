@@ -430,3 +430,19 @@ def test_packed_layer_leaves_adapted_projections_alone(monkeypatch) -> None:
     layer.v_proj.register_forward_hook(lambda _module, _inputs, output: 2 * output)
     assert not isinstance(layer.writer(x), Writer)
     assert not torch.allclose(layer(x)[0], plain)
+
+
+@pytest.mark.parametrize("name", ["o_norm", "memory_norm_weight", "q_conv1d", "memory_weights"])
+def test_a_parameter_in_another_dtype_takes_the_plain_path(name) -> None:
+    """The kernels read memory as the dtype of the input, so a parameter of another dtype must not reach them."""
+    torch.manual_seed(0)
+    layer, x = module.NeuralMemory(24, 3, chunk_size=8).double(), torch.randn(2, 40, 24, dtype=torch.float64)
+    want = layer(x)[0]
+    assert isinstance(layer.writer(x), Writer)
+    part = getattr(layer, name)
+    if isinstance(part, torch.nn.Module):
+        part.float()
+    else:
+        part.data = part.data.float()
+    assert not isinstance(layer.writer(x), Writer)
+    torch.testing.assert_close(layer(x)[0], want, atol=1e-5, rtol=1e-5)

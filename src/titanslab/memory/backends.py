@@ -148,11 +148,14 @@ def takes_features(*tensors: Tensor) -> bool:
     return load(dtype, "features").handle is not None
 
 
-def takes_layer(x: Tensor, projections: list[nn.Module], conv_size: int, depth: int, backend: str) -> bool:
+def takes_layer(
+    x: Tensor, projections: list[nn.Module], others: list[Tensor], conv_size: int, depth: int, backend: str
+) -> bool:
     """Whether `layer_cpu.py` trains a layer on `x [B,T,hidden]`.
 
     It needs a CPU, float32 or float64, at least `LAYER_TOKENS` tokens, the compiled kernels, short convolutions, and
-    projections that are bare `nn.Linear`: it would pass by a hook or an adapter around them.
+    projections that are bare `nn.Linear`: it would pass by a hook or an adapter around them. `others`, the parameters
+    beside those, must have the dtype of x, because the kernels read memory as that.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or backend not in ("auto", "chunked"):
         return False
@@ -162,6 +165,6 @@ def takes_layer(x: Tensor, projections: list[nn.Module], conv_size: int, depth: 
         return False
     if not all(type(p) is nn.Linear and not any(getattr(p, hook) for hook in _HOOKS) for p in projections):
         return False
-    if not takes_features(x, *(p.weight for p in projections)):  # type: ignore[arg-type]
+    if not takes_features(x, *(p.weight for p in projections), *others):  # type: ignore[arg-type]
         return False
     return cpu_kernel(x.dtype == torch.float64, depth)[0]

@@ -284,7 +284,9 @@ class NeuralMemory(nn.Module):
         if learn and lengths is None and reset is None and torch.is_grad_enabled():
             projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
             projections += self.gate_projections()
-            if takes_layer(x, projections, self.conv_size, self.network.depth, self.backend):
+            others = [*self.parameters(recurse=False), *self.memory_weights]
+            others += [getattr(self, f"{n}_conv1d").weight for n in "qkv" if self.conv_size > 1]
+            if takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend):
                 return Writer(self, gated)
         return self._write
 
