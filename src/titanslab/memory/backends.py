@@ -92,7 +92,7 @@ def choose(
 
 def _in_chunks(device: torch.device, dtype: torch.dtype, memory: tuple[MemoryNetwork, int, int], named: bool) -> Way:
     """The way of many tokens: as measured here, else the compiled kernel on a CPU and PyTorch operations elsewhere."""
-    found = measured.find(device, dtype, *memory) if measured.FOUND else None
+    found = measured.find(device, dtype, *memory)
     if found is not None and found.reading == "triton" and not named:
         return Way("triton", "", found.why_reading)
     if found is not None and found.reading != "triton":

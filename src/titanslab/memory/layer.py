@@ -387,7 +387,8 @@ class NeuralMemory(nn.Module):
             given = (q, k, v, theta, eta, alpha, self.network, self.params, before, self.chunk_size, self.backend)
             y, memory, loss = neural_memory(*given, mask=real, reset=reset, initial=start, return_loss=True)
         else:
-            first = start or self.initial_state().memory
+            # no row reads the start in a call in which no document begins
+            first = before if before is not None and reset is None else start or self.initial_state().memory
             memory = before or first.at_boundary().expand(x.shape[0])
             y = self.recall(q, memory.weights, first.weights, reset)
             y = y if real is None else y.masked_fill(~real[:, :, None, None], 0)

@@ -11,9 +11,10 @@ from titanslab.memory.cpu.build import load
 
 
 def own_backward(x: Tensor) -> bool:
-    """Where a backward pass is not ahead, wrapping costs a decode step more than it spares.
+    """Whether norms and SwiGLU use the backward passes of this project: on a CPU, float32 or float64, with autograd on.
 
-    torch.compile fuses PyTorch's own operations, and of ours some releases lose gradients (SwiGLU's in 2.11).
+    Without autograd the wrapping would only slow a decode step. torch.compile fuses PyTorch's own operations, and torch
+    2.11 loses the gradients of SwiGLU's function in it.
     """
     if torch.compiler.is_compiling():
         return False
