@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.memory.backends import takes_features, takes_layer
+from titanslab.memory.backends import is_bare, takes_features, takes_layer
 from titanslab.memory.config import MemoryConfig
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
@@ -196,6 +196,7 @@ class NeuralMemory(nn.Module):
         initial: NeuralMemoryState | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The first half of `retrieve`, which no write changes: q `[B,T,H,D]`, and the tail of its convolution."""
+        self._check_weights(x)
         (q,), (tail,) = self._features("q", x, state, initial, lengths, reset, ("read",))
         return q, tail
 
@@ -238,6 +239,8 @@ class NeuralMemory(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         projections = self.gate_projections()
         with torch.autocast(x.device.type, enabled=False):
+            if not all(is_bare(p) for p in projections):
+                return self.activate(torch.cat([p(x) for p in projections], -1), k)
             weight = torch.cat([p.weight.to(x.dtype) for p in projections])
             bias = torch.cat([p.bias.to(x.dtype) for p in projections])
             return self.activate(F.linear(x, weight, bias), k)
@@ -252,7 +255,7 @@ class NeuralMemory(nn.Module):
             if k is None:
                 raise ValueError("k is None, but the gates of a memory with gate_keys are made of the keys too")
             # A key has norm 1. The factor gives its entries the size of the input's entries.
-            added = F.linear(k.flatten(-2).to(raw.dtype), self.theta_key_proj.weight.to(raw.dtype)) * self.head_dim**0.5
+            added = _linear(self.theta_key_proj, k.flatten(-2).to(raw.dtype)) * self.head_dim**0.5
             raw = raw + F.pad(added, (0, raw.shape[-1] - added.shape[-1]))
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
@@ -281,6 +284,7 @@ class NeuralMemory(nn.Module):
         It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
         `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
         """
+        self._check_weights(x)
         if learn and lengths is None and reset is None and torch.is_grad_enabled():
             projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
             projections += self.gate_projections()
@@ -289,6 +293,13 @@ class NeuralMemory(nn.Module):
             if takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend):
                 return Writer(self, gated)
         return self._write
+
+    def _check_weights(self, x: Tensor) -> None:
+        if self.memory_weights[0].is_meta and not x.is_meta:
+            raise ValueError(
+                "the weights of a NeuralMemory are offloaded, and it reads them without calling the modules that hold "
+                "them, so that offloading is not supported: place whole blocks on a device, such as device_map={'': 0}"
+            )
 
     @staticmethod
     def _padding(mask: Tensor | None, lengths: Tensor | None) -> Padding | None:
@@ -404,6 +415,11 @@ class NeuralMemory(nn.Module):
         """The inner loss `[B,T,H]` that each token would have had in a frozen memory."""
         wide = torch.promote_types(k.dtype, torch.float32)
         return (self.recall(k.to(wide), weights, start, reset) - v.to(wide)).square().sum(-1)
+
+
+def _linear(projection: nn.Linear, x: Tensor) -> Tensor:
+    """The projection of `x` in the dtype of `x`; a wrapped projection is called as it is."""
+    return F.linear(x, projection.weight.to(x.dtype)) if is_bare(projection) else projection(x)
 
 
 def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
