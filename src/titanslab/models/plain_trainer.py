@@ -1,6 +1,7 @@
 """What Hugging Face's Trainer looks up in its own tables instead of asking the model: shifted labels, weight decay."""
 
 from functools import wraps
+from typing import Any
 
 from torch import nn
 
@@ -30,7 +31,7 @@ def spare_in_weight_decay() -> None:
             id(parameter)
             for module in model.modules()
             if hasattr(type(module), "decay_parameter_names")  # a wrapper passes attributes on
-            for parameter in _without(module, set(module.decay_parameter_names()))
+            for parameter in _spared(module)
         }
         known = dict(model.named_parameters())
         return [name for name in plain(self, model) if name not in known or id(known[name]) not in spared]
@@ -39,5 +40,6 @@ def spare_in_weight_decay() -> None:
     Trainer.get_decay_parameter_names = names  # type: ignore[method-assign]
 
 
-def _without(module: nn.Module, names: set[str]) -> list[nn.Parameter]:
-    return [parameter for name, parameter in module.named_parameters() if name not in names]
+def _spared(model: Any) -> list[nn.Parameter]:
+    decayed = set(model.decay_parameter_names())
+    return [parameter for name, parameter in model.named_parameters() if name not in decayed]

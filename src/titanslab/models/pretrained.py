@@ -36,7 +36,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """True: the loss takes `num_items_in_batch`. Every Trainer reads this of its model, so weight decay is set here."""
+        """True: the loss takes `num_items_in_batch`. Every Trainer asks its model this, hence the call here."""
         spare_in_weight_decay()
         return True
 
