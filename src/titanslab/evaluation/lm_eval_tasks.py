@@ -83,8 +83,8 @@ def dataset(
     if limit is not None and longest > limit:
         raise ValueError(
             f"length {length or bridge.length!r} of titans_{family}_{part} needs {longest:,} tokens with the answer, "
-            f"and the model takes {limit:,}: lm-eval would cut the prompts; ask a shorter length, or give max_length in "
-            "the model's arguments if it takes more"
+            f"and the model takes {limit:,}: lm-eval would cut the prompts; ask a shorter length, or give max_length "
+            "in the model's arguments if it takes more"
         )
     return {"test": datasets.Dataset.from_list(rows)}
 
