@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titanslab.memory.backends import is_bare, takes_features, takes_layer
+from titanslab.memory.checks import as_flags, check_input, check_state
 from titanslab.memory.config import MemoryConfig
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
@@ -131,6 +132,7 @@ class NeuralMemory(nn.Module):
             ValueError: mask and lengths at once, or a write_scale that is no size.
         """
         check_writes(learn, write_scale)
+        mask, reset = self._check(x, state, mask, reset, initial)
         padding = self._padding(mask, lengths)
         if padding is not None:
             x, lengths = padding.compact(x), padding.lengths
@@ -173,12 +175,16 @@ class NeuralMemory(nn.Module):
         The memory stays as it is, but for rows in which a document begins (`reset`, `initial` as in `forward`); the
         returned state differs in the tail of the read's own convolution.
         """
+        if state is None:
+            raise ValueError("state is None; retrieve reads a state: give one, such as layer.initial_state(batch_size)")
+        mask, reset = self._check(x, state, mask, reset, initial)
         padding = self._padding(mask, None)
         if padding is not None:
             x, reset = padding.compact(x), None if reset is None else padding.compact(reset & padding.mask)
         lengths = None if padding is None else padding.lengths
         q, tail = self.queries(x, state, lengths=lengths, reset=reset, initial=initial)
         memory, start = state.memory, None
+        memory.check("state", q, self.network.widths(self.head_dim), {q.shape[0]})
         if reset is not None:
             start = (self.initial_state() if initial is None else initial).memory
             memory = restart(memory, start, reset)
@@ -196,7 +202,7 @@ class NeuralMemory(nn.Module):
         initial: NeuralMemoryState | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The first half of `retrieve`, which no write changes: q `[B,T,H,D]`, and the tail of its convolution."""
-        self._check_weights(x)
+        check_input(self, x)
         (q,), (tail,) = self._features("q", x, state, initial, lengths, reset, ("read",))
         return q, tail
 
@@ -284,7 +290,6 @@ class NeuralMemory(nn.Module):
         It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
         `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
         """
-        self._check_weights(x)
         if learn and lengths is None and reset is None and torch.is_grad_enabled():
             projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
             projections += self.gate_projections()
@@ -294,12 +299,20 @@ class NeuralMemory(nn.Module):
                 return Writer(self, gated)
         return self._write
 
-    def _check_weights(self, x: Tensor) -> None:
-        if self.memory_weights[0].is_meta and not x.is_meta:
-            raise ValueError(
-                "the weights of a NeuralMemory are offloaded, and it reads them without calling the modules that hold "
-                "them, so that offloading is not supported: place whole blocks on a device, such as device_map={'': 0}"
-            )
+    def _check(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState | None,
+        mask: Tensor | None,
+        reset: Tensor | None,
+        initial: NeuralMemoryState | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The mask and the reset as bool; ValueError for an argument that does not fit."""
+        check_input(self, x)
+        batch = x.shape[0]
+        check_state(self, "state", state, x, {batch})
+        check_state(self, "initial", initial, x, {1, batch})
+        return as_flags("mask", mask, x), as_flags("reset", reset, x)
 
     @staticmethod
     def _padding(mask: Tensor | None, lengths: Tensor | None) -> Padding | None:

@@ -210,7 +210,7 @@ class Writer:
             if before is not None:
                 before.check("state", q, widths, {batch})
                 before = before.in_dtype(q.dtype)
-            first = first.to(q.dtype)
+            first = first.in_dtype(q.dtype)
         self.first = first
         return before, first
 

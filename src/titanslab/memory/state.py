@@ -184,12 +184,17 @@ class MemoryState(TensorTree):
         """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]`."""
         if self.batch_size not in batches:
             raise ValueError(f"{name} holds {self.batch_size} rows, q has a batch of {q.shape[0]}")
+        check_shape(f"{name}.offset", self.offset, (self.batch_size,), q)
+        if self.offset.dtype != torch.int64:
+            raise ValueError(f"{name}.offset must be int64, got {self.offset.dtype}")
         for part in ("weights", "momentum", "chunk_weights"):
             tensors = getattr(self, part)
             if len(tensors) != len(widths):
                 raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {len(tensors)}")
             for layer, (tensor, width) in enumerate(zip(tensors, widths, strict=True)):
                 check_shape(f"{name}.{part}[{layer}]", tensor, (self.batch_size, q.shape[2], *width), q)
+                if not tensor.is_floating_point():
+                    raise ValueError(f"{name}.{part}[{layer}] must have a floating dtype, got {tensor.dtype}")
 
     def at_boundary(self) -> "MemoryState":
         """The same memory; its current weights become the start of a new chunk."""
