@@ -143,7 +143,9 @@ def length_name(length: int, unit: int) -> str:
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table below its caption, the first column aligned left and the others right."""
+    """A Markdown table below its caption, the first column aligned left and the others right; "" without rows."""
+    if not (rows := list(rows)):
+        return ""
     lines = ["|" + "".join(f" {cell} |" if cell else " |" for cell in cells) for cells in (header, *rows)]
     return "\n".join([f"**{caption}**", "", lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
 
@@ -163,7 +165,9 @@ def wrapped(text: str) -> str:
 
 
 def section(title: str, text: str, tables: Iterable[str], command: str, foot: str) -> str:
-    return "\n\n".join([f"### {title}", wrapped(text), *tables, f"```sh\n{command.strip()}\n```", wrapped(foot)])
+    """A heading, its text, the tables that have rows, the command that measures them, and the files."""
+    parts = [f"### {title}", wrapped(text), *tables, f"```sh\n{command.strip()}\n```", wrapped(foot)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def millions(parameters: Iterable[int | None]) -> str | None:
@@ -218,7 +222,8 @@ class Group:
             rows.append([f"paper: {row}", "", *(number(figures.get(str(n))) for n in self.lengths)])
         return table(f"{name}, % right", self.header("model", "seeds"), rows)
 
-    def spread(self) -> list[str]:
+    def spread(self) -> str:
+        """The highest minus the lowest seed of each row that has a difference."""
         rows = []
         for name, tasks in self.about["tables"].items():
             for row, runs in self.rows.items():
@@ -226,28 +231,22 @@ class Group:
                 apart = [max(c) - min(c) if len(c) > 1 else None for c in cells]
                 if any(apart):
                     rows.append([row, name, *map(number, apart)])
-        return [table("Spread over the seeds, in points, where it is not 0", self.header("model", "table"), rows)][
-            : len(rows)
-        ]
+        return table("Spread over the seeds, in points, where it is not 0", self.header("model", "table"), rows)
 
-    def seeds(self) -> list[str]:
+    def seeds(self) -> str:
         """The table of rows with cells of fewer seeds than the row has."""
         rows = []
         for row, runs in self.rows.items():
             asked = {n: max(len(self.cells(runs, [task], n)) for task in self.tasks) for n in self.lengths}
             if any(0 < count < len(runs) for count in asked.values()):
                 rows.append([row, *(str(count or "") for count in asked.values())])
-        return (
-            [table("Seeds behind a cell, where a row has cells of fewer seeds", self.header("model"), rows)]
-            if rows
-            else []
-        )
+        return table("Seeds behind a cell, where a row has cells of fewer seeds", self.header("model"), rows)
 
     def questions(self, row: str) -> str:
         rows = [[task.split("_", 1)[1], *map(number, self.means(self.rows[row], [task]))] for task in self.tasks]
         return table(f"{row} by question, % right", self.header("question"), rows)
 
-    def memory_off(self) -> list[str]:
+    def memory_off(self) -> str:
         """The control: percent right with frozen memories, averaged over the tasks."""
         lengths = sorted({n for runs in self.rows.values() for run in runs for _, n, off in run.answers if off})
         rows = []
@@ -256,7 +255,7 @@ class Group:
             if any(cells):
                 rows.append([row, *(number(statistics.fmean(c) if c else None) for c in cells)])
         names = [length_name(n, self.about["unit"]) for n in lengths]
-        return [table("Memory off, average over the tasks, % right", ["model", *names], rows)] if rows else []
+        return table("Memory off, average over the tasks, % right", ["model", *names], rows)
 
     def samples(self) -> str:
         """Samples behind a cell, by row; by question where there is no other table."""
@@ -294,13 +293,8 @@ class Group:
             text += f"\n\nRows of the paper: {paper['source']}; {paper['setting']}; {paper['unit']}."
             files.append(PAPER)
         tables = [self.answers(name, tasks) for name, tasks in about["tables"].items()]
-        tables += [
-            *self.spread(),
-            *map(self.questions, about.get("questions", ())),
-            *self.memory_off(),
-            *self.seeds(),
-            self.samples(),
-        ]
+        tables += [self.spread(), *map(self.questions, about.get("questions", ())), self.memory_off()]
+        tables += [self.seeds(), self.samples()]
         size = about.get("size") or millions(run.parameters for runs in self.rows.values() for run in runs)
         return section(about["title"], text, tables, about["command"], sources(files, size))
 

@@ -48,7 +48,7 @@ def test_cells_are_means_over_the_seeds():
     group = results.Group(about, {"ours": runs}, [16, 32], ["a", "b"])
     assert group.means(runs, ["a", "b"]) == [65.0, None]
     assert group.means(runs, ["a"]) == [90.0, 10.0]
-    assert "| ours | average | 20 | |" in group.spread()[0]
+    assert "| ours | average | 20 | |" in group.spread()
     assert "| ours | 8 | 2 |" in group.samples()
 
 
