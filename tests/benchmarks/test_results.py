@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from benchmarks.page.files import ROOT, Run, load, read_runs
+from benchmarks.page.quality import Group
+from benchmarks.page.speed import ratios
 
 from benchmarks import results
 
-DOCS = results.ROOT / "docs"
+DOCS = ROOT / "docs"
 PICTURES = ("recall", "babilong", "speed", "training")
 
 
@@ -41,11 +44,11 @@ def test_cells_are_short_and_hold_one_number(made):
 
 def test_cells_are_means_over_the_seeds():
     runs = [
-        results.Run({("a", 16, False): (100.0, 4), ("b", 16, False): (50.0, 4)}),
-        results.Run({("a", 16, False): (80.0, 4), ("b", 16, False): (30.0, 4), ("a", 32, False): (10.0, 2)}),
+        Run({("a", 16, False): (100.0, 4), ("b", 16, False): (50.0, 4)}),
+        Run({("a", 16, False): (80.0, 4), ("b", 16, False): (30.0, 4), ("a", 32, False): (10.0, 2)}),
     ]
     about = {"tables": {"average": ["a", "b"]}, "unit": 1000}
-    group = results.Group(about, {"ours": runs}, [16, 32], ["a", "b"])
+    group = Group(about, {"ours": runs}, [16, 32], ["a", "b"])
     assert group.means(runs, ["a", "b"]) == [65.0, None]
     assert group.means(runs, ["a"]) == [90.0, 10.0]
     assert "| ours | average | 20 | |" in group.spread()
@@ -53,11 +56,11 @@ def test_cells_are_means_over_the_seeds():
 
 
 def test_ratios_are_those_of_the_report():
-    report = results.load("benchmarks/results/2026-11-28_cpu-2core_memory_op_cpu16.json")["results"][0]
-    turns = results.ratios(report["candidates"], "titanslab / titans-pytorch")
+    report = load("benchmarks/results/2026-11-28_cpu-2core_memory_op_cpu16.json")["results"][0]
+    turns = ratios(report["candidates"], "titanslab / titans-pytorch")
     assert [min(turns), max(turns)] == pytest.approx(report["ratios"]["titanslab / titans-pytorch"]["range"])
 
 
 def test_a_missing_row_is_named():
     with pytest.raises(ValueError, match="the file has no answers of this row"):
-        results.read_runs("benchmarks/results/2026-11-24_cpu-2core_niah.json#nobody")
+        read_runs("benchmarks/results/2026-11-24_cpu-2core_niah.json#nobody")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ COLOURS = {
     "titans-pytorch": "#0072B2",
 }
 MARKERS = {"MAC": "o", "LMM": "s", "MAL": "^", "MAG": "D", "titans-lab": "o", "titans-pytorch": "s"}
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "titans-lab",
     "font.size": 10,
     "axes.spines.top": False,
