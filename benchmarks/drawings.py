@@ -61,18 +61,18 @@ class Drawing:
             f'stroke="{MEMORY}" stroke-width="1.8" marker-end="url(#{ARROWS[MEMORY]})"/>'
         )
         self.text(middle, loop + 29, "memory", 15, MEMORY, "bold")
-        self.text(middle, loop + 46, "keeps learning", 12, MEMORY)
-        self.text(middle, loop + 60, "while it reads", 12, MEMORY)
+        self.text(middle, loop + 46, "keeps learning", 13, MEMORY)
+        self.text(middle, loop + 61, "while it reads", 13, MEMORY)
 
     def attention(self, x: float, y: float, width: float, height: float, reach: str) -> None:
         self.box(x, y, width, height, ATTENTION_FILL, ATTENTION)
         self.text(x + width / 2, y + height / 2 - 2, "attention", 15, ATTENTION, "bold")
-        self.text(x + width / 2, y + height / 2 + 15, reach, 12, ATTENTION)
+        self.text(x + width / 2, y + height / 2 + 15, reach, 13, ATTENTION)
 
     def bracket(self, x: float, y: float, width: float, text: str) -> None:
         """A bracket below a row of squares, with its name."""
         self.arrow((x, y), (x, y + 6), (x + width, y + 6), (x + width, y), colour=ATTENTION, head=False)
-        self.text(x + width / 2, y + 20, text, 12, ATTENTION)
+        self.text(x + width / 2, y + 20, text, 13, ATTENTION)
 
     def panel(self, x: float, width: float, name: str, title: str, caption: Sequence[str]) -> float:
         """The ground, names and output row of one model; returns its middle."""
@@ -81,7 +81,7 @@ class Drawing:
         self.text(middle, 40, name, 20, INK, "bold")
         self.text(middle, 59, title, 13, GREY)
         for i, line in enumerate(caption):
-            self.text(middle, CAPTION + 16 * i, line, 12.5, INK)
+            self.text(middle, CAPTION + 17 * i, line, 13.5, INK)
         return middle
 
     def svg(self) -> str:
@@ -152,7 +152,7 @@ def mag(d: Drawing, x: float, width: float) -> None:
 
 
 def mac(d: Drawing, x: float, width: float) -> None:
-    lines = ["Attention reads the memory's recall and the segment;", "its output is written into the memory."]
+    lines = ["Attention reads recalled and new tokens;", "its output is written into the memory."]
     d.panel(x, width, "MAC", "memory as context, segment by segment", lines)
     left, top, bottom = x + 12, 196, 372  # of the memory
     middle, side = left + 56, left + 112
@@ -166,11 +166,11 @@ def mac(d: Drawing, x: float, width: float) -> None:
     d.squares(before, TOKENS - 8, ["#DADADA"] * 4)
     d.squares(first, TOKENS - 8, [TOKEN] * 4)
     d.text(before - 16, TOKENS + 4, "...", 15, GREY)
-    d.text(segment, TOKENS + 24, "segment", 12, GREY)
+    d.text(segment, TOKENS + 24, "segment", 13, GREY)
     # 1: the memory recalls for the segment
     d.arrow((segment, TOKENS - 10), (segment, 335))
     d.arrow((segment, 386), (middle, 386), (middle, bottom + 2), colour=MEMORY)
-    d.text(side + 22, 380, "1 read", 12.5, MEMORY)
+    d.text(side + 22, 380, "1 read", 13.5, MEMORY)
     d.arrow((side, 354), (recalled, 354), (recalled, 335), colour=MEMORY)
     # attention over all three
     for place in (persistent, recalled, segment):
@@ -179,9 +179,9 @@ def mac(d: Drawing, x: float, width: float) -> None:
     # 2: write, 3: read again
     d.arrow((segment, 238), (segment, 170))
     d.arrow((segment, 216), (side + 2, 216), colour=MEMORY)
-    d.text(side + 62, 210, "2 write", 12.5, MEMORY)
+    d.text(side + 62, 210, "2 write", 13.5, MEMORY)
     d.arrow((middle, top), (middle, 153), (segment - 36, 153), colour=MEMORY)
-    d.text(side + 62, 147, "3 read", 12.5, MEMORY)
+    d.text(side + 62, 147, "3 read", 13.5, MEMORY)
     d.box(segment - 34, 138, 68, 30, GATE_FILL, INK)
     d.text(segment, 158, "gate", 14)
     d.arrow((segment, 138), (segment, OUTPUT + SIDE))
