@@ -14,12 +14,19 @@ Learn = Annotated[
     bool | None,
     typer.Option("--learn/--no-learn", help="Whether the memories are updated; default: as in the memory file."),
 ]
-Template = Annotated[str, typer.Option(help=r"The text that is read for a question; \n is a new line.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help=r"The text that is read for a question, such as ' {question}'; \n is a new line. Default: the chat "
+        r"template in the model's folder, else \n\n{question}\n."
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest answer in tokens; default: the model's own, else 128.")
+]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier command finished there.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes a GPU where there is one.")]
-
-TEMPLATE = r"\n\n{question}\n"
 
 
 def command(verb: Callable[..., Any] | typer.Typer, name: str, about: str) -> Any:

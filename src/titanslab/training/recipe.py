@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from titanslab.data.template import check_template
 from titanslab.models.config import MEMORY_OPTIONS, TitansConfig, nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
 from titanslab.training.settings import build_settings, read_assignment, toml_text
@@ -23,6 +24,10 @@ class ModelRecipe:
         pretrained: the folder of a run or a saved model to start from.
         architecture: the `model_type` of a model of transformers, such as "llama".
         start: the initial values of a Gated DeltaNet, see `start_gated_deltanet`.
+        template: the text that the model reads for a question, such as " {question}". It becomes the chat template of
+            the tokenizer in the run folder, which `titans ask`, `titans chat` and `apply_chat_template` use. Where it
+            is missing, the tokenizer keeps the template that it has.
+        max_new_tokens, temperature: of answers; they are written to generation_config.json in the run folder.
         options: every other key of the section, a field of TitansConfig or of the architecture's config;
             `window_size = "all"` stands for None.
     """
@@ -32,9 +37,16 @@ class ModelRecipe:
     pretrained: str | None = None
     architecture: str | None = None
     start: str | None = None
+    template: str | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
+        if self.template is not None:
+            check_template(self.template, "model.template")
+        _at_least(1, self, "model", "max_new_tokens")
+        _at_least(0, self, "model", "temperature")
         sources = ("pretrained", "architecture")
         for source, name in itertools.product(sources, ("preset", "variant", "architecture")):
             if source != name and getattr(self, source) is not None and getattr(self, name):
@@ -188,7 +200,7 @@ class Recipe:
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """The recipe as nested values, laid out as in the TOML file."""
-        model = {k: v for k, v in dataclasses.asdict(self.model).items() if k != "options" and v}
+        model = {k: v for k, v in dataclasses.asdict(self.model).items() if k != "options" and v not in (None, "")}
         return {
             "model": model | self.model.options,
             "data": dataclasses.asdict(self.data),

@@ -21,7 +21,7 @@ from titanslab.progress import Progress, bar
 from titanslab.runs import checkpoints
 from titanslab.runs.versions import versions
 from titanslab.training.callbacks import METRICS, MetricsWriter, ProgressLine, truncate_metrics
-from titanslab.training.model import build_model
+from titanslab.training.model import build_model, set_manner
 from titanslab.training.recipe import Recipe, load_recipe
 from titanslab.training.sources import open_data
 from titanslab.training.trainer import make_trainer
@@ -66,6 +66,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     set_seed(recipe.training.seed)
     data = open_data(recipe, world.num_processes, quiet=not world.is_main_process)
     model = build_model(recipe, data.tokenizer)
+    set_manner(recipe.model, model, data.tokenizer)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
     metrics = MetricsWriter(output / METRICS, data.bytes_per_token)
     trainer = make_trainer(recipe, model, data, output, [metrics])
