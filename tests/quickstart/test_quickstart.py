@@ -61,7 +61,10 @@ def test_own_folder_is_written_again_and_the_screen_admits_failure(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "note.txt").write_text("kept")
-    assert run("--smoke", "--output", str(folder), "--seed", "4") == 0
+    assert run("--smoke", "--output", str(folder), "--seed", "4") == 2
+    assert "--overwrite to replace it" in capsys.readouterr().err
+    assert json.loads((folder / "results.json").read_text())["seed"] == 3
+    assert run("--smoke", "--output", str(folder), "--seed", "4", "--overwrite") == 0
     assert json.loads((folder / "results.json").read_text())["seed"] == 4
     assert (folder / "note.txt").read_text() == "kept"
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]

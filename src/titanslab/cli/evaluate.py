@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -187,6 +188,10 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
     from titanslab.evaluation.table import summarise, tables
     from titanslab.files import write_whole
 
+    for option, lengths in task.shorter.items():
+        if own[option] is None and shared["lengths"] == task.lengths:
+            shared["lengths"] = lengths
+            print(f"lengths are {lengths} alone; longer ones need --{option}", file=sys.stderr)
     output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
     run = TaskRun(task=task, options=own, **shared | {"output": output, "device": pick_device(shared["device"])})
     try:
@@ -197,7 +202,24 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
     heat_map(records.everything, task, output / "heat_map.png")
     summary = summarise(records.asked)
     console = Console() if sys.stdout.isatty() else Console(width=1000)
-    for score in summary[0]["scores"]:
-        for part in tables(summary, task, score, f"{task.title}: {score}, {run.samples} samples", console.width):
+    amounts = f"{run.samples} sample{'s' * (run.samples > 1)} a cell; k is {task.kilo:,} tokens"
+    for score, words in score_headings(summary, task.headings(own)).items():
+        console.print(f"{task.title}: {words}, {amounts}", highlight=False)
+        for part in tables(summary, task, score, "", console.width):
             console.print(part)
     console.print(f"written: {output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)
+
+
+def score_headings(summary: list[dict[str, Any]], headings: Mapping[str, str]) -> dict[str, str]:
+    """The scores that get a table of their own, with the words of `headings` about each.
+
+    A score whose values are those of an earlier one in every cell is named in the heading of that one's table.
+    """
+    alike: dict[str, list[str]] = {}
+    for score in summary[0]["scores"]:
+        same = (name for name in alike if all(row["scores"][name] == row["scores"][score] for row in summary))
+        alike.setdefault(next(same, score), []).append(score)
+    return {
+        score: headings.get(score, score) + "".join(f" ({name}: the same)" for name in names[1:])
+        for score, names in alike.items()
+    }

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from titanslab.cli.options import Overwrite
+
 WANTED = 5  # expected recall as a multiple of the window-only model's
 
 
@@ -23,6 +25,7 @@ def quickstart(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A run of seconds that learns nothing, to test that it works.")
     ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a small Titans and a window-only transformer, and compare the facts that they recall.
 
@@ -41,7 +44,7 @@ def quickstart(
 
     from titanslab.quickstart import run
 
-    results = run.quickstart(chosen, output, seed)
+    results = run.quickstart(chosen, output, seed, overwrite)
     console = Console(highlight=False)
     table = Table("", *run.NAMES.values(), title="Same size, same bytes, same seed")
     models = [results[kind] for kind in run.NAMES]

@@ -46,14 +46,14 @@ def table(summary: Sequence[dict[str, Any]], task: Task, score: str | None = Non
         summary: from `summarise`.
         task: gives the unit of lengths and the sub-tasks to average; the average has a row where all of these exist.
         score: name of the score; None = the first.
-        title: heading; None = the task's.
+        title: heading; None = the task's, "" = none.
     """
     from rich.table import Table
 
     lengths = sorted({row["length"] for row in summary})
     names = sorted({row["task"] for row in summary}, key=task_order)
     values = {(row["task"], row["length"]): 100 * row["scores"][score or next(iter(row["scores"]))] for row in summary}
-    result = Table(title=title or task.title)
+    result = Table(title=task.title if title is None else title)
     result.add_column("%", no_wrap=True)
     for length in lengths:
         result.add_column(length_label(length, task.kilo), justify="right", no_wrap=True)

@@ -150,7 +150,7 @@ def write_report(
         )
     page, picture, numbers = (folder / f"inspect.{suffix}" for suffix in ("html", "png", "json"))
     folder.mkdir(parents=True, exist_ok=True)
-    plot_trace(trace, picture, f"{title}\n{subtitle}")
+    plot_trace(trace, picture, f"{title}\n{subtitle}", tokens)
     values = trace.to_dict()
     write_whole(numbers, json.dumps(about | values) + "\n")
     shown = {name: values[name] for name in trace.per_token}

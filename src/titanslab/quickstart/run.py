@@ -33,8 +33,8 @@ TOKENS_AT_ONCE = 1 << 15  # of a batch whose logits are formed
 VALIDATION_SEED = 10_000  # added to the seed, so that no row is one of training
 
 
-def check_output(folder: Path) -> None:
-    """Raise a ValueError if `folder` is a file or holds files that a quickstart did not write."""
+def check_output(folder: Path, overwrite: bool = False) -> None:
+    """Raise a ValueError if `folder` is a file or holds files of others, or of a quickstart without `overwrite`."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -47,17 +47,23 @@ def check_output(folder: Path) -> None:
         raise ValueError(
             f"output folder {str(folder)!r} holds files that are not of a quickstart; give --output another name"
         )
+    if mine and not overwrite:
+        raise ValueError(
+            f"output folder {str(folder)!r} holds a finished quickstart; give --output another name, or --overwrite to "
+            "replace it"
+        )
 
 
-def quickstart(settings: Settings, output: Path, seed: int) -> dict[str, Any]:
+def quickstart(settings: Settings, output: Path, seed: int, overwrite: bool = False) -> dict[str, Any]:
     """Train, measure and write; returns the contents of results.json.
 
     Args:
         settings: sizes of the run.
         output: folder for the model, its tokenizer, results.json and the pictures; checked by `check_output`.
         seed: of the weights, the rows and the sample.
+        overwrite: replace the files of an earlier quickstart.
     """
-    check_output(output)
+    check_output(output, overwrite)
     start = time.perf_counter()
     with ExitStack() as at_end:
         at_end.callback(torch.set_num_threads, torch.get_num_threads())

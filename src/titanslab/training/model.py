@@ -1,5 +1,6 @@
 """The model that [model] of a recipe describes: new from a preset, from a checkpoint, or a baseline of transformers."""
 
+from contextlib import suppress
 from typing import Any
 
 from titanslab.data.template import chat_template
@@ -37,7 +38,8 @@ def set_manner(section: ModelRecipe, model: Any, tokenizer: Any) -> None:
     if section.template is not None:
         tokenizer.chat_template = chat_template(section.template)
     elif section.pretrained is not None and tokenizer.chat_template is None:
-        tokenizer.chat_template = load_model_tokenizer(section.pretrained).chat_template
+        with suppress(ValueError):  # no tokenizer is saved beside that model
+            tokenizer.chat_template = load_model_tokenizer(section.pretrained).chat_template
     config = model.generation_config
     if section.max_new_tokens is not None:
         config.max_new_tokens = section.max_new_tokens

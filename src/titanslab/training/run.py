@@ -28,7 +28,10 @@ from titanslab.training.trainer import make_trainer
 
 RECIPE, VERSIONS, RESULT = "recipe.toml", "versions.json", "result.json"
 # Keys that no loss depends on; they may change when a run is resumed.
-FREE_KEYS = {"training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size"}}
+FREE_KEYS = {
+    "model": {"template", "max_new_tokens", "temperature"},
+    "training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size"},
+}
 
 Say = Callable[[str], None]
 
