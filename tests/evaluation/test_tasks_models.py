@@ -206,17 +206,23 @@ def test_evaluate_babilong_on_the_command_line(model_folder, tmp_path, capsys):
     command += ["--samples", "1", "--output", str(out), "--max-new-tokens", "2", "--device", "cpu"]
     code, shown, _ = _titans_command([*command, "--tasks", "qa1", "--lengths", "0k"], capsys)
     assert code == 0
-    assert "corrected" in shown
+    assert "BABILong: bAbI's stories, right by the official metric (corrected: the same), 1 sample" in shown
     assert set(json.loads((out / "results.jsonl").read_text())["scores"]) == {"official", "corrected"}
 
 
 def test_babilong_without_files_asks_stories_of_our_own(model_folder, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["evaluate", "babilong", "--model", str(model_folder), "--lengths", "0k", "--samples", "1"]
-    code, _, error = _titans_command(
-        [*command, "--output", str(out), "--max-new-tokens", "2", "--device", "cpu"], capsys
-    )
+    command = ["evaluate", "babilong", "--model", str(model_folder), "--samples", "1"]
+    command += ["--output", str(out), "--max-new-tokens", "2", "--device", "cpu"]
+    code, shown, error = _titans_command(command, capsys)
     assert code == 0, error
+    assert "lengths are 0k alone; longer ones need --background" in error
+    heading = "BABILong: own stories, right answers (corrected: the same), 1 sample a cell; k is 1,000 tokens"
+    assert [line for line in shown.splitlines() if "BABILong" in line] == [heading]
+    assert "official" not in shown
+    code, _, error = _titans_command([*command, "--lengths", "1k"], capsys)
+    assert code == 2
+    assert "give --background FILE" in error
     records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sorted(record["task"] for record in records) == [f"babilong_qa{i}" for i in range(1, 6)]
 

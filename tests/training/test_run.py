@@ -169,6 +169,23 @@ def test_killed_and_resumed_equals_uninterrupted(table, tmp_path):
     assert same_weights(weights(killed), weights(whole))
 
 
+def test_a_run_keeps_its_template_length_and_temperature(table, tmp_path):
+    table["training"] |= {"steps": 1, "warmup_steps": 0}
+    table["model"] |= {"template": '\n"{question}"\n', "max_new_tokens": 7, "temperature": 0.0}
+    recipe = parse_recipe(table)
+    train(recipe, tmp_path / "a")
+    assert load_recipe(tmp_path / "a" / "recipe.toml") == recipe
+    after = parse_recipe({**table, "model": {"pretrained": str(tmp_path / "a"), "temperature": 0.5}})
+    train(after, tmp_path / "b")
+    for folder, temperature in ((tmp_path / "a", None), (tmp_path / "b", 0.5)):
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        question = [{"role": "user", "content": "Who?"}]
+        assert tokenizer.apply_chat_template(question, tokenize=False) == '\n"Who?"\n'
+        assert model.generation_config.max_new_tokens == 7
+        assert model.generation_config.temperature == temperature
+        assert model.generation_config.do_sample is (temperature is not None)
+
+
 def metrics_lines(folder):
     return (folder / "metrics.jsonl").read_text().split("\n")
 

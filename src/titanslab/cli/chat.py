@@ -78,7 +78,8 @@ def chat(
     except KeyboardInterrupt:
         raise Interrupted(f"ended; {_kept(talk)}") from None
     if terminal:
-        _note(f"{_kept(talk)}; go on with: {shlex.join(['titans', 'chat', '--session', str(talk.file)])}")
+        again = shlex.join(["titans", "chat", "--session", str(talk.file)])
+        _note(_kept(talk) + (f"; go on with: {again}" if talk.file.exists() else ""))
 
 
 def _converse(talk: Session, next_line: Callable[[], str | None], terminal: bool) -> None:

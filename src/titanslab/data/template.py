@@ -23,12 +23,13 @@ def check_template(template: str, given_as: str = "template") -> str:
 def chat_template(template: str) -> str:
     """The chat template (Jinja) that writes every message of a user by the plain `template`.
 
-    Messages of other roles are written after a space, as an answer follows its question in a text.
+    A message of another role follows after a space, as an answer follows its question in a text; an empty one is left
+    out.
     """
     before, _, after = check_template(template).partition(QUESTION)
     literals = [json.dumps(text, ensure_ascii=False) for text in (before, after)]
     user = f"{literals[0]} ~ message['content'] ~ {literals[1]}"
-    other = "' ' ~ message['content'].strip()"
+    other = "' ' ~ message['content'].strip() if message['content'].strip() else ''"
     choice = "{%- if message['role'] == 'user' -%}{{ " + user + " }}{%- else -%}{{ " + other + " }}{%- endif -%}"
     return "{%- for message in messages -%}" + choice + "{%- endfor -%}"
 
