@@ -34,11 +34,9 @@ def test_a_chat_template_gives_the_prompt_of_the_plain_one(template, tmp_path):
 def test_a_conversation_of_several_turns_is_one_text():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = chat_template(" {question}")
-    turns = ["Mary went out.", "", "Where is Mary?"]
-    messages = [
-        {"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), turns, strict=True)
-    ]
-    assert tokenizer.apply_chat_template(messages, tokenize=False) == " Mary went out.  Where is Mary?"
+    turns = [("user", "Mary is out."), ("assistant", ""), ("user", "Where?"), ("assistant", " out"), ("user", "Oh.")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == " Mary is out. Where? out Oh."
 
 
 def test_a_model_without_a_template_has_the_default():

@@ -188,10 +188,9 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
     from titanslab.evaluation.table import summarise, tables
     from titanslab.files import write_whole
 
-    for option, lengths in task.shorter.items():
-        if own[option] is None and shared["lengths"] == task.lengths:
-            shared["lengths"] = lengths
-            print(f"lengths are {lengths} alone; longer ones need --{option}", file=sys.stderr)
+    missing = [option for option in task.shorter if own[option] is None and shared["lengths"] == task.lengths]
+    if missing:
+        shared["lengths"] = task.shorter[missing[0]]
     output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
     run = TaskRun(task=task, options=own, **shared | {"output": output, "device": pick_device(shared["device"])})
     try:
@@ -207,6 +206,8 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
         console.print(f"{task.title}: {words}, {amounts}", highlight=False)
         for part in tables(summary, task, score, "", console.width):
             console.print(part)
+    if missing:
+        console.print(f"Only {run.lengths} was asked: longer lengths need --{missing[0]}.")
     console.print(f"written: {output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)
 
 
