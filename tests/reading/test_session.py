@@ -83,6 +83,16 @@ def test_forgetting_begins_again_and_keeps_the_file(model, tmp_path):
     assert session.file.exists()
 
 
+def test_two_chats_do_not_overwrite_each_other(model, tmp_path):
+    file = tmp_path / "a.session"
+    first, second = (open_session(file, model, None, "cpu", Manner()) for _ in range(2))
+    first.say("one")
+    with pytest.raises(ValueError, match="was changed by another program"):
+        second.say("two")
+    first.say("three")
+    assert TitansCache.header(file).notes["turns"] == 2
+
+
 def test_refusals(model, tmp_path):
     session = open_session(tmp_path / "a.session", model, None, "cpu", Manner())
     session.say("hi")

@@ -44,6 +44,9 @@ class Session:
     manner: Manner
     turns: int = 0
 
+    def __post_init__(self) -> None:
+        self._written = _identity(self.file)
+
     @property
     def sampling(self) -> Sampling:
         """How answers are drawn."""
@@ -59,12 +62,20 @@ class Session:
         Args:
             line: text of the user.
             streamer: receives tokens as they come, see `generate()`.
+
+        Raises:
+            ValueError: something else has written the file since the last turn; it is left alone.
         """
+        if _identity(self.file) != self._written:
+            raise ValueError(
+                f"session {str(self.file)!r} was changed by another program, such as a second chat; end this one, or "
+                "give each its own --session"
+            )
         prompt = self.prompt(line)
         text, after = answer(self.model, self.tokenizer, self.cache, prompt, self.sampling, streamer)
         notes = {"model": self.folder, "turns": self.turns + 1, "manner": self.manner.given()}
         after.save(self.file, self.model, notes)
-        self.cache, self.turns = after, self.turns + 1
+        self.cache, self.turns, self._written = after, self.turns + 1, _identity(self.file)
         return text
 
     def forget(self) -> Path | None:
@@ -74,6 +85,7 @@ class Session:
             return None
         kept = self.file.with_name(self.file.name + ".forgotten")
         os.replace(self.file, kept)
+        self._written = None
         return kept
 
     def save_as(self, file: Path) -> None:
@@ -132,6 +144,15 @@ def _check_file(file: Path, start: Path | None) -> None:
         )
     if "turns" not in read_notes(file):
         raise ValueError(f"{str(file)!r} is a memory, no session; begin one: --session FILE --from {str(file)!r}")
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Values that change when a file is written, None where it does not exist."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def _default_file(network: Any, folder: str, start: Path | None) -> Path:
