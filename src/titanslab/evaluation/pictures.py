@@ -151,13 +151,14 @@ def plot_trace(trace: MemoryTrace, path: Path, title: str, tokens: Sequence[str]
         extent = (0, length, len(values) - 0.5, -0.5)
         style: Any = {"aspect": "auto", "interpolation": "nearest", "cmap": colours}
         image = axes.imshow(values, vmin=low, vmax=max(high, low + 1e-12), extent=extent, **style)
-        axes.set_yticks(range(len(values)), [f"block {i + 1}" for i in range(len(values))], fontsize=8)
+        named = range(0, len(values), -(-len(values) // 8))  # at most eight names
+        axes.set_yticks(named, [f"block {i + 1}" for i in named], fontsize=8)
         figure.colorbar(image, ax=axes, pad=0.01, format="%.3g")
         return axes
 
     middles, highest = _binned(theta)
     writes = lines("size of the write at each token", middles, highest, "theta", "steps-mid")
-    writes.legend(fontsize=8, frameon=False, ncols=6, loc="upper right")
+    writes.legend(fontsize=8, frameon=False, ncols=6, loc="lower right", bbox_to_anchor=(1.0, 0.97))
     words = squares("word by word", theta[:, first:last], 0.0, _largest(theta), "Oranges")
     if not short:
         writes.axvspan(first, last, color="#F0E442", alpha=0.4, linewidth=0)
