@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titanslab.memory.autograd import transformed
 from titanslab.memory.backends import is_bare, takes_features, takes_layer
 from titanslab.memory.checks import as_flags, check_input, check_state
 from titanslab.memory.config import MemoryConfig
@@ -218,13 +219,13 @@ class NeuralMemory(nn.Module):
 
     def output(self, y: Tensor, x: Tensor) -> Tensor:
         """The layer's output `[B,T,hidden_size]` for reads `y [B,T,H,D]` by tokens `x`."""
-        if takes_features(y, self.o_norm, x):
+        if self._compiled(y, self.o_norm, x):
             return self.gated_output(y, self.g_proj(x))
         return _light(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
     def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Norm per head of `y [B,T,H,D]`, times `gate [B,T,H*D]` (`g_proj` of the tokens), and the projection."""
-        if takes_features(y, self.o_norm, gate):
+        if self._compiled(y, self.o_norm, gate):
             return self.o_proj(norm_and_gate(y, self.o_norm, gate, NORM_EPS))
         return self.o_proj((rms_norm(y, self.o_norm, NORM_EPS).flatten(-2) * gate).to(gate.dtype))
 
@@ -299,6 +300,10 @@ class NeuralMemory(nn.Module):
                 return Writer(self, gated)
         return self._write
 
+    def _compiled(self, *tensors: Tensor) -> bool:
+        """Whether compiled passes run; beside the two plain backends they would take the second derivative away."""
+        return self.backend not in ("reference", "recurrent") and takes_features(*tensors)
+
     def _check(
         self,
         x: Tensor,
@@ -345,7 +350,7 @@ class NeuralMemory(nn.Module):
             return self._convolve(names, x, tails, lengths, reset, fresh)
 
         # the compiled passes hold little
-        light = lengths is not None or reset is not None or not takes_features(x, self.o_norm)
+        light = lengths is not None or reset is not None or not self._compiled(x, self.o_norm)
         y = _light(compute, x, *tails) if light else compute(x, *tails)
         return y[: len(names)], y[len(names) :]
 
@@ -363,7 +368,7 @@ class NeuralMemory(nn.Module):
         weights = [getattr(self, f"{n}_conv1d").weight for n in names] if self.conv_size > 1 else []
         tails = tuple(t.to(y[0].dtype).expand(x.shape[0], -1, -1) for t in tails)
         unit = len(names.replace("v", ""))  # q and k have unit norm, v comes last
-        if weights and lengths is None and reset is None and takes_features(*y, *weights):
+        if weights and lengths is None and reset is None and self._compiled(*y, *weights):
             parts = convolve(y, weights, list(tails), self.num_heads, unit)
             back = self.conv_size - 1
             before = tails or (y[0].new_zeros(x.shape[0], back, y[0].shape[2]),) * len(y)
@@ -443,7 +448,7 @@ def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
-    if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling() or transformed():
         return compute(x, *rest)
     from torch.utils.checkpoint import checkpoint
 
