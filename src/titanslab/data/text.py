@@ -7,10 +7,12 @@ import io
 import json
 import lzma
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -244,12 +246,9 @@ def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
     openers: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
     if path.suffix.lower() == ".zst":
         try:
-            from compression import zstd  # Python 3.14
+            zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
         except ImportError:
-            try:
-                from backports import zstd
-            except ImportError:
-                raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
+            raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
         openers[".zst"] = zstd.open
     return openers.get(path.suffix.lower(), lambda stream: stream)(raw)
 
