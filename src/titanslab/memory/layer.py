@@ -22,7 +22,7 @@ from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
 from titanslab.memory.padding import Padding, real_tokens
 from titanslab.memory.start import start_layer, step_limits
-from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
+from titanslab.memory.state import MemoryState, NeuralMemoryState, not_the_layers, with_read
 
 # calls of at least this many tokens compute projections and gates again in backward instead of holding them
 RECOMPUTE_TOKENS = 512
@@ -96,7 +96,8 @@ class NeuralMemory(nn.Module):
             return self.update(persistent.unsqueeze(0)).as_start().expand(batch_size)
         params = MemoryParams(tuple(self.memory_weights)).to(torch.promote_types(weight.dtype, torch.float32))
         empty = weight.new_zeros(batch_size, self.conv_size - 1, self.num_heads * self.head_dim)
-        return NeuralMemoryState(MemoryState.initial(params, batch_size), dict.fromkeys(("q", "k", "v", "read"), empty))
+        memory = MemoryState.initial(params, batch_size).map(not_the_layers)
+        return NeuralMemoryState(memory, dict.fromkeys(("q", "k", "v", "read"), empty))
 
     def forward(
         self,
@@ -145,10 +146,12 @@ class NeuralMemory(nn.Module):
             y = self.output(written.y, x)
         else:
             y = emit(written.y, written.gate, self.o_norm, self.o_proj.weight, NORM_EPS)
-        stats = written.stats
+        new, stats = written.state, written.stats
+        if state is None and x.shape[1] < self.chunk_size:
+            new = new.map(not_the_layers)  # the weights of the chunk's start are M_0
         if padding is not None:
             y, stats = padding.restore(y), {name: padding.restore(t) for name, t in stats.items()}
-        return (y, written.state, _as_stats(stats)) if return_stats else (y, written.state)
+        return (y, new, _as_stats(stats)) if return_stats else (y, new)
 
     def update(
         self,

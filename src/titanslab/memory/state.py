@@ -9,7 +9,7 @@ from inspect import get_annotations
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from titanslab.memory.network import MemoryParams
 
@@ -56,10 +56,15 @@ def tree_nbytes(tree: Any) -> int:
 
 
 def own_storage(tensor: Tensor) -> Tensor:
-    """The tensor, copied if it is a view of less than a quarter of a larger one, which the view would keep alive."""
+    """The tensor, copied if it is a view of a parameter or of a much larger tensor, which it would keep alive."""
     if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
         return tensor.clone()
-    return tensor
+    return not_the_layers(tensor)
+
+
+def not_the_layers(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it is a parameter or a view of one: who edits a state must not edit the learned M_0."""
+    return tensor.clone() if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter) else tensor
 
 
 class TensorTree:
