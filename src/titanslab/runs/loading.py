@@ -31,8 +31,8 @@ def open_model(name: str | Path, device: str | torch.device = "auto", **config_c
     """Open a model and its tokenizer for a command, with other libraries kept quiet.
 
     Args:
-        name: a folder, see `find_model_folder`.
-        device: where the model goes; "auto" is a GPU where there is one, else the CPU.
+        name: the folder of a run, a checkpoint or a saved model.
+        device: the device of the model; "auto" is a GPU where there is one, else the CPU.
         config_changes: fields of the model's config with other values than in the folder.
 
     Raises:
