@@ -12,9 +12,7 @@ from titanslab.data.text import COMPRESSIONS, entry_texts, file_texts, find_file
 
 @dataclass(frozen=True)
 class Corpus:
-    """A collection of documents: local files, or a dataset on the hub, never both.
-
-    Iterating gives the text of each document that has any, in a fixed order.
+    """Documents of local files or of a dataset on the hub; iterating gives the text of each, in a fixed order.
 
     Args:
         files: local files.
