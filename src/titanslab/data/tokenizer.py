@@ -16,9 +16,9 @@ BYTE = "byte"
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """The byte tokenizer: byte b of the UTF-8 text is token b, then <bos> 256, <eos> 257, <pad> 258.
+    """The byte tokenizer: byte b of the UTF-8 text is token b, then `<bos>` 256, `<eos>` 257, `<pad>` 258.
 
-    Decoding gives back any text exactly, and text that spells "<bos>" is encoded as its letters. It is saved and
+    Decoding gives back any text exactly, and text that spells `<bos>` is encoded as its letters. It is saved and
     loaded as a Hugging Face fast tokenizer, without code of this package.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

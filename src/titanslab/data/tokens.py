@@ -46,7 +46,6 @@ def tokenize(
     """Tokenise a corpus.
 
     Args:
-        corpus, tokenizer: the texts and the tokenizer.
         cache: a folder in which the result is kept and from which it is read the next time; None = no cache.
         progress: called with the bytes of files done and in all.
 

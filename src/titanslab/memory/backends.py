@@ -25,7 +25,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 class BackendChoice(NamedTuple):
-    """The backend that `auto` takes, and why."""
+    """The `name` of the backend that `auto` takes, and the `reason` in a few words."""
 
     name: str
     reason: str
@@ -52,7 +52,8 @@ def choose_backend(
     """The backend that `backend="auto"` means for such a call; `titans info` prints the same.
 
     Args:
-        device, dtype: of q. tokens: per row. network, head_dim, chunk_size: of the memory.
+        device, dtype, tokens: device and dtype of q, and the number of tokens in its rows.
+        network, head_dim, chunk_size: shape of the memory, the width of its heads, and its chunk size.
         channelwise: alpha is a tuple, one decay per channel.
     """
     way = choose(device, dtype, tokens, (network, head_dim, chunk_size), channelwise=channelwise)

@@ -79,7 +79,7 @@ class NeuralMemory(nn.Module):
         return cls(hidden_size, **config.to_dict())
 
     def reset_parameters(self) -> None:
-        """Draw the initial values, see `start_layer`."""
+        """Draw the initial values of all parameters, see `docs/choices.md`."""
         start_layer(self)
 
     def step_limits(self) -> list[float]:
@@ -116,22 +116,22 @@ class NeuralMemory(nn.Module):
 
         Args:
             x: `[B,T,hidden_size]`.
-            state: what was read before; None = start of a document.
-            mask: bool `[B,T]`, True for real tokens, anywhere in the row.
-            lengths: int64 `[B]`, real tokens of rows in which they come first, in place of a mask.
+            state: the state after the tokens before; None = a document starts.
+            mask: bool `[B,T]`, True for real tokens, False for padding, which may be anywhere in a row.
+            lengths: int64 `[B]`, in place of a mask: the number of real tokens of each row, where they come first.
             reset: bool `[B,T]`, True for the first token of a document.
-            initial: where documents start (`initial_state`); default M_0.
+            initial: the state at which documents start, see `initial_state`; default M_0.
             return_stats: also return theta, eta, alpha `[B,T,H,1 or L]` and the inner loss `[B,T,H]`, detached, and
                 "write", the sigmoid of theta's gate `[B,T,H,1 or L]`, with its gradient.
-            learn: False freezes the memory: tokens read it and leave weights, momentum and chunk as they are; the
+            learn: False freezes the memory: tokens read it, and weights, momentum and chunk do not change. The
                 convolutions go on.
-            write_scale: theta is multiplied by it.
+            write_scale: factor on theta.
 
         Returns:
             y `[B,T,hidden_size]` (0 at padding), the new state, and the dict of stats on request.
 
         Raises:
-            ValueError: mask and lengths at once, or a write_scale that is no size.
+            ValueError: mask and lengths are both given, or write_scale is negative or not finite.
         """
         check_writes(learn, write_scale)
         mask, reset = self._check(x, state, mask, reset, initial)
@@ -176,8 +176,8 @@ class NeuralMemory(nn.Module):
     ) -> tuple[Tensor, NeuralMemoryState]:
         """Read only: f(q_t; M) with the state's weights for every token of `x [B,T,hidden_size]`. Eq. 21.
 
-        The memory stays as it is, but for rows in which a document begins (`reset`, `initial` as in `forward`); the
-        returned state differs in the tail of the read's own convolution.
+        Arguments as in `forward`. Returns y `[B,T,hidden_size]` and a state with the same memory, except for rows in
+        which a document begins, and with the last inputs of the read's own convolution.
         """
         if state is None:
             raise ValueError("state is None; retrieve reads a state: give one, such as layer.initial_state(batch_size)")

@@ -68,9 +68,9 @@ def not_the_layers(tensor: Tensor) -> Tensor:
 
 
 class TensorTree:
-    """Base of the state dataclasses, in which every tensor has the batch as its first dimension.
+    """Base of the states: dataclasses of tensors and further states, in which the batch is the first dimension.
 
-    `parts` are the names of the fields without those with `compare=False`, which are no part of the value.
+    `parts` names the fields that belong to the value; a field with `compare=False` does not.
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
@@ -148,7 +148,7 @@ class MemoryState(TensorTree):
         momentum: S_t, same shapes.
         chunk_weights: weights at the start of the running chunk, same shapes; not read where `offset` is 0.
         offset: int64 `[B]`, tokens of the running chunk already written, per row.
-        joined: tensors of which `weights` and `momentum` are views, for `stacked`, then these two; or None.
+        joined: set by the backends, None elsewhere: tensors of which `weights` and `momentum` are views, then these.
     """
 
     weights: tuple[Tensor, ...]

@@ -23,8 +23,8 @@ def open_model(name: str | Path, device: str | torch.device = "auto") -> tuple[A
     """A causal language model in evaluation mode and its tokenizer, for a command, with other libraries kept quiet.
 
     Args:
-        name: a folder, see `find_model_folder`.
-        device: where the model goes; "auto" is a GPU where there is one, else the CPU.
+        name: the folder of a run, a checkpoint or a saved model.
+        device: the device of the model; "auto" is a GPU where there is one, else the CPU.
 
     Raises:
         FileNotFoundError, ValueError: as `load_model`, `load_model_tokenizer` and `pick_device`; the name and the
