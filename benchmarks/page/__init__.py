@@ -1,0 +1,1 @@
+"""What docs/results.md is made of: files of results, tables and pictures."""
