@@ -319,3 +319,22 @@ def test_lm_eval_scores_are_ours():
     for wrong in (0, "2", True):
         with pytest.raises(ValueError, match="samples must be a whole number"):
             dataset(family="niah", part="single_1", tokenizer="byte", samples=wrong)
+
+
+def test_lm_eval_takes_the_length_of_a_model_and_refuses_to_cut(model_folder, tmp_path):
+    from lm_eval.models.huggingface import HFLM
+    from transformers import LlamaConfig
+
+    from titanslab.evaluation.lm_eval_tasks import dataset
+
+    model = HFLM(pretrained=_titans("lmm"), tokenizer=byte_tokenizer(), batch_size=1, device="cpu")
+    assert model.max_length >= 1_000_000
+    asked = {"family": "niah", "part": "single_1", "tokenizer": "byte", "length": "1k", "samples": 1}
+    with pytest.raises(ValueError, match=r"length '1k' of titans_niah_single_1 needs [\d,]+ tokens .* takes 900"):
+        dataset(**asked, max_length=900)
+    LlamaConfig(max_position_embeddings=512).save_pretrained(tmp_path / "llama")
+    byte_tokenizer().save_pretrained(tmp_path / "llama")
+    with pytest.raises(ValueError, match="the model takes 512"):
+        dataset(**asked, pretrained=str(tmp_path / "llama"))
+    for fits in ({"max_length": 4096}, {"pretrained": str(model_folder)}, {"pretrained": "nowhere/at-all"}):
+        assert len(dataset(**asked, **fits)["test"]) == 1

@@ -42,3 +42,21 @@ def test_a_map_keeps_the_structure(state: NeuralMemoryState) -> None:
     rows = torch.tensor([2, 0])
     assert torch.equal(state.index_select(rows).memory.offset, state.memory.offset[rows])
     assert torch.equal(state.index_select(rows[:1]).expand(4).conv["q"][3], state.conv["q"][2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_cast_leaves_counters_alone(dtype):
+    layer = NeuralMemory(16, 2, chunk_size=4096)
+    with torch.no_grad():
+        state = layer(torch.randn(1, 2049, 16))[1]
+    for cast in (state.to(dtype), state.map(lambda t: t.to(dtype)), state.memory.to(dtype)):
+        tensors = cast.tensors()
+        counters = {name: t for name, t in tensors.items() if not t.is_floating_point()}
+        assert [t.item() for t in counters.values()] == [2049]
+        assert {t.dtype for t in tensors.values()} == {dtype, torch.int64}
+
+
+def test_the_text_of_a_state_is_short(state: NeuralMemoryState) -> None:
+    assert repr(state) == f"NeuralMemoryState(batch_size=3, float32, cpu, {state.nbytes() / 1024:,.1f} KiB)"
+    assert repr(state.memory).startswith("MemoryState(batch_size=3, ")
+    assert repr(MixerState()) == "MixerState(0.0 KiB)"

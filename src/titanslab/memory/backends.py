@@ -149,6 +149,11 @@ def takes_features(*tensors: Tensor) -> bool:
     return load(dtype, "features").handle is not None
 
 
+def is_bare(projection: nn.Module) -> bool:
+    """Whether a projection is `nn.Linear` without hooks, so that its weight may be read without calling it."""
+    return type(projection) is nn.Linear and not any(getattr(projection, hook) for hook in _HOOKS)
+
+
 def takes_layer(
     x: Tensor, projections: list[nn.Module], others: list[Tensor], conv_size: int, depth: int, backend: str
 ) -> bool:
@@ -164,7 +169,7 @@ def takes_layer(
         return False
     if torch.is_autocast_enabled(x.device.type):
         return False
-    if not all(type(p) is nn.Linear and not any(getattr(p, hook) for hook in _HOOKS) for p in projections):
+    if not all(is_bare(p) for p in projections):
         return False
     if not takes_features(x, *(p.weight for p in projections), *others):  # type: ignore[arg-type]
         return False

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.memory.backends import takes_features, takes_layer
+from titanslab.memory.backends import is_bare, takes_features, takes_layer
+from titanslab.memory.checks import as_flags, check_input, check_state
 from titanslab.memory.config import MemoryConfig
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
@@ -131,6 +132,7 @@ class NeuralMemory(nn.Module):
             ValueError: mask and lengths are both given, or write_scale is negative or not finite.
         """
         check_writes(learn, write_scale)
+        mask, reset = self._check(x, state, mask, reset, initial)
         padding = self._padding(mask, lengths)
         if padding is not None:
             x, lengths = padding.compact(x), padding.lengths
@@ -173,12 +175,16 @@ class NeuralMemory(nn.Module):
         Arguments as in `forward`. Returns y `[B,T,hidden_size]` and a state with the same memory, except for rows in
         which a document begins, and with the last inputs of the read's own convolution.
         """
+        if state is None:
+            raise ValueError("state is None; retrieve reads a state: give one, such as layer.initial_state(batch_size)")
+        mask, reset = self._check(x, state, mask, reset, initial)
         padding = self._padding(mask, None)
         if padding is not None:
             x, reset = padding.compact(x), None if reset is None else padding.compact(reset & padding.mask)
         lengths = None if padding is None else padding.lengths
         q, tail = self.queries(x, state, lengths=lengths, reset=reset, initial=initial)
         memory, start = state.memory, None
+        memory.check("state", q, self.network.widths(self.head_dim), {q.shape[0]})
         if reset is not None:
             start = (self.initial_state() if initial is None else initial).memory
             memory = restart(memory, start, reset)
@@ -196,6 +202,7 @@ class NeuralMemory(nn.Module):
         initial: NeuralMemoryState | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The first half of `retrieve`, which no write changes: q `[B,T,H,D]`, and the tail of its convolution."""
+        check_input(self, x)
         (q,), (tail,) = self._features("q", x, state, initial, lengths, reset, ("read",))
         return q, tail
 
@@ -238,6 +245,8 @@ class NeuralMemory(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         projections = self.gate_projections()
         with torch.autocast(x.device.type, enabled=False):
+            if not all(is_bare(p) for p in projections):
+                return self.activate(torch.cat([p(x) for p in projections], -1), k)
             weight = torch.cat([p.weight.to(x.dtype) for p in projections])
             bias = torch.cat([p.bias.to(x.dtype) for p in projections])
             return self.activate(F.linear(x, weight, bias), k)
@@ -252,7 +261,7 @@ class NeuralMemory(nn.Module):
             if k is None:
                 raise ValueError("k is None, but the gates of a memory with gate_keys are made of the keys too")
             # A key has norm 1. The factor gives its entries the size of the input's entries.
-            added = F.linear(k.flatten(-2).to(raw.dtype), self.theta_key_proj.weight.to(raw.dtype)) * self.head_dim**0.5
+            added = _linear(self.theta_key_proj, k.flatten(-2).to(raw.dtype)) * self.head_dim**0.5
             raw = raw + F.pad(added, (0, raw.shape[-1] - added.shape[-1]))
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
@@ -289,6 +298,21 @@ class NeuralMemory(nn.Module):
             if takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend):
                 return Writer(self, gated)
         return self._write
+
+    def _check(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState | None,
+        mask: Tensor | None,
+        reset: Tensor | None,
+        initial: NeuralMemoryState | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The mask and the reset as bool; ValueError for an argument that does not fit."""
+        check_input(self, x)
+        batch = x.shape[0]
+        check_state(self, "state", state, x, {batch})
+        check_state(self, "initial", initial, x, {1, batch})
+        return as_flags("mask", mask, x), as_flags("reset", reset, x)
 
     @staticmethod
     def _padding(mask: Tensor | None, lengths: Tensor | None) -> Padding | None:
@@ -404,6 +428,11 @@ class NeuralMemory(nn.Module):
         """The inner loss `[B,T,H]` that each token would have had in a frozen memory."""
         wide = torch.promote_types(k.dtype, torch.float32)
         return (self.recall(k.to(wide), weights, start, reset) - v.to(wide)).square().sum(-1)
+
+
+def _linear(projection: nn.Linear, x: Tensor) -> Tensor:
+    """The projection of `x` in the dtype of `x`; a wrapped projection is called as it is."""
+    return F.linear(x, projection.weight.to(x.dtype)) if is_bare(projection) else projection(x)
 
 
 def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:

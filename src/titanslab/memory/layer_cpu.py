@@ -209,8 +209,8 @@ class Writer:
             first.check("initial", q, widths, {1, batch})
             if before is not None:
                 before.check("state", q, widths, {batch})
-                before = before.to(q.dtype)
-            first = first.to(q.dtype)
+                before = before.in_dtype(q.dtype)
+            first = first.in_dtype(q.dtype)
         self.first = first
         return before, first
 

@@ -113,9 +113,9 @@ def neural_memory(
     if way.backend != "triton":
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     given = Tokens(q, k, v, gates, mask, reset)
-    state = None if state is None else state.to(dtype)
+    state = None if state is None else state.in_dtype(dtype)
     if initial is not None:
-        initial = initial.to(dtype)
+        initial = initial.in_dtype(dtype)
     elif way.backend == "recurrent" and state is not None and reset is None:
         initial = state  # no document begins, so a step does not read it
     else:

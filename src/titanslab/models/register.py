@@ -22,6 +22,8 @@ def register_models() -> None:
     from transformers import AutoModel, AutoModelForCausalLM
 
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
+    from titanslab.models.plain_trainer import shift_labels_of
 
     AutoModel.register(TitansConfig, TitansModel, exist_ok=True)
     AutoModelForCausalLM.register(TitansConfig, TitansForCausalLM, exist_ok=True)
+    shift_labels_of(TitansForCausalLM.__name__, TitansConfig.model_type)
