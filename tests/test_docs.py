@@ -83,6 +83,11 @@ def test_the_index_leads_to_every_page() -> None:
     assert not [name for name in (*names, "log/README.md") if f"({name}" not in index]
 
 
+def test_the_site_leads_to_every_page() -> None:
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert not [page for page in DOCS if f": {page.relative_to(ROOT / 'docs')}\n" not in site]
+
+
 def test_cells_of_the_choices_are_short() -> None:
     for line in (ROOT / "docs" / "choices.md").read_text().splitlines():
         for cell in line.strip("|").split("|") if line.startswith("|") else ():
