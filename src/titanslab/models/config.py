@@ -54,7 +54,7 @@ class TitansConfig(PreTrainedConfig):
         vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, ...: as in Llama; an
             `intermediate_size` of None = 8/3 of `hidden_size`, up to the next multiple of 64.
         memory: options of the memory in each block, as a `titanslab.memory.MemoryConfig` or as a dict of its fields; a
-            `num_heads` of None stands for `num_attention_heads`. Each option also has a name of its own (`MEMORY_OPTIONS`):
+            `num_heads` of None = `num_attention_heads`. Each option also has a name of its own (`MEMORY_OPTIONS`):
             `memory_depth` is `memory.depth`, as a keyword argument, which wins over `memory`, and as an attribute.
         memory_write_cost: cost that training adds to the loss at a mean write gate of 1, so that gates close on
             tokens that need not be kept; 0 = none. OURS.
