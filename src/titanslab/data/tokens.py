@@ -39,10 +39,6 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def num_documents(self) -> int:
-        return len(self.offsets) - 1
-
 
 def tokenize(
     corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, cache: Path | None = None, progress: Progress | None = None

@@ -21,10 +21,7 @@ def attend(
     past_count: Tensor | None = None,
     documents: Tensor | None = None,
 ) -> Tensor:
-    """Attention of each query to the prefix, and to the last `window` tokens of its own document.
-
-    A window includes the token itself: position i attends to i - window + 1 .. i. Every query attends to the whole
-    prefix.
+    """Attention of each query to the prefix and the last `window` tokens of its own document, itself included.
 
     Args:
         q, k, v: `[B, H, T, D]` of the new tokens, already rotated.
