@@ -70,17 +70,10 @@ class TitansModel(TitansPreTrainedModel):
         """Read tokens, after those of `past_key_values` where given.
 
         Args:
-<<<<<<< src/titanslab/models/modeling.py
-            input_ids: int64 `[B, T]`; or `inputs_embeds [B, T, hidden_size]`.
-            attention_mask: `[B, T]`, or `[B, past + T]` of which the last T count; 0 = padding, anywhere in a
-                row. It is as if padded tokens were not there; their outputs are 0.
-            past_key_values: a `TitansCache`; it is brought up to date in place.
-=======
             input_ids: int64 `[B, T]`; or give `inputs_embeds [B, T, hidden_size]` in its place.
             attention_mask: `[B, T]`, or `[B, past + T]` of which the last T count; 0 = padding, anywhere in a
                 row. It is as if padded tokens were not there; their outputs are 0.
             past_key_values: a `TitansCache` to continue from; it is updated in place.
->>>>>>> /tmp/m.py
             cache: the same, under the name it has from transformers 5.24 on.
             use_cache: return a cache; default `config.use_cache`, in training False.
             document_ids: int64 `[B, T]`; where the id changes along a row, a document starts: memory,
@@ -205,17 +198,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         return False  # forward makes a TitansCache
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-<<<<<<< src/titanslab/models/modeling.py
-        """As of every model of transformers; goes on from `past_key_values=`, or `cache=`, a `TitansCache`.
-
-        Raises:
-            ValueError: a cache with `use_cache=False`, which would feed it the same tokens again at every step.
-=======
         """Generate tokens as every model of transformers does, after the `TitansCache` in `past_key_values` or `cache`.
 
         Raises:
             ValueError: a cache with `use_cache=False`, with which every step would read all tokens again.
->>>>>>> /tmp/m.py
         """
         kwargs = renamed(kwargs)
         if kwargs.get(CACHE) is not None:
@@ -260,17 +246,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         """Next-token logits, and the loss where labels are given; the rest as in `TitansModel.forward`.
 
         Args:
-<<<<<<< src/titanslab/models/modeling.py
-            labels: int64 `[B, T]`, the tokens themselves (shifted inside), -100 where none counts.
-            logits_to_keep: logits of the last so many tokens, 0 = all, or a tensor of positions.
-            block_targets: int64 `[B, T, N]` with labels; what the outputs of the first N blocks should say at a token,
-                through the final norm and the head, -100 where nothing. Not shifted. In training the loss holds
-=======
             labels: int64 `[B, T]`, the tokens themselves (shifted inside), -100 for tokens without a loss.
             logits_to_keep: number of last tokens that get logits, 0 = all; or a tensor of positions.
             block_targets: int64 `[B, T, N]`, with labels: the tokens that the outputs of the first N blocks predict,
                 through the final norm and the head; not shifted, -100 = no target. In training the loss holds
->>>>>>> /tmp/m.py
                 their mean cross entropy too: a step of an answer is learned in the block meant for it. OURS.
             kwargs: `output_hidden_states` and `output_memory_stats` of `TitansModel.forward`; `num_items_in_batch`, the
                 divisor of the summed loss; `write_cost_share`, a factor of `config.memory_write_cost`.
