@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from titanslab.memory.autograd import transformed
 from titanslab.memory.backends import is_bare, takes_features, takes_layer
-from titanslab.memory.checks import as_flags, check_input, check_state
-from titanslab.memory.config import MemoryConfig
+from titanslab.memory.checks import as_flags, check_input, check_lengths, check_state
+from titanslab.memory.config import MemoryConfig, check_integer
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
 from titanslab.memory.frozen import check_writes, read_frozen, restart
@@ -41,7 +41,11 @@ class NeuralMemory(nn.Module):
 
     def __init__(self, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__()
-        self.config = config = MemoryConfig(*options, **named)
+        check_integer("hidden_size", hidden_size, 1)
+        try:
+            self.config = config = MemoryConfig(*options, **named)
+        except TypeError as error:  # a missing or an unknown option
+            raise TypeError(str(error).replace("MemoryConfig.__init__", "NeuralMemory")) from None
         self.hidden_size, self.num_heads, self.head_dim = hidden_size, config.num_heads, config.width(hidden_size)
         self.network = config.network(self.head_dim)
         self.chunk_size, self.conv_size, self.backend = config.chunk_size, config.conv_size, config.backend
@@ -135,6 +139,7 @@ class NeuralMemory(nn.Module):
         """
         check_writes(learn, write_scale)
         mask, reset = self._check(x, state, mask, reset, initial)
+        check_lengths(lengths, x)
         padding = self._padding(mask, lengths)
         if padding is not None:
             x, lengths = padding.compact(x), padding.lengths

@@ -83,7 +83,7 @@ class TitansModel(TitansPreTrainedModel):
         check_arguments(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = self._embed(input_ids) if inputs_embeds is None else self._embedded(inputs_embeds)
         batch, tokens = x.shape[:2]
         if tokens == 0:
             raise ValueError(
@@ -149,6 +149,28 @@ class TitansModel(TitansPreTrainedModel):
             memory_stats=tuple(stats) if output_memory_stats else None,
             **{CACHE: cache if use_cache else None},  # type: ignore[arg-type]
         )
+
+    def _embed(self, ids: Tensor | None) -> Tensor:
+        """Embeddings of `ids [B, T]`; ValueError for other shapes, dtypes and ids outside the vocabulary."""
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
+            got = f"{list(ids.shape)} of {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise ValueError(f"input_ids must be int64 [B, T], got {got}; one row: ids.unsqueeze(0)")
+        try:
+            return self.embed_tokens(ids)
+        except IndexError:  # on a CPU; a GPU reports it in its own way
+            raise ValueError(
+                f"input_ids must be within the vocabulary 0..{self.embed_tokens.num_embeddings - 1}, got "
+                f"{int(ids.min())}..{int(ids.max())}; is it the tokenizer of this model?"
+            ) from None
+
+    def _embedded(self, x: Tensor) -> Tensor:
+        """The given embeddings; ValueError for other shapes and dtypes than the model's."""
+        width, weight = self.config.hidden_size, self.embed_tokens.weight
+        if x.dim() != 3 or x.shape[2] != width:
+            raise ValueError(f"inputs_embeds must have shape [B, T, {width}], got {list(x.shape)}")
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"inputs_embeds is {x.dtype}, the model {weight.dtype}; cast it: embeds.to(model.dtype)")
+        return x
 
     def _check_cache(self, cache: object, batch: int) -> None:
         if not isinstance(cache, TitansCache):
@@ -276,6 +298,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden, items = outputs.last_hidden_state, kwargs.get("num_items_in_batch")
+        if labels is not None and labels.shape != hidden.shape[:2]:
+            raise ValueError(
+                f"labels must have shape {list(hidden.shape[:2])} like the tokens, got {list(labels.shape)}"
+            )
         logits = loss = None
         if labels is not None and self.training and self.config.fused_loss:
             targets = F.pad(labels[:, 1:], (0, 1), value=-100).to(hidden.device).flatten()
