@@ -48,7 +48,9 @@ part() { # NAME COMMAND...: runs `python -m COMMAND --out FILE` until the sum of
 
 # A kernel takes up to a minute to compile. These fill Triton's cache beside the first part; their results are not kept.
 compiled=$(mktemp -d)
+shares=$(nvidia-smi --query-gpu=compute_mode --format=csv,noheader 2>/dev/null | head -n 1)
 ahead() {
+    [ "${shares:-Default}" = Default ] || return 0 # this GPU takes one process at a time
     nice -n 19 timeout --kill-after=5 "${limits[0]}" "$python" -m "$@" --out "$compiled/$RANDOM$RANDOM.json" >/dev/null 2>&1 &
 }
 
@@ -63,7 +65,7 @@ if [ -n "${DRY:-}" ]; then
     train+=(--device cpu --size tiny --tokens 32 64 --repeats 1 --warmup 0)
     decode+=(--device cpu --size tiny --positions 128 1024 --real 128 --decode-tokens 2 --prefill-tokens 8 --repeats 1)
 else
-    check+=(--seconds $((limits[0] - 15)))
+    check+=(--seconds $((limits[0] - 30)))
     op+=(--device cuda --tokens 4096 --base-tokens 4096 --dim 1024 --heads 16 --batch 8)
     train+=(--device cuda --size 340m --repeats 3)
     decode+=(--device cuda --size 170m --positions 1024 65536 1048576 --decode-tokens 64 --repeats 3)
