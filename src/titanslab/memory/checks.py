@@ -24,9 +24,9 @@ def check_input(layer: "NeuralMemory", x: Tensor) -> None:
         )
     if x.device != layer.o_norm.device:
         raise ValueError(f"x is on {x.device}, the layer on {layer.o_norm.device}; move one of them")
-    if type(layer.q_proj) is not nn.Linear or (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+    if type(layer.q_proj) is not nn.Linear or x.dtype == (dtype := layer.q_proj.weight.dtype):
         return  # what wraps a projection may cast
-    if x.dtype != (dtype := layer.q_proj.weight.dtype):
+    if not x.is_floating_point() or not torch.is_autocast_enabled(x.device.type):
         raise ValueError(f"x is {x.dtype}, the layer {dtype}; cast one of them, such as layer.to({x.dtype})")
 
 

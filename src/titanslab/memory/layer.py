@@ -389,8 +389,13 @@ class NeuralMemory(nn.Module):
             convolved, tail = short_conv(joined, torch.cat(weights, -1), tail, lengths, reset, start)
         else:
             convolved, tail = joined, joined[:, :0]
+        # Under autocast the float32 taps make the convolution float32. On a GPU the kernels take the narrow dtype.
+        narrow = joined.dtype if x.device.type != "cpu" else convolved.dtype
         z = F.silu(convolved).unflatten(-1, (len(names) * self.num_heads, self.head_dim))
-        units, values = unit_norm(z[:, :, : unit * self.num_heads]), z[:, :, unit * self.num_heads :]
+        units, values = (
+            unit_norm(z[:, :, : unit * self.num_heads]).to(narrow),
+            z[:, :, unit * self.num_heads :].to(narrow),
+        )
         parts = [*units.split(self.num_heads, 2), *(values.split(self.num_heads, 2) if "v" in names else ())]
         return *parts, *tail.split(self.num_heads * self.head_dim, -1)
 
