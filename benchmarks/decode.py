@@ -72,7 +72,9 @@ class Decoder:
         else:
             from titanslab import TitansForCausalLM
 
-            model = TitansForCausalLM(fitted_titans_config(name, s))
+            config = fitted_titans_config(name, s)
+            with torch.device(s.device):
+                model = TitansForCausalLM(config)
         self.config: Any = getattr(model, "config")  # noqa: B009
         self.parameters = count_parameters(model)
         dtype = getattr(torch, s.dtype)

@@ -4,7 +4,7 @@
 # A part that fails, or takes more than LIMIT seconds (default 3600), does not stop the others. Code that failed its test
 # is not timed. The exit code is the number of parts that failed or were left out.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 python=${1:-python}
 limit=${LIMIT:-3600}
 flags=()

@@ -36,6 +36,7 @@ def in_turns(
     progress: Callable[[str], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
     around: Callable[[str], contextlib.AbstractContextManager] | None = None,
+    keep: Callable[[dict[str, list[float]], dict[str, str]], None] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of each call in the order A B C A B C ..., so that a slow phase of the machine affects all candidates.
 
@@ -43,29 +44,39 @@ def in_turns(
         candidates: the calls, by name.
         device: device of the calls; a GPU is synchronised before and after each.
         repeats: number of timed turns.
-        warmup: number of turns before them, not timed.
+        warmup: number of calls of each candidate right before its first timed one, not timed.
         progress: called with a line of text before each call.
         clock: returns the time in seconds.
         around: makes a context for a candidate's turn; it is entered and left outside the timed part.
+        keep: called with the results so far after each candidate's first timed call and after each turn, outside the
+            timed part. Every candidate in them has the same number of repeats.
 
     Returns:
         Seconds of each repeat, by candidate; and the error of each candidate that failed, by candidate.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     failed: dict[str, str] = {}
+    progress, keep = progress or _ignore, keep or _ignore
+
+    def complete() -> dict[str, list[float]]:
+        return {name: s for name, s in seconds.items() if s and name not in failed}
+
     # frozen objects are skipped by later collections, and no collection takes place inside a turn
     gc.collect()
     gc.freeze()
     try:
-        for turn in range(-warmup, repeats):
+        for turn in range(repeats):
             for name, call in candidates.items():
                 if name in failed:
                     continue
-                if progress is not None:
-                    progress(f"{'warm-up' if turn < 0 else f'turn {turn + 1}/{repeats}'}: {name}")
                 gc.collect()
                 try:
                     with around(name) if around is not None else contextlib.nullcontext():
+                        for _ in range(0 if turn else warmup):
+                            progress(f"warm-up: {name}")
+                            call()
+                            gc.collect()
+                        progress(f"turn {turn + 1}/{repeats}: {name}")
                         synchronize(device)
                         start = clock()
                         call()
@@ -74,11 +85,17 @@ def in_turns(
                 except ERRORS as error:
                     failed[name] = one_line(error)
                     continue
-                if turn >= 0:
-                    seconds[name].append(taken)
+                seconds[name].append(taken)
+                if turn == 0:
+                    keep(complete(), failed)
+            keep(complete(), failed)
     finally:
         gc.unfreeze()
-    return {name: s for name, s in seconds.items() if name not in failed}, failed
+    return complete(), failed
+
+
+def _ignore(*_: Any) -> None:
+    pass
 
 
 def one_line(error: BaseException) -> str:

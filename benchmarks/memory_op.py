@@ -18,12 +18,11 @@ import torch
 from benchmarks import floor
 from benchmarks.measure import in_turns, one_line, ratio, spread
 from benchmarks.output import human, new_report, quiet_progress, table
-from benchmarks.peers import CANDIDATES, Missing, Setting, Work, build, too_much
+from benchmarks.peers import CANDIDATES, OURS, Missing, Setting, Work, build, candidate, plain, too_much
 from benchmarks.probe import in_fresh_process
 from benchmarks.rates import rate_probes
 from titanslab.experiments.report import Report, picture, say
 
-OURS = ("titanslab", "titanslab-op")
 ATTENTION = ("sdpa-full", "sdpa-window")
 FLA = ("fla-gated-delta-rule", "fla-ttt-linear")
 
@@ -99,7 +98,10 @@ def product_shapes(s: Setting) -> list[tuple[int, int, int, int]]:
 def measure(
     s: Setting, names: list[str], report: Report, arguments: argparse.Namespace, timed: bool = True
 ) -> dict[str, Any]:
-    """Measure one setting: candidates and machine rates in turns, then each candidate's memory in a new process."""
+    """Measure one setting: candidates and machine rates in turns, then each candidate's memory in a new process.
+
+    The result is in the report from the start, which is written again as figures come.
+    """
     device = torch.device(s.device)
     works: dict[str, Work] = {}
     left_out: dict[str, str] = {}
@@ -121,33 +123,64 @@ def measure(
     result: dict[str, Any] = {"setting": asdict(s), "left_out": left_out, "candidates": {}, "ratios": {}}
     for name, work in works.items():
         result["candidates"][name] = {"note": work.note, "fast_weights": work.fast_weights}
+    report.add(result)
     if timed:
-        _time(s, works, result, arguments, device)
+        _time(s, works, result, report, arguments, device)
     if not arguments.no_memory:
         for name, work in works.items():
             say(f"  memory of {name} in a new process")
             result["candidates"][name]["memory"] = in_fresh_process(
                 name, work.setting, arguments.threads, arguments.probe_timeout
             )
+            report.write()
     return result
 
 
 def _time(
-    s: Setting, works: dict[str, Work], result: dict[str, Any], arguments: argparse.Namespace, device: torch.device
+    s: Setting,
+    works: dict[str, Work],
+    result: dict[str, Any],
+    report: Report,
+    arguments: argparse.Namespace,
+    device: torch.device,
 ) -> None:
     probes = rate_probes(device, getattr(torch, s.dtype), product_shapes(s))
     calls = {f"{name} step": work.step for name, work in works.items()}
     if not arguments.no_forward:
         calls |= {f"{name} forward": work.forward for name, work in works.items()}
+
+    def keep(seconds: dict[str, list[float]], failed: dict[str, str]) -> None:
+        if all(name in seconds for name in probes):
+            _enter(s, works, result, probes, seconds, failed)
+            report.write()
+
     with quiet_progress() as show:
-        seconds, failed = in_turns(
-            {**calls, **probes}, device, arguments.repeats, arguments.warmup, lambda t: show(f"{s.label}  {t}")
+        _, failed = in_turns(
+            {**probes, **calls},
+            device,
+            arguments.repeats,
+            arguments.warmup,
+            lambda text: show(f"{s.label}  {text}"),
+            keep=keep,
         )
-    rates = {name: probe.work / spread(seconds[name])["median"] for name, probe in probes.items()}  # type: ignore[attr-defined]
+    for key, reason in failed.items():
+        say(f"FAILED {key}: {reason}")
+
+
+def _enter(
+    s: Setting,
+    works: dict[str, Work],
+    result: dict[str, Any],
+    probes: dict[str, Any],
+    seconds: dict[str, list[float]],
+    failed: dict[str, str],
+) -> None:
+    """Enter the figures of the turns so far, and their ratios, into `result`."""
+    rates = {name: probe.work / spread(seconds[name])["median"] for name, probe in probes.items()}
     result["rates"] = {
         "matmul_flops_per_second": {n: r for n, r in rates.items() if n != "copy"},
         "copy_bytes_per_second": rates["copy"],
-        "raw": {name: {"work": probe.work, **spread(seconds[name])} for name, probe in probes.items()},  # type: ignore[attr-defined]
+        "raw": {name: {"work": probe.work, **spread(seconds[name])} for name, probe in probes.items()},
     }
     best = max(result["rates"]["matmul_flops_per_second"].values())
     tokens = s.batch * s.tokens
@@ -157,7 +190,6 @@ def _time(
             key = f"{name} {part}"
             if key in failed:
                 entry[part] = {"error": failed[key]}
-                say(f"FAILED {key}: {failed[key]}")
             elif key in seconds:
                 entry[part] = spread(seconds[key])
                 entry[part]["tokens_per_second"] = tokens / entry[part]["median"]
@@ -168,10 +200,18 @@ def _time(
                     entry[part]["floor"]["state_traffic_bytes"] = passes * floor.state_traffic(
                         s.tokens, s.chunk, s.heads, s.head_dim, s.depth, s.expansion, s.batch
                     )
-        for mine in OURS:
-            if name in OURS or f"{mine} step" not in seconds or f"{name} step" not in seconds:
-                continue
-            result["ratios"][f"{mine} / {name}"] = ratio(seconds[f"{mine} step"], seconds[f"{name} step"])
+    for mine, other in _compared(list(works)):
+        if f"{mine} step" in seconds and f"{other} step" in seconds:
+            result["ratios"][f"{mine} / {other}"] = ratio(seconds[f"{mine} step"], seconds[f"{other} step"])
+
+
+def _compared(names: list[str]) -> list[tuple[str, str]]:
+    """Pairs whose ratio is reported: each of ours to each peer, and to an earlier one that differs in its backend."""
+    pairs = []
+    for i, mine in enumerate(names):
+        others = [n for j, n in enumerate(names) if plain(n) not in OURS or (plain(n) == plain(mine) and j < i)]
+        pairs += [(mine, other) for other in others if plain(mine) in OURS]
+    return pairs
 
 
 def show(result: dict[str, Any]) -> str:
@@ -298,7 +338,7 @@ def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--row", choices=sorted(ROWS), help="one row of figures in place of the sweep")
-    p.add_argument("--candidates", nargs="+", choices=sorted(CANDIDATES), help="default: all that can run")
+    p.add_argument("--candidates", nargs="+", type=candidate, help="default: all that can run")
     p.add_argument("--tokens", nargs="+", type=int, default=[512, 2048, 8192, 32768])
     p.add_argument("--chunk", nargs="+", type=int, default=[1, 4, 16, 64, 256])
     p.add_argument("--depth", nargs="+", type=int, default=[1, 2, 3, 4])
@@ -366,7 +406,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for number, setting in enumerate(settings, 1):
         say(f"[{number}/{len(settings)}] {setting.label}")
         result = measure(setting, names, report, arguments, timed=not (row or {}).get("untimed", False))
-        report.add(result)
         print(show(result), flush=True)
     results = report.content["results"]
     if row is not None:

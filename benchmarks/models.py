@@ -206,7 +206,9 @@ def build_titans(name: str, s: ModelSetting) -> Training:
     config = fitted_titans_config(name, s)
     flops = forward_flops(config, s.batch, s.tokens) - causal_pairs_hidden(name, s, config)
     shape = f"{config.num_hidden_layers} blocks of {config.hidden_size}, MLP {config.intermediate_size}"
-    return Training(s, TitansForCausalLM(config), _hugging_face_loss, config.vocab_size, shape, flops)
+    with torch.device(s.device):
+        model = TitansForCausalLM(config)
+    return Training(s, model, _hugging_face_loss, config.vocab_size, shape, flops)
 
 
 def build_llama(s: ModelSetting) -> Training:

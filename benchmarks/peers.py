@@ -4,6 +4,7 @@ All candidates take the same input. They run forward without gradients, or forwa
 input and of all parameters. A candidate that cannot run here raises `Missing` with the reason, which the report has.
 """
 
+import argparse
 import dataclasses
 import importlib.util
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import floor
+from titanslab.memory.config import BACKENDS
 
 
 class Missing(Exception):
@@ -336,17 +338,38 @@ CANDIDATES: dict[str, Callable[[Setting], Work]] = {
 }
 
 
+OURS = ("titanslab", "titanslab-op")
+
+
+def plain(name: str) -> str:
+    """The candidate's name without its backend."""
+    return name.partition(":")[0]
+
+
+def candidate(text: str) -> str:
+    """A name of `CANDIDATES`; ours may name their backend, as in `titanslab-op:triton`. For argparse."""
+    name, colon, backend = text.partition(":")
+    if name in CANDIDATES and (not colon or (name in OURS and backend in BACKENDS)):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"must be one of {', '.join(CANDIDATES)}; {' and '.join(OURS)} may have a backend behind a colon "
+        f"({', '.join(BACKENDS)}); got {text!r}"
+    )
+
+
 def build(name: str, setting: Setting) -> Work:
-    """Build the candidate of that name.
+    """Build the candidate of that name (`candidate`).
 
     Raises:
         Missing: the candidate cannot run here.
         ValueError: unknown candidate.
     """
-    if name not in CANDIDATES:
+    if plain(name) not in CANDIDATES:
         raise ValueError(f"candidate must be one of {', '.join(CANDIDATES)}, got {name!r}")
+    if name != plain(name):
+        setting = dataclasses.replace(setting, backend=name.partition(":")[2])
     torch.manual_seed(setting.seed)
-    return CANDIDATES[name](setting)
+    return CANDIDATES[plain(name)](setting)
 
 
 # Peak of titans-pytorch in forward + backward, in full sets of fast weights per chunk (measured at 2K tokens with

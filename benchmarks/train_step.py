@@ -60,7 +60,10 @@ ROWS: dict[str, dict[str, Any]] = {
 def measure(
     s: ModelSetting, names: list[str], against: list[str], report: Report, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Measure one setting: candidates and machine rates in turns, then each candidate's memory in a new process."""
+    """Measure one setting: candidates and machine rates in turns, then each candidate's memory in a new process.
+
+    The result is in the report from the start, which is written again as figures come.
+    """
     device = torch.device(s.device)
     models: dict[str, Training] = {}
     left_out: dict[str, str] = {}
@@ -78,6 +81,7 @@ def measure(
     result: dict[str, Any] = {"setting": asdict(s), "left_out": left_out, "candidates": {}, "ratios": {}}
     for name, model in models.items():
         result["candidates"][name] = {"note": model.note, "parameters": model.parameters}
+    report.add(result)
     parked = device.type == "cuda"
     for model in models.values() if parked else ():
         model.move("cpu")
@@ -97,26 +101,55 @@ def measure(
 
     probes = rate_probes(device, getattr(torch, s.dtype), [])
     calls = {name: model.step for name, model in models.items()}
+
+    def keep(seconds: dict[str, list[float]], failed: dict[str, str]) -> None:
+        if all(name in seconds for name in probes):
+            _enter(s, models, result, probes, seconds, failed, against)
+            report.write()
+
     with quiet_progress() as show_progress:
-        seconds, failed = in_turns(
-            {**calls, **probes},
+        _, failed = in_turns(
+            {**probes, **calls},
             device,
             arguments.repeats,
             arguments.warmup,
             lambda text: show_progress(f"{s.label}  {text}"),
             around=on_device,
+            keep=keep,
         )
-    rates = {n: probe.work / spread(seconds[n])["median"] for n, probe in probes.items()}  # type: ignore[attr-defined]
+    for name, reason in failed.items():
+        say(f"FAILED {name}: {reason}")
+    models.clear()
+    calls.clear()
+    if not arguments.no_memory:
+        for name in [n for n in result["candidates"] if n not in failed]:
+            say(f"  memory of {name} in a new process")
+            result["candidates"][name]["memory"] = in_fresh_process(name, s, arguments.threads, arguments.probe_timeout)
+            report.write()
+    return result
+
+
+def _enter(
+    s: ModelSetting,
+    models: dict[str, Training],
+    result: dict[str, Any],
+    probes: dict[str, Any],
+    seconds: dict[str, list[float]],
+    failed: dict[str, str],
+    against: list[str],
+) -> None:
+    """Enter the figures of the turns so far, and their ratios, into `result`."""
+    rates = {n: probe.work / spread(seconds[n])["median"] for n, probe in probes.items()}
     result["rates"] = {
         "matmul_flops_per_second": {n: r for n, r in rates.items() if n != "copy"},
         "copy_bytes_per_second": rates["copy"],
     }
-    best = max(result["rates"]["matmul_flops_per_second"].values())
+    rate = max(result["rates"]["matmul_flops_per_second"].values())
     for name, model in models.items():
         entry = result["candidates"][name]
         if name in failed:
             entry["step"] = {"error": failed[name]}
-            say(f"FAILED {name}: {failed[name]}")
+        if name not in seconds:
             continue
         entry["step"] = spread(seconds[name])
         entry["step"]["tokens_per_second"] = s.batch * s.tokens / entry["step"]["median"]
@@ -125,24 +158,17 @@ def measure(
             # reads of the weights in forward and backward, reads and writes of the optimizer with two moments
             moved = 4 * model.parameters * 9
             entry["step"]["floor"] = floor.fraction(
-                floor.BACKWARD * model.flops, moved, entry["step"]["median"], best, rates["copy"]
+                floor.BACKWARD * model.flops, moved, entry["step"]["median"], rate, rates["copy"]
             )
     for mine in (n for n in TITANS if n in seconds):
         for other in against:
             if other in seconds:
                 result["ratios"][f"{mine} / {other}"] = ratio(seconds[mine], seconds[other])
     for other in against:
-        rows = {k: v["median"] for k, v in result["ratios"].items() if k.endswith(f" / {other}")}
+        rows = {n: result["ratios"][f"{n} / {other}"] for n in TITANS if f"{n} / {other}" in result["ratios"]}
         if rows:
-            name = max(rows, key=lambda k: rows[k])
-            result["ratios"][f"best Titans / {other}"] = {**result["ratios"][name], "best": name.split(" / ")[0]}
-    models.clear()
-    calls.clear()
-    if not arguments.no_memory:
-        for name in [n for n in result["candidates"] if n not in failed]:
-            say(f"  memory of {name} in a new process")
-            result["candidates"][name]["memory"] = in_fresh_process(name, s, arguments.threads, arguments.probe_timeout)
-    return result
+            best = max(rows, key=lambda n: rows[n]["median"])
+            result["ratios"][f"best Titans / {other}"] = {**rows[best], "best": best}
 
 
 def show(result: dict[str, Any]) -> str:
@@ -276,7 +302,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for number, setting in enumerate(settings, 1):
         say(f"[{number}/{len(settings)}] {setting.label}")
         result = measure(setting, names, against, report, arguments)
-        report.add(result)
         print(show(result), flush=True)
     if row:
         print(f"\nrow {arguments.row}, to reach: {row['target']}")

@@ -8,7 +8,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 CARDS = sorted((ROOT / "checkpoints").glob("*/README.md"))
-PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS) if "```python" in p.read_text()]
+EVERY = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *CARDS)
+PAGES = [page for page in EVERY if "```python" in page.read_text()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: f"{p.parent.name}-{p.name}")
@@ -27,8 +28,9 @@ def test_commands_exist() -> None:
 
     from titanslab.cli.root import app
 
-    text = "\n".join(page.read_text() for page in (ROOT / "README.md", ROOT / "docs" / "results.md", *CARDS))
-    lines = re.findall(r"^titans .*$", text, re.MULTILINE)
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *CARDS)
+    text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")  # a command may take several lines
+    lines = re.findall(r"^(?:\$ )?(titans .*)$", text, re.MULTILINE)
     assert lines
     for line in lines:
         words, command = line.split()[1:], get_command(app)

@@ -6,6 +6,8 @@ Names load when first used. `titanslab.memory` needs torch alone; the models nee
 to `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` once `titanslab` is imported.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from titanslab._version import __version__
@@ -24,19 +26,7 @@ if TYPE_CHECKING:
     from titanslab.models.config import TitansConfig
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
 
-_LAZY = {
-    "MemoryConfig": "memory",
-    "MemoryNetwork": "memory",
-    "MemoryParams": "memory",
-    "MemoryState": "memory",
-    "NeuralMemory": "memory",
-    "NeuralMemoryState": "memory",
-    "TitansCache": "models.cache",
-    "TitansConfig": "models.config",
-    "TitansForCausalLM": "models.modeling",
-    "TitansModel": "models.modeling",
-    "neural_memory": "memory",
-}
+_MODELS = {"TitansCache": "cache", "TitansConfig": "config", "TitansForCausalLM": "modeling", "TitansModel": "modeling"}
 
 __all__ = [
     "MemoryConfig",
@@ -55,25 +45,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LAZY:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    module = f"models.{_MODELS[name]}" if name in _MODELS else "memory"
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register() -> None:
-    """Tell Hugging Face's Auto* classes; where transformers is not installed, only the memory can be used."""
-    from importlib.util import find_spec
-
-    if find_spec("transformers") is not None:
-        from titanslab.models.register import register_config
-
-        register_config()
-
-
-_register()
+if find_spec("transformers") is not None:  # without it, only the memory can be used
+    import_module("titanslab.models.register").register_config()

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
-SECONDS_BETWEEN_LINES = 10.0
-
 
 class Progress(Protocol):
     """Called while work goes on.
@@ -22,12 +20,7 @@ class Progress(Protocol):
 
 
 def bar(
-    title: str,
-    unit: str = "",
-    *,
-    start: float | None = 0.0,
-    every: float | None = SECONDS_BETWEEN_LINES,
-    keep: bool = False,
+    title: str, unit: str = "", *, start: float | None = 0.0, every: float | None = 10.0, keep: bool = False
 ) -> AbstractContextManager[Progress]:
     """Show on stderr how far work is, how fast it goes and the time left: a bar on a terminal, lines elsewhere.
 

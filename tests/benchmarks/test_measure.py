@@ -18,7 +18,7 @@ def test_candidates_take_turns_and_warm_up_is_not_counted():
         warmup=1,
         clock=lambda: float(next(ticks)),
     )
-    assert order == ["a", "b"] * 4
+    assert order == ["a", "a", "b", "b"] + ["a", "b"] * 2
     assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
     assert failed == {}
 
@@ -47,6 +47,22 @@ def test_a_candidate_that_fails_is_named_and_the_others_go_on():
     assert failed == {"a": "RuntimeError: no kernel"}
     assert list(seconds) == ["b"]
     assert len(seconds["b"]) == 2
+
+
+def test_results_are_kept_as_they_come():
+    kept = []
+
+    def breaks():
+        raise RuntimeError("no kernel")
+
+    def keep(found, failed):
+        kept.append(({name: len(s) for name, s in found.items()}, dict(failed)))
+
+    calls = {"a": lambda: None, "b": breaks, "c": lambda: None}
+    seconds, _ = in_turns(calls, CPU, 2, keep=keep)
+    reason = {"b": "RuntimeError: no kernel"}
+    assert kept == [({"a": 1}, {}), ({"a": 1, "c": 1}, reason), ({"a": 1, "c": 1}, reason), ({"a": 2, "c": 2}, reason)]
+    assert set(seconds) == {"a", "c"}
 
 
 def test_spread_keeps_every_repeat():

@@ -1,5 +1,6 @@
 """Benchmark `memory_op` from end to end on a tiny setting: its JSON, and the list of missing peers."""
 
+import argparse
 import json
 import math
 import sys
@@ -7,9 +8,9 @@ import sys
 import pytest
 import torch
 from benchmarks.output import free_path, table
-from benchmarks.peers import CANDIDATES, Missing, Setting, build, too_much
+from benchmarks.peers import CANDIDATES, Missing, Setting, build, candidate, too_much
 
-from benchmarks import memory_op
+from benchmarks import memory_op, peers
 
 TINY = Setting(24, 8, dim=16, heads=2, expansion=2, window=8)
 
@@ -43,6 +44,40 @@ def test_layer_and_op_count_the_same_memory():
     layer, op = build("titanslab", TINY), build("titanslab-op", TINY)
     assert layer.fast_weights == op.fast_weights == sum(w.numel() for w in op.leaves[6:8])
     assert layer.flops > op.flops
+
+
+def test_a_candidate_of_ours_may_name_its_backend():
+    assert candidate("titanslab-op:triton") == "titanslab-op:triton"
+    assert build("titanslab-op:recurrent", TINY).setting.backend == "recurrent"
+    for wrong in ("nobody", "titanslab-op:", "titanslab-op:fast", "sdpa-full:triton"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"must be one of .*titanslab and titanslab-op may have"):
+            candidate(wrong)
+    with pytest.raises(SystemExit):
+        memory_op.main(["--candidates", "titanslab:fast"])
+
+
+def test_a_run_that_is_ended_keeps_the_candidates_before(tmp_path, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    class Work(peers.Work):
+        def step(self):
+            if self.setting.backend == "recurrent":
+                raise Ended
+            return super().step()
+
+    monkeypatch.setattr(peers, "Work", Work)
+    monkeypatch.setattr(memory_op, "rate_probes", _small_probes)
+    path = tmp_path / "r.json"
+    options = ["--tokens", "24", "--base-tokens", "24", "--chunk", "8", "--base-chunk", "8", "--depth", "2"]
+    options += ["--dim", "16", "--heads", "2", "--device", "cpu", "--repeats", "3", "--no-memory", "--no-forward"]
+    with pytest.raises(Ended):
+        memory_op.main([*options, "--candidates", "titanslab-op:chunked", "titanslab-op:recurrent", "--out", str(path)])
+    content = json.loads(path.read_text())
+    assert content["complete"] is False
+    (result,) = content["results"]
+    assert len(result["candidates"]["titanslab-op:chunked"]["step"]["repeats"]) == 1
+    assert "step" not in result["candidates"]["titanslab-op:recurrent"]
 
 
 def test_missing_peers_give_the_reason(without):

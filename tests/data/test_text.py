@@ -96,8 +96,8 @@ def test_a_file_that_is_cut_off_is_not_taken_for_whole(suffix, compress, tmp_pat
 
 def test_zstd_without_its_package_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "a.txt.zst").write_bytes(zstd.compress(b"text"))
-    monkeypatch.setitem(sys.modules, "compression", None)
-    monkeypatch.setitem(sys.modules, "backports", None)
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
     with pytest.raises(ImportError, match=r"a\.txt\.zst needs .*titans-lab\[zstd\]"):
         list(iter_texts(tmp_path / "a.txt.zst"))
 

@@ -4,12 +4,13 @@ import json
 import re
 
 import pytest
+import torch
 
 from titanslab.data import byte_tokenizer
 from titanslab.data.encode import load_counter
 from titanslab.evaluation.pictures import heat_map
 from titanslab.evaluation.results import hold, read_records
-from titanslab.evaluation.run_task import run_cells
+from titanslab.evaluation.run_task import TaskRun, run_cells
 from titanslab.evaluation.table import summarise, table, tables
 from titanslab.tasks.niah.samples import niah_cells
 from titanslab.tasks.table import TASKS
@@ -59,7 +60,10 @@ class Bar:
 
 def _run(cells, reader, tokenizer, folder, num_samples=8, **options):
     settings = options.pop("settings", {"model": "reader"})
-    return run_cells(cells, reader, tokenizer, folder, num_samples=num_samples, settings=settings, **options).asked
+    fields = {"lengths": "1k", "samples": num_samples, "model": "", "output": folder, "max_new_tokens": 8}
+    progress = options.pop("progress", None)
+    run = TaskRun(task=TASKS["niah"], device=torch.device("cpu"), **fields, **options)
+    return run_cells(run, cells, reader, tokenizer, settings, progress).asked
 
 
 def test_every_sample_is_answered_and_scored(cells, tokenizer, tmp_path):

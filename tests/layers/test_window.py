@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from titanslab.layers import attend
 from titanslab.layers import window as window_module
+from titanslab.layers.window import attend
 
 
 def tensors(length: int, past: int = 0, prefix: int = 0) -> list[torch.Tensor]:

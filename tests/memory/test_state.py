@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.memory import NeuralMemory, NeuralMemoryState
 from titanslab.memory.state import named_tensors, tree_map, tree_nbytes
 from titanslab.models.state import MixerState
@@ -60,3 +61,19 @@ def test_the_text_of_a_state_is_short(state: NeuralMemoryState) -> None:
     assert repr(state) == f"NeuralMemoryState(batch_size=3, float32, cpu, {state.nbytes() / 1024:,.1f} KiB)"
     assert repr(state.memory).startswith("MemoryState(batch_size=3, ")
     assert repr(MixerState()) == "MixerState(0.0 KiB)"
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 6])
+@pytest.mark.parametrize("backend", ["auto", "chunked", "recurrent", "reference"])
+def test_an_edit_of_a_state_does_not_edit_the_layer(tokens: int, backend: str) -> None:
+    layer = NeuralMemory(16, 2, chunk_size=4, backend=backend)
+    model = TitansForCausalLM(TitansConfig.preset("tiny", variant="mac", num_hidden_layers=1))
+    before = [p.detach().clone() for p in (*layer.parameters(), *model.parameters())]
+    with torch.no_grad():
+        states = [layer.initial_state(), layer(torch.randn(1, tokens, 16))[1]]
+        if tokens:
+            states += model.read(torch.ones(1, tokens, dtype=torch.int64)).states
+        for state in states:
+            for tensor in state.tensors().values():
+                tensor.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(before, (*layer.parameters(), *model.parameters()), strict=True))

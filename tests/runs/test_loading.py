@@ -7,7 +7,7 @@ import torch
 
 from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.data import byte_tokenizer
-from titanslab.runs.loading import open_model
+from titanslab.runs.loading import load_model, open_model
 
 
 @pytest.fixture
@@ -20,16 +20,15 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def test_model_tokenizer_and_folder_come_together(folder):
-    model, tokenizer, where = open_model(folder, "cpu", memory_forgetting=False)
-    assert where == folder
+def test_model_and_tokenizer_come_together(folder):
+    model, tokenizer = open_model(folder, "cpu")
     assert not model.training
     assert model.device == torch.device("cpu")
-    assert model.config.memory_forgetting is False
     assert len(tokenizer) == model.config.vocab_size
+    assert load_model(folder, memory_forgetting=False).config.memory_forgetting is False
     assert json.loads((folder / "config.json").read_text()).get("memory_forgetting", True) is True
     with torch.no_grad():
-        assert open_model(str(folder)).model(torch.tensor([[1, 2]])).logits.shape == (1, 2, 259)
+        assert open_model(str(folder))[0](torch.tensor([[1, 2]])).logits.shape == (1, 2, 259)
 
 
 def test_a_wrong_name_device_or_folder_is_named(folder, tmp_path):

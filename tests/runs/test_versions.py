@@ -6,7 +6,7 @@ import subprocess
 import torch
 
 from titanslab.runs import versions as module
-from titanslab.runs.versions import checkout, git_commit, machine, package_versions, processor, versions
+from titanslab.runs.versions import checkout, machine, package_versions, processor, versions
 
 
 def test_versions_name_packages_and_the_machine():
@@ -29,7 +29,7 @@ def test_the_commit_says_whether_code_differs_and_results_do_not_count(tmp_path,
         ).stdout
 
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    assert (git_commit(), checkout()) == (None, (None, False))
+    assert (versions()["commit"], checkout()) == (None, (None, False))
     git("init")
     for folder in ("src", "benchmarks/results", "docs"):
         (tmp_path / folder).mkdir(parents=True)
@@ -39,6 +39,6 @@ def test_the_commit_says_whether_code_differs_and_results_do_not_count(tmp_path,
     commit = git("rev-parse", "HEAD").strip()
     (tmp_path / "docs" / "a").write_text("2")
     (tmp_path / "benchmarks" / "results" / "b").write_text("2")
-    assert (git_commit(), checkout()) == (commit, (commit, False))
+    assert (versions()["commit"], checkout()) == (commit, (commit, False))
     (tmp_path / "src" / "b").write_text("2")
-    assert (git_commit(), checkout()) == (f"{commit}-dirty", (commit, True))
+    assert (versions()["commit"], checkout()) == (f"{commit}-dirty", (commit, True))

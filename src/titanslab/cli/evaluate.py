@@ -73,7 +73,7 @@ def perplexity(
     folder = output or Path(model) / "evaluation"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
-    opened = open_model(model, device)
+    network, tokenizer = open_model(model, device)
     from rich.console import Console
 
     from titanslab.evaluation.perplexity import evaluate_perplexity
@@ -88,9 +88,7 @@ def perplexity(
     for length in sorted(set(context_length or [1024])):
         with bar(f"context {length:,}", "tokens") as show:
             results.append(
-                evaluate_perplexity(
-                    opened.model, opened.tokenizer, iter(corpus), context_length=length, progress=show, **sizes
-                )
+                evaluate_perplexity(network, tokenizer, iter(corpus), context_length=length, progress=show, **sizes)
             )
     folder.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(data[0]).name.split(".")[0]).strip("-") or "data"
@@ -175,9 +173,7 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
         own: the values of `task.options` by name.
         shared: the values of `shared_options` by name.
     """
-    from titanslab.runs.devices import pick_device
-    from titanslab.runs.loading import find_model_folder
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
 
     folder = find_model_folder(shared["model"])
     quiet_libraries()

@@ -41,7 +41,7 @@ def generate(
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p}")
     from titanslab.runs.loading import open_model
 
-    network, tokenizer, _ = open_model(model, device)
+    network, tokenizer = open_model(model, device)
     import torch
     from accelerate.utils import set_seed
 

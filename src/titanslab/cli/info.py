@@ -34,7 +34,7 @@ def info(
         raise ValueError("--variant needs --preset, such as --preset tiny")
     from rich.console import Console
 
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import quiet_libraries
 
     quiet_libraries()
     chosen = None

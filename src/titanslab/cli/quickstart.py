@@ -35,7 +35,7 @@ def quickstart(
     Example: [bold]titans quickstart --output quickstart --seed 1[/bold]
     """
     from titanslab.quickstart.settings import settings
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import quiet_libraries
 
     chosen = settings(minutes, smoke)
     quiet_libraries()

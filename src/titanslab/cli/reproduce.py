@@ -83,7 +83,7 @@ def reproduce(
     from titanslab.cli.errors import Interrupted
     from titanslab.experiments.run import choose, print_rows, recipe_commands, run_study, write_results
     from titanslab.experiments.study import load_study
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import quiet_libraries
 
     plan = load_study(study)
     quiet_libraries()

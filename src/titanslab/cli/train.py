@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def train(
     same losses. On several GPUs: torchrun --nproc-per-node 8 -m titanslab.cli train ...
     """
     from titanslab.cli.errors import Interrupted
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import quiet_libraries
     from titanslab.training.recipe import load_recipe
 
     if recipe is None:
@@ -53,8 +54,6 @@ def train(
 
 
 def _how_to_resume(recipe: Path, assignments: list[str], output: Path) -> str:
-    import shlex
-
     from titanslab.runs.checkpoints import last_complete
 
     if not (output / "recipe.toml").exists():

@@ -12,15 +12,14 @@ from titanslab.data.text import COMPRESSIONS, entry_texts, file_texts, find_file
 
 @dataclass(frozen=True)
 class Corpus:
-    """A collection of documents: local files, or a dataset on the hub, never both.
-
-    Iterating gives the text of each document that has any, in a fixed order.
+    """Documents of local files or of a dataset on the hub; iterating gives the text of each, in a fixed order.
 
     Args:
-        files: local files. hub: the name of a dataset; subset, split, streaming: as `datasets.load_dataset` has them.
+        files: local files.
+        hub, subset, split, streaming: the name of a dataset on the hub, and arguments of `datasets.load_dataset`.
         column: the name of the text in JSONL, parquet and hub rows.
         text_documents: the part of a plain text file that is one document: "file", "line" or "paragraph".
-        name: how errors call the corpus.
+        name: the name of the corpus in error messages.
     """
 
     files: tuple[Path, ...] = ()
@@ -78,8 +77,8 @@ def open_corpus(source: str | list[str], name: str = "data", **options: Any) -> 
     """Find the documents that `source` names: files, folders, glob patterns, a list of these, or one hub dataset.
 
     Args:
-        source: the names.
-        name: how errors call the source.
+        source: a path, a pattern, a hub dataset, or a list of paths and patterns.
+        name: the name of the source in error messages.
         options: fields of `Corpus`.
 
     Raises:

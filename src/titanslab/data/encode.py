@@ -23,7 +23,8 @@ class TextEncoder:
         tokenizer: a Hugging Face tokenizer or a `tokenizers.Tokenizer`; another raises a ValueError.
 
     Attributes:
-        bos, eos: its start and end token, None where it has none.
+        bos: the tokenizer's start token, None where it has none.
+        eos: its end token, None where it has none.
         start: the ids before a text that is read from its beginning: the start token, or none.
     """
 
@@ -208,11 +209,9 @@ def tokenizer_identity(tokenizer: Any) -> str:
 
 
 def load_counter(path: str | os.PathLike[str]) -> TokenCounter:
-    """The counter of a tokenizer by name.
+    """The counter of the tokenizer `path`: `byte`, a folder with GPT-2's files, or a name that `load_tokenizer` takes.
 
-    Args:
-        path: `byte`; a folder with GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json` and `merges.txt`; or
-            another name that `titanslab.data.load_tokenizer` takes.
+    GPT-2's files are `encoder.json` and `vocab.bpe`, or `vocab.json` and `merges.txt`.
     """
     if str(path) == "byte":
         return TokenCounter(utf8_bytes)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from titanslab.data.packing import IGNORED, Row, Rows, padded
+from titanslab.data.packing import IGNORED, Row, padded
 
 
 class ShuffledRows:
     """All rows once per epoch, in an order drawn from (seed, epoch), or in their own order without `shuffle`."""
 
-    def __init__(self, rows: Rows, seed: int, *, shuffle: bool = True) -> None:
+    def __init__(self, rows: Sequence[Row], seed: int, *, shuffle: bool = True) -> None:
         self.rows, self.seed, self.shuffle = rows, seed, shuffle
         self._epoch = -1
         self._order = np.arange(len(rows))

@@ -5,7 +5,6 @@ A row is a dict of int64 arrays [T]: `input_ids`, `labels` (shifted inside the m
 """
 
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 
@@ -13,14 +12,6 @@ from titanslab.data.tokens import Tokens
 
 IGNORED = -100
 Row = dict[str, np.ndarray]
-
-
-class Rows(Protocol):
-    """A fixed number of rows, addressed by index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Row: ...
 
 
 class TokenRows:

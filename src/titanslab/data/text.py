@@ -7,10 +7,12 @@ import io
 import json
 import lzma
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -268,12 +270,9 @@ def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
     kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), path.suffix.lower())
     if kind == ".zst":
         try:
-            from compression import zstd  # Python 3.14
+            zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
         except ImportError:
-            try:
-                from backports import zstd
-            except ImportError:
-                raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
+            raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
         openers[".zst"] = zstd.open
     return openers.get(kind, lambda stream: stream)(raw)
 

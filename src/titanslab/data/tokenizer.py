@@ -16,16 +16,15 @@ BYTE = "byte"
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """The byte tokenizer: byte b of the UTF-8 text is token b, then <bos> 256, <eos> 257, <pad> 258.
+    """The byte tokenizer: byte b of the UTF-8 text is token b, then `<bos>` 256, `<eos>` 257, `<pad>` 258.
 
-    Decoding gives back any text exactly, and text that spells "<bos>" is encoded as its letters. It is saved and
+    Decoding gives back any text exactly, and text that spells `<bos>` is encoded as its letters. It is saved and
     loaded as a Hugging Face fast tokenizer, without code of this package.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    symbols = _byte_symbols()
-    backend = Tokenizer(models.BPE(vocab={symbol: byte for byte, symbol in enumerate(symbols)}, merges=[]))
+    backend = Tokenizer(models.BPE(vocab=_byte_vocabulary(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
@@ -53,7 +52,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         path /= "tokenizer.model"
         if not path.exists():
             kinds = "no tokenizer.json, tokenizer_config.json or tokenizer.model"
-            raise ValueError(f"tokenizer folder {name!r} holds {kinds}")
+            raise ValueError(f"tokenizer folder {name!r} holds {kinds}; save a tokenizer there, beside its model")
     if path.is_file():
         return _from_file(path)
     if not path.exists() and (path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name):
@@ -83,9 +82,7 @@ def is_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     model = json.loads(backend.to_str())
     if model.get("normalizer") is not None or not getattr(tokenizer, "split_special_tokens", False):
         return False
-    vocab = model["model"].get("vocab", {})
-    symbols = _byte_symbols()
-    return model["model"].get("merges") == [] and vocab == {symbol: byte for byte, symbol in enumerate(symbols)}
+    return model["model"].get("merges") == [] and model["model"].get("vocab") == _byte_vocabulary()
 
 
 def _from_file(path: Path) -> PreTrainedTokenizerBase:
@@ -152,10 +149,10 @@ def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _byte_symbols() -> list[str]:
-    """The printable character that stands for each byte in a byte-level vocabulary."""
+def _byte_vocabulary() -> dict[str, int]:
+    """The printable character that stands for each byte in a byte-level vocabulary, with the byte as its id."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     alphabet = sorted(ByteLevel.alphabet())  # printable bytes stand for themselves, the others follow from 256 on
     others = iter(symbol for symbol in alphabet if ord(symbol) > 255)
-    return [chr(byte) if chr(byte) in alphabet else next(others) for byte in range(256)]
+    return {chr(byte) if chr(byte) in alphabet else next(others): byte for byte in range(256)}

@@ -39,10 +39,6 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def num_documents(self) -> int:
-        return len(self.offsets) - 1
-
 
 def tokenize(
     corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, cache: Path | None = None, progress: Progress | None = None
@@ -50,7 +46,6 @@ def tokenize(
     """Tokenise a corpus.
 
     Args:
-        corpus, tokenizer: the texts and the tokenizer.
         cache: a folder in which the result is kept and from which it is read the next time; None = no cache.
         progress: called with the bytes of files done and in all.
 

@@ -63,9 +63,7 @@ def plot_recall(recall: dict[str, dict[int, float]], path: Path, reach: int, cha
 
 
 def heat_map(records: Sequence[dict[str, Any]], task: Task, path: Path) -> None:
-    """Draw the share of right answers with lengths across; `task.picture` names the rows.
-
-    `depth`: one panel per sub-task, with the depth of the answer in ten rows. `task`: one panel, a row per sub-task.
+    """Draw the share of right answers with lengths across; `task.picture` names the rows, ten for a depth.
 
     Args:
         records: of `run_task`; the first score of each counts.

@@ -119,13 +119,13 @@ def _brief(value: Any) -> str:
     return repr(value)
 
 
-def kept_samples(folder: Path | None, cell: Cell, count: int) -> list[TaskSample]:
+def kept_samples(folder: Path, cell: Cell, count: int) -> list[TaskSample]:
     """The first `count` samples of a cell, read from its file in `folder` or made and written to it.
 
     A second model and a resumed run read the file; its name holds the cell's settings. A damaged line and those after
-    it are made again. The list is empty without a folder and for a cell of more than `MAX_CELL_TOKENS`.
+    it are made again. The list is empty for a cell of more than `MAX_CELL_TOKENS`.
     """
-    if folder is None or cell.length * count > MAX_CELL_TOKENS:
+    if cell.length * count > MAX_CELL_TOKENS:
         return []
     file = folder / f"{cell.name}-{fingerprint(cell.settings)}.jsonl"
     samples: list[TaskSample] = []

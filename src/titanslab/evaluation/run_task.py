@@ -112,57 +112,38 @@ def run_task(run: TaskRun, settings: Mapping[str, Any] | None = None) -> Answere
         **(settings or {}),
     }
     with bar("asking", "tokens") as progress:
-        return run_cells(
-            cells,
-            answer,
-            tokenizer,
-            run.output,
-            num_samples=run.samples,
-            settings=identity,
-            batch_size=run.batch_size,
-            batch_tokens=run.batch_tokens,
-            sample_folder=run.sample_folder or run.output / "samples",
-            progress=progress,
-        )
+        return run_cells(run, cells, answer, tokenizer, identity, progress)
 
 
 def run_cells(
+    run: TaskRun,
     cells: Sequence[Cell],
     answer: Answerer,
     tokenizer: Any,
-    output: Path,
-    *,
-    num_samples: int,
     settings: Mapping[str, Any],
-    batch_size: int = 16,
-    batch_tokens: int = 1 << 16,
-    sample_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Answered:
-    """Answer and score the first `num_samples` samples of every cell, except those that `output` holds already.
+    """Answer and score the first `run.samples` samples of every cell, except those that `run.output` holds already.
 
     Args:
+        run: the output folder, the samples and the batches; its other fields have no effect.
         cells: the cells in the order in which they run.
         answer: continues prompts; see `GreedyAnswerer`.
         tokenizer: of the model.
-        output: folder of `results.jsonl` and `settings.json`.
-        num_samples: per cell.
         settings: every value that the answers depend on. A folder made under other values, or with cells of other
             samples, is refused.
-        batch_size: maximal number of prompts in a batch.
-        batch_tokens: maximal number of prompt tokens in a batch; a single prompt may have more.
-        sample_folder: keeps the samples for later runs.
         progress: called with the tokens read, those of all cells, and the name of the cell.
 
     Returns:
         Records of `task`, `length`, `index`, `prompt_tokens`, `depth`, `target`, `output`, `scores`, `seconds`; those
         of the cells are sorted by the first three.
     """
-    if num_samples < 1 or batch_size < 1:
-        raise ValueError(f"num_samples is {num_samples} and batch_size {batch_size}; both must be at least 1")
-    with open_results(output, settings, {cell.name: cell.settings for cell in cells}) as records:
+    count, samples_at = run.samples, run.sample_folder or run.output / "samples"
+    if count < 1 or run.batch_size < 1:
+        raise ValueError(f"samples is {count} and batch_size {run.batch_size}; both must be at least 1")
+    with open_results(run.output, settings, {cell.name: cell.settings for cell in cells}) as records:
         done = {_key(record) for record in records}
-        todo = [(cell, [n for n in range(num_samples) if (cell.task, cell.length, n) not in done]) for cell in cells]
+        todo = [(cell, [n for n in range(count) if (cell.task, cell.length, n) not in done]) for cell in cells]
         read, total = 0, sum(max(1, cell.length) * len(left) for cell, left in todo)
 
         def advance(cell: Cell, tokens: int) -> None:
@@ -175,13 +156,13 @@ def run_cells(
             if not left:
                 continue
             advance(cell, 0)
-            kept = kept_samples(sample_folder, cell, num_samples)
+            kept = kept_samples(samples_at, cell, count)
             samples = (kept[n] if n < len(kept) else cell.make(n) for n in left)
-            for batch in _batches(samples, tokenizer, batch_size, batch_tokens):
+            for batch in _batches(samples, tokenizer, run.batch_size, run.batch_tokens):
                 new = _answer(cell, batch, answer, tokenizer, partial(advance, cell))
-                add_records(output, new)
+                add_records(run.output, new)
                 records += new
-        wanted = {(cell.task, cell.length, n) for cell in cells for n in range(num_samples)}
+        wanted = {(cell.task, cell.length, n) for cell in cells for n in range(count)}
         return Answered(sorted((r for r in records if _key(r) in wanted), key=_key), records)
 
 

@@ -98,7 +98,7 @@ def check(ask: Ask) -> None:
 def answer(ask: Ask, part: Round, run: Path, folder: Path, samples_folder: Path, device: str) -> None:
     """Answer the samples of a round with the model of `run`, as `titans evaluate` does. Finished answers are kept."""
     from titanslab.evaluation.run_task import TaskRun, run_task
-    from titanslab.runs.devices import pick_device
+    from titanslab.runs.loading import pick_device
 
     run_task(
         TaskRun(

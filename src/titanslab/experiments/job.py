@@ -101,7 +101,7 @@ def has_memory(recipe: Recipe) -> bool:
 
 def run(job: Job) -> None:
     """Train the unfinished stages, then answer the unanswered samples."""
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import quiet_libraries
 
     quiet_libraries()
     from titanslab.training.run import RECIPE, train

@@ -129,7 +129,7 @@ def main(words: list[str] | None = None) -> int:
         length = parse_length(options.length)
     except ValueError as error:
         parser.error(f"--length: {error}")
-    from titanslab.runs.quiet import quiet_libraries
+    from titanslab.runs.loading import quiet_libraries
 
     quiet_libraries()
     from titanslab.data.encode import TokenCounter

@@ -19,15 +19,13 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x)))
-
-
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """`silu(gate) * up`. On a CPU the backward pass computes `silu(gate)` again instead of keeping it."""
-    return _Gated.apply(gate, up) if own_backward(gate) else F.silu(gate) * up
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(_Gated.apply(gate, up) if own_backward(gate) else F.silu(gate) * up)
 
 
 class _Gated(torch.autograd.Function):
+    """`silu(gate) * up`; the backward pass computes `silu(gate)` again instead of keeping it."""
+
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)

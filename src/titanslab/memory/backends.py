@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.memory import measured
+from titanslab.memory.autograd import transformed
 from titanslab.memory.cpu.build import MAX_LAYERS, load
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Tokens
@@ -24,7 +25,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 class BackendChoice(NamedTuple):
-    """The backend that `auto` takes, and why."""
+    """The `name` of the backend that `auto` takes, and the `reason` in a few words."""
 
     name: str
     reason: str
@@ -51,7 +52,8 @@ def choose_backend(
     """The backend that `backend="auto"` means for such a call; `titans info` prints the same.
 
     Args:
-        device, dtype: of q. tokens: per row. network, head_dim, chunk_size: of the memory.
+        device, dtype, tokens: device and dtype of q, and the number of tokens in its rows.
+        network, head_dim, chunk_size: shape of the memory, the width of its heads, and its chunk size.
         channelwise: alpha is a tuple, one decay per channel.
     """
     way = choose(device, dtype, tokens, (network, head_dim, chunk_size), channelwise=channelwise)
@@ -73,6 +75,12 @@ def choose(
     """
     if channelwise and backend in ("chunked", "triton"):
         raise ValueError(f"backend {backend!r} takes no channel-wise alpha; use 'recurrent', 'reference' or 'auto'")
+    if transformed():
+        if backend not in ("auto", "recurrent"):
+            raise ValueError(
+                f"backend {backend!r} does not run inside torch.func or forward-mode AD; use 'recurrent' or 'auto'"
+            )
+        return Way("recurrent" if backend == "auto" else backend, "", "torch.func goes token by token")
     few = tokens <= STEP_TOKENS
     if backend == "chunked" or (backend == "auto" and not few and not channelwise):
         if torch.compiler.is_compiling():  # the op chooses: a trace must not load kernels or read files
@@ -123,7 +131,7 @@ def takes_step(tokens: Tokens, params: MemoryParams, state: MemoryState) -> bool
     q = tokens.q
     if q.device.type != "cpu" or q.shape[1] != 1 or tokens.mask is not None or tokens.reset is not None:
         return False
-    if type(q) is not Tensor or torch.compiler.is_compiling() or len(state.weights) > MAX_LAYERS:
+    if type(q) is not Tensor or torch.compiler.is_compiling() or transformed() or len(state.weights) > MAX_LAYERS:
         return False
     if any(gate.shape[-1] != 1 for gate in tokens.gates[0]):
         return False
@@ -139,7 +147,7 @@ def takes_step(tokens: Tokens, params: MemoryParams, state: MemoryState) -> bool
 def takes_features(*tensors: Tensor) -> bool:
     """Whether the compiled passes of `cpu/features.py` run on these tensors: on a CPU, float32 or float64, untraced."""
     dtype = tensors[0].dtype
-    if dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+    if dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling() or transformed():
         return False  # torch.compile fuses PyTorch's own operations
     for t in tensors:
         # a fake or a wrapped tensor has no data to point at

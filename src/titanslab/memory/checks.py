@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def check_input(layer: "NeuralMemory", x: Tensor) -> None:
     """Raise a ValueError unless `x` is `[B,T,hidden_size]` with the layer's dtype and device, or autocast is on."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a tensor [B, T, {layer.hidden_size}], got {type(x).__name__}")
     if x.dim() != 3 or x.shape[2] != layer.hidden_size:
         raise ValueError(f"x must have shape [B, T, {layer.hidden_size}] (hidden_size), got {list(x.shape)}")
     if layer.memory_weights[0].is_meta and not x.is_meta:
@@ -22,9 +24,9 @@ def check_input(layer: "NeuralMemory", x: Tensor) -> None:
         )
     if x.device != layer.o_norm.device:
         raise ValueError(f"x is on {x.device}, the layer on {layer.o_norm.device}; move one of them")
-    if type(layer.q_proj) is not nn.Linear or (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+    if type(layer.q_proj) is not nn.Linear or x.dtype == (dtype := layer.q_proj.weight.dtype):
         return  # what wraps a projection may cast
-    if x.dtype != (dtype := layer.q_proj.weight.dtype):
+    if not x.is_floating_point() or not torch.is_autocast_enabled(x.device.type):
         raise ValueError(f"x is {x.dtype}, the layer {dtype}; cast one of them, such as layer.to({x.dtype})")
 
 
@@ -37,6 +39,19 @@ def as_flags(name: str, flags: Tensor | None, x: Tensor) -> Tensor | None:
     if flags.is_floating_point() or flags.is_complex():
         raise ValueError(f"{name} must be bool or whole numbers, of which 0 is False, got {flags.dtype}")
     return flags.bool()
+
+
+def check_lengths(lengths: Tensor | None, x: Tensor) -> None:
+    """Raise a ValueError unless `lengths` is int64 `[B]`, and on a CPU for a length that no row of x has."""
+    if lengths is None:
+        return
+    if not isinstance(lengths, Tensor) or lengths.shape != x.shape[:1] or lengths.dtype != torch.int64:
+        got = f"{list(lengths.shape)} of {lengths.dtype}" if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise ValueError(f"lengths must be int64 [{x.shape[0]}], got {got}")
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel():
+        least, most = int(lengths.min()), int(lengths.max())
+        if least < 0 or most > x.shape[1]:
+            raise ValueError(f"lengths must be from 0 to {x.shape[1]}, the tokens of x, got {least}..{most}")
 
 
 def check_state(layer: "NeuralMemory", name: str, state: NeuralMemoryState | None, x: Tensor, rows: set[int]) -> None:

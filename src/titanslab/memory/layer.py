@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titanslab.memory.autograd import transformed
 from titanslab.memory.backends import is_bare, takes_features, takes_layer
-from titanslab.memory.checks import as_flags, check_input, check_state
-from titanslab.memory.config import MemoryConfig
+from titanslab.memory.checks import as_flags, check_input, check_lengths, check_state
+from titanslab.memory.config import MemoryConfig, check_integer
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
 from titanslab.memory.frozen import check_writes, read_frozen, restart
@@ -21,7 +22,7 @@ from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
 from titanslab.memory.padding import Padding, real_tokens
 from titanslab.memory.start import start_layer, step_limits
-from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
+from titanslab.memory.state import MemoryState, NeuralMemoryState, not_the_layers, with_read
 
 # calls of at least this many tokens compute projections and gates again in backward instead of holding them
 RECOMPUTE_TOKENS = 512
@@ -40,7 +41,11 @@ class NeuralMemory(nn.Module):
 
     def __init__(self, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__()
-        self.config = config = MemoryConfig(*options, **named)
+        check_integer("hidden_size", hidden_size, 1)
+        try:
+            self.config = config = MemoryConfig(*options, **named)
+        except TypeError as error:  # a missing or an unknown option
+            raise TypeError(str(error).replace("MemoryConfig.__init__", "NeuralMemory")) from None
         self.hidden_size, self.num_heads, self.head_dim = hidden_size, config.num_heads, config.width(hidden_size)
         self.network = config.network(self.head_dim)
         self.chunk_size, self.conv_size, self.backend = config.chunk_size, config.conv_size, config.backend
@@ -78,7 +83,7 @@ class NeuralMemory(nn.Module):
         return cls(hidden_size, **config.to_dict())
 
     def reset_parameters(self) -> None:
-        """Draw the initial values, see `start_layer`."""
+        """Draw the initial values of all parameters, see `docs/choices.md`."""
         start_layer(self)
 
     def step_limits(self) -> list[float]:
@@ -95,7 +100,8 @@ class NeuralMemory(nn.Module):
             return self.update(persistent.unsqueeze(0)).as_start().expand(batch_size)
         params = MemoryParams(tuple(self.memory_weights)).to(torch.promote_types(weight.dtype, torch.float32))
         empty = weight.new_zeros(batch_size, self.conv_size - 1, self.num_heads * self.head_dim)
-        return NeuralMemoryState(MemoryState.initial(params, batch_size), dict.fromkeys(("q", "k", "v", "read"), empty))
+        memory = MemoryState.initial(params, batch_size).map(not_the_layers)
+        return NeuralMemoryState(memory, dict.fromkeys(("q", "k", "v", "read"), empty))
 
     def forward(
         self,
@@ -114,25 +120,26 @@ class NeuralMemory(nn.Module):
 
         Args:
             x: `[B,T,hidden_size]`.
-            state: what was read before; None = start of a document.
-            mask: bool `[B,T]`, True for real tokens, anywhere in the row.
-            lengths: int64 `[B]`, real tokens of rows in which they come first, in place of a mask.
+            state: the state after the tokens before; None = a document starts.
+            mask: bool `[B,T]`, True for real tokens, False for padding, which may be anywhere in a row.
+            lengths: int64 `[B]`, in place of a mask: the number of real tokens of each row, where they come first.
             reset: bool `[B,T]`, True for the first token of a document.
-            initial: where documents start (`initial_state`); default M_0.
+            initial: the state at which documents start, see `initial_state`; default M_0.
             return_stats: also return theta, eta, alpha `[B,T,H,1 or L]` and the inner loss `[B,T,H]`, detached, and
                 "write", the sigmoid of theta's gate `[B,T,H,1 or L]`, with its gradient.
-            learn: False freezes the memory: tokens read it and leave weights, momentum and chunk as they are; the
+            learn: False freezes the memory: tokens read it, and weights, momentum and chunk do not change. The
                 convolutions go on.
-            write_scale: theta is multiplied by it.
+            write_scale: factor on theta.
 
         Returns:
             y `[B,T,hidden_size]` (0 at padding), the new state, and the dict of stats on request.
 
         Raises:
-            ValueError: mask and lengths at once, or a write_scale that is no size.
+            ValueError: mask and lengths are both given, or write_scale is negative or not finite.
         """
         check_writes(learn, write_scale)
         mask, reset = self._check(x, state, mask, reset, initial)
+        check_lengths(lengths, x)
         padding = self._padding(mask, lengths)
         if padding is not None:
             x, lengths = padding.compact(x), padding.lengths
@@ -144,10 +151,12 @@ class NeuralMemory(nn.Module):
             y = self.output(written.y, x)
         else:
             y = emit(written.y, written.gate, self.o_norm, self.o_proj.weight, NORM_EPS)
-        stats = written.stats
+        new, stats = written.state, written.stats
+        if state is None and x.shape[1] < self.chunk_size:
+            new = new.map(not_the_layers)  # the weights of the chunk's start are M_0
         if padding is not None:
             y, stats = padding.restore(y), {name: padding.restore(t) for name, t in stats.items()}
-        return (y, written.state, _as_stats(stats)) if return_stats else (y, written.state)
+        return (y, new, _as_stats(stats)) if return_stats else (y, new)
 
     def update(
         self,
@@ -172,8 +181,8 @@ class NeuralMemory(nn.Module):
     ) -> tuple[Tensor, NeuralMemoryState]:
         """Read only: f(q_t; M) with the state's weights for every token of `x [B,T,hidden_size]`. Eq. 21.
 
-        The memory stays as it is, but for rows in which a document begins (`reset`, `initial` as in `forward`); the
-        returned state differs in the tail of the read's own convolution.
+        Arguments as in `forward`. Returns y `[B,T,hidden_size]` and a state with the same memory, except for rows in
+        which a document begins, and with the last inputs of the read's own convolution.
         """
         if state is None:
             raise ValueError("state is None; retrieve reads a state: give one, such as layer.initial_state(batch_size)")
@@ -218,13 +227,13 @@ class NeuralMemory(nn.Module):
 
     def output(self, y: Tensor, x: Tensor) -> Tensor:
         """The layer's output `[B,T,hidden_size]` for reads `y [B,T,H,D]` by tokens `x`."""
-        if takes_features(y, self.o_norm, x):
+        if self._compiled(y, self.o_norm, x):
             return self.gated_output(y, self.g_proj(x))
         return _light(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
     def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Norm per head of `y [B,T,H,D]`, times `gate [B,T,H*D]` (`g_proj` of the tokens), and the projection."""
-        if takes_features(y, self.o_norm, gate):
+        if self._compiled(y, self.o_norm, gate):
             return self.o_proj(norm_and_gate(y, self.o_norm, gate, NORM_EPS))
         return self.o_proj((rms_norm(y, self.o_norm, NORM_EPS).flatten(-2) * gate).to(gate.dtype))
 
@@ -299,6 +308,10 @@ class NeuralMemory(nn.Module):
                 return Writer(self, gated)
         return self._write
 
+    def _compiled(self, *tensors: Tensor) -> bool:
+        """Whether compiled passes run; beside the two plain backends they would take the second derivative away."""
+        return self.backend not in ("reference", "recurrent") and takes_features(*tensors)
+
     def _check(
         self,
         x: Tensor,
@@ -345,7 +358,7 @@ class NeuralMemory(nn.Module):
             return self._convolve(names, x, tails, lengths, reset, fresh)
 
         # the compiled passes hold little
-        light = lengths is not None or reset is not None or not takes_features(x, self.o_norm)
+        light = lengths is not None or reset is not None or not self._compiled(x, self.o_norm)
         y = _light(compute, x, *tails) if light else compute(x, *tails)
         return y[: len(names)], y[len(names) :]
 
@@ -363,7 +376,7 @@ class NeuralMemory(nn.Module):
         weights = [getattr(self, f"{n}_conv1d").weight for n in names] if self.conv_size > 1 else []
         tails = tuple(t.to(y[0].dtype).expand(x.shape[0], -1, -1) for t in tails)
         unit = len(names.replace("v", ""))  # q and k have unit norm, v comes last
-        if weights and lengths is None and reset is None and takes_features(*y, *weights):
+        if weights and lengths is None and reset is None and self._compiled(*y, *weights):
             parts = convolve(y, weights, list(tails), self.num_heads, unit)
             back = self.conv_size - 1
             before = tails or (y[0].new_zeros(x.shape[0], back, y[0].shape[2]),) * len(y)
@@ -376,8 +389,13 @@ class NeuralMemory(nn.Module):
             convolved, tail = short_conv(joined, torch.cat(weights, -1), tail, lengths, reset, start)
         else:
             convolved, tail = joined, joined[:, :0]
+        # Under autocast the float32 taps make the convolution float32. On a GPU the kernels take the narrow dtype.
+        narrow = joined.dtype if x.device.type != "cpu" else convolved.dtype
         z = F.silu(convolved).unflatten(-1, (len(names) * self.num_heads, self.head_dim))
-        units, values = unit_norm(z[:, :, : unit * self.num_heads]), z[:, :, unit * self.num_heads :]
+        units, values = (
+            unit_norm(z[:, :, : unit * self.num_heads]).to(narrow),
+            z[:, :, unit * self.num_heads :].to(narrow),
+        )
         parts = [*units.split(self.num_heads, 2), *(values.split(self.num_heads, 2) if "v" in names else ())]
         return *parts, *tail.split(self.num_heads * self.head_dim, -1)
 
@@ -443,7 +461,7 @@ def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
-    if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling() or transformed():
         return compute(x, *rest)
     from torch.utils.checkpoint import checkpoint
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.autograd import Inputs
+from titanslab.memory.autograd import Inputs, first_order
 from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import features, features_backward, gated_norm, gated_norm_backward
@@ -62,7 +62,7 @@ class _Project(torch.autograd.Function):
         return *parts, raw[..., first : first + scalars].contiguous(), *ends, raw, *columns[3:]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dq: Any, dk: Any, dv: Any, d_scalars: Any, *rest: Any) -> tuple[Any, ...]:
         n = ctx.projections
         x, raw, *tensors = ctx.saved_tensors
@@ -123,7 +123,7 @@ class _Memory(torch.autograd.Function):
         return y, loss, end_offset, *end, *running
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Any, d_loss: Any, d_offset: Any, *d_states: Any) -> tuple[Any, ...]:
         raw, gates, *rest = ctx.saved_tensors
         (n, m), (states, anchors, norms) = ctx.sizes, ctx.counts
@@ -223,7 +223,7 @@ class _Emit(torch.autograd.Function):
         return gated_norm(y, scale, gate, eps) @ weight.t()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
         y, gate, scale, weight = ctx.saved_tensors
         d_weight = d_out.flatten(0, 1).t() @ gated_norm(y, scale, gate, ctx.eps).flatten(0, 1)

@@ -74,12 +74,13 @@ def neural_memory(
         q, k, v: `[B,T,H,D]`.
         theta, eta, alpha: `[B,T,H]` or per memory layer `[B,T,H,L]`, already activated; alpha may also be a tuple of
             `[B,T,H,d_in]`, one per layer (channel-wise forgetting).
-        network: shape of the memory. params: its slow parameters, heads first.
-        state: what was read before; None starts at `initial`.
+        network, params: shape of the memory and its slow parameters, heads first.
+        state: the state after the tokens before; None = a document starts, at `initial`.
+        chunk_size: number of tokens whose gradients are taken at the same weights.
         backend: "auto", or one of "reference", "recurrent", "chunked", "triton", which then runs or raises.
         mask: bool `[B,T]`, True for real tokens. Padding writes nothing, forgets nothing, moves no chunk boundary.
         reset: bool `[B,T]`, True for the first token of a document: the row goes back to `initial`.
-        initial: where documents start, one row or B; default M_0 without momentum.
+        initial: the state at which documents start, one row or B; default M_0 without momentum.
         return_loss: also return the inner loss before each write.
 
     Returns:
@@ -87,7 +88,8 @@ def neural_memory(
         loss `[B,T,H]`.
 
     Raises:
-        ValueError: a shape, device or name that does not fit. RuntimeError: a named backend that cannot run here.
+        ValueError: a shape, device or name does not fit.
+        RuntimeError: the backend that was named cannot run here.
     """
     _check_arguments(q, k, v, network, params, chunk_size, backend)
     batch, tokens, heads, head_dim = q.shape

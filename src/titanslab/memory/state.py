@@ -9,7 +9,7 @@ from inspect import get_annotations
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from titanslab.memory.network import MemoryParams
 
@@ -56,16 +56,21 @@ def tree_nbytes(tree: Any) -> int:
 
 
 def own_storage(tensor: Tensor) -> Tensor:
-    """The tensor, copied if it is a view of less than a quarter of a larger one, which the view would keep alive."""
+    """The tensor, copied if it is a view of a parameter or of a much larger tensor, which it would keep alive."""
     if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
         return tensor.clone()
-    return tensor
+    return not_the_layers(tensor)
+
+
+def not_the_layers(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it is a parameter or a view of one: who edits a state must not edit the learned M_0."""
+    return tensor.clone() if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter) else tensor
 
 
 class TensorTree:
-    """Base of the state dataclasses, in which every tensor has the batch as its first dimension.
+    """Base of the states: dataclasses of tensors and further states, in which the batch is the first dimension.
 
-    `parts` are the names of the fields without those with `compare=False`, which are no part of the value.
+    `parts` names the fields that belong to the value; a field with `compare=False` does not.
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
@@ -143,7 +148,7 @@ class MemoryState(TensorTree):
         momentum: S_t, same shapes.
         chunk_weights: weights at the start of the running chunk, same shapes; not read where `offset` is 0.
         offset: int64 `[B]`, tokens of the running chunk already written, per row.
-        joined: tensors of which `weights` and `momentum` are views, for `stacked`, then these two; or None.
+        joined: set by the backends, None elsewhere: tensors of which `weights` and `momentum` are views, then these.
     """
 
     weights: tuple[Tensor, ...]

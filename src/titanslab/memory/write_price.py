@@ -12,13 +12,12 @@ def mean_write(gates: Sequence[Tensor], floor: float | None = None) -> Tensor:
 
     Args:
         gates: sigmoids of any shape, as `NeuralMemory` returns them under "write": 1 is a write at the stability limit,
-            whatever momentum does to its lag.
-        floor: take the mean of log(1 + gate / floor), 1 for a gate of 1. A price on the gate itself hardly moves a gate
-            of 0.001: its slope fades with it, though a hundred thousand such writes add up. The logarithm pushes every
-            gate above the floor about as hard. OURS.
+            with any momentum.
+        floor: None = the mean of the gates. A number = the mean of log(1 + gate / floor), scaled to 1 for a gate of 1:
+            as a loss it also lowers gates of 0.001, whose writes add up and which their mean hardly moves. OURS.
 
     Raises:
-        ValueError: no gates.
+        ValueError: there are no gates.
     """
     if not any(gate.numel() for gate in gates):
         raise ValueError("gates is empty: the model has no neural memory, or read nothing while it was counted")

@@ -34,11 +34,11 @@ class CacheHeader:
     """The header of a cache file.
 
     Args:
-        config: the `IDENTITY` fields of its model.
-        weights: the model's fingerprint, "" if it is not known.
+        config: the fields of its model's config on which a cache depends (`IDENTITY`).
+        weights: fingerprint of the model's weights, "" if it is not known.
         columns: tokens read, padding included.
         learn, write_scale: as in `TitansCache`.
-        notes: values that the program which wrote the file added.
+        notes: values that `TitansCache.save` was given.
     """
 
     config: dict[str, Any]
@@ -105,7 +105,7 @@ def read_file(path: str | os.PathLike[str], tensors: bool = True) -> tuple[Cache
     """Header of a cache file and its tensors, or {} without `tensors`.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: not a cache, cut short, or of another release.
+        FileNotFoundError, ValueError: no such file; not a cache, cut short, or of another release.
     """
     from safetensors import SafetensorError, safe_open
 

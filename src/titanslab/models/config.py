@@ -51,14 +51,14 @@ class TitansConfig(PreTrainedConfig):
 
     Args:
         variant: "lmm", "mal", "mag", "mac", or the baseline "attention": the same trunk with attention alone.
-        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads: as in Llama;
-            `intermediate_size` None = 8/3 of `hidden_size`, up to the next multiple of 64.
-        memory: options of the memory in each block, as a `titanslab.memory.MemoryConfig` or as a dict of its fields, in
-            which `num_heads` None = `num_attention_heads`. Each option also has a name of its own (`MEMORY_OPTIONS`):
+        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, ...: as in Llama; an
+            `intermediate_size` of None = 8/3 of `hidden_size`, up to the next multiple of 64.
+        memory: options of the memory in each block, as a `titanslab.memory.MemoryConfig` or as a dict of its fields; a
+            `num_heads` of None = `num_attention_heads`. Each option also has a name of its own (`MEMORY_OPTIONS`):
             `memory_depth` is `memory.depth`, as a keyword argument, which wins over `memory`, and as an attribute.
-        memory_write_cost: price that training adds to the loss for a mean write gate of 1, so that gates close on
+        memory_write_cost: cost that training adds to the loss at a mean write gate of 1, so that gates close on
             tokens that need not be kept; 0 = none. OURS.
-        memory_write_floor: None = the price is on the gate itself. A small number = the price is on the logarithm of
+        memory_write_floor: None = the cost is on the gate itself. A small number = the cost is on the logarithm of
             the gate above that number, so that gates of a thousandth close too (`mean_write`). OURS.
         attention_conv_size: variant "attention" only: taps of short convolutions after attention's q, k and v, which
             start as the memory's do; 1 = none. OURS.

@@ -68,7 +68,7 @@ class StaticStep:
         return self.logits
 
     def cache(self) -> TitansCache:
-        """A copy of the current cache, to save it or to continue from it by another way."""
+        """A copy of the current cache, to save it or to continue from it with `generate()`."""
         return self._cache.map(torch.clone)
 
 

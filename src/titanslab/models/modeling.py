@@ -70,10 +70,10 @@ class TitansModel(TitansPreTrainedModel):
         """Read tokens, after those of `past_key_values` where given.
 
         Args:
-            input_ids: int64 `[B, T]`; or `inputs_embeds [B, T, hidden_size]`.
+            input_ids: int64 `[B, T]`; or give `inputs_embeds [B, T, hidden_size]` in its place.
             attention_mask: `[B, T]`, or `[B, past + T]` of which the last T count; 0 = padding, anywhere in a
                 row. It is as if padded tokens were not there; their outputs are 0.
-            past_key_values: a `TitansCache`; it is brought up to date in place.
+            past_key_values: a `TitansCache` to continue from; it is updated in place.
             cache: the same, under the name it has from transformers 5.24 on.
             use_cache: return a cache; default `config.use_cache`, in training False.
             document_ids: int64 `[B, T]`; where the id changes along a row, a document starts: memory,
@@ -83,7 +83,7 @@ class TitansModel(TitansPreTrainedModel):
         check_arguments(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = self._embed(input_ids) if inputs_embeds is None else self._embedded(inputs_embeds)
         batch, tokens = x.shape[:2]
         if tokens == 0:
             raise ValueError(
@@ -150,6 +150,28 @@ class TitansModel(TitansPreTrainedModel):
             **{CACHE: cache if use_cache else None},  # type: ignore[arg-type]
         )
 
+    def _embed(self, ids: Tensor | None) -> Tensor:
+        """Embeddings of `ids [B, T]`; ValueError for other shapes, dtypes and ids outside the vocabulary."""
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
+            got = f"{list(ids.shape)} of {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise ValueError(f"input_ids must be int64 [B, T], got {got}; one row: ids.unsqueeze(0)")
+        try:
+            return self.embed_tokens(ids)
+        except IndexError:  # on a CPU; a GPU reports it in its own way
+            raise ValueError(
+                f"input_ids must be within the vocabulary 0..{self.embed_tokens.num_embeddings - 1}, got "
+                f"{int(ids.min())}..{int(ids.max())}; is it the tokenizer of this model?"
+            ) from None
+
+    def _embedded(self, x: Tensor) -> Tensor:
+        """The given embeddings; ValueError for other shapes and dtypes than the model's."""
+        width, weight = self.config.hidden_size, self.embed_tokens.weight
+        if x.dim() != 3 or x.shape[2] != width:
+            raise ValueError(f"inputs_embeds must have shape [B, T, {width}], got {list(x.shape)}")
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"inputs_embeds is {x.dtype}, the model {weight.dtype}; cast it: embeds.to(model.dtype)")
+        return x
+
     def _check_cache(self, cache: object, batch: int) -> None:
         if not isinstance(cache, TitansCache):
             raise ValueError(
@@ -198,10 +220,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         return False  # forward makes a TitansCache
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As of every model of transformers; goes on from `past_key_values=`, or `cache=`, a `TitansCache`.
+        """Generate tokens as every model of transformers does, after the `TitansCache` in `past_key_values` or `cache`.
 
         Raises:
-            ValueError: a cache with `use_cache=False`, which would feed it the same tokens again at every step.
+            ValueError: a cache with `use_cache=False`, with which every step would read all tokens again.
         """
         kwargs = renamed(kwargs)
         if kwargs.get(CACHE) is not None:
@@ -246,10 +268,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         """Next-token logits, and the loss where labels are given; the rest as in `TitansModel.forward`.
 
         Args:
-            labels: int64 `[B, T]`, the tokens themselves (shifted inside), -100 where none counts.
-            logits_to_keep: logits of the last so many tokens, 0 = all, or a tensor of positions.
-            block_targets: int64 `[B, T, N]` with labels; what the outputs of the first N blocks should say at a token,
-                through the final norm and the head, -100 where nothing. Not shifted. In training the loss holds
+            labels: int64 `[B, T]`, the tokens themselves (shifted inside), -100 for tokens without a loss.
+            logits_to_keep: number of last tokens that get logits, 0 = all; or a tensor of positions.
+            block_targets: int64 `[B, T, N]`, with labels: the tokens that the outputs of the first N blocks predict,
+                through the final norm and the head; not shifted, -100 = no target. In training the loss holds
                 their mean cross entropy too: a step of an answer is learned in the block meant for it. OURS.
             kwargs: `output_hidden_states` and `output_memory_stats` of `TitansModel.forward`; `num_items_in_batch`, the
                 divisor of the summed loss; `write_cost_share`, a factor of `config.memory_write_cost`.
@@ -276,6 +298,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden, items = outputs.last_hidden_state, kwargs.get("num_items_in_batch")
+        if labels is not None and labels.shape != hidden.shape[:2]:
+            raise ValueError(
+                f"labels must have shape {list(hidden.shape[:2])} like the tokens, got {list(labels.shape)}"
+            )
         logits = loss = None
         if labels is not None and self.training and self.config.fused_loss:
             targets = F.pad(labels[:, 1:], (0, 1), value=-100).to(hidden.device).flatten()

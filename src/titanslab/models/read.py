@@ -21,7 +21,7 @@ def piece_unit(config: TitansConfig) -> int:
 
 
 class Reads:
-    """`read` and `read_pieces`, for `TitansModel` and `TitansForCausalLM`."""
+    """The methods `read` and `read_pieces` of `TitansModel` and `TitansForCausalLM`."""
 
     config: TitansConfig
 

@@ -7,19 +7,17 @@ from functools import partial
 from importlib.resources import files
 from typing import Any
 
-import torch
+from torch.nn.functional import pad
 
 from titanslab.data import byte_tokenizer
 from titanslab.quickstart.settings import TEMPLATE, Settings
-from titanslab.tasks.recall.samples import RecallBatch, RecallTask
-
-SEPARATOR = "\n\f\n"
+from titanslab.tasks.recall.samples import RecallBatch, RecallTask, stack
 
 
 def bundled_text() -> tuple[str, str]:
     """Training text and validation text, from different books whose titles stand in NOTICE."""
     packed = files("titanslab.quickstart").joinpath("text.txt.xz").read_bytes()
-    *training, validation = lzma.decompress(packed).decode("ascii").split(SEPARATOR)
+    *training, validation = lzma.decompress(packed).decode("ascii").split("\n\f\n")
     return "\n".join(training), validation
 
 
@@ -47,7 +45,7 @@ class Facts:
             self._training[(step + index) % len(self._training)].row(length - 1, seed, index, "text")
             for index in range(step * s.batch_size, step * s.batch_size + count)
         ]
-        return self._start(RecallBatch(*(torch.cat(tensors) for tensors in zip(*rows, strict=True))))
+        return self._start(stack(rows))
 
     def validation_batch(self, seed: int) -> RecallBatch:
         """Rows of unseen text and facts, of the longest training rows' length."""
@@ -61,6 +59,4 @@ class Facts:
 
     def _start(self, batch: RecallBatch) -> RecallBatch:
         starts: list[Any] = [self.tokenizer.bos_token_id, -100, 0, 0]
-        return RecallBatch(
-            *(torch.nn.functional.pad(tensor, (1, 0), value=start) for tensor, start in zip(batch, starts, strict=True))
-        )
+        return RecallBatch(*(pad(t, (1, 0), value=start) for t, start in zip(batch, starts, strict=True)))

@@ -134,7 +134,7 @@ def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress = lam
     for distance in distances:
         batch = facts.questions(distance, seed)
         predicted = torch.nn.functional.pad(_logits(model, batch.input_ids).argmax(-1)[:, :-1], (1, 0), value=-1)
-        found[distance] = float(answers_right(predicted, batch)[0].float().mean())
+        found[distance] = float(answers_right(predicted, batch).float().mean())
         show(sum(found), sum(distances), f"{distance} bytes back")
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titanslab.runs.loading import find_model_folder, open_model, quiet_libraries
+
 if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
 
@@ -48,8 +50,6 @@ def read_notes(memory: Path, given_as: str = "") -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: the file does not exist, or is no memory file.
     """
-    from titanslab.runs.quiet import quiet_libraries
-
     quiet_libraries()
     from titanslab.models.cache import TitansCache
 
@@ -70,8 +70,6 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
         FileNotFoundError, ValueError: no model is named or found, it is no Titans model, or the memory is of another
             model or has more rows than one.
     """
-    from titanslab.runs.loading import find_model_folder, open_model
-
     notes = {} if memory is None else read_notes(memory)
     name = model or notes.get("model")
     if not isinstance(name, str):
@@ -82,7 +80,7 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
         if model is None:
             raise ValueError(f"{memory} was written by a model that is not there: {error}; give --model RUN") from None
         raise
-    network, tokenizer, _ = open_model(name, device)
+    network, tokenizer = open_model(name, device)
     if network.config.model_type != "titans":
         raise ValueError(
             f"model {name!r} is a {network.config.model_type!r}; only Titans models keep memories in files"

@@ -1,15 +1,15 @@
-"""A model and its tokenizer, opened from a folder: a run, a checkpoint, or any Hugging Face causal model."""
+"""A model and its tokenizer, opened from a folder (a run, a checkpoint, any Hugging Face causal model) on a device."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from titanslab.runs.checkpoints import last_complete
-from titanslab.runs.devices import pick_device
-from titanslab.runs.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -19,31 +19,50 @@ SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 logger = logging.getLogger(__name__)
 
 
-class Opened(NamedTuple):
-    """A causal language model in evaluation mode, its tokenizer, and the folder that holds both."""
-
-    model: Any
-    tokenizer: Any
-    folder: Path
-
-
-def open_model(name: str | Path, device: str | torch.device = "auto", **config_changes: Any) -> Opened:
-    """Open a model and its tokenizer for a command, with other libraries kept quiet.
+def open_model(name: str | Path, device: str | torch.device = "auto") -> tuple[Any, Any]:
+    """A causal language model in evaluation mode and its tokenizer, for a command, with other libraries kept quiet.
 
     Args:
-        name: a folder, see `find_model_folder`.
-        device: where the model goes; "auto" is a GPU where there is one, else the CPU.
-        config_changes: fields of the model's config with other values than in the folder.
+        name: the folder of a run, a checkpoint or a saved model.
+        device: the device of the model; "auto" is a GPU where there is one, else the CPU.
 
     Raises:
         FileNotFoundError, ValueError: as `load_model`, `load_model_tokenizer` and `pick_device`; the name and the
             device are checked before anything is read.
     """
-    folder = find_model_folder(name)
+    find_model_folder(name)
     place = pick_device(device)
     quiet_libraries()
-    model: Any = load_model(name, **config_changes)
-    return Opened(model.to(place), load_model_tokenizer(name), folder)
+    model: Any = load_model(name)
+    return model.to(place), load_model_tokenizer(name)
+
+
+def pick_device(name: str | torch.device) -> Any:
+    """The torch device of a name; "auto" is a GPU where there is one. ValueError for one that is not here."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(f"--device {name!r} cannot be used; here: auto, {', '.join(here)}") from error
+    return device
+
+
+def quiet_libraries() -> None:
+    """Let torch, transformers and accelerate report errors alone; no progress bars of theirs, no telemetry."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers|accelerate)\b")
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def find_model_folder(name: str | Path) -> Path:
@@ -126,10 +145,7 @@ def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer saved beside a model; ValueError where there is none."""
     from titanslab.data import load_tokenizer
 
-    folder = find_model_folder(name)
-    if not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        raise ValueError(f"model folder {str(folder)!r} holds no tokenizer (tokenizer.json); save one beside the model")
-    return load_tokenizer(str(folder))
+    return load_tokenizer(str(find_model_folder(name)))
 
 
 def _one_line(error: BaseException) -> str:

@@ -14,20 +14,23 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "triton")
-SWITCHES = ("TITANS_NATIVE",)  # environment variables that change what is measured
 CODE = ("src", "benchmarks")  # folders of a checkout whose uncommitted changes count; results among them do not
 ROOT = Path(__file__).resolve().parents[3]  # of the checkout, where the package is run from one
 
 
 def versions() -> dict[str, Any]:
-    """Facts about a run: versions of packages, the devices, and this package's commit (None outside a checkout)."""
+    """Facts about a run: versions of packages, the devices, and this package's commit.
+
+    The commit is None outside a checkout, and ends in "-dirty" after local changes of code.
+    """
     import torch
 
     import titanslab
 
+    commit, changed = checkout()
     return {
         "titanslab": titanslab.__version__,
-        "commit": git_commit(),
+        "commit": commit and commit + "-dirty" * changed,
         **package_versions(PACKAGES),
         "platform": platform.platform(),
         "processor": processor(),
@@ -54,12 +57,6 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     return found
 
 
-def git_commit() -> str | None:
-    """The commit of the checkout this package is run from, "-dirty" after local changes of code, or None."""
-    commit, changed = checkout()
-    return commit and commit + "-dirty" * changed
-
-
 def checkout() -> tuple[str | None, bool]:
     """The commit of the checkout this package is run from (None outside one), and whether code differs from it."""
     if not (ROOT / ".git").exists():
@@ -82,7 +79,7 @@ def processor() -> str:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
-    return found.group(1) if found else platform.processor() or platform.machine()
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -98,7 +95,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_average": os.getloadavg()[0],
         "device": device.type,
-        "switches": {name: os.environ[name] for name in SWITCHES if name in os.environ},
+        "switches": {name: os.environ[name] for name in ("TITANS_NATIVE",) if name in os.environ},
     }
     if device.type == "cuda":
         gpu = torch.cuda.get_device_properties(device)

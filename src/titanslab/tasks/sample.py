@@ -104,12 +104,7 @@ def length_label(length: int, kilo: int = 1024) -> str:
 
 
 def split_lengths(text: str, kilo: int) -> list[int]:
-    """Lengths in tokens from a text such as `2k,4k,1M`, without repeats.
-
-    Args:
-        text: lengths with commas between them; see `parse_length`.
-        kilo: number of tokens that `k` means.
-    """
+    """Lengths in tokens from a text such as `2k,4k,1M`, without repeats; `kilo` as in `parse_length`."""
     return list(dict.fromkeys(parse_length(part, kilo) for part in _parts(text, "lengths")))
 
 

@@ -7,7 +7,6 @@ _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Prof|Rev|Hon|Capt|Col|Gen|Lt|Sgt|Sr|Jr|Messrs|Mme|Mlle|vs|No|Vol|Fig|Mt)"
     r"|(?:\b|\.)[A-Z])\.$"
 )
-_PARAGRAPH = re.compile(r"\n\s*\n")
 
 
 def sentence_starts(text: str) -> list[int]:
@@ -28,7 +27,7 @@ def split_sentences(text: str, max_chars: int = 1000) -> list[str]:
         max_chars: a longer piece without a sentence end, such as a table, is cut at a space.
     """
     sentences: list[str] = []
-    for paragraph in _PARAGRAPH.split(text):
+    for paragraph in re.split(r"\n\s*\n", text):
         flat = " ".join(paragraph.split())
         starts = sentence_starts(flat)
         for start, end in zip(starts, [*starts[1:], len(flat)], strict=True):

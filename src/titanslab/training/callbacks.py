@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,6 @@ class MetricsWriter(TrainerCallback):
     on_train_begin = on_save
 
 
-class SaveAtLogs(TrainerCallback):
-    """Logs at each checkpoint, so that a resumed run averages its losses over the same steps."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if control.should_save:
-            control.should_log = True
-        return control
-
-
 class ProgressLine(TrainerCallback):
     """Reports each step to a progress bar; losses and tokens per second of each log are its note."""
 
@@ -83,10 +75,16 @@ class ProgressLine(TrainerCallback):
 
 
 class CheckpointCallback(TrainerCallback):
-    """Marks a checkpoint as whole once every process has written its part, then drops the oldest ones."""
+    """Marks a checkpoint as whole once every process has written its part, then drops the oldest ones.
+
+    There is a log at each checkpoint, so that a resumed run averages its losses over the same steps.
+    """
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log |= control.should_save
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -103,9 +101,7 @@ def truncate_metrics(path: Path, step: int) -> None:
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with suppress(json.JSONDecodeError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
     write_whole(path, "".join(line + "\n" for line in kept))

@@ -5,6 +5,7 @@ import inspect
 import itertools
 import tomllib
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ MODEL_KEYS = [f.name for f in dataclasses.fields(ModelRecipe) if f.name != "opti
 SECTIONS = {"model": ModelRecipe, "data": DataRecipe, "training": TrainingRecipe}
 
 
-def load_recipe(path: str | Path, assignments: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `section.key=value` assignments, in order.
 
     Raises FileNotFoundError for a missing file and ValueError for a fault inside it, which names the key.
@@ -234,9 +235,7 @@ def load_recipe(path: str | Path, assignments: list[str] | tuple[str, ...] = ())
     return parse_recipe(table, assignments, origin=str(path))
 
 
-def parse_recipe(
-    table: dict[str, Any], assignments: list[str] | tuple[str, ...] = (), origin: str = "recipe"
-) -> Recipe:
+def parse_recipe(table: dict[str, Any], assignments: Sequence[str] = (), origin: str = "recipe") -> Recipe:
     """Build a checked Recipe from nested values; `origin` is named in errors."""
     table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
     for name, section in table.items():

@@ -99,7 +99,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     return result
 
 
-def check_output(output: Path, recipe: Recipe | None, resume: bool) -> None:
+def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
     """Raise ValueError unless `output` is new or empty, or with `resume` the folder of a run of this recipe."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"output {str(output)!r} is a file; give a folder")
@@ -113,8 +113,6 @@ def check_output(output: Path, recipe: Recipe | None, resume: bool) -> None:
         return
     if not (output / RECIPE).exists():
         raise ValueError(f"output folder {str(output)!r} holds no run to resume (no {RECIPE}); leave --resume out")
-    if recipe is None:
-        return
     before = load_recipe(output / RECIPE).sections()
     for section, values in recipe.sections().items():
         for key in sorted(values.keys() | before[section].keys()):

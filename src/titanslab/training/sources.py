@@ -1,6 +1,6 @@
 """The rows that [data] of a recipe describes, to train on and to validate with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from titanslab.data import collate, load_tokenizer, open_corpus, padding_id, tokenize
 from titanslab.data.corpus import Corpus
 from titanslab.data.order import MixedRows, ShuffledRows
-from titanslab.data.packing import Row, Rows, TokenRows
-from titanslab.data.tokens import Tokens
+from titanslab.data.packing import Row, TokenRows
 from titanslab.models.config import TitansConfig
 from titanslab.progress import Progress, bar
 from titanslab.training.recipe import DataRecipe, Recipe
@@ -33,7 +32,7 @@ class RunData:
 
     tokenizer: PreTrainedTokenizerBase
     rows: Any
-    validation: Rows | None = None
+    validation: Sequence[Row] | None = None
     bytes_per_token: float | None = None
 
 
@@ -107,7 +106,7 @@ def training_stream(
     if data.train is not None:
         corpus = _corpus(data, data.train, "data.train", data.split)
         tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
-        rows = _rows(tokens, data, tokenizer)
+        rows: Any = TokenRows(tokens, data.sequence_length, pack=data.pack_documents, pad_id=padding_id(tokenizer))
         if len(rows) < rows_needed:
             raise ValueError(
                 f"data.train holds too little data: {len(tokens):,} tokens make {len(rows)} rows of "
@@ -135,14 +134,15 @@ def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int)
 
 def validation_rows(
     data: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
-) -> tuple[Rows, float]:
+) -> tuple[Sequence[Row], float]:
     """The rows of data.validation in their order, cut off after data.validation_samples, and their bytes a token."""
     corpus = _corpus(data, data.validation, "data.validation", data.validation_split)
     tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
-    rows: Any = _rows(tokens, data, tokenizer, keep_tail=True)
+    pack, pad_id = data.pack_documents, padding_id(tokenizer)
+    rows: Any = TokenRows(tokens, data.sequence_length, pack=pack, keep_tail=True, pad_id=pad_id)
     if data.validation_samples is not None and data.validation_samples < len(rows):
         rows = Subset(rows, range(data.validation_samples))
-    return rows, tokens.text_bytes / max(1, len(tokens) - tokens.num_documents)
+    return rows, tokens.text_bytes / max(1, len(tokens) - (len(tokens.offsets) - 1))
 
 
 def tokens_folder() -> Path:
@@ -150,11 +150,6 @@ def tokens_folder() -> Path:
     import datasets
 
     return Path(datasets.config.HF_DATASETS_CACHE) / "titanslab-tokens"
-
-
-def _rows(tokens: Tokens, data: DataRecipe, tokenizer: Any, keep_tail: bool = False) -> TokenRows:
-    pad_id = padding_id(tokenizer)
-    return TokenRows(tokens, data.sequence_length, pack=data.pack_documents, keep_tail=keep_tail, pad_id=pad_id)
 
 
 def _corpus(data: DataRecipe, source: str | list[str] | None, name: str, split: str) -> Corpus:

@@ -1,6 +1,5 @@
 """The Hugging Face Trainer with this project's data order, checkpoints, weight decay and watchdog."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from titanslab.models.config import TitansConfig
 from titanslab.training import state_files
-from titanslab.training.callbacks import CheckpointCallback, SaveAtLogs
+from titanslab.training.callbacks import CheckpointCallback
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe
 from titanslab.training.sources import RunData, collator
@@ -157,7 +156,7 @@ def make_trainer(
         eval_dataset=data.validation,
         data_collator=collate,
         processing_class=data.tokenizer,
-        callbacks=[SaveAtLogs(), *callbacks, CheckpointCallback(settings.keep_checkpoints)],
+        callbacks=[*callbacks, CheckpointCallback(settings.keep_checkpoints)],
         muon=settings.optimizer == "muon",
         write_cost_warmup=settings.write_cost_warmup if model_type == TitansConfig.model_type else 0,
     )
@@ -176,10 +175,10 @@ def compile_blocks(model: Any) -> None:
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     """The Trainer's arguments for a recipe; checkpoints go to output/checkpoints."""
     settings = recipe.training
-    names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    # Later releases of transformers renamed it, and the old name warns there.
-    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
-    renamed: dict[str, Any] = {checkpointing: settings.gradient_checkpointing}
+    # Later releases of transformers renamed the field, and the old name warns there.
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    name = next(name for name in names if hasattr(TrainingArguments, name))
+    renamed: dict[str, Any] = {name: settings.gradient_checkpointing}
     arguments = TrainingArguments(
         output_dir=str(output / "checkpoints"),
         max_steps=settings.steps,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
@@ -51,7 +52,8 @@ def first_bad_activation(model: nn.Module, inputs: Mapping[str, Any]) -> str | N
     found: list[str] = []
 
     def check(name: str, _module: nn.Module, _args: Any, output: Any) -> None:
-        if not found and any(not _all_finite(tensor) for tensor in _tensors(output)):
+        tensors = (t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point())
+        if not found and not all(map(_all_finite, tensors)):
             found.append(_name(name) or "the model")
 
     handles = [module.register_forward_hook(partial(check, name)) for name, module in model.named_modules()]
@@ -62,14 +64,6 @@ def first_bad_activation(model: nn.Module, inputs: Mapping[str, Any]) -> str | N
         for handle in handles:
             handle.remove()
     return found[0] if found else None
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for item in value for t in _tensors(item)] if isinstance(value, list | tuple) else []
 
 
 def _all_finite(tensor: Tensor) -> bool:

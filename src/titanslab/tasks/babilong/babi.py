@@ -69,8 +69,12 @@ def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
     return questions
 
 
-def find_babi(folder: str | os.PathLike[str], task: str, split: str = "test") -> Path:
-    """The file of a task (`qa1`) and split (`train`, `test`) in or below a folder; of several files, the largest."""
+@lru_cache(maxsize=32)
+def load_babi(folder: str, task: str, split: str = "test") -> list[BabiQuestion]:
+    """The questions of a task (`qa1`) and split (`train`, `test`), kept in memory.
+
+    Their file is in or below the folder; of several, the largest is read.
+    """
     where = Path(folder)
     if not where.is_dir():
         raise FileNotFoundError(f"facts folder {where} does not exist; name the folder with bAbI's qa*_{split}.txt")
@@ -78,10 +82,4 @@ def find_babi(folder: str | os.PathLike[str], task: str, split: str = "test") ->
     found = sorted(where.glob(pattern)) or sorted(where.rglob(pattern))
     if not found:
         raise FileNotFoundError(f"facts folder {where} has no {pattern}; name the folder with bAbI's files")
-    return max(found, key=lambda file: file.stat().st_size)
-
-
-@lru_cache(maxsize=32)
-def load_babi(folder: str, task: str, split: str = "test") -> list[BabiQuestion]:
-    """`read_babi` of `find_babi`, kept in memory."""
-    return read_babi(find_babi(folder, task, split))
+    return read_babi(max(found, key=lambda file: file.stat().st_size))

@@ -11,7 +11,7 @@ from titanslab.tasks.babilong.babi import BabiQuestion, Hint
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.samples import BABILong, check_form
 from titanslab.tasks.babilong.world import GIVERS, HINTED_BLOCKS, MENTIONS, PEOPLE, PLACES, SIDES, SIGNS, Asked, story
-from titanslab.tasks.row import MakeRow, Row, ending, fit, read_some, too_short
+from titanslab.tasks.row import Row, ending, fit, read_some, too_short
 
 _STORY_ATTEMPTS = 1024  # drawn stories before a row counts as too short; few stories of qa3 fit a short row
 _FACT_TOKENS = 5  # lower bound on the tokens of a fact, which has at least five words
@@ -19,14 +19,9 @@ _CACHED = 1 << 14  # sentences whose tokens are cached
 MAX_BACKGROUND_CHARS = 50_000_000
 
 
-def babilong_rows(tokenizer: Any, **options: Any) -> MakeRow:
-    """Training rows of BABILong; `options` are those of `BabilongRows`."""
-    return BabilongRows(tokenizer, **options).make
-
-
 @dataclass(eq=False)
 class BabilongRows:
-    """Training rows of BABILong; all but the tokenizer are `data.task_options` in a recipe.
+    """Makes training rows of BABILong, a `MakeRow`; all but the tokenizer are `data.task_options` in a recipe.
 
     Args:
         tokenizer: encodes to ids.
@@ -105,7 +100,7 @@ class BabilongRows:
                 f"hints is true; it needs a tokenizer whose first token tells {', '.join(words)} apart, so not bytes"
             )
 
-    def make(self, length: int, seed: int) -> Row:
+    def __call__(self, length: int, seed: int) -> Row:
         """A row of at most `length` tokens, a pure function of the seed."""
         rng = random.Random(seed)
         task = self.makers[rng.randrange(len(self.makers))]

@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from titanslab.data.encode import TokenCounter
@@ -101,7 +101,7 @@ class BABILong(SampleMaker):
         if background is not None and not isinstance(background, Background):
             background = Background(background, self.counter)
         self.background = background
-        self._orders: dict[int, list[int]] = {}
+        self._order = cache(self._shuffled)
 
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
         """Sample `index` of a length in tokens; `info` holds the question and the positions of the facts."""
@@ -148,13 +148,11 @@ class BABILong(SampleMaker):
             sentences.insert(place, fact)
         return sentences, places
 
-    def _order(self, seed: int) -> list[int]:
+    def _shuffled(self, seed: int) -> list[int]:
         """A permutation of the questions of bAbI's file."""
-        if seed not in self._orders:
-            rng = random.Random(derive_seed(self.name, self.split, seed, "order"))
-            keys = [rng.random() for _ in self.questions]
-            self._orders[seed] = sorted(range(len(keys)), key=keys.__getitem__)
-        return self._orders[seed]
+        rng = random.Random(derive_seed(self.name, self.split, seed, "order"))
+        keys = [rng.random() for _ in self.questions]
+        return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def babilong_cells(
@@ -174,11 +172,9 @@ def babilong_cells(
     Args:
         tasks: `qa1`, `qa1-qa5`, or several with commas.
         lengths: in tokens; 0 = the facts alone.
-        counter: measures the length.
-        counter_name: identity of the counter's tokenizer, part of the cells' settings.
-        facts: folder of bAbI's files; None = generated stories, for qa1 to qa5.
+        counter, counter_name: measures the length; identity of its tokenizer, part of the cells' settings.
+        facts, split: as in `BABILong`.
         background: path of books; needed above length 0.
-        split: of bAbI's files, `test` or `train`.
         form: of the prompt; `base` alone.
         seed: of the samples.
     """

@@ -5,7 +5,7 @@ Sentences, questions and answers follow the published files. Source: Weston et a
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from titanslab.tasks.babilong.babi import BabiQuestion, Hint
@@ -247,29 +247,22 @@ def _ask_person_before(world: World) -> Answer | None:
 
 
 def _ask_before(world: World) -> Answer | None:
-    known = [t for t in THINGS if len(world.path[t]) > 1]
+    # thing -> place -> index of its last occurrence in the thing's path; the first entry of a path is left out
+    visited = {t: {place: i for i, (place, _) in enumerate(world.path[t]) if i} for t in THINGS}
+    known = [thing for thing in THINGS if visited[thing]]
     if not known:
         return None
-    visits = [(thing, place) for thing in known for place in _visited(world.path[thing])]
-    visits = [(thing, place) for thing, place in visits if world.is_contested(world.toucher[thing], place)]
+    visits = [(t, place) for t in known for place in visited[t] if world.is_contested(world.toucher[t], place)]
     if visits and world.contested and world.rng.random() < world.contested:
         thing, place = world.rng.choice(visits)
     else:
         thing = world.rng.choice(known)
-        path = world.path[thing]
-        place = path[-1][0] if world.rng.random() < 0.75 else world.rng.choice(sorted(_visited(path)))
-    path = world.path[thing]
-    last = _visited(path)[place]
-    (answer, before), (_, why) = path[last - 1], path[last]
-    asked = f"Where was the {thing} before the {place}?"
-    toucher = world.toucher[thing]
+        newest = world.path[thing][-1][0]
+        place = newest if world.rng.random() < 0.75 else world.rng.choice(sorted(visited[thing]))
+    last, toucher = visited[thing][place], world.toucher[thing]
+    (answer, before), (_, why) = world.path[thing][last - 1 : last + 1]
     hints = (Hint(1, toucher), Hint(2, SIGNS[toucher, place]), Hint(3, answer))
-    return asked, answer, (*why, *before), hints
-
-
-def _visited(path: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, int]:
-    """Place -> index of its last occurrence in a thing's path; the first entry of the path is left out."""
-    return {place: i for i, (place, _) in enumerate(path) if i}
+    return f"Where was the {thing} before the {place}?", answer, (*why, *before), hints
 
 
 _ASK: dict[str, Callable[[World], Answer | None]] = {
@@ -293,8 +286,7 @@ def _ask_gift(world: World) -> Answer | None:
         (f"Who received the {thing}?", other, (None, thing, None)),
         (f"Who did {giver} give the {thing} to?", other, (giver, thing, None)),
     ]
-    weights = (2, 1, 1, 1, 1)
-    question, answer, like = world.rng.choices(forms, weights)[0]
+    question, answer, like = world.rng.choices(forms, weights=(2, 1, 1, 1, 1))[0]
     later = [g for g in world.gifts if g[3] > fact and all(k is None or k == g[i] for i, k in enumerate(like))]
     return None if later else (question, answer, (fact,), ())
 

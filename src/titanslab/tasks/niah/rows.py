@@ -25,8 +25,7 @@ def niah_rows(
         tokenizer: encodes to ids.
         variant: `single_1`, `single_2` or `single_3`, or a list of them, drawn evenly.
         haystack: path of running text for single_2 and single_3; `MAX_HAYSTACK_CHARS` of it are loaded at most.
-        adjectives: path of a word list for the first halves of the keys.
-        nouns: path of a word list for the second halves.
+        adjectives, nouns: paths of word lists for the first and second halves of the keys.
         decoys: numbers and hexadecimal words that are inserted at random places, per 1,000 tokens of running text.
             A short row then holds as many of them as a long haystack does, and the memory learns not to store them.
     """

@@ -10,7 +10,7 @@ import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,7 @@ class NIAH(SampleMaker):
         variant: `single_1`, `single_2` or `single_3`.
         tokenizer: measures the length; see `TokenCounter`.
         haystack: running text for single_2 and single_3, one text or several, which are joined; None for single_1.
-        adjectives: first halves of the keys.
-        nouns: second halves of the keys.
+        adjectives, nouns: first and second halves of the keys.
     """
 
     def __init__(
@@ -95,14 +94,11 @@ class NIAH(SampleMaker):
         self.counter = tokenizer if isinstance(tokenizer, TokenCounter) else TokenCounter(tokenizer)
         self.adjectives, self.nouns = tuple(adjectives), tuple(nouns)
         self.haystack = RepeatedLine(self.counter) if haystack is None else RunningText(haystack, self.counter)
-        self._units: dict[int, int] = {}
+        self.num_units = cache(self._num_units)
 
-    def num_units(self, length: int) -> int:
+    def _num_units(self, length: int) -> int:
         """Number of units of haystack, lines in single_1 and else words, with which the longest needle still fits."""
-        if length in self._units:
-            return self._units[length]
-        probe = self.probe
-        budget = length - RESERVED_TOKENS
+        probe, budget = self.probe, length - RESERVED_TOKENS
 
         def exact(units: int) -> int:
             return self.counter.count(probe.prompt(self.haystack.insert(units, probe.sentence, 0.5)[0]))
@@ -124,7 +120,6 @@ class NIAH(SampleMaker):
             units = better
         while units > 1 and exact(units) > budget:
             units -= 1
-        self._units[length] = units
         return units
 
     @cached_property
@@ -192,11 +187,9 @@ def niah_cells(
     Args:
         variant: one variant, or several with commas; None = all with a haystack, else `single_1`.
         lengths: in tokens.
-        counter: measures the length.
-        counter_name: identity of the counter's tokenizer, part of the cells' settings.
+        counter, counter_name: measures the length; identity of its tokenizer, part of the cells' settings.
         haystack: path of running text; needed by single_2 and single_3.
-        adjectives: path of a word list for the first halves of the keys.
-        nouns: path of a word list for the second halves.
+        adjectives, nouns: paths of word lists for the first and second halves of the keys.
         seed: of the samples.
     """
     chosen = split_names(variant or ("single_1" if haystack is None else ",".join(VARIANTS)), VARIANTS, "variant")

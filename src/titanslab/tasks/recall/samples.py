@@ -240,23 +240,20 @@ def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **opt
     return make
 
 
-def answers_right(predictions: Tensor, batch: RecallBatch) -> tuple[Tensor, Tensor]:
-    """Which answers are right in every token, and their distances.
+def answers_right(predictions: Tensor, batch: RecallBatch) -> Tensor:
+    """Which answers are right in every token.
 
     Args:
         predictions: int64 `[B, T]`, the token predicted *for* each position: argmax of the logits, shifted right.
         batch: the rows.
 
     Returns:
-        bool `[number of answers]`, and their distances in tokens, int64 `[number of answers]`. Greedy generation gives
-        the same result, because it reads the same tokens up to the first wrong one.
+        bool `[number of answers]`. Greedy generation gives the same result, because it reads the same tokens up to
+        the first wrong one.
     """
     asked = batch.answer > 0
     rows = torch.arange(len(batch.answer)).unsqueeze(1).expand_as(batch.answer)[asked.cpu()]
     _, where = torch.unique(torch.stack([rows, batch.answer[asked].cpu()]), dim=1, return_inverse=True)
     count = int(where.max()) + 1 if len(where) else 0
     right = (predictions == batch.input_ids)[asked].cpu()
-    wrong = torch.zeros(count, dtype=torch.int64).index_add_(0, where, (~right).long())
-    distance = torch.zeros(count, dtype=torch.int64)
-    distance[where] = batch.distance[asked].cpu()  # equal at all tokens of an answer
-    return wrong == 0, distance
+    return torch.zeros(count, dtype=torch.int64).index_add_(0, where, (~right).long()) == 0
