@@ -115,8 +115,8 @@ def _converse(talk: Session, next_line: Callable[[], str | None], terminal: bool
         if not said.strip() and not remarked:
             remarked = True
             _note(
-                "no answer: the model has read the line and ended at once, as it may after a statement. After a question, "
-                "try words of the texts that it was trained on, or their form: --template ' {question}'"
+                "no answer: the model has read the line and ended at once, as it may after a statement. After "
+                "a question, try words of the texts that it was trained on, or their form: --template ' {question}'"
             )
 
 
