@@ -35,10 +35,7 @@ class BabilongRows:
         facts_only: share of rows without background: a generated story as long as the row, with a question after
             every second fact, several times the answers of a row with background. A row of qa4 holds one map after
             another.
-        step_questions: share of the earlier questions that ask for one step of the answer; see `world.Asked`. Needs
-            `whole_stories` or `facts_only`.
-        steps: the steps that these questions may ask for; see `world.Asked`.
-        contested: share of contested questions; see `world.Asked`.
+        step_questions, steps, contested: see `world.Asked`; `step_questions` needs `whole_stories` or `facts_only`.
         hints: give the outputs of the first three blocks labels within generated stories. Block 1 predicts, at a
             person's name, the person's place; at a question about a thing, the person who had it last; in qa4, at a
             fact and at the question, the letter of a side of a place (`SIDES`). Block 2 predicts, at the place of a

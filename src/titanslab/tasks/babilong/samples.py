@@ -164,26 +164,20 @@ def babilong_cells(
     form: str = "base",
     seed: int = 42,
 ) -> list[Cell]:
-    """Cells of BABILong, one per task and length.
+    """Cells of BABILong, one per task and length, where 0 is the facts alone; other arguments as in `table.Task`.
 
     Args:
         tasks: `qa1`, `qa1-qa5`, or several with commas.
-        lengths: in tokens; 0 = the facts alone.
-        counter, counter_name: measures the length; identity of its tokenizer, part of the cells' settings.
         facts, split: as in `BABILong`.
         background: path of books; needed above length 0.
         form: of the prompt; `base` alone.
-        seed: of the samples.
     """
     check_form(form)
     chosen = split_names(tasks, TASKS, "tasks")
     if background is None and any(lengths):
         raise ValueError("background is missing; lengths above 0k need books to draw sentences from: name a file")
-    makers = {task: BABILong(task, facts, counter, split=split) for task in chosen}
-    if background is not None and any(lengths):
-        books = Background(list(iter_texts(background)), counter)
-        for maker in makers.values():
-            maker.background = books
+    books = Background(list(iter_texts(background)), counter) if background is not None and any(lengths) else None
+    makers = {task: BABILong(task, facts, counter, background=books, split=split) for task in chosen}
     stories, hidden_in, nothing = file_identity(facts), file_identity(background), file_identity(None)
     cells = []
     for task, maker in makers.items():

@@ -185,15 +185,12 @@ def niah_cells(
     nouns: str | None = None,
     seed: int = 42,
 ) -> list[Cell]:
-    """Cells of S-NIAH, one per variant and length.
+    """Cells of S-NIAH, one per variant and length; other arguments as in `table.Task`.
 
     Args:
         variant: one variant, or several with commas; None = all with a haystack, else `single_1`.
-        lengths: in tokens.
-        counter, counter_name: measures the length; identity of its tokenizer, part of the cells' settings.
         haystack: path of running text; needed by single_2 and single_3.
         adjectives, nouns: paths of word lists for the first and second halves of the keys.
-        seed: of the samples.
     """
     chosen = split_names(variant or ("single_1" if haystack is None else ",".join(VARIANTS)), VARIANTS, "variant")
     lists = word_lists(adjectives, nouns)

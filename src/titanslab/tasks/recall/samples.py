@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from titanslab.data.encode import TextEncoder
 from titanslab.data.text import read_words
@@ -136,13 +135,8 @@ class RecallTask:
             are padded on the right with their last token, which is not scored there.
         """
         rows = [self._question(distance, seed, index, lead) for index in range(num_samples)]
-        width = max(row.input_ids.shape[1] for row in rows)
-        padded = []
-        for row in rows:
-            fills = (int(row.input_ids[0, -1]), -100, 0, 0)
-            short = (0, width - row.input_ids.shape[1])
-            padded.append(RecallBatch(*(pad(t, short, value=fill) for t, fill in zip(row, fills, strict=True))))
-        return stack(padded)
+        width = max(len(row.ids) for row in rows)
+        return stack([self._finish(row, width, "answers") for row in rows])
 
     def _facts(self, rng: random.Random) -> list[Fact]:
         """Draw the facts of a row."""
@@ -178,7 +172,8 @@ class RecallTask:
         row.last[which] = start
         row.ids += value + self._after
 
-    def _question(self, distance: int, seed: int, index: int, lead: int) -> RecallBatch:
+    def _question(self, distance: int, seed: int, index: int, lead: int) -> _Row:
+        """The row of one question, which ends with its answer."""
         rng = random.Random(derive_seed("recall question", seed, distance, index))
         facts, others = self._facts(rng), range(1, self.num_facts)
         question, value = facts[0]
@@ -191,11 +186,12 @@ class RecallTask:
             raise ValueError(f"distance is {distance} tokens; a fact and its question take at least {shortest}")
         self._weave(row, rng, row.last[0] + distance - len(question), facts, others)
         self._state(row, 0, facts)
-        row.answers = row.answers[-1:]
-        return self._finish(row, len(row.ids) - len(self._after), "answers")
+        row.ids, row.answers = row.ids[: len(row.ids) - len(self._after)], row.answers[-1:]
+        return row
 
     def _finish(self, row: _Row, length: int, loss: str) -> RecallBatch:
-        ids = torch.tensor(row.ids[:length])
+        """The row with `length` tokens, cut or filled up with its last one."""
+        ids = torch.tensor(row.ids[:length] + row.ids[-1:] * (length - len(row.ids)))
         labels = ids.clone() if loss == "text" else torch.full_like(ids, -100)
         distances, answer = torch.zeros_like(ids), torch.zeros_like(ids)
         number = 0
