@@ -24,9 +24,8 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((record["task"], record["length"]), []).append(record)
     rows = []
     for (task, length), members in sorted(groups.items(), key=lambda item: (task_order(item[0][0]), item[0][1])):
-        names = list(members[0]["scores"])
-        means = {name: sum(m["scores"][name] for m in members) / len(members) for name in names}
-        first = means[names[0]]
+        means = {name: sum(m["scores"][name] for m in members) / len(members) for name in members[0]["scores"]}
+        first = next(iter(means.values()))
         rows.append(
             {
                 "task": task,

@@ -140,10 +140,8 @@ class RecallTask:
 
     def _facts(self, rng: random.Random) -> list[Fact]:
         """Draw the facts of a row."""
-        keys = rng.sample(range(len(self._questions)), self.num_facts)
-        digits = self.value_digits
-        values = [self._encode(f"{self._space}{rng.randrange(10**digits):0{digits}d}") for _ in keys]
-        return [(self._questions[key], value) for key, value in zip(keys, values, strict=True)]
+        questions, digits = rng.sample(self._questions, self.num_facts), self.value_digits
+        return [(q, self._encode(f"{self._space}{rng.randrange(10**digits):0{digits}d}")) for q in questions]
 
     def _weave(self, row: _Row, rng: random.Random, end: int, facts: list[Fact], choices: range) -> None:
         """Add background and facts until the row has `end` tokens; a fact that does not fit is left out."""
@@ -152,11 +150,8 @@ class RecallTask:
             gap = rng.randrange(2 * self.fact_every + 1)
             gap = self._breaks[min(bisect_left(self._breaks, at + gap), len(self._breaks) - 1)] - at
             gap = min(gap, end - len(row.ids))
-            while gap > 0:
-                piece = self._background[at : at + gap]
-                row.ids += piece.tolist()
-                gap -= len(piece)
-                at = (at + len(piece)) % len(self._background)
+            row.ids += self._background.take(range(at, at + gap), mode="wrap").tolist()
+            at = (at + gap) % len(self._background)
             if not choices or len(row.ids) >= end:
                 continue
             which = choices[rng.randrange(len(choices))]
