@@ -56,17 +56,14 @@ def restart(state: MemoryState, start: MemoryState, reset: Tensor) -> MemoryStat
 
 
 def _read(x: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork, params: MemoryParams) -> Tensor:
-    weights = tuple(w.to(x.dtype) for w in weights)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Read.apply(network, x, params.norm_weight, params.norm_bias, *weights)
-    return _apply(network, x, params.norm_weight, params.norm_bias, weights)
+    apply = _Read.apply if torch.is_grad_enabled() and not torch.compiler.is_compiling() else _apply
+    return apply(network, x, params.norm_weight, params.norm_bias, *(w.to(x.dtype) for w in weights))
 
 
-def _apply(
-    network: MemoryNetwork, x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weights: tuple[Tensor, ...]
-) -> Tensor:
-    params = MemoryParams((), norm_weight, norm_bias)
-    return apply_network(x.transpose(1, 2), weights, network, params).transpose(1, 2)
+def _apply(network: MemoryNetwork, x: Tensor, *tensors: Any) -> Tensor:
+    norm_weight, norm_bias, *weights = tensors
+    params = MemoryParams(tuple(weights), norm_weight, norm_bias)
+    return apply_network(x.transpose(1, 2), params.weights, network, params).transpose(1, 2)
 
 
 class _Read(torch.autograd.Function):
@@ -76,8 +73,7 @@ class _Read(torch.autograd.Function):
     def forward(ctx: Any, network: MemoryNetwork, x: Tensor, *tensors: Any) -> Tensor:
         ctx.network = network
         ctx.save_for_backward(x, *tensors)
-        weight, bias, *weights = tensors
-        return _apply(network, x, weight, bias, tuple(weights))
+        return _apply(network, x, *tensors)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -86,9 +82,7 @@ class _Read(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast(dy.device.type, enabled=False):
             saved = zip(ctx.saved_tensors, needed, strict=True)
             inputs = [None if t is None else t.detach().requires_grad_(need) for t, need in saved]
-            x, weight, bias, *weights = inputs
-            assert x is not None
-            y = _apply(ctx.network, x, weight, bias, tuple(weights))  # type: ignore[arg-type]
+            y = _apply(ctx.network, *inputs)  # type: ignore[arg-type]
         wanted = [t for t in inputs if t is not None and t.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, dy))
         return None, *(next(found) if t is not None and t.requires_grad else None for t in inputs)

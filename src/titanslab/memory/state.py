@@ -44,11 +44,6 @@ def named_tensors(tree: Any, name: str = "") -> dict[str, Tensor]:
     return found
 
 
-def tree_nbytes(tree: Any) -> int:
-    """Bytes that the tensors of a tree take when they are stored."""
-    return sum(t.numel() * t.element_size() for t in named_tensors(tree).values())
-
-
 def own_storage(tensor: Tensor) -> Tensor:
     """The tensor, copied if it is a view of less than a quarter of a larger one, which the view would keep alive."""
     if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
@@ -75,17 +70,9 @@ class TensorTree:
         """The same value without its graph."""
         return self.map(Tensor.detach)
 
-    def clone(self) -> Self:
-        """The same value in memory of its own."""
-        return self.map(Tensor.clone)
-
     def expand(self, batch_size: int) -> Self:
         """A state of one row, seen as `batch_size` equal rows; nothing is copied."""
         return self.map(lambda t: t.expand(batch_size, *t.shape[1:]))
-
-    def index_select(self, rows: Tensor) -> Self:
-        """The given rows of the batch, in that order."""
-        return self.map(lambda t: t.index_select(0, rows.to(t.device)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat names to tensors, for saving."""
@@ -100,10 +87,6 @@ class TensorTree:
             parts.setdefault(field, {})[rest] = tensor
         hints = get_type_hints(cls)
         return cls(**{name: _restored(hints.get(name), part) for name, part in parts.items()})
-
-    def nbytes(self) -> int:
-        """Bytes that this state takes when it is stored."""
-        return tree_nbytes(self)
 
 
 def _restored(hint: Any, part: dict[str, Tensor]) -> Any:
@@ -157,14 +140,12 @@ class MemoryState(TensorTree):
             return None  # `dataclasses.replace` keeps `joined` although it changes the weights
         return list(self.joined[0])
 
-    def map_weights(self, fn: Callable[[Tensor], Tensor]) -> "MemoryState":
-        """The same state with `fn` applied to every floating-point tensor, so to all but `offset`."""
-        return self.map(lambda t: fn(t) if t.is_floating_point() else t)
-
     def to(self, dtype: torch.dtype) -> "MemoryState":
         """The state in another dtype, or the state itself if it already has that dtype."""
         parts = (*self.weights, *self.momentum, *self.chunk_weights)
-        return self if all(t.dtype == dtype for t in parts) else self.map_weights(lambda t: t.to(dtype))
+        if all(t.dtype == dtype for t in parts):
+            return self
+        return self.map(lambda t: t.to(dtype) if t.is_floating_point() else t)  # all but `offset`
 
     def check(self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int]) -> None:
         """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]`."""
@@ -193,11 +174,6 @@ class NeuralMemoryState(TensorTree):
 
     memory: MemoryState
     conv: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def batch_size(self) -> int:
-        """Number of rows."""
-        return self.memory.batch_size
 
     def as_start(self) -> "NeuralMemoryState":
         """The state with which a document starts: at a chunk boundary, and reads continue the convolution of q."""
