@@ -41,3 +41,17 @@ def test_a_map_keeps_the_structure(state: NeuralMemoryState) -> None:
     last = state.map(lambda t: t[2:])
     assert torch.equal(last.memory.offset, state.memory.offset[2:])
     assert torch.equal(last.expand(4).conv["q"][3], state.conv["q"][2])
+
+
+def test_rows_copies_and_bytes(state: NeuralMemoryState) -> None:
+    rows = torch.tensor([2, 0])
+    assert torch.equal(state.index_select(rows).memory.offset, state.memory.offset[rows])
+    assert torch.equal(state.index_select(rows[:1]).expand(4).conv["q"][3], state.conv["q"][2])
+    copy = state.clone()
+    copy.conv["q"].zero_()
+    assert state.conv["q"].any()
+    assert state.batch_size == state.memory.batch_size == 3
+    assert state.nbytes() == sum(t.numel() * t.element_size() for t in state.tensors().values())
+    doubled = state.memory.map_weights(lambda t: 2 * t)
+    assert torch.equal(doubled.offset, state.memory.offset)
+    assert torch.equal(doubled.weights[0], 2 * state.memory.weights[0])

@@ -70,9 +70,21 @@ class TensorTree:
         """The same value without its graph."""
         return self.map(Tensor.detach)
 
+    def clone(self) -> Self:
+        """The same value in memory of its own."""
+        return self.map(Tensor.clone)
+
     def expand(self, batch_size: int) -> Self:
         """A state of one row, seen as `batch_size` equal rows; nothing is copied."""
         return self.map(lambda t: t.expand(batch_size, *t.shape[1:]))
+
+    def index_select(self, rows: Tensor) -> Self:
+        """The given rows of the batch, in that order."""
+        return self.map(lambda t: t.index_select(0, rows.to(t.device)))
+
+    def nbytes(self) -> int:
+        """Bytes that this state takes when it is stored."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat names to tensors, for saving."""
@@ -140,12 +152,14 @@ class MemoryState(TensorTree):
             return None  # `dataclasses.replace` keeps `joined` although it changes the weights
         return list(self.joined[0])
 
+    def map_weights(self, fn: Callable[[Tensor], Tensor]) -> "MemoryState":
+        """The same state with `fn` applied to every floating-point tensor, so to all but `offset`."""
+        return self.map(lambda t: fn(t) if t.is_floating_point() else t)
+
     def to(self, dtype: torch.dtype) -> "MemoryState":
         """The state in another dtype, or the state itself if it already has that dtype."""
         parts = (*self.weights, *self.momentum, *self.chunk_weights)
-        if all(t.dtype == dtype for t in parts):
-            return self
-        return self.map(lambda t: t.to(dtype) if t.is_floating_point() else t)  # all but `offset`
+        return self if all(t.dtype == dtype for t in parts) else self.map_weights(lambda t: t.to(dtype))
 
     def check(self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int]) -> None:
         """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]`."""
@@ -174,6 +188,11 @@ class NeuralMemoryState(TensorTree):
 
     memory: MemoryState
     conv: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self.memory.batch_size
 
     def as_start(self) -> "NeuralMemoryState":
         """The state with which a document starts: at a chunk boundary, and reads continue the convolution of q."""

@@ -6,7 +6,7 @@ Source: BABILong (Kuratov et al., 2024); Titans, figure 6 (v1).
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -99,6 +99,10 @@ class BABILong:
             background = Background(background, self.counter)
         self.background = background
         self._order = cache(self._shuffled)
+
+    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
+        """The first `num_samples` samples of a length, each made when it is needed."""
+        return (self.sample(length, index, seed) for index in range(num_samples))
 
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
         """Sample `index` of a length in tokens; `info` holds the question and the positions of the facts."""

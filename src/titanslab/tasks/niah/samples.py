@@ -8,7 +8,7 @@ Source: RULER (Hsieh et al., 2024), tasks niah_single_1/2/3; Titans, table 2.
 
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -128,6 +128,10 @@ class NIAH:
         key = f"{self._longest(self.adjectives, '{}-')}-{self._longest(self.nouns, 'x-{}')}"
         rng = random.Random(derive_seed("niah probe", self.kind))
         return Needle(self.kind, key, self._longest([self._value(rng) for _ in range(256)]))
+
+    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
+        """The first `num_samples` samples of a length, each made when it is needed."""
+        return (self.sample(length, index, seed) for index in range(num_samples))
 
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
         """Sample `index` of a length in tokens, a pure function of the three arguments.
