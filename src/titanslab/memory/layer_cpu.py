@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.autograd import Inputs
+from titanslab.memory.autograd import Inputs, or_zeros
 from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import features, features_backward, gated_norm, gated_norm_backward
@@ -120,6 +120,7 @@ class _Memory(torch.autograd.Function):
         ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
         ctx.save_for_backward(raw, gates, *convs, *tails, *anchor, *norm, *kept)
         ctx.mark_non_differentiable(loss, end_offset)
+        ctx.set_materialize_grads(False)
         return y, loss, end_offset, *end, *running
 
     @staticmethod
@@ -134,9 +135,13 @@ class _Memory(torch.autograd.Function):
         # no document begins, so backward reads the shapes of `initial` alone
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         inputs = Inputs(q, k, v, gates, anchor, initial, norm, *ctx.rest)
-        d_end, d_running = list(d_states[:states]), list(d_states[states:])
-        dq, dk, dv, d_gates, *lists = loop.backward(inputs, kept, dy, d_end, d_running)
-        return None, None, None, None, None, dq, dk, dv, d_gates, *(d for part in lists for d in part), None
+        d_end = d_running = None
+        if dy is None or not inputs.lanes or any(d is not None for d in d_states):
+            ends = [i.new_empty(q.shape[0] * q.shape[2], *i.shape[1:]) for i in initial]
+            dy, d_end, d_running = or_zeros(dy, d_states[:states], d_states[states:], q, ends)
+        dq, dk, dv, d_gates, d_state, d_anchor, _, d_norm = loop.backward(inputs, kept, dy, d_end, d_running)
+        d_initial = [q.new_zeros(()).expand(i.shape) for i in initial]
+        return *[None] * 5, dq, dk, dv, d_gates, *d_state, *d_anchor, *d_initial, *d_norm, None
 
 
 class Writer:
@@ -183,7 +188,11 @@ class Writer:
         before, first = self._states(q, state, initial)
         aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
         gates = [(theta[..., i, None], eta[..., i, None], alpha[..., i, None]) for i in range(theta.shape[-1])]
-        start = begin(gates, self.params, before, first, x.shape[0], aligned=aligned, documents=not later)
+        rows = x.shape[0] if before is not None else first.batch_size
+        start = begin(gates, self.params, before, first, rows, aligned=aligned, documents=not later)
+        if rows < x.shape[0] and not loop.lane_group(q, start.initial, layer.chunk_size):
+            state_of_rows = [s.repeat(x.shape[0], 1, 1) for s in start.state]
+            start = start._replace(state=state_of_rows, initial=state_of_rows)
         counts = (len(start.state), len(start.anchor), len(start.norm))
         static = (layer.chunk_size, layer.network.residual, layer.network.grad_clip)
         lists = (*start.state, *start.anchor, *start.initial, *start.norm)

@@ -26,8 +26,16 @@ LANES = 16
 KEEP_CHUNK = 32
 # Most bytes of the kept activations of one call; above it none are kept.
 KEEP_BYTES = 128 << 20
+# Longest chunk, widest layer and fewest memories for which each vector lane computes a memory of its own.
+LANE_CHUNK = 8
+LANE_SIZE = 1024
+LANE_ROWS = 8
+# Bytes of the states that backward holds at once for a vector of such memories: they fit a core's second cache.
+LANE_BYTES = 1 << 20
+# Partial sums of the gradient of a start that all rows share.
+LANE_SLICES = 32
 _SHAPE = (*SIZES, "hidden", "depth", "chunk", "chunks")
-_INTS = (*_SHAPE, "gate_layers", "group", "residual", "inner", "threads", "activation_reals")
+_INTS = (*_SHAPE, "gate_layers", "group", "residual", "inner", "threads", "activation_reals", "starts", "lanes")
 _POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset", "activations"]
 
 
@@ -75,6 +83,17 @@ def block_size(chunk_size: int) -> int:
     return BLOCK // chunk_size * chunk_size
 
 
+def lane_group(q: Tensor, initial: list[Tensor], chunk_size: int) -> int:
+    """Chunks between two kept states where each vector lane computes one memory, as it pays for many small heads; else 0.
+
+    Such a call has no schedule: its rows begin at a chunk's start, and their last chunk may be open.
+    """
+    sizes = [i.shape[1] * i.shape[2] // 2 for i in initial]
+    if chunk_size > LANE_CHUNK or max(sizes) > LANE_SIZE or q.shape[0] * q.shape[2] < LANE_ROWS:
+        return 0
+    return max(1, min(64, LANE_BYTES // (2 * sum(sizes) * q.element_size() * LANES)))
+
+
 def kept_activations(
     q: Tensor, initial: list[Tensor], chunk_size: int, chunks: int, grad_clip: float | None
 ) -> tuple[int, int, int] | None:
@@ -96,18 +115,19 @@ def kept_activations(
 def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
     """The arguments that forward and backward share, and the offsets at the end."""
     q, initial, schedule, chunk_size = inputs.q, inputs.initial, inputs.schedule, inputs.chunk_size
-    depth, block = len(initial), block_size(chunk_size)
+    depth, block = len(initial), chunk_size if inputs.lanes else block_size(chunk_size)
     hidden = initial[0].shape[2] if depth > 1 else 0
-    chunks = q.shape[1] // block if schedule is None else schedule.chunks
+    chunks = -(-q.shape[1] // block) if schedule is None else schedule.chunks
     arguments = Arguments(*q.shape, hidden, depth, block, chunks, inputs.gates.shape[1], inputs.group, inputs.residual)
     inner = chunk_size if block != chunk_size else 0
     arguments.give(inner=inner, threads=torch.get_num_threads(), grad_clip=inputs.grad_clip)
+    arguments.give(starts=initial[0].shape[0], lanes=int(inputs.lanes))
     arguments.give(q=q, k=inputs.k, v=inputs.v, gates=inputs.gates, initial=initial, anchor=inputs.anchor)
     if inputs.norm:
         arguments.give(scale=inputs.norm[0], shift=inputs.norm[1])
     if schedule is None:
-        offset = torch.zeros(q.shape[0], dtype=torch.int64)
-        arguments.give(offset=offset, last=offset + (chunks - 1))
+        offset = torch.full((q.shape[0],), q.shape[1] % block)
+        arguments.give(offset=offset, last=torch.full_like(offset, chunks - 1))
         return arguments, offset
     flags = {"resets": schedule.resets.to(torch.uint8), "continues": schedule.continues.to(torch.uint8)}
     index = schedule.tokens.masked_fill(~schedule.real, -1)
@@ -144,13 +164,15 @@ def forward(
     arguments, offset = _prepare(inputs)
     q, schedule = inputs.q, inputs.schedule
     y, loss = _filled(q, schedule), _filled(q[..., 0], schedule)
-    end = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
-    running = []
-    if schedule is not None or inputs.anchor:
-        running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
-    groups = -(-arguments.chunks // inputs.group)
-    kept = [_held((groups, *s.shape), s.dtype) for s in state]
+    shapes = [(q.shape[0] * q.shape[2], *s.shape[1:]) for s in state]
+    end, running = [q.new_empty(shape) for shape in shapes], []
+    if schedule is not None or inputs.anchor or q.shape[1] % arguments.chunk:
+        running = [q.new_empty(rows, width // 2, columns) for rows, width, columns in shapes]
+    groups, kept = -(-arguments.chunks // inputs.group), []
+    if groups > 1 or not inputs.lanes:
+        kept = [_held((groups, *shape), q.dtype) for shape in shapes]
     arguments.give(state=state, y=y, loss=loss, end=end, running=running, kept=kept)
+    kept = kept or [s.unsqueeze(0) for s in state]
     shape = None
     if keep and schedule is None:
         shape = kept_activations(q, inputs.initial, inputs.chunk_size, arguments.chunks, inputs.grad_clip)
@@ -162,13 +184,18 @@ def forward(
 
 
 def backward(
-    inputs: Inputs, kept: list[Tensor], dy: Tensor, d_end: list[Tensor], d_running: list[Tensor]
+    inputs: Inputs, kept: list[Tensor], dy: Tensor, d_end: list[Tensor] | None, d_running: list[Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Gradients of q, k, v, gates, state, anchor, initial and norm."""
+    """Gradients of q, k, v, gates, state, anchor, initial (empty if no document begins) and norm.
+
+    In lanes `d_end` and `d_running` may be None for zeros.
+    """
     arguments, _ = _prepare(inputs)
     q, initial = inputs.q, inputs.initial
     dq, dk, dv, d_gates = (_filled(x, inputs.schedule) for x in (q, q, q, inputs.gates))
-    d_state, d_initial = [torch.empty_like(i) for i in initial], [torch.zeros_like(i) for i in initial]
+    shared = initial[0].shape[0] != q.shape[0] * q.shape[2]
+    d_initial = [] if inputs.schedule is None else [torch.zeros_like(i) for i in initial]
+    d_state = [i.new_zeros(LANE_SLICES, *i.shape) if shared else torch.empty_like(i) for i in initial]
     d_anchor = [torch.zeros_like(a) for a in inputs.anchor]
     if len(kept) > len(initial):
         arguments.give(activations=kept[-1], activation_reals=kept[-1].shape[2])
@@ -183,4 +210,4 @@ def backward(
     _run(arguments, q.dtype, backward=True)
     if inputs.norm:
         d_norm = [per_row[:, :, i].sum(0) for i in range(2)]
-    return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm
+    return dq, dk, dv, d_gates, [d.sum(0) for d in d_state] if shared else d_state, d_anchor, d_initial, d_norm

@@ -21,6 +21,8 @@ constexpr double NORM_EPS = 1e-5;
 // Mirrors `Arguments` in memory/cpu/chunked.py. Tensors are contiguous; an absent one is null.
 struct Arguments {
   int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, inner, threads, activation_reals;
+  int64_t starts;    // problems that `state` holds: B * H, or H where all rows of the batch share them
+  int64_t lanes;     // the lanes are problems (lanes.hpp)
   double grad_clip;  // 0: off
   void *q, *k, *v, *gates, *scale, *shift;
   int64_t* index;               // [B, chunks * C], -1: empty slot
@@ -705,10 +707,12 @@ struct Row {
 
 #include "chunk_backward.hpp"
 #include "decay.hpp"
+#include "lanes.hpp"
 #include "short_chunks.hpp"
 
 template <typename T>
 static int run(const Arguments& A, bool backward) {
+  if (A.lanes) return run_lanes<T>(A, backward);
   Taker<T> counter{nullptr};
   Row<T> plan(A, backward, counter);
   long rows = A.batch * A.heads;
