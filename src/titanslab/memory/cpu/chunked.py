@@ -84,7 +84,7 @@ def block_size(chunk_size: int) -> int:
 
 
 def lane_group(q: Tensor, initial: list[Tensor], chunk_size: int) -> int:
-    """Chunks between two kept states where each vector lane computes one memory, as it pays for many small heads; else 0.
+    """Chunks between two kept states where each vector lane computes a memory of its own; 0 elsewhere.
 
     Such a call has no schedule: its rows begin at a chunk's start, and their last chunk may be open.
     """

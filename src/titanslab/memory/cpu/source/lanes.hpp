@@ -110,7 +110,7 @@ struct Lanewise {
       for (long i = 0; i < VL; i++) ((T*)(to + p * step))[i] = lanes[i][p];
   }
   // The inverse. Lanes beyond `count` repeat the last problem and are not stored.
-  template <typename F>
+  template <bool ADD = false, typename F>
   void scatter(long width, const V* from, long step, T* to, F at) const {
     T* lanes[VL];
     for (long i = 0; i < VL; i++) lanes[i] = to + at(i);
@@ -122,11 +122,18 @@ struct Lanewise {
 #pragma GCC unroll 16
       for (long j = 0; j < VL; j++) block[j] = from[(p + j) * step];
       exchange_all<T, 1>(block);
-      for (long i = 0; i < count; i++) *(Loose*)(lanes[i] + p) = block[i];
+      for (long i = 0; i < count; i++)
+        if (ADD)
+          *(Loose*)(lanes[i] + p) += block[i];
+        else
+          *(Loose*)(lanes[i] + p) = block[i];
     }
 #endif
     for (; p < width; p++)
-      for (long i = 0; i < count; i++) lanes[i][p] = ((const T*)(from + p * step))[i];
+      for (long i = 0; i < count; i++) {
+        T x = ((const T*)(from + p * step))[i];
+        lanes[i][p] = ADD ? lanes[i][p] + x : x;
+      }
   }
   template <int S>
   void tokens_in(const void* from, long first, long tokens, V* to) const {  // [D, S]
@@ -708,9 +715,7 @@ struct Lanewise {
     for (long l = 0; l < L; l++) {
       long size = 2 * in[l] * out[l];
       T* to = (T*)A.d_state[l] + slice * A.heads * size;
-      for (long first = 0; first < size; first += VL)
-        for (long p = first; p < std::min(size, first + VL); p++)
-          for (long i = 0; i < count; i++) to[problem[i] % A.heads * size + p] += ((const T*)(grad.m[l] + p))[i];
+      scatter<true>(size, grad.m[l], 1, to, [&](long i) { return problem[i] % A.heads * size; });
     }
   }
 };
