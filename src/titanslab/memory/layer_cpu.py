@@ -45,33 +45,38 @@ def _columns(raw: Tensor, width: int, count: int) -> list[Tensor]:
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, heads: int, gated: bool, scalars: int, projections: int, *tensors: Tensor
+        ctx: Any, x: Tensor, heads: int, gated: bool, lanes: bool, scalars: int, projections: int, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         weights, rest = tensors[:projections], tensors[projections:]
         convs, tails = rest[:3], rest[3:]
         raw = (x.flatten(0, 1) @ _join(weights).t()).view(*x.shape[:2], -1)
         back, width = convs[0].shape[0] - 1, convs[0].shape[1]
         columns = _columns(raw, width, 3 + gated)
-        parts = features(columns[:3], list(convs), list(tails), heads, UNIT)
+        parts = [] if lanes else features(columns[:3], list(convs), list(tails), heads, UNIT)
         first = width * len(columns)
         ends = [c[:, -back:].contiguous() for c in columns[:3]]
-        ctx.heads, ctx.gated, ctx.projections = heads, gated, projections
+        ctx.heads, ctx.gated, ctx.lanes, ctx.projections = heads, gated, lanes, projections
         ctx.save_for_backward(x, raw, *tensors)
-        ctx.mark_non_differentiable(raw)
+        if not lanes:
+            ctx.mark_non_differentiable(raw)
         ctx.set_materialize_grads(False)
         return *parts, raw[..., first : first + scalars].contiguous(), *ends, raw, *columns[3:]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dq: Any, dk: Any, dv: Any, d_scalars: Any, *rest: Any) -> tuple[Any, ...]:
-        n = ctx.projections
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        n, first = ctx.projections, 0 if ctx.lanes else 3
+        dy, d_scalars, *rest = grads[:first], *grads[first:]
         x, raw, *tensors = ctx.saved_tensors
         weights, convs, tails = tensors[:n], tensors[n : n + 3], tensors[n + 3 :]
         width, d_ends = convs[0].shape[1], rest[:3]
-        d_raw = torch.empty_like(raw)
+        d_raw = torch.empty_like(raw) if rest[3] is None else rest[3]
         columns, into = _columns(raw, width, 3), _columns(d_raw, width, 3 + ctx.gated)
-        dy = [torch.zeros_like(c) if d is None else d for d, c in zip((dq, dk, dv), columns, strict=True)]
-        grads = features_backward(dy, columns, list(convs), list(tails), ctx.heads, UNIT, into[:3])[3:]
+        if ctx.lanes:
+            d_features = [None] * 3
+        else:
+            dy = [torch.zeros_like(c) if d is None else d for d, c in zip(dy, columns, strict=True)]
+            d_features = features_backward(dy, columns, list(convs), list(tails), ctx.heads, UNIT, into[:3])[3:]
         for d, end in zip(into, d_ends, strict=False):
             if end is not None:
                 d[:, -end.shape[1] :] += end
@@ -84,7 +89,7 @@ class _Project(torch.autograd.Function):
         flat = d_raw.flatten(0, 1)
         dx = (flat @ _join(weights)).view_as(x) if ctx.needs_input_grad[0] else None
         d_weights = (flat.t() @ x.flatten(0, 1))[: sum(w.shape[0] for w in weights)]
-        return dx, None, None, None, None, *d_weights.split([w.shape[0] for w in weights]), *grads
+        return dx, *[None] * 5, *d_weights.split([w.shape[0] for w in weights]), *d_features
 
 
 def _join(weights: Sequence[Tensor]) -> Tensor:
@@ -97,25 +102,31 @@ def _join(weights: Sequence[Tensor]) -> Tensor:
 
 
 class _Memory(torch.autograd.Function):
-    """The CPU chunk loop; it holds the projections of which q, k, v are made instead of q, k, v themselves."""
+    """The CPU chunk loop; it holds the projections of which q, k, v are made instead of q, k, v themselves.
+
+    In lanes the loop makes q, k and v itself, and the weights of the convolutions stand in their place in `tensors`.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, raw: Tensor, convs: Any, tails: Any, counts: tuple[int, ...], static: Any, *tensors: Any
     ) -> Any:
         q, k, v, gates, *rest = tensors
+        chunk_size, residual, grad_clip, lanes = static
+        made_of = (raw, convs) if lanes else None
+        if lanes:  # their shape alone is read
+            q = k = v = raw[..., : convs[0].shape[1]].unflatten(-1, (gates.shape[-1], -1))
         states, anchors, norms = counts
         state, rest = rest[:states], rest[states:]
         anchor, rest = rest[:anchors], rest[anchors:]
         initial, rest = rest[:states], rest[states:]
         norm, offset = rest[:norms], rest[norms]
-        chunk_size, residual, grad_clip = static
         inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip)
-        inputs = placed(inputs, "cpu", offset, None, None)
+        inputs = placed(inputs, "cpu", offset, None, None)._replace(raw=made_of)
         y, loss, end, running, kept, end_offset = loop.forward(inputs, state, True)
         if inputs.schedule is None and offset is None and kept[0].shape[0] == 1:  # the start is not held twice
             kept = [*(s.unsqueeze(0) for s in state), *kept[states:]]
-        ctx.rest = inputs[7:]  # what is no tensor of the call
+        ctx.lanes, ctx.rest = lanes, inputs._replace(raw=None)[7:]  # what is no tensor of the call
         ctx.counts, ctx.sizes = counts, (len(convs), len(tails))
         ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
         ctx.save_for_backward(raw, gates, *convs, *tails, *anchor, *norm, *kept)
@@ -131,17 +142,20 @@ class _Memory(torch.autograd.Function):
         convs, tails, rest = rest[:n], rest[n : n + m], rest[n + m :]
         anchor, norm, kept = rest[:anchors], rest[anchors : anchors + norms], rest[anchors + norms :]
         columns = _columns(raw, convs[0].shape[1], 3)
-        q, k, v = (p.unflatten(-1, (ctx.heads, -1)) for p in features(columns, convs, tails, ctx.heads, UNIT))
+        made = columns if ctx.lanes else features(columns, convs, tails, ctx.heads, UNIT)
+        q, k, v = (p.unflatten(-1, (ctx.heads, -1)) for p in made)
         # no document begins, so backward reads the shapes of `initial` alone
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         inputs = Inputs(q, k, v, gates, anchor, initial, norm, *ctx.rest)
+        inputs = inputs._replace(raw=(raw, convs) if ctx.lanes else None)
         d_end = d_running = None
         if dy is None or not inputs.lanes or any(d is not None for d in d_states):
             ends = [i.new_empty(q.shape[0] * q.shape[2], *i.shape[1:]) for i in initial]
             dy, d_end, d_running = or_zeros(dy, d_states[:states], d_states[states:], q, ends)
-        dq, dk, dv, d_gates, d_state, d_anchor, _, d_norm = loop.backward(inputs, kept, dy, d_end, d_running)
+        *d_parts, d_gates, d_state, d_anchor, _, d_norm = loop.backward(inputs, kept, dy, d_end, d_running)
+        d_raw = d_parts.pop(0) if ctx.lanes else None
         d_initial = [q.new_zeros(()).expand(i.shape) for i in initial]
-        return *[None] * 5, dq, dk, dv, d_gates, *d_state, *d_anchor, *d_initial, *d_norm, None
+        return d_raw, *[None] * 4, *d_parts, d_gates, *d_state, *d_anchor, *d_initial, *d_norm, None
 
 
 class Writer:
@@ -176,11 +190,15 @@ class Writer:
         **_: object,
     ) -> Written:
         layer, source = self.layer, state or initial
+        heads, sizes = layer.num_heads, [rows * columns for rows, columns in layer.network.widths(layer.head_dim)]
+        lanes = loop.lane_group(x.shape[0] * heads, sizes, layer.chunk_size) > 0
+        makes = lanes and source is None and layer.theta_key_proj is None  # the loop makes q, k and v
         tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
-        sizes = (layer.num_heads, self.gated, self.scalars, len(self.weights))
-        q, k, v, raw_gates, *ends = _Project.apply(x, *sizes, *self.weights, *self.convs, *tails)
-        (tail_q, tail_k, tail_v, raw), gate = ends[:4], ends[4] if self.gated else None
-        q, k, v = (part.unflatten(-1, (layer.num_heads, -1)) for part in (q, k, v))
+        static = (heads, self.gated, makes, self.scalars, len(self.weights))
+        made = _Project.apply(x, *static, *self.weights, *self.convs, *tails)
+        *parts, raw_gates, tail_q, tail_k, tail_v, raw = made[:-1] if self.gated else made
+        gate = made[-1] if self.gated else None
+        q, k, v = (p.unflatten(-1, (heads, -1)) for p in parts or _columns(raw.detach(), heads * layer.head_dim, 3))
         theta, eta, alpha, write = layer.activate(raw_gates + self.bias, k)
         if write_scale != 1.0:
             theta = theta * write_scale
@@ -190,14 +208,22 @@ class Writer:
         gates = [(theta[..., i, None], eta[..., i, None], alpha[..., i, None]) for i in range(theta.shape[-1])]
         rows = x.shape[0] if before is not None else first.batch_size
         start = begin(gates, self.params, before, first, rows, aligned=aligned, documents=not later)
-        if rows < x.shape[0] and not loop.lane_group(q, start.initial, layer.chunk_size):
+        if rows < x.shape[0] and not lanes:
             state_of_rows = [s.repeat(x.shape[0], 1, 1) for s in start.state]
             start = start._replace(state=state_of_rows, initial=state_of_rows)
         counts = (len(start.state), len(start.anchor), len(start.norm))
-        static = (layer.chunk_size, layer.network.residual, layer.network.grad_clip)
+        static = (layer.chunk_size, layer.network.residual, layer.network.grad_clip, makes)
         lists = (*start.state, *start.anchor, *start.initial, *start.norm)
         y, loss, offset, *ends = _Memory.apply(
-            raw, self.convs, tails, counts, static, q, k, v, start.gates, *lists, start.offset
+            raw,
+            self.convs,
+            tails,
+            counts,
+            static,
+            *(self.convs if makes else (q, k, v)),
+            start.gates,
+            *lists,
+            start.offset,
         )
         self.returned = memory = end_state(ends[: counts[0]], ends[counts[0] :], offset, layer.num_heads)
         conv = {"q": tail_q, "k": tail_k, "v": tail_v}

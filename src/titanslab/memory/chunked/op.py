@@ -51,6 +51,11 @@ def _loop(name: str, q: Tensor, depth: int) -> ModuleType:
     return import_module(f"titanslab.memory.{LOOPS[name or chunk_loop(q.device, q.dtype, depth)[0]]}")
 
 
+def _lane_group(module: ModuleType, q: Tensor, initial: list[Tensor], chunk_size: int) -> int:
+    sizes = [i.shape[1] * i.shape[2] // 2 for i in initial]
+    return module.lane_group(q.shape[0] * q.shape[2], sizes, chunk_size)
+
+
 def _bytes(state: list[Tensor]) -> int:
     return sum(s.numel() * s.element_size() for s in state)
 
@@ -106,7 +111,7 @@ def placed(inputs: Inputs, loop: str, offset: Tensor | None, mask: Tensor | None
     module, (batch, tokens) = _loop(loop, inputs.q, len(inputs.initial)), inputs.q.shape[:2]
     block = module.block_size(inputs.chunk_size)
     if offset is None and mask is None and reset is None:
-        group = module.lane_group(inputs.q, inputs.initial, inputs.chunk_size)
+        group = _lane_group(module, inputs.q, inputs.initial, inputs.chunk_size)
         if group:
             return inputs._replace(group=group, lanes=True)
     schedule = None
@@ -123,7 +128,7 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     end_offset = q.new_empty(q.shape[0], dtype=torch.int64)
     module = _loop(loop, q, len(state))
     plain = offset is None and mask is None and reset is None
-    lanes = module.lane_group(q, initial, chunk_size) if plain else 0
+    lanes = _lane_group(module, q, initial, chunk_size) if plain else 0
     block = chunk_size if lanes else module.block_size(chunk_size)
     aligned = offset is None and is_aligned(q.shape[1], block, None, mask, reset)
     if plain:

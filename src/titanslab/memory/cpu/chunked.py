@@ -20,7 +20,8 @@ from titanslab.memory.rows import Schedule
 SHORT_CHUNK = 8
 # Most tokens in such a block.
 BLOCK = 16
-# float32 lanes of the widest vector.
+# Bytes of the widest vector, and its float32 lanes.
+VECTOR_BYTES = 64
 LANES = 16
 # Shortest chunk whose activations forward keeps; to compute them again in backward takes a fifth of a training step.
 KEEP_CHUNK = 32
@@ -35,7 +36,19 @@ LANE_BYTES = 1 << 20
 # Partial sums of the gradient of a start that all rows share.
 LANE_SLICES = 32
 _SHAPE = (*SIZES, "hidden", "depth", "chunk", "chunks")
-_INTS = (*_SHAPE, "gate_layers", "group", "residual", "inner", "threads", "activation_reals", "starts", "lanes")
+_INTS = (
+    *_SHAPE,
+    "gate_layers",
+    "group",
+    "residual",
+    "inner",
+    "threads",
+    "activation_reals",
+    "starts",
+    "lanes",
+    "stride",
+    "taps",
+)
 _POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset", "activations"]
 
 
@@ -65,13 +78,16 @@ class Arguments(Pointers):
         ("grad_clip", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, LAYERS) for name in ("state", "anchor", "initial", "kept")),
+        ("raw", ctypes.c_void_p),
+        ("convs", LAYERS),
         *((name, ctypes.c_void_p) for name in ("y", "loss")),
         *((name, LAYERS) for name in ("end", "running")),
         ("dy", ctypes.c_void_p),
         *((name, LAYERS) for name in ("d_end", "d_running")),
         *((name, ctypes.c_void_p) for name in ("dq", "dk", "dv", "d_gates")),
         *((name, LAYERS) for name in ("d_state", "d_anchor", "d_initial")),
-        ("d_norm", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("d_norm", "d_raw")),
+        ("d_convs", LAYERS),
     )
 
 
@@ -83,15 +99,15 @@ def block_size(chunk_size: int) -> int:
     return BLOCK // chunk_size * chunk_size
 
 
-def lane_group(q: Tensor, initial: list[Tensor], chunk_size: int) -> int:
+def lane_group(memories: int, sizes: list[int], chunk_size: int) -> int:
     """Chunks between two kept states where each vector lane computes a memory of its own; 0 elsewhere.
 
-    Such a call has no schedule: its rows begin at a chunk's start, and their last chunk may be open.
+    Such a call has no schedule: its rows begin at a chunk's start, and their last chunk may be open. `memories` is rows
+    times heads, `sizes` the numbers in each layer's matrix.
     """
-    sizes = [i.shape[1] * i.shape[2] // 2 for i in initial]
-    if chunk_size > LANE_CHUNK or max(sizes) > LANE_SIZE or q.shape[0] * q.shape[2] < LANE_ROWS:
+    if chunk_size > LANE_CHUNK or max(sizes) > LANE_SIZE or memories < LANE_ROWS:
         return 0
-    return max(1, min(64, LANE_BYTES // (2 * sum(sizes) * q.element_size() * LANES)))
+    return max(1, min(64 // chunk_size, LANE_BYTES // (2 * sum(sizes) * VECTOR_BYTES)))
 
 
 def kept_activations(
@@ -122,7 +138,12 @@ def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
     inner = chunk_size if block != chunk_size else 0
     arguments.give(inner=inner, threads=torch.get_num_threads(), grad_clip=inputs.grad_clip)
     arguments.give(starts=initial[0].shape[0], lanes=int(inputs.lanes))
-    arguments.give(q=q, k=inputs.k, v=inputs.v, gates=inputs.gates, initial=initial, anchor=inputs.anchor)
+    arguments.give(gates=inputs.gates, initial=initial, anchor=inputs.anchor)
+    if inputs.raw is None:
+        arguments.give(q=q, k=inputs.k, v=inputs.v)
+    else:
+        raw, convs = inputs.raw
+        arguments.give(raw=raw, convs=convs, stride=raw.stride(1), taps=convs[0].shape[0])
     if inputs.norm:
         arguments.give(scale=inputs.norm[0], shift=inputs.norm[1])
     if schedule is None:
@@ -192,22 +213,30 @@ def backward(
     """
     arguments, _ = _prepare(inputs)
     q, initial = inputs.q, inputs.initial
-    dq, dk, dv, d_gates = (_filled(x, inputs.schedule) for x in (q, q, q, inputs.gates))
+    d_gates, d_parts = _filled(inputs.gates, inputs.schedule), []
     shared = initial[0].shape[0] != q.shape[0] * q.shape[2]
     d_initial = [] if inputs.schedule is None else [torch.zeros_like(i) for i in initial]
     d_state = [i.new_zeros(LANE_SLICES, *i.shape) if shared else torch.empty_like(i) for i in initial]
     d_anchor = [torch.zeros_like(a) for a in inputs.anchor]
     if len(kept) > len(initial):
         arguments.give(activations=kept[-1], activation_reals=kept[-1].shape[2])
-    arguments.give(
-        kept=kept[: len(initial)], dy=dy, d_end=d_end, d_running=d_running, dq=dq, dk=dk, dv=dv, d_gates=d_gates
-    )
+    arguments.give(kept=kept[: len(initial)], dy=dy, d_end=d_end, d_running=d_running, d_gates=d_gates)
+    if inputs.raw is None:
+        d_parts = [_filled(q, inputs.schedule) for _ in range(3)]
+        arguments.give(**dict(zip(("dq", "dk", "dv"), d_parts, strict=True)))
+    else:
+        d_convs = [w.new_zeros(LANE_SLICES, *w.shape) for w in inputs.raw[1]]
+        d_parts = [torch.empty_like(inputs.raw[0]), *d_convs]
+        d_parts[0][..., 3 * q.shape[2] * q.shape[3] :] = 0
+        arguments.give(d_raw=d_parts[0], d_convs=d_convs)
     arguments.give(d_state=d_state, d_anchor=d_anchor, d_initial=d_initial)
     d_norm: list[Tensor] = []
     if inputs.norm:
         per_row = q.new_zeros(q.shape[0], q.shape[2], 2, q.shape[3])
         arguments.give(d_norm=per_row)
     _run(arguments, q.dtype, backward=True)
+    if inputs.raw is not None:
+        d_parts = [d_parts[0], *(d.sum(0) for d in d_parts[1:])]
     if inputs.norm:
         d_norm = [per_row[:, :, i].sum(0) for i in range(2)]
-    return dq, dk, dv, d_gates, [d.sum(0) for d in d_state] if shared else d_state, d_anchor, d_initial, d_norm
+    return *d_parts, d_gates, [d.sum(0) for d in d_state] if shared else d_state, d_anchor, d_initial, d_norm

@@ -31,12 +31,6 @@ struct GateArguments {
   void *d_out, *dy, *d_weight, *d_gate;  // d_weight: [B, heads, head_dim]
 };
 
-template <typename T>
-static inline T sigmoid(T z) {
-  T e = exp_negative(z < 0 ? z : -z), s = 1 / (1 + e);
-  return z < 0 ? e * s : s;
-}
-
 constexpr long AHEAD = 8;  // distance of the prefetch, in tokens
 
 // WIDTH: the width of a head as a compile-time constant, or 0 for any width.

@@ -2,6 +2,7 @@
 // code below is that of one memory with vectors for numbers. A matrix of a memory is [rows, columns] vectors, and
 // activations are [width, tokens of the chunk] vectors. The functions and names are those of chunked.cpp, which holds
 // one memory's tokens in the lanes; with heads of 16 and chunks of 4 tokens most of its lanes would be empty.
+// With `raw` it makes q, k and v itself: short convolution, SiLU and, for q and k, unit norm (features.cpp).
 // Included by chunked.cpp.
 #pragma once
 
@@ -40,6 +41,12 @@ struct Lanewise {
   std::vector<Slopes> slopes_of;
   V *X[MAX_LAYERS], *Xs[MAX_LAYERS], *dA[MAX_LAYERS], *dD[MAX_LAYERS], *extra[MAX_LAYERS], *dh[MAX_LAYERS], *dz[MAX_LAYERS];
   V *dx[MAX_LAYERS], *Z, *v, *dy, *unit, *derror, *one, *two, *weight, *bias, *dnorm;
+  // Of a block of tokens, [tokens, D]: inputs of the convolutions, which begin `back` tokens earlier, and q, k, v; and
+  // for backward slopes, 1 / norm, and the gradients of both. later: gradients of inputs that later tokens need too.
+  static constexpr int PARTS = 3, UNIT = 2;
+  long back, block, block_first = 0, token0[VL], head[VL];
+  V *inputs[PARTS], *made[PARTS], *curve[PARTS], *inverse[PARTS], *d_made[PARTS], *d_inputs[PARTS], *later[PARTS];
+  V *taps[PARTS], *d_taps[PARTS], *line;
   V rstd[LANE_TOKENS], asked[MAX_LAYERS][LANE_TOKENS][LANE_TOKENS];
 
   Lanewise(const Arguments& args, bool backward, Taker<T>& taker) : A(args) {
@@ -68,6 +75,16 @@ struct Lanewise {
     for (long l = 0; l < L; l++) X[l] = take(in[l] * S), Xs[l] = take(out[l] * S);
     for (V** x : {&Z, &v, &unit, &one, &two}) *x = take(wide * S);
     weight = take(D), bias = take(D);
+    back = A.taps - 1, block = backward ? group : std::max(1L, 16 / C);
+    long most = block * C;
+    for (int part = 0; part < PARTS && A.taps; part++) {
+      inputs[part] = take((most + back) * D), made[part] = take(most * D), curve[part] = take(most * D);
+      taps[part] = take(A.taps * D), inverse[part] = take(most);
+      if (!backward) continue;
+      d_made[part] = take(most * D), d_inputs[part] = take((most + back) * D), later[part] = take(back * D);
+      d_taps[part] = take(A.taps * D);
+    }
+    line = take(D);
     if (!backward) return;
     matrices(grad);
     slopes_of.resize(L);
@@ -136,17 +153,22 @@ struct Lanewise {
       }
   }
   template <int S>
-  void tokens_in(const void* from, long first, long tokens, V* to) const {  // [D, S]
+  void tokens_in(const void* from, int part, long first, long tokens, V* to) const {  // [D, S]
     for (long t = 0; t < S; t++)
-      if (t < tokens)
+      if (t < tokens && !from)
+        for (long p = 0; p < D; p++) to[p * S + t] = made[part][(first + t - block_first) * D + p];
+      else if (t < tokens)
         gather(D, (const T*)from, [&](long i) { return (row[i] + (first + t) * A.heads) * D; }, to + t, S);
       else
         for (long p = 0; p < D; p++) to[p * S + t] = V{};
   }
   template <int S>
-  void tokens_out(const V* from, long first, long tokens, void* to) const {
+  void tokens_out(const V* from, long first, long tokens, void* to, int part = 0) const {
     for (long t = 0; t < tokens; t++)
-      scatter(D, from + t, S, (T*)to, [&](long i) { return (row[i] + (first + t) * A.heads) * D; });
+      if (!to)
+        for (long p = 0; p < D; p++) d_made[part][(first + t - block_first) * D + p] = from[p * S + t];
+      else
+        scatter(D, from + t, S, (T*)to, [&](long i) { return (row[i] + (first + t) * A.heads) * D; });
   }
   // `rows`: problems that the tensor holds; where it holds one row of heads, all rows of the batch share that
   void matrices_in(void* const* from, long block, long rows, const Matrices& to) const {
@@ -179,11 +201,79 @@ struct Lanewise {
     count = std::min(VL, all - first);
     for (long i = 0; i < VL; i++) {
       long r = problem[i] = first + std::min(i, count - 1);
-      row[i] = r / A.heads * A.tokens * A.heads + r % A.heads;
+      token0[i] = r / A.heads * A.tokens, head[i] = r % A.heads;
+      row[i] = token0[i] * A.heads + head[i];
     }
+    for (int part = 0; part < PARTS && A.raw; part++)
+      for (long j = 0; j <= back; j++)
+        gather(D, (const T*)A.convs[part] + j * A.heads * D, [&](long i) { return head[i] * D; }, taps[part] + j * D, 1);
     if (!A.scale) return;
-    auto head = [&](long i) { return problem[i] % A.heads * D; };
-    gather(D, (const T*)A.scale, head, weight, 1), gather(D, (const T*)A.shift, head, bias, 1);
+    auto place = [&](long i) { return head[i] * D; };
+    gather(D, (const T*)A.scale, place, weight, 1), gather(D, (const T*)A.shift, place, bias, 1);
+  }
+
+  // ---- q, k and v from the projections ----
+  auto column(int part, long t) const {
+    return [this, part, t](long i) { return (token0[i] + t) * A.stride + (part * A.heads + head[i]) * D; };
+  }
+  // Makes q, k and v of the block of tokens that begins at `first`; with SLOPE their slopes too.
+  template <bool SLOPE>
+  void make(long first) {
+    if (!A.raw) return;
+    block_first = first;
+    long end = std::min(first + block * C, A.tokens);
+    for (int part = 0; part < PARTS; part++) {
+      for (long t = first - back; t < end; t++) {
+        V* x = inputs[part] + (t - first + back) * D;
+        if (t < 0)
+          std::fill_n(x, D, V{});
+        else
+          gather(D, (const T*)A.raw, column(part, t), x, 1);
+      }
+      for (long t = 0; t < end - first; t++) {
+        const V *x = inputs[part] + (t + back) * D, *w = taps[part];
+        V *y = made[part] + t * D, sum{};
+        for (long p = 0; p < D; p++) {
+          V c = w[p] * x[p];
+          for (long j = 1; j <= back; j++) c += w[j * D + p] * x[p - j * D];
+          line[p] = c;
+        }
+        const T* __restrict c = (const T*)line;
+        T *__restrict v = (T*)y, *__restrict s = (T*)(curve[part] + t * D);
+        for (long i = 0; i < D * VL; i++) {
+          T g = sigmoid(c[i]);
+          v[i] = c[i] * g;
+          if (SLOPE) s[i] = g + v[i] * (1 - g);
+        }
+        if (part >= UNIT) continue;
+        for (long p = 0; p < D; p++) sum += y[p] * y[p];
+        V r = inverse[part][t] = inverse_root(sum > T(1e-24) ? sum : V{} + T(1e-24));
+        for (long p = 0; p < D; p++) y[p] *= r;
+      }
+    }
+  }
+  // The adjoint: from d_made to the gradients of the inputs, and of the taps.
+  void unmake() {
+    if (!A.raw) return;
+    long count = std::min(block * C, A.tokens - block_first);
+    for (int part = 0; part < PARTS; part++) {
+      V* into = d_inputs[part];
+      std::fill_n(into, (count + back) * D, V{});
+      for (long i = 0; i < back * D; i++) into[count * D + i] = later[part][i];
+      for (long t = 0; t < count; t++) {
+        const V *g = d_made[part] + t * D, *u = made[part] + t * D, *s = curve[part] + t * D, *w = taps[part];
+        const V* x = inputs[part] + (t + back) * D;
+        V *dx = into + (t + back) * D, *dw = d_taps[part], along{}, r = inverse[part][t];
+        if (part < UNIT)
+          for (long p = 0; p < D; p++) along += g[p] * u[p];
+        for (long p = 0; p < D; p++) {
+          V d = (part < UNIT ? r * (g[p] - u[p] * along) : g[p]) * s[p];
+          for (long j = 0; j <= back; j++) dx[p - j * D] += w[j * D + p] * d, dw[j * D + p] += d * x[p - j * D];
+        }
+      }
+      for (long t = 0; t < count; t++) scatter(D, into + (t + back) * D, 1, (T*)A.d_raw, column(part, block_first + t));
+      std::copy_n(into, back * D, later[part]);
+    }
   }
 
   // ---- products; x and out are [width, S] ----
@@ -404,8 +494,8 @@ struct Lanewise {
   // ---- a chunk ----
   template <int S>
   void slopes(long first, long tokens, const Matrices& from, Keys& t) {
-    tokens_in<S>(A.k, first, tokens, t.a[0]);
-    tokens_in<S>(A.v, first, tokens, v);
+    tokens_in<S>(A.k, 1, first, tokens, t.a[0]);
+    tokens_in<S>(A.v, 2, first, tokens, v);
     for (long l = 0; l < L; l++) {
       product<S>(in[l], out[l], t.a[l], from.m[l], out[l], 1, t.z[l]);
       if (l < L - 1) gelu_and_slope(out[l] * S * VL, (T*)t.z[l], (T*)t.a[l + 1], (T*)t.slope[l]);
@@ -454,7 +544,7 @@ struct Lanewise {
   }
   template <int S>
   void read(long first, long tokens, const Keys& t, const Matrices& from) {
-    tokens_in<S>(A.q, first, tokens, X[0]);
+    tokens_in<S>(A.q, 0, first, tokens, X[0]);
     for (long l = 0; l < L; l++) {
       const Coefficients& c = decay(l);
       V f[LANE_TOKENS][LANE_TOKENS];
@@ -578,7 +668,7 @@ struct Lanewise {
   void backward_chunk(long first, long tokens, Keys& t, const Matrices& from) {
     coefficients<S>(first, tokens);
     read<S>(first, tokens, t, from);
-    tokens_in<S>(A.dy, first, tokens, dy);
+    tokens_in<S>(A.dy, 0, first, tokens, dy);
     V* read_dz[MAX_LAYERS];
     V* top = two;  // gradient of the read's last product
     if (A.scale) {
@@ -623,7 +713,7 @@ struct Lanewise {
     }
     if (A.residual)
       for (long i = 0; i < D * S; i++) dx[0][i] += dy[i];
-    tokens_out<S>(dx[0], first, tokens, A.dq);
+    tokens_out<S>(dx[0], first, tokens, A.dq, 0);
     // through the keys' gradient
     for (long l = 0; l < L - 1; l++) {
       const T *z = (const T*)t.z[l], *back = (const T*)t.back[l], *d = (const T*)dD[l], *slope = (const T*)t.slope[l];
@@ -644,9 +734,9 @@ struct Lanewise {
     gate_gradients<S>(first, tokens);
     if (A.residual)
       for (long i = 0; i < D * S; i++) dA[0][i] += derror[i];
-    tokens_out<S>(dA[0], first, tokens, A.dk);
+    tokens_out<S>(dA[0], first, tokens, A.dk, 1);
     for (long i = 0; i < D * S; i++) derror[i] = -derror[i];
-    tokens_out<S>(derror, first, tokens, A.dv);
+    tokens_out<S>(derror, first, tokens, A.dv, 2);
   }
 
   // Calls fn(size, first, tokens) for chunk n, where size is the number of tokens of its products.
@@ -671,6 +761,7 @@ struct Lanewise {
   void forward() {
     matrices_in(A.state, 0, A.starts, now);
     for (long n = 0; n < N; n++) {
+      if (n % block == 0) make<false>(n * C);
       if (n % A.group == 0 && A.kept[0]) matrices_out(now, n / A.group, A.kept);
       if (A.running[0] && n == N - 1) weights_out(A.running);
       chunk(n, [&](auto size, long first, long tokens) { forward_chunk<size()>(first, tokens); });
@@ -681,8 +772,11 @@ struct Lanewise {
     for (long l = 0; l < L; l++) std::fill_n(grad.m[l], 2 * in[l] * out[l], V{});
     if (A.d_end[0]) matrices_in(A.d_end, 0, A.batch * A.heads, grad);
     std::fill_n(dnorm, 2 * D, V{});
+    for (int part = 0; part < PARTS && A.raw; part++)
+      std::fill_n(later[part], back * D, V{}), std::fill_n(d_taps[part], A.taps * D, V{});
     for (long g = (N - 1) / group; g >= 0; g--) {
       long start = g * group, last = std::min(N, start + group);
+      make<true>(start * C);
       matrices_in(A.kept, g, N > group ? A.batch * A.heads : A.starts, states[0]);
       for (long n = start; n < last; n++)
         chunk(n, [&](auto size, long first, long tokens) {
@@ -703,7 +797,13 @@ struct Lanewise {
             for (long i = 0; i < width; i++) grad.m[l][i] += spare[l][i];
           }
       }
+      unmake();
     }
+    for (int part = 0; part < PARTS && A.raw; part++)
+      for (long j = 0; j <= back; j++) {
+        T* to = (T*)A.d_convs[part] + (slice * A.taps + j) * A.heads * D;
+        scatter<true>(D, d_taps[part] + j * D, 1, to, [&](long i) { return head[i] * D; });
+      }
     if (A.starts == A.batch * A.heads)
       matrices_out(grad, 0, A.d_state);
     else
@@ -715,7 +815,7 @@ struct Lanewise {
     for (long l = 0; l < L; l++) {
       long size = 2 * in[l] * out[l];
       T* to = (T*)A.d_state[l] + slice * A.heads * size;
-      scatter<true>(size, grad.m[l], 1, to, [&](long i) { return problem[i] % A.heads * size; });
+      scatter<true>(size, grad.m[l], 1, to, [&](long i) { return head[i] * size; });
     }
   }
 };
