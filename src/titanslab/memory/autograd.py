@@ -16,8 +16,7 @@ class Inputs(NamedTuple):
     empty where every row starts at a chunk boundary. initial: per layer `[B*H, 2 d_in, d_out]`, weights above momentum.
     norm: weight and bias `[H, D]`, or empty. schedule: the slots of a ragged call. group: blocks between kept states.
     lanes: whether the loop computes one memory per vector lane (`lane_group`); the last chunk may then be open.
-    raw: with lanes, the projections `[B,T,...]` whose first columns become q, k and v, and the three weights of their
-    convolutions; of q, k and v the shapes alone are then read.
+    raw, convs: where the lanes make q, k and v, the projections `[B,T,...]` and the convolutions' weights.
     """
 
     q: Tensor
@@ -33,7 +32,8 @@ class Inputs(NamedTuple):
     residual: bool
     grad_clip: float | None
     lanes: bool = False
-    raw: tuple[Tensor, list[Tensor]] | None = None
+    raw: Tensor | None = None
+    convs: Sequence[Tensor] = ()
 
 
 def kept_states(kept: Sequence[Tensor], state: Sequence[Tensor]) -> Sequence[Tensor]:

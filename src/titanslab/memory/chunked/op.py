@@ -51,11 +51,6 @@ def _loop(name: str, q: Tensor, depth: int) -> ModuleType:
     return import_module(f"titanslab.memory.{LOOPS[name or chunk_loop(q.device, q.dtype, depth)[0]]}")
 
 
-def _lane_group(module: ModuleType, q: Tensor, initial: list[Tensor], chunk_size: int) -> int:
-    sizes = [i.shape[1] * i.shape[2] // 2 for i in initial]
-    return module.lane_group(q.shape[0] * q.shape[2], sizes, chunk_size)
-
-
 def _bytes(state: list[Tensor]) -> int:
     return sum(s.numel() * s.element_size() for s in state)
 
@@ -108,12 +103,11 @@ def chunked_memory(
 
 def placed(inputs: Inputs, loop: str, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> Inputs:
     """`inputs` with the slots of a ragged call, and with the number of blocks between two kept states."""
-    module, (batch, tokens) = _loop(loop, inputs.q, len(inputs.initial)), inputs.q.shape[:2]
+    module, (batch, tokens, heads, _) = _loop(loop, inputs.q, len(inputs.initial)), inputs.q.shape
+    lanes = module.lane_group(batch * heads, [i[0].numel() for i in inputs.initial], inputs.chunk_size)
+    if lanes and offset is None and mask is None and reset is None:
+        return inputs._replace(group=lanes, lanes=True)
     block = module.block_size(inputs.chunk_size)
-    if offset is None and mask is None and reset is None:
-        group = _lane_group(module, inputs.q, inputs.initial, inputs.chunk_size)
-        if group:
-            return inputs._replace(group=group, lanes=True)
     schedule = None
     if not is_aligned(tokens, block, offset, mask, reset):
         start = torch.zeros(batch, dtype=torch.int64, device=inputs.q.device) if offset is None else offset
@@ -128,7 +122,7 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     end_offset = q.new_empty(q.shape[0], dtype=torch.int64)
     module = _loop(loop, q, len(state))
     plain = offset is None and mask is None and reset is None
-    lanes = _lane_group(module, q, initial, chunk_size) if plain else 0
+    lanes = plain and module.lane_group(q.shape[0] * q.shape[2], [i[0].numel() for i in initial], chunk_size)
     block = chunk_size if lanes else module.block_size(chunk_size)
     aligned = offset is None and is_aligned(q.shape[1], block, None, mask, reset)
     if plain:

@@ -20,35 +20,21 @@ from titanslab.memory.rows import Schedule
 SHORT_CHUNK = 8
 # Most tokens in such a block.
 BLOCK = 16
-# Bytes of the widest vector, and its float32 lanes.
-VECTOR_BYTES = 64
+# float32 lanes of the widest vector.
 LANES = 16
 # Shortest chunk whose activations forward keeps; to compute them again in backward takes a fifth of a training step.
 KEEP_CHUNK = 32
 # Most bytes of the kept activations of one call; above it none are kept.
 KEEP_BYTES = 128 << 20
-# Longest chunk, widest layer and fewest memories for which each vector lane computes a memory of its own.
-LANE_CHUNK = 8
-LANE_SIZE = 1024
-LANE_ROWS = 8
+# Where each vector lane computes a memory of its own: longest chunk, most numbers in a layer's state, fewest memories.
+LANE_CHUNK, LANE_STATE, LANE_MEMORIES = 8, 2048, 2 * LANES
 # Bytes of the states that backward holds at once for a vector of such memories: they fit a core's second cache.
 LANE_BYTES = 1 << 20
 # Partial sums of the gradient of a start that all rows share.
 LANE_SLICES = 32
 _SHAPE = (*SIZES, "hidden", "depth", "chunk", "chunks")
-_INTS = (
-    *_SHAPE,
-    "gate_layers",
-    "group",
-    "residual",
-    "inner",
-    "threads",
-    "activation_reals",
-    "starts",
-    "lanes",
-    "stride",
-    "taps",
-)
+_OF_LANES = ("starts", "lanes", "stride", "taps")
+_INTS = (*_SHAPE, "gate_layers", "group", "residual", "inner", "threads", "activation_reals", *_OF_LANES)
 _POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset", "activations"]
 
 
@@ -103,11 +89,11 @@ def lane_group(memories: int, sizes: list[int], chunk_size: int) -> int:
     """Chunks between two kept states where each vector lane computes a memory of its own; 0 elsewhere.
 
     Such a call has no schedule: its rows begin at a chunk's start, and their last chunk may be open. `memories` is rows
-    times heads, `sizes` the numbers in each layer's matrix.
+    times heads, `sizes` the numbers in each layer's state.
     """
-    if chunk_size > LANE_CHUNK or max(sizes) > LANE_SIZE or memories < LANE_ROWS:
+    if chunk_size > LANE_CHUNK or max(sizes) > LANE_STATE or memories < LANE_MEMORIES:
         return 0
-    return max(1, min(64 // chunk_size, LANE_BYTES // (2 * sum(sizes) * VECTOR_BYTES)))
+    return max(1, min(64 // chunk_size, LANE_BYTES // (4 * LANES * sum(sizes))))
 
 
 def kept_activations(
@@ -137,13 +123,12 @@ def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
     arguments = Arguments(*q.shape, hidden, depth, block, chunks, inputs.gates.shape[1], inputs.group, inputs.residual)
     inner = chunk_size if block != chunk_size else 0
     arguments.give(inner=inner, threads=torch.get_num_threads(), grad_clip=inputs.grad_clip)
-    arguments.give(starts=initial[0].shape[0], lanes=int(inputs.lanes))
     arguments.give(gates=inputs.gates, initial=initial, anchor=inputs.anchor)
+    arguments.give(starts=initial[0].shape[0], lanes=int(inputs.lanes))
     if inputs.raw is None:
         arguments.give(q=q, k=inputs.k, v=inputs.v)
     else:
-        raw, convs = inputs.raw
-        arguments.give(raw=raw, convs=convs, stride=raw.stride(1), taps=convs[0].shape[0])
+        arguments.give(raw=inputs.raw, convs=inputs.convs, stride=inputs.raw.shape[2], taps=inputs.convs[0].shape[0])
     if inputs.norm:
         arguments.give(scale=inputs.norm[0], shift=inputs.norm[1])
     if schedule is None:
@@ -205,15 +190,21 @@ def forward(
 
 
 def backward(
-    inputs: Inputs, kept: list[Tensor], dy: Tensor, d_end: list[Tensor] | None, d_running: list[Tensor] | None
+    inputs: Inputs,
+    kept: list[Tensor],
+    dy: Tensor,
+    d_end: list[Tensor] | None,
+    d_running: list[Tensor] | None,
+    d_raw: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Gradients of q, k, v, gates, state, anchor, initial (empty if no document begins) and norm.
 
-    In lanes `d_end` and `d_running` may be None for zeros.
+    In lanes `d_end` and `d_running` may be None for zeros. Where they make q, k and v, `d_raw` receives the gradient of
+    the projections, and those of the convolutions' weights are returned in place of those of q, k and v.
     """
     arguments, _ = _prepare(inputs)
     q, initial = inputs.q, inputs.initial
-    d_gates, d_parts = _filled(inputs.gates, inputs.schedule), []
+    d_gates = _filled(inputs.gates, inputs.schedule)
     shared = initial[0].shape[0] != q.shape[0] * q.shape[2]
     d_initial = [] if inputs.schedule is None else [torch.zeros_like(i) for i in initial]
     d_state = [i.new_zeros(LANE_SLICES, *i.shape) if shared else torch.empty_like(i) for i in initial]
@@ -225,18 +216,15 @@ def backward(
         d_parts = [_filled(q, inputs.schedule) for _ in range(3)]
         arguments.give(**dict(zip(("dq", "dk", "dv"), d_parts, strict=True)))
     else:
-        d_convs = [w.new_zeros(LANE_SLICES, *w.shape) for w in inputs.raw[1]]
-        d_parts = [torch.empty_like(inputs.raw[0]), *d_convs]
-        d_parts[0][..., 3 * q.shape[2] * q.shape[3] :] = 0
-        arguments.give(d_raw=d_parts[0], d_convs=d_convs)
+        d_parts = [w.new_zeros(LANE_SLICES, *w.shape) for w in inputs.convs]
+        arguments.give(d_raw=d_raw, d_convs=d_parts)
     arguments.give(d_state=d_state, d_anchor=d_anchor, d_initial=d_initial)
     d_norm: list[Tensor] = []
     if inputs.norm:
         per_row = q.new_zeros(q.shape[0], q.shape[2], 2, q.shape[3])
         arguments.give(d_norm=per_row)
     _run(arguments, q.dtype, backward=True)
-    if inputs.raw is not None:
-        d_parts = [d_parts[0], *(d.sum(0) for d in d_parts[1:])]
+    d_parts = d_parts if inputs.raw is None else [d.sum(0) for d in d_parts]
     if inputs.norm:
         d_norm = [per_row[:, :, i].sum(0) for i in range(2)]
     return *d_parts, d_gates, [d.sum(0) for d in d_state] if shared else d_state, d_anchor, d_initial, d_norm
