@@ -88,21 +88,20 @@ class _Memory(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, counts: tuple[int, ...], static: Any, *tensors: Any) -> Any:
-        tails, states, anchors, norms = counts
-        heads, lanes, chunk_size, residual, grad_clip = static
-        convs, tails, gates, rest = tensors[:3], tensors[3 : 3 + tails], tensors[3 + tails], tensors[4 + tails :]
+        (n, states, anchors, norms), (heads, lanes, chunk_size, residual, grad_clip) = counts, static
+        convs, tails, (gates, *rest) = tensors[:3], tensors[3 : 3 + n], tensors[3 + n :]
         state, rest = rest[:states], rest[states:]
         anchor, rest = rest[:anchors], rest[anchors:]
         initial, rest = rest[:states], rest[states:]
         norm, offset = rest[:norms], rest[norms]
-        parts = _parts(raw, convs, tails, heads, lanes)
-        inputs = Inputs(*parts, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip)
+        q, k, v = _parts(raw, convs, tails, heads, lanes)
+        inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip)
         inputs = placed(inputs, "cpu", offset, None, None)._replace(raw=raw if lanes else None, convs=convs)
         y, loss, end, running, kept, end_offset = loop.forward(inputs, state, True)
         if inputs.schedule is None and offset is None and kept[0].shape[0] == 1:  # the start is not held twice
             kept = [*(s.unsqueeze(0) for s in state), *kept[states:]]
         ctx.rest = inputs[7:-2]  # what is no tensor of the call
-        ctx.counts, ctx.heads, ctx.lanes = (len(tails), states, anchors, norms), heads, lanes
+        ctx.counts, ctx.heads, ctx.lanes = counts, heads, lanes
         ctx.shapes = [(i.shape, i.dtype) for i in initial]
         ctx.save_for_backward(raw, *convs, *tails, gates, *anchor, *norm, *kept)
         ctx.mark_non_differentiable(loss, end_offset)
@@ -113,14 +112,15 @@ class _Memory(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Any, d_loss: Any, d_offset: Any, *d_states: Any) -> tuple[Any, ...]:
         (n, states, anchors, norms), (raw, *rest) = ctx.counts, ctx.saved_tensors
-        convs, tails, gates, rest = rest[:3], rest[3 : 3 + n], rest[3 + n], rest[4 + n :]
+        convs, tails, (gates, *rest) = rest[:3], rest[3 : 3 + n], rest[3 + n :]
         anchor, norm, kept = rest[:anchors], rest[anchors : anchors + norms], rest[anchors + norms :]
         q, k, v = _parts(raw, convs, tails, ctx.heads, ctx.lanes)
         # no document begins, so backward reads the shapes of `initial` alone
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         d_raw, width = torch.empty_like(raw), convs[0].shape[1]
         d_raw[..., 3 * width :] = 0
-        inputs = Inputs(q, k, v, gates, anchor, initial, norm, *ctx.rest, raw if ctx.lanes else None, convs)
+        inputs = Inputs(q, k, v, gates, anchor, initial, norm, *ctx.rest)
+        inputs = inputs._replace(raw=raw if ctx.lanes else None, convs=convs)
         d_end = d_running = None
         if dy is None or not inputs.lanes or any(d is not None for d in d_states):
             ends = [i.new_empty(q.shape[0] * q.shape[2], *i.shape[1:]) for i in initial]
@@ -180,7 +180,7 @@ class Writer:
         )
         q, k = raw.detach()[..., :width].unflatten(-1, (heads, -1)), None  # of q the shape alone is read
         if layer.theta_key_proj is not None:
-            k = convolve([raw[..., width : 2 * width]], self.convs[1:2], tails[1:2], heads, 1)[0].view(q.shape)
+            k = convolve([raw[..., width : 2 * width]], [self.convs[1]], tails[1:2], heads, 1)[0].view(q.shape)
         theta, eta, alpha, write = layer.activate(raw_gates + self.bias, k)
         if write_scale != 1.0:
             theta = theta * write_scale

@@ -7,6 +7,7 @@ holds the row's state in its cache. The first CPU call imports this file.
 import ctypes
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -196,7 +197,7 @@ def backward(
     d_end: list[Tensor] | None,
     d_running: list[Tensor] | None,
     d_raw: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+) -> tuple[Any, ...]:
     """Gradients of q, k, v, gates, state, anchor, initial (empty if no document begins) and norm.
 
     In lanes `d_end` and `d_running` may be None for zeros. Where they make q, k and v, `d_raw` receives the gradient of
