@@ -187,7 +187,7 @@ class Writer:
         later = state is not None and state.memory is self.returned
         before, first = self._states(q, state, initial)
         aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
-        gates = [(theta[..., i, None], eta[..., i, None], alpha[..., i, None]) for i in range(theta.shape[-1])]
+        gates = torch.stack((theta, eta, alpha)).movedim(-1, 1)
         rows = first.batch_size if before is None else x.shape[0]
         start = begin(gates, self.params, before, first, rows, aligned=aligned, documents=not later)
         if rows < x.shape[0] and not lanes:

@@ -190,7 +190,7 @@ class Start(NamedTuple):
 
 
 def begin(
-    gates: Gates,
+    gates: Gates | Tensor,
     params: MemoryParams,
     state: MemoryState | None,
     initial: MemoryState,
@@ -204,7 +204,7 @@ def begin(
     `state` None starts every row at `initial`. `aligned` says that every row is known to start at a chunk boundary.
     Without `documents`, in a later call of several, no row reads `initial`, and it has no gradient.
     """
-    stacked = stack_gates(gates)
+    stacked = gates if isinstance(gates, Tensor) else stack_gates(gates)
     norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
     now = _stack(initial, batch) if state is None else state.stacked or _stack(state, batch)
     if documents:

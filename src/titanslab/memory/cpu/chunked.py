@@ -32,7 +32,7 @@ LANE_CHUNK, LANE_STATE, LANE_MEMORIES = 8, 2048, 2 * LANES
 # Bytes of the states that backward holds at once for a vector of such memories: they fit a core's second cache.
 LANE_BYTES = 1 << 20
 # Partial sums of the gradient of a start that all rows share.
-LANE_SLICES = 32
+LANE_SLICES = 16
 _SHAPE = (*SIZES, "hidden", "depth", "chunk", "chunks")
 _OF_LANES = ("starts", "lanes", "stride", "taps")
 _INTS = (*_SHAPE, "gate_layers", "group", "residual", "inner", "threads", "activation_reals", *_OF_LANES)

@@ -7,7 +7,7 @@
 #pragma once
 
 constexpr int LANE_TOKENS = 8;   // most tokens of a chunk
-constexpr long LANE_SLICES = 32;  // most partial sums of the gradient of a start that all rows share
+constexpr long LANE_SLICES = 16;  // most partial sums of the gradient of a start that all rows share
 
 template <typename T>
 struct Lanewise {
@@ -637,6 +637,14 @@ struct Lanewise {
       }
     normalize_backward<S>(one, t.unit, t.rstd, to, true);
   }
+  template <int S, bool LOWER>
+  static inline __attribute__((always_inline)) V by_keys(const V* a, const V* by_key, const V* h, const V* d) {
+    V sum{};
+    for (int t = 0; t < S; t++) sum += a[t] * by_key[t];
+    if constexpr (LOWER)
+      for (int t = 0; t < S; t++) sum += h[t] * d[t];
+    return sum;
+  }
   // Gradient of the state at the chunk's start from that at its end, in place, and the gradients of b, f and e: outer
   // products of the read (X with dz, scaled by start and lag), and of the keys' two passes (a with dz, dh with d).
   template <int S, bool LOWER>
@@ -645,6 +653,7 @@ struct Lanewise {
     const Coefficients& c = decay(l);
     const V *m = from.m[l], *s = from.s[l], b = c.b, f = c.f, e = c.e;
     V *dm = grad.m[l], *ds = grad.s[l], db{}, df{}, de{};
+    constexpr bool TWICE = 4 * S + 8 > REGISTERS;  // registers do not hold all factors of a row at once
     for (long i = 0; i < in[l]; i++, x += S, a += S, h += S) {
       V begun[S], late[S];
       for (int t = 0; t < S; t++) begun[t] = c.start[t] * x[t], late[t] = c.lag[t] * x[t];
@@ -656,11 +665,11 @@ struct Lanewise {
           V z = by_read[o * S + t];
           p += begun[t] * z, q += late[t] * z;
         }
-        for (int t = 0; t < S; t++) p += a[t] * by_key[o * S + t];
-        if constexpr (LOWER)
-          for (int t = 0; t < S; t++) p += h[t] * d[o * S + t];
+        if constexpr (!TWICE) p += by_keys<S, LOWER>(a, by_key + o * S, h, d + o * S);
         *dm = p, *ds = q;
       }
+      if constexpr (TWICE)
+        for (long o = 0; o < out[l]; o++) dm[o - out[l]] += by_keys<S, LOWER>(a, by_key + o * S, h, d + o * S);
     }
     slope.b = db, slope.f = df, slope.e = de;
   }
