@@ -1,7 +1,8 @@
 """The chunk loop as one compiled CPU kernel; `chunked` uses it if a C++ compiler is installed.
 
 It computes the same function as the PyTorch loop in `memory/chunked/loop.py`. One core computes a (batch, head) row and
-holds the row's state in its cache. The first CPU call imports this file.
+holds the row's state in its cache (chunked.cpp); of small heads it computes as many as a vector has lanes (lanes.cpp).
+The first CPU call imports this file.
 """
 
 import ctypes
@@ -58,7 +59,7 @@ class Pointers(ctypes.Structure):
 
 
 class Arguments(Pointers):
-    """Mirrors `struct Arguments` in chunked.cpp, field for field."""
+    """Mirrors `struct Arguments` in arguments.hpp, field for field."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _INTS),
@@ -143,7 +144,7 @@ def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
 
 
 def _run(arguments: Arguments, dtype: torch.dtype, backward: bool) -> None:
-    handle = load(dtype).handle
+    handle = load(dtype, "lanes" if arguments.lanes else "chunked").handle
     assert handle is not None
     if handle.titans_chunked(ctypes.byref(arguments), int(backward)):
         raise MemoryError("the neural memory's CPU kernel could not allocate its workspace")

@@ -3,8 +3,15 @@
 // activations are [width, tokens of the chunk] vectors. The functions and names are those of chunked.cpp, which holds
 // one memory's tokens in the lanes; with heads of 16 and chunks of 4 tokens most of its lanes would be empty.
 // With `raw` it makes q, k and v itself: short convolution, SiLU and, for q and k, unit norm (features.cpp).
-// Included by chunked.cpp.
-#pragma once
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "arguments.hpp"
+#include "flush.hpp"
+#include "gelu.hpp"
+#include "matmul.hpp"
+#include "workspace.hpp"
 
 constexpr int LANE_TOKENS = 8;   // most tokens of a chunk
 constexpr long LANE_SLICES = 16;  // most partial sums of the gradient of a start that all rows share
@@ -858,3 +865,9 @@ static int run_lanes(const Arguments& A, bool backward) {
   }
   return failed;
 }
+
+#ifndef TITANS_REAL
+#define TITANS_REAL float
+#endif
+extern "C" int titans_chunked(const Arguments* a, int backward) { return run_lanes<TITANS_REAL>(*a, backward); }
+extern "C" int64_t titans_arguments_size() { return sizeof(Arguments); }
