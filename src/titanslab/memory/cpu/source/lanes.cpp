@@ -13,7 +13,7 @@
 #include "matmul.hpp"
 #include "workspace.hpp"
 
-constexpr int LANE_TOKENS = 8;   // most tokens of a chunk
+constexpr int LANE_TOKENS = 8;     // most tokens of a chunk
 constexpr long LANE_SLICES = 16;  // most partial sums of the gradient of a start that all rows share
 
 template <typename T>
@@ -73,10 +73,10 @@ struct Lanewise {
     keys.resize(group);
     for (auto& t : keys) {
       for (long l = 0; l < L; l++) {
-        t.a[l] = take(in[l] * C2()), t.z[l] = take(out[l] * C2()), t.d[l] = take(out[l] * C2());
-        t.slope[l] = take(out[l] * C2()), t.back[l] = take(out[l] * C2());
+        t.a[l] = take(in[l] * slots()), t.z[l] = take(out[l] * slots()), t.d[l] = take(out[l] * slots());
+        t.slope[l] = take(out[l] * slots()), t.back[l] = take(out[l] * slots());
       }
-      t.unit = take(D * C2()), t.error = take(D * C2()), t.raw = take(D * C2()), t.rstd = take(S);
+      t.unit = take(D * slots()), t.error = take(D * slots()), t.raw = take(D * slots()), t.rstd = take(S);
     }
     decays.resize(gates);
     for (long l = 0; l < L; l++) X[l] = take(in[l] * S), Xs[l] = take(out[l] * S);
@@ -101,9 +101,9 @@ struct Lanewise {
     }
     dy = take(D * S), derror = take(D * S), dnorm = take(2 * D);
   }
-  // tokens that the products of a chunk have: 1, 2, 4 or 8
+  // Tokens for which the products of a chunk are computed: 1, 2, 4 or 8.
   static long padded(long tokens) { return tokens > 4 ? 8 : tokens > 2 ? 4 : tokens; }
-  long C2() const { return padded(C); }
+  long slots() const { return padded(C); }
   const Coefficients& decay(long l) const { return decays[std::min(l, gates - 1)]; }
 
   // ---- moving data between problems and lanes ----
