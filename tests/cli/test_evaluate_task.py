@@ -13,13 +13,13 @@ from titanslab.cli.evaluate import task_command
 from titanslab.data.encode import TextEncoder
 from titanslab.tasks.mixture import Mixture
 from titanslab.tasks.row import ending, scored
-from titanslab.tasks.sample import Cell, SampleMaker, TaskSample, derive_seed
+from titanslab.tasks.sample import Cell, TaskSample, derive_seed
 from titanslab.tasks.table import TASKS, Option, Task
 
 WORDS = ("apple", "bridge", "candle", "dragon")
 
 
-class Echo(SampleMaker):
+class Echo:
     """The prompt holds one word `length` times, and the answer is the word."""
 
     def __init__(self, voice: str):

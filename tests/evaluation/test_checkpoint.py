@@ -33,7 +33,7 @@ class Asked:
         answer = GreedyAnswerer(self.model, max_new_tokens=self.new_tokens, piece=1024, eos_token_ids=ends, learn=learn)
         found = {}
         for task in self.tasks:
-            made = list(task.samples(length, samples))
+            made = [task.sample(length, n) for n in range(samples)]
             outputs = answer([self.tokenizer(one.prompt).input_ids for one in made])
             said = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in outputs]
             found[task.name] = sum(self.right(task, a, b) for a, b in zip(made, said, strict=True))

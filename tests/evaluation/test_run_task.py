@@ -11,7 +11,7 @@ from titanslab.data.encode import load_counter
 from titanslab.evaluation.pictures import heat_map
 from titanslab.evaluation.results import hold, read_records
 from titanslab.evaluation.run_task import TaskRun, run_cells
-from titanslab.evaluation.table import summarise, table, tables
+from titanslab.evaluation.table import summarise, tables
 from titanslab.tasks.niah.samples import niah_cells
 from titanslab.tasks.table import TASKS
 
@@ -204,7 +204,7 @@ def test_table_and_heat_maps(cells, tokenizer, tmp_path):
     assert summary[1]["standard_error"] == pytest.approx((mean * (1 - mean) / 20) ** 0.5)
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(table(summary, TASKS["niah"]))
+        console.print(*tables(summary, TASKS["niah"], "contained", "S-NIAH", 100))
     shown = captured.get()
     assert "2k" in shown
     assert f"{100 * mean:.1f}" in shown
@@ -223,7 +223,7 @@ def test_babilong_average_and_map(tmp_path):
     assert [row["task"] for row in summary] == [f"babilong_qa{n}" for n in (1, 2, 3, 4, 5, 10)]
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(table(summary, TASKS["babilong"]))
+        console.print(*tables(summary, TASKS["babilong"], "official", "BABILong", 100))
     assert re.search(r"average qa1-qa5\W+60.0", captured.get())
     heat_map(records, TASKS["babilong"], tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 1000

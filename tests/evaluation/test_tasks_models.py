@@ -309,7 +309,7 @@ def test_tasks_run_in_lm_eval(model_folder, tmp_path):
     assert results["results"]["titans_niah_single_1"]["acc,none"] == 0.0
     assert results["results"]["titans_babilong_qa7"]["corrected,none"] == 0.0
     prompts = [s["arguments"][0][0] for s in results["samples"]["titans_niah_single_1"]]
-    assert prompts == [s.prompt for s in NIAH("single_1", load_counter("byte")).samples(1024, 2)]
+    assert prompts == [s.prompt for s in [NIAH("single_1", load_counter("byte")).sample(1024, n) for n in range(2)]]
 
 
 def test_lm_eval_scores_are_ours():

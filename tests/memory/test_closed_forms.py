@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from memory_cases import Case, distance, make
 
+from titanslab.memory.network import GELU_SECOND_MOMENT
 from tolerances import EXACT
 
 BARE = Case(depth=1, residual=False, norm=False, chunk_size=1, tokens=12, batch=1, heads=2, head_dim=5)
@@ -56,3 +58,9 @@ def test_depth_one_is_the_linear_memory_whatever_the_expansion(expansion: int, b
     a = make(Case(depth=1, expansion=expansion)).run(backend)[0]
     b = make(Case(depth=1, expansion=2)).run(backend)[0]
     assert torch.equal(a, b)
+
+
+def test_the_second_moment_of_gelu() -> None:
+    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    density = torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5
+    assert float(torch.trapezoid(F.gelu(z) ** 2 * density, z)) == pytest.approx(GELU_SECOND_MOMENT, rel=1e-14)

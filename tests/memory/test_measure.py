@@ -9,11 +9,11 @@ from memory_cases import Case, make
 
 from titanslab.memory import MemoryNetwork, backends, choose_backend, measure, measured
 from titanslab.memory.chunked.op import chunked
-from titanslab.memory.measured import Measured, Shape
+from titanslab.memory.measured import Measured
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)  # a name alone; no test needs a GPU
 NETWORK = MemoryNetwork(depth=1, expansion=2, grad_clip=4.0)
-SHAPE = Shape.of(NETWORK, 8, 4)
+MEMORY = (NETWORK, 8, 4)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_every_way_is_compared_timed_and_the_fastest_kept(written) -> None:
     fastest = min(timed, key=lambda c: c.seconds or 0.0).name
     assert found.best.reading == fastest
     assert f"{fastest} " in found.best.why_reading
-    assert measured.read() == measured.FOUND == {measured.key(CPU, torch.float32, SHAPE): found.best}
+    assert measured.read() == measured.FOUND == {measured.key(CPU, torch.float32, *MEMORY): found.best}
 
 
 def broken(part: str):
@@ -92,7 +92,7 @@ def test_a_wrong_way_is_not_taken(monkeypatch, written, no_kernels, part, said) 
 
 def test_auto_takes_what_was_measured_for_that_device_dtype_and_shape(monkeypatch) -> None:
     best = Measured("triton", "triton", "measured here: triton 1 ms", "measured here: triton 1 ms")
-    measured.add(GPU, torch.bfloat16, SHAPE, best)
+    measured.add(measured.key(GPU, torch.bfloat16, *MEMORY), best)
 
     def name(tokens: int, device=GPU, dtype=torch.bfloat16, network=NETWORK) -> str:
         return choose_backend(device, dtype, tokens, network, 8, 4).name
@@ -108,7 +108,9 @@ def test_auto_takes_what_was_measured_for_that_device_dtype_and_shape(monkeypatc
 
 
 def test_a_measured_loop_runs_where_chunked_is_named_too(monkeypatch) -> None:
-    measured.add(CPU, torch.float64, Shape.of(MemoryNetwork(), 8, 4), Measured("torch", "recurrent", "because", "so"))
+    measured.add(
+        measured.key(CPU, torch.float64, MemoryNetwork(), 8, 4), Measured("torch", "recurrent", "because", "so")
+    )
     way = backends.choose(CPU, torch.float64, 512, (MemoryNetwork(), 8, 4), "chunked")
     assert (way.backend, way.loop, way.reason) == ("chunked", "torch", "because")
 
@@ -130,7 +132,7 @@ def test_an_unreadable_file_is_reported_and_written_again(caplog, text) -> None:
     assert measured.read() == {}
     assert "titans info --measure" in caplog.text
     best = Measured("torch", "recurrent", "a", "b")
-    measured.add(CPU, torch.float32, SHAPE, best)
+    measured.add(measured.key(CPU, torch.float32, *MEMORY), best)
     assert list(measured.read().values()) == [best]
 
 

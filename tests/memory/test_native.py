@@ -81,6 +81,7 @@ def test_structures_agree_in_size() -> None:
 
     handle = build.load(torch.float32).handle
     assert handle.titans_arguments_size() == ctypes.sizeof(native.Arguments)
+    assert build.load(torch.float32, "lanes").handle.titans_arguments_size() == ctypes.sizeof(native.Arguments)
     handle = build.load(torch.float32, "features").handle
     assert handle.titans_arguments_size() == ctypes.sizeof(features.FeatureArguments)
     assert handle.titans_gate_arguments_size() == ctypes.sizeof(features.GateArguments)

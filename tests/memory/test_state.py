@@ -5,7 +5,7 @@ import torch
 
 from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.memory import NeuralMemory, NeuralMemoryState
-from titanslab.memory.state import named_tensors, tree_map, tree_nbytes
+from titanslab.memory.state import named_tensors, tree_map
 from titanslab.models.state import MixerState
 
 
@@ -26,7 +26,6 @@ def test_names_lead_to_tensors_and_back(state: NeuralMemoryState) -> None:
         assert all(torch.equal(t, value.tensors()[name]) for name, t in again.tensors().items())
     assert type(again) is MixerState
     assert type(MixerState.from_tensors(mixer.tensors()).memory) is NeuralMemoryState
-    assert mixer.nbytes() == tree_nbytes([state, {"w": state.memory.weights}]) + 3 * 4 * 4
 
 
 @pytest.mark.parametrize("lost", ["memory.offset", "memory.weights.0"])
@@ -40,9 +39,23 @@ def test_a_map_keeps_the_structure(state: NeuralMemoryState) -> None:
     assert all(torch.equal(t, 2 * state.tensors()[name]) for name, t in twice.tensors().items())
     assert tree_map(torch.neg, {"a": [None, torch.ones(1)]}) == {"a": [None, -1]}
     assert named_tensors({"a": [None, state.memory.offset]}) == {"a.1": state.memory.offset}
+    last = state.map(lambda t: t[2:])
+    assert torch.equal(last.memory.offset, state.memory.offset[2:])
+    assert torch.equal(last.expand(4).conv["q"][3], state.conv["q"][2])
+
+
+def test_rows_copies_and_bytes(state: NeuralMemoryState) -> None:
     rows = torch.tensor([2, 0])
     assert torch.equal(state.index_select(rows).memory.offset, state.memory.offset[rows])
     assert torch.equal(state.index_select(rows[:1]).expand(4).conv["q"][3], state.conv["q"][2])
+    copy = state.clone()
+    copy.conv["q"].zero_()
+    assert state.conv["q"].any()
+    assert state.batch_size == state.memory.batch_size == 3
+    assert state.nbytes() == sum(t.numel() * t.element_size() for t in state.tensors().values())
+    doubled = state.memory.map_weights(lambda t: 2 * t)
+    assert torch.equal(doubled.offset, state.memory.offset)
+    assert torch.equal(doubled.weights[0], 2 * state.memory.weights[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -29,7 +29,7 @@ def test_agrees_with_the_token_loop(name: str, dtype: torch.dtype, monkeypatch: 
     real = step.step
     monkeypatch.setattr(op, "step", lambda *args: calls.append(1) or real(*args))
     truth, problem = make(CASES[name]), make(CASES[name].with_(dtype=dtype))
-    before = None if problem.state is None else problem.state.clone().tensors()
+    before = None if problem.state is None else problem.state.map(torch.clone).tensors()
     with torch.no_grad():
         y, state, loss = problem.run("auto", return_loss=True)
     want, want_state, want_loss = truth.run("reference", return_loss=True)

@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from titanslab.tasks.babilong.samples import BABILong, score_babilong
+from titanslab.tasks.babilong.samples import BABILong, score
 from titanslab.tasks.babilong.world import GIVERS, PEOPLE, PLACES, SIDES, SIGNS, STORY_FACTS, THINGS, Asked, story
 from titanslab.tasks.mixture import Mixture
+from titanslab.tasks.sample import TaskSample
 
 PLACE, THING = "|".join(PLACES), "|".join(THINGS)
 MOVED = re.compile(rf"(\w+) (?:moved to|went to|went back to|journeyed to|travelled to) the ({PLACE})\.")
@@ -82,10 +83,8 @@ def test_every_answer_follows_from_the_sentences(task):
             assert one.facts == questions[-1].facts[: len(one.facts)]
             assert one.earlier == tuple(questions[:i])
             assert all(0 <= at < len(one.facts) for at in one.supporting)
-            assert score_babilong(task, one.answer, f" {one.answer}.", one.question) == {
-                "official": 1.0,
-                "corrected": 1.0,
-            }
+            sample = TaskSample(f"babilong_{task}", 0, 0, "", one.answer, {"question": one.question})
+            assert score(sample, f" {one.answer}.") == {"official": 1.0, "corrected": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -285,10 +284,10 @@ def test_wrong_arguments_are_named():
 @pytest.mark.parametrize("task", sorted(STORY_FACTS))
 def test_samples_without_files(task, books):
     made = BABILong(task, None, lambda text: len(text.encode()), background=books)
-    short, again = list(made.samples(0, 4)), list(made.samples(0, 4))
+    short, again = [made.sample(0, n) for n in range(4)], [made.sample(0, n) for n in range(4)]
     assert short == again
     assert len({sample.prompt for sample in short}) == 4
-    longer = list(made.samples(20_000, 4))
+    longer = [made.sample(20_000, n) for n in range(4)]
     assert [s.target for s in longer] == [s.target for s in short]  # the same questions at every length
     assert all(len(sample.prompt) > 15_000 for sample in longer)
 

@@ -8,12 +8,17 @@ import pytest
 from titanslab.data.encode import TokenCounter
 from titanslab.tasks.babilong.babi import read_babi
 from titanslab.tasks.babilong.background import Background
-from titanslab.tasks.babilong.samples import TASKS, BABILong, score, score_babilong
+from titanslab.tasks.babilong.samples import TASKS, BABILong, score
+from titanslab.tasks.sample import TaskSample
 from titanslab.tasks.sentences import split_sentences
 
 
 def _bytes(text: str) -> int:
     return len(text.encode())
+
+
+def _score(task, target, output, question):
+    return score(TaskSample(f"babilong_{task}", 0, 0, "", target, {"question": question}), output)
 
 
 def test_a_question_has_all_earlier_statements_of_its_story(babi):
@@ -31,7 +36,7 @@ def test_a_question_has_all_earlier_statements_of_its_story(babi):
 
 
 def test_length_0_is_facts_alone(babi):
-    prompts = {s.prompt for s in BABILong("qa1", babi, _bytes).samples(0, 3)}
+    prompts = {s.prompt for s in [BABILong("qa1", babi, _bytes).sample(0, n) for n in range(3)]}
     assert "Mary went to the hallway. Where is Mary?" in prompts
     assert len(prompts) == 3
 
@@ -43,7 +48,7 @@ def test_facts_in_order_between_sentences(length, kind, babi, books, bpe):
     count = TokenCounter(tokenizer).count
     task = BABILong("qa1", babi, tokenizer, background=books)
     known = {s for book in books for s in split_sentences(book)}
-    for sample in task.samples(length, 6):
+    for sample in [task.sample(length, n) for n in range(6)]:
         question = next(q for q in task.questions if sample.prompt.endswith(q.question) and
                         all(f in sample.prompt for f in q.facts) and q.answer == sample.target)  # fmt: skip
         context = sample.prompt.removesuffix(" " + question.question)
@@ -67,7 +72,7 @@ def test_facts_spread_over_the_whole_text(babi, books):
     task = BABILong("qa1", babi, _bytes, background=books)
     shares = [
         position / sample.info["num_sentences"]
-        for sample in task.samples(8000, 80)
+        for sample in [task.sample(8000, n) for n in range(80)]
         for position in sample.info["fact_positions"]
     ]
     for tenth in range(10):
@@ -115,10 +120,10 @@ def test_decoys_are_sentences_with_each_word_alike(books):
 
 def test_the_same_seed_gives_the_same_bytes(babi, books):
     task = BABILong("qa1", babi, _bytes, background=books)
-    text = "\n".join(sample.to_json() for sample in task.samples(1500, 5, seed=42))
+    text = "\n".join(sample.to_json() for sample in [task.sample(1500, n, seed=42) for n in range(5)])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "40c4579193adccf6"
     other = BABILong("qa1", babi, _bytes, background=books)
-    assert other.sample(1500, 4) == list(task.samples(1500, 5))[4]
+    assert other.sample(1500, 4) == task.sample(1500, 4)
     assert other.sample(1500, 4, seed=1).prompt != other.sample(1500, 4).prompt
 
 
@@ -163,20 +168,20 @@ def test_time_grows_with_length_and_not_faster(babi, books):
 )
 def test_metric(task, target, output, question, right):
     expected = {"official": float(right), "corrected": float(right)}
-    assert score_babilong(task, target, output, question) == expected
+    assert _score(task, target, output, question) == expected
 
 
 def test_none_scores_only_when_corrected():
     question = "How many objects is Mary carrying?"
-    assert score_babilong("qa7", "none", "None.", question) == {"official": 0.0, "corrected": 1.0}
-    assert score_babilong("qa7", "none", "none or one", question) == {"official": 0.0, "corrected": 0.0}
-    assert score_babilong("qa7", "one", "none", question) == {"official": 0.0, "corrected": 0.0}
+    assert _score("qa7", "none", "None.", question) == {"official": 0.0, "corrected": 1.0}
+    assert _score("qa7", "none", "none or one", question) == {"official": 0.0, "corrected": 0.0}
+    assert _score("qa7", "one", "none", question) == {"official": 0.0, "corrected": 0.0}
 
 
 def test_every_answer_scores_as_itself(babi):
     for name in ("qa1", "qa7", "qa8"):
         task = BABILong(name, babi, _bytes)
-        for sample in task.samples(0, len(task.questions)):
+        for sample in [task.sample(0, n) for n in range(len(task.questions))]:
             assert score(sample, sample.target)["corrected"] == 1.0
 
 

@@ -48,7 +48,7 @@ def test_fits_and_fills_the_length(variant, kind, length, prose, bpe):
     tokenizer = {"byte": _bytes, "bpe": bpe, "words": _words}[kind]
     task = _task(variant, tokenizer, prose)
     count = TokenCounter(tokenizer).count
-    sizes = [count(sample.prompt) + 128 for sample in task.samples(length, 12)]
+    sizes = [count(sample.prompt) + 128 for sample in [task.sample(length, n) for n in range(12)]]
     assert max(sizes) <= length
     # The prompt lacks at most one unit of haystack and the spread of keys and values.
     assert min(sizes) > length - (_bytes(NOISE_LINE) + 60 if kind == "byte" else 110)
@@ -68,7 +68,7 @@ def test_n_is_the_most_that_fits(variant, prose):
 def test_single_1_is_lines_with_one_needle(prose):
     task = _task("single_1", _bytes, prose)
     seen = set()
-    for sample in task.samples(3000, 40):
+    for sample in [task.sample(3000, n) for n in range(40)]:
         context = sample.prompt.split("afterwards.\n")[1].rsplit("\nWhat is", 1)[0]
         lines = context.split("\n")
         needle = f"One of the special magic numbers for {sample.info['key']} is: {sample.target}."
@@ -85,7 +85,7 @@ def test_single_1_is_lines_with_one_needle(prose):
 def test_running_text_holds_the_needle_between_sentences(variant, prose):
     task = _task(variant, _bytes, prose)
     depths = set()
-    for sample in task.samples(4000, 60):
+    for sample in [task.sample(4000, n) for n in range(60)]:
         context = sample.prompt.split("afterwards.\n")[1].rsplit("\nWhat is", 1)[0]
         before, needle, after = re.fullmatch(
             r"(.*?) ?(One of the special magic \w+ for \S+ is: \S+\.) ?(.*)", context
@@ -120,14 +120,15 @@ def test_haystack_repeats_when_it_is_too_short(prose):
 )
 def test_the_same_seed_gives_the_same_bytes(variant, digest, prose):
     task = _task(variant, _bytes, prose)
-    text = "\n".join(sample.to_json() for sample in task.samples(2048, 5, seed=42))
+    text = "\n".join(sample.to_json() for sample in [task.sample(2048, n, seed=42) for n in range(5)])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
 
 
 def test_a_sample_depends_on_seed_length_and_index_alone(prose):
-    first = list(_task("single_2", _bytes, prose).samples(2048, 4))
+    first = [_task("single_2", _bytes, prose).sample(2048, n) for n in range(4)]
     again = _task("single_2", _bytes, prose)
-    list(again.samples(4096, 3))
+    for n in range(3):
+        again.sample(4096, n)
     assert again.sample(2048, 3) == first[3]
     assert again.sample(2048, 3, seed=43).target != first[3].target
     assert again.sample(4096, 3).target != first[3].target

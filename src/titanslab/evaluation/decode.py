@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -23,6 +24,7 @@ Prompt = Sequence[int] | np.ndarray
 Answerer = Callable[[Sequence[Prompt], Callable[[int], None]], list[list[int]]]
 
 
+@dataclass(eq=False)
 class GreedyAnswerer:
     """Continues prompts greedily with a Hugging Face causal LM.
 
@@ -39,24 +41,19 @@ class GreedyAnswerer:
         learn: False freezes the memories of a Titans model, a control that shows their share in the answers.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        max_new_tokens: int,
-        piece: int = 4096,
-        pad_token_id: int = 0,
-        eos_token_ids: Sequence[int] = (),
-        learn: bool = True,
-    ):
-        if max_new_tokens < 1 or piece < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens} and piece {piece}; both must be at least 1")
-        self.model = model
-        self.max_new_tokens, self.piece = max_new_tokens, piece
-        self.pad_token_id, self.eos_token_ids = pad_token_id, tuple(eos_token_ids)
-        self.learn = learn
-        self.positions = position_table(model)
-        if not learn and getattr(model.config, "variant", "attention") == "attention":
+    model: Any
+    _: KW_ONLY
+    max_new_tokens: int
+    piece: int = 4096
+    pad_token_id: int = 0
+    eos_token_ids: Sequence[int] = ()
+    learn: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.piece < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens} and piece {self.piece}; both must be at least 1")
+        self.positions = position_table(self.model)
+        if not self.learn and getattr(self.model.config, "variant", "attention") == "attention":
             raise ValueError("learn=False freezes a memory, and this model has none")
 
     @torch.inference_mode()

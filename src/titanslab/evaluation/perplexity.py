@@ -169,8 +169,5 @@ def _buckets(sums: np.ndarray, counts: np.ndarray) -> list[PositionBucket]:
     edges = [0, 1]
     while edges[-1] < len(sums):
         edges.append(min(2 * edges[-1], len(sums)))
-    found = []
-    for low, high in pairwise(edges):
-        if count := int(counts[low:high].sum()):
-            found.append(PositionBucket(low + 1, high, count, float(sums[low:high].sum() / count)))
-    return found
+    spans = [(low, high, int(counts[low:high].sum())) for low, high in pairwise(edges)]
+    return [PositionBucket(low + 1, high, n, float(sums[low:high].sum() / n)) for low, high, n in spans if n]

@@ -130,8 +130,7 @@ def run_cells(
         cells: the cells in the order in which they run.
         answer: continues prompts; see `GreedyAnswerer`.
         tokenizer: of the model.
-        settings: every value that the answers depend on. A folder made under other values, or with cells of other
-            samples, is refused.
+        settings: as in `open_results`.
         progress: called with the tokens read, those of all cells, and the name of the cell.
 
     Returns:

@@ -24,9 +24,8 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((record["task"], record["length"]), []).append(record)
     rows = []
     for (task, length), members in sorted(groups.items(), key=lambda item: (task_order(item[0][0]), item[0][1])):
-        names = list(members[0]["scores"])
-        means = {name: sum(m["scores"][name] for m in members) / len(members) for name in names}
-        first = means[names[0]]
+        means = {name: sum(m["scores"][name] for m in members) / len(members) for name in members[0]["scores"]}
+        first = next(iter(means.values()))
         rows.append(
             {
                 "task": task,
@@ -39,41 +38,34 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(summary: Sequence[dict[str, Any]], task: Task, score: str | None = None, title: str | None = None) -> Any:
-    """A rich table of percentages with sub-tasks in rows and lengths in columns.
+def tables(summary: Sequence[dict[str, Any]], task: Task, score: str, title: str, width: int) -> list[Any]:
+    """Rich tables of percentages, sub-tasks in rows and lengths in columns, of at most `width` characters each.
 
     Args:
         summary: from `summarise`.
         task: gives the unit of lengths and the sub-tasks to average; the average has a row where all of these exist.
-        score: name of the score; None = the first.
-        title: heading; None = the task's, "" = none.
+        score, title: name of the score; heading of each table.
+        width: of the screen; a column of each table has 8 characters ("100.0", its padding and a line).
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    lengths = sorted({row["length"] for row in summary})
-    names = sorted({row["task"] for row in summary}, key=task_order)
-    values = {(row["task"], row["length"]): 100 * row["scores"][score or next(iter(row["scores"]))] for row in summary}
-    result = Table(title=task.title if title is None else title)
-    result.add_column("%", no_wrap=True)
-    for length in lengths:
-        result.add_column(length_label(length, task.kilo), justify="right", no_wrap=True)
-    for name in names:
-        result.add_row(name, *(f"{values[name, n]:.1f}" if (name, n) in values else "" for n in lengths))
+    values = {(row["task"], row["length"]): 100 * row["scores"][score] for row in summary}
     averaged = [f"{task.name}_{part}" for part in task.average]
-    if averaged and set(averaged) <= set(names):
-        sums = [sum(values.get((name, length), math.nan) for name in averaged) for length in lengths]
-        means = ["" if math.isnan(total) else f"{total / len(averaged):.1f}" for total in sums]
-        result.add_row(_average_label(task), *means, style="bold")
-    return result
-
-
-def tables(summary: Sequence[dict[str, Any]], task: Task, score: str, title: str, width: int) -> list[Any]:
-    """`table`, split by lengths into tables of at most `width` characters."""
-    lengths = sorted({row["length"] for row in summary})
-    first = max(len(name) for name in (_average_label(task), *(row["task"] for row in summary)))
-    at_once = max(1, (width - first - 4) // 8)  # a column has 8 characters: "100.0", its padding and a line
-    parts = [lengths[i : i + at_once] for i in range(0, len(lengths), at_once)]
-    return [table([row for row in summary if row["length"] in part], task, score, title) for part in parts]
+    label = f"average {task.average[0]}-{task.average[-1]}" if averaged else ""
+    lengths, found = sorted({length for _, length in values}), []
+    at_once = max(1, (width - max(len(name) for name in (label, *(name for name, _ in values))) - 4) // 8)
+    for shown in (lengths[i : i + at_once] for i in range(0, len(lengths), at_once)):
+        found.append(Table(Column("%", no_wrap=True), title=title))
+        for length in shown:
+            found[-1].add_column(length_label(length, task.kilo), justify="right", no_wrap=True)
+        names = sorted({name for name, length in values if length in shown}, key=task_order)
+        for name in names:
+            found[-1].add_row(name, *(f"{values[name, n]:.1f}" if (name, n) in values else "" for n in shown))
+        if averaged and set(averaged) <= set(names):
+            sums = [sum(values.get((name, length), math.nan) for name in averaged) for length in shown]
+            means = ["" if math.isnan(total) else f"{total / len(averaged):.1f}" for total in sums]
+            found[-1].add_row(label, *means, style="bold")
+    return found
 
 
 def perplexity_table(results: Sequence[PerplexityResult]) -> Any:
@@ -93,7 +85,3 @@ def task_order(name: str) -> tuple[str, int]:
     """Sorting key of a sub-task's name, in which a number at its end counts as a number."""
     stem = name.rstrip("0123456789")
     return stem, int(name[len(stem) :] or 0)
-
-
-def _average_label(task: Task) -> str:
-    return f"average {task.average[0]}-{task.average[-1]}" if task.average else ""

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def _chunk_loss(hidden: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor, ignore_index: int) -> Tensor:
+def _chunk_loss(hidden: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:
     logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum")
 
 
 def linear_cross_entropy(
@@ -21,22 +21,20 @@ def linear_cross_entropy(
     labels: Tensor,
     *,
     chunk_size: int = 1024,
-    ignore_index: int = -100,
     num_items: Tensor | int | None = None,
 ) -> Tensor:
     """`F.cross_entropy(head(hidden), labels)` in chunks of tokens; backward computes the logits again.
 
     The plain program holds logits `[N, vocab]` and a gradient of that size. This function holds `[chunk_size, vocab]`,
-    and computes no logits for tokens whose label is `ignore_index`.
+    and computes no logits for tokens whose label is -100.
 
     Args:
         hidden: `[N, hidden_size]`.
         head: the module from hidden states to logits, which is called, so that hooks and adapters on it take part; or
             a weight `[vocab, hidden_size]`.
-        labels: int64 `[N]`, already shifted.
+        labels: int64 `[N]`, already shifted; -100 for tokens without a loss.
         chunk_size: number of tokens whose logits exist at one time.
-        ignore_index: label of the tokens without a loss.
-        num_items: divisor of the summed loss; None = the number of labels that are not `ignore_index`.
+        num_items: divisor of the summed loss; None = the number of labels that are not -100.
 
     Returns:
         The mean loss, a scalar of float32 or better.
@@ -46,9 +44,9 @@ def linear_cross_entropy(
             f"hidden and labels must have the same number of tokens, got {hidden.shape[0]} and {labels.shape[0]}"
         )
     if num_items is None:
-        num_items = (labels != ignore_index).sum()
+        num_items = (labels != -100).sum()
     if not torch.compiler.is_compiling():  # a shape that depends on labels would break the graph
-        scored = (labels != ignore_index).nonzero().squeeze(1)
+        scored = (labels != -100).nonzero().squeeze(1)
         if scored.numel() < labels.numel():
             hidden, labels = hidden[scored], labels[scored]
     if isinstance(head, Tensor):
@@ -57,5 +55,5 @@ def linear_cross_entropy(
     total = head(hidden[:0]).sum(dtype=torch.promote_types(hidden.dtype, torch.float32))
     for start in range(0, hidden.shape[0], chunk_size):
         part, targets = hidden[start : start + chunk_size], labels[start : start + chunk_size]
-        total = total + checkpoint(_chunk_loss, part, head, targets, ignore_index, use_reentrant=False)
+        total = total + checkpoint(_chunk_loss, part, head, targets, use_reentrant=False)
     return total / (num_items.to(total.device) if isinstance(num_items, Tensor) else num_items)

@@ -41,18 +41,15 @@ def attend(
         first = _causal(q[:, :, :window], k[:, :, :window], v[:, :, :window], prefix)
         rest = _banded(q[:, :, window:], k, v, prefix, window)
         return torch.cat((first, rest), dim=2)
-    if past is not None and past_count is None:
+    if past is None:
+        past, past_count = (k[:, :, :0], v[:, :, :0]), torch.zeros(q.shape[0], dtype=torch.int64, device=q.device)
+    elif past_count is None:
         raise ValueError("past needs past_count, the number of its real slots in each row; got None")
-    if past is not None and past_count is not None and length == 1:
+    elif length == 1:
         keys, values = _with_prefix(torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2), prefix)
         return attend_last(q, keys, values, past[0].shape[2], past_count, documents)
-
-    batch = q.shape[0]
     if documents is None:
-        documents = torch.zeros(batch, length, dtype=torch.int64, device=q.device)
-    if past is None or past_count is None:
-        past = (k[:, :, :0], v[:, :, :0])
-        past_count = documents.new_zeros(batch)
+        documents = past_count.new_zeros(q.shape[0], length)
     if window is not None:
         front = window - past[0].shape[2]
         past = (F.pad(past[0], (0, 0, front, 0)), F.pad(past[1], (0, 0, front, 0)))

@@ -40,6 +40,8 @@ class Inputs(NamedTuple):
     q, k, v: `[B,T,H,D]`. gates: theta, eta, alpha `[3, 1 or L, B, T, H]`. anchor: per layer `[B*H, d_in, d_out]`, or
     empty where every row starts at a chunk boundary. initial: per layer `[B*H, 2 d_in, d_out]`, weights above momentum.
     norm: weight and bias `[H, D]`, or empty. schedule: the slots of a ragged call. group: blocks between kept states.
+    lanes: whether the loop computes one memory per vector lane (`lane_group`); the last chunk may then be open.
+    raw, convs: where the lanes make q, k and v, the projections `[B,T,...]` and the convolutions' weights.
     """
 
     q: Tensor
@@ -54,6 +56,9 @@ class Inputs(NamedTuple):
     group: int
     residual: bool
     grad_clip: float | None
+    lanes: bool = False
+    raw: Tensor | None = None
+    convs: Sequence[Tensor] = ()
 
 
 def kept_states(kept: Sequence[Tensor], state: Sequence[Tensor]) -> Sequence[Tensor]:

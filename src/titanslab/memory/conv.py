@@ -25,16 +25,9 @@ class ShortConv(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.dim}, kernel_size={self.kernel_size}"
 
-    def forward(
-        self,
-        x: Tensor,
-        tail: Tensor | None = None,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-        initial_tail: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """`short_conv` with this module's weight."""
-        return short_conv(x, self.weight, tail, lengths, reset, initial_tail)
+    def forward(self, x: Tensor, *call: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`short_conv` with this module's weight; `call` are its arguments from `tail` on."""
+        return short_conv(x, self.weight, *call)
 
 
 def short_conv(

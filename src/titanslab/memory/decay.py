@@ -44,30 +44,19 @@ def _running_products(factor: Tensor) -> Tensor:
     return products.masked_fill(products.abs() < 1e-30, 0) if factor.dtype == torch.float32 else products
 
 
-def _products(eta: Tensor, alpha: Tensor, real: Tensor | None) -> Products:
+def decay(theta: Tensor, eta: Tensor, alpha: Tensor, real: Tensor | None) -> tuple[Decay, Products]:
+    """Coefficients from gates `[..., C]`; `real` (bool, broadcastable) marks slots that hold a token."""
     keep = 1 - alpha
     if real is not None:
-        keep, eta = torch.where(real, keep, 1), torch.where(real, eta, 1)
+        keep, eta, theta = torch.where(real, keep, 1), torch.where(real, eta, 1), theta * real.to(theta.dtype)
     kept, carried = _running_products(keep), _running_products(eta)
     weighted = kept[..., 1:]
     if real is not None:
         weighted = weighted * real[..., None, :].to(kept.dtype)
-    return Products(kept, carried, weighted, weighted @ carried)
-
-
-def decay(theta: Tensor, eta: Tensor, alpha: Tensor, real: Tensor | None) -> tuple[Decay, Products]:
-    """Coefficients from gates `[..., C]`; `real` (bool, broadcastable) marks slots that hold a token."""
-    products = _products(eta, alpha, real)
-    if real is not None:
-        theta = theta * real.to(theta.dtype)
-    mix = products.combined[..., 1:] * theta[..., None, :]
-    return Decay(
-        products.kept[..., 0],
-        products.combined[..., 0],
-        mix,
-        products.carried[..., -1, 0],
-        products.carried[..., -1, 1:] * theta,
-    ), products
+    combined = weighted @ carried
+    mix, momentum_mix = combined[..., 1:] * theta[..., None, :], carried[..., -1, 1:] * theta
+    values = Decay(kept[..., 0], combined[..., 0], mix, carried[..., -1, 0], momentum_mix)
+    return values, Products(kept, carried, weighted, combined)
 
 
 def decay_backward(

@@ -57,17 +57,15 @@ def restart(state: MemoryState, start: MemoryState, reset: Tensor) -> MemoryStat
 
 
 def _read(x: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork, params: MemoryParams) -> Tensor:
-    weights = tuple(w.to(x.dtype) for w in weights)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not transformed():
-        return _Read.apply(network, x, params.norm_weight, params.norm_bias, *weights)
-    return _apply(network, x, params.norm_weight, params.norm_bias, weights)
+    plain = not torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
+    apply = _apply if plain else _Read.apply
+    return apply(network, x, params.norm_weight, params.norm_bias, *(w.to(x.dtype) for w in weights))
 
 
-def _apply(
-    network: MemoryNetwork, x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weights: tuple[Tensor, ...]
-) -> Tensor:
-    params = MemoryParams((), norm_weight, norm_bias)
-    return apply_network(x.transpose(1, 2), weights, network, params).transpose(1, 2)
+def _apply(network: MemoryNetwork, x: Tensor, *tensors: Any) -> Tensor:
+    norm_weight, norm_bias, *weights = tensors
+    params = MemoryParams(tuple(weights), norm_weight, norm_bias)
+    return apply_network(x.transpose(1, 2), params.weights, network, params).transpose(1, 2)
 
 
 class _Read(torch.autograd.Function):
@@ -77,8 +75,7 @@ class _Read(torch.autograd.Function):
     def forward(ctx: Any, network: MemoryNetwork, x: Tensor, *tensors: Any) -> Tensor:
         ctx.network = network
         ctx.save_for_backward(x, *tensors)
-        weight, bias, *weights = tensors
-        return _apply(network, x, weight, bias, tuple(weights))
+        return _apply(network, x, *tensors)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
@@ -86,9 +83,7 @@ class _Read(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast(dy.device.type, enabled=False):
             saved = zip(ctx.saved_tensors, needed, strict=True)
             inputs = [t if t is None or (again and need) else t.detach().requires_grad_(need) for t, need in saved]
-            x, weight, bias, *weights = inputs
-            assert x is not None
-            y = _apply(ctx.network, x, weight, bias, tuple(weights))  # type: ignore[arg-type]
+            y = _apply(ctx.network, *inputs)  # type: ignore[arg-type]
         wanted = [t for t in inputs if t is not None and t.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, dy, create_graph=again))
         return None, *(next(found) if t is not None and t.requires_grad else None for t in inputs)

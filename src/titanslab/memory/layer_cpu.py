@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.autograd import Inputs, first_order
+from titanslab.memory.autograd import Inputs, first_order, or_zeros
 from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
 from titanslab.memory.cpu import chunked as loop
-from titanslab.memory.cpu.features import features, features_backward, gated_norm, gated_norm_backward
+from titanslab.memory.cpu.features import convolve, features, features_backward, gated_norm, gated_norm_backward
 from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
 if TYPE_CHECKING:
@@ -45,46 +45,33 @@ def _columns(raw: Tensor, width: int, count: int) -> list[Tensor]:
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, heads: int, gated: bool, scalars: int, projections: int, *tensors: Tensor
+        ctx: Any, x: Tensor, width: int, back: int, gated: bool, scalars: int, *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        weights, rest = tensors[:projections], tensors[projections:]
-        convs, tails = rest[:3], rest[3:]
         raw = (x.flatten(0, 1) @ _join(weights).t()).view(*x.shape[:2], -1)
-        back, width = convs[0].shape[0] - 1, convs[0].shape[1]
         columns = _columns(raw, width, 3 + gated)
-        parts = features(columns[:3], list(convs), list(tails), heads, UNIT)
         first = width * len(columns)
         ends = [c[:, -back:].contiguous() for c in columns[:3]]
-        ctx.heads, ctx.gated, ctx.projections = heads, gated, projections
-        ctx.save_for_backward(x, raw, *tensors)
-        ctx.mark_non_differentiable(raw)
+        ctx.width, ctx.gated, ctx.shape = width, gated, raw.shape
+        ctx.save_for_backward(x, *weights)
         ctx.set_materialize_grads(False)
-        return *parts, raw[..., first : first + scalars].contiguous(), *ends, raw, *columns[3:]
+        return raw, raw[..., first : first + scalars].contiguous(), *ends, *columns[3:]
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, dq: Any, dk: Any, dv: Any, d_scalars: Any, *rest: Any) -> tuple[Any, ...]:
-        n = ctx.projections
-        x, raw, *tensors = ctx.saved_tensors
-        weights, convs, tails = tensors[:n], tensors[n : n + 3], tensors[n + 3 :]
-        width, d_ends = convs[0].shape[1], rest[:3]
-        d_raw = torch.empty_like(raw)
-        columns, into = _columns(raw, width, 3), _columns(d_raw, width, 3 + ctx.gated)
-        dy = [torch.zeros_like(c) if d is None else d for d, c in zip((dq, dk, dv), columns, strict=True)]
-        grads = features_backward(dy, columns, list(convs), list(tails), ctx.heads, UNIT, into[:3])[3:]
-        for d, end in zip(into, d_ends, strict=False):
+    def backward(ctx: Any, d_raw: Any, d_scalars: Any, *rest: Any) -> tuple[Any, ...]:
+        x, *weights = ctx.saved_tensors
+        d_raw = x.new_zeros(ctx.shape) if d_raw is None else d_raw
+        into = _columns(d_raw, ctx.width, 3 + ctx.gated)
+        for d, end in zip(into, rest[:3], strict=False):
             if end is not None:
                 d[:, -end.shape[1] :] += end
-        for target, d in zip((d_raw[..., width * len(into) :], *into[3:]), (d_scalars, *rest[4:]), strict=True):
-            if d is None:
-                target.zero_()
-            else:
+        for target, d in zip((d_raw[..., ctx.width * len(into) :], *into[3:]), (d_scalars, *rest[3:]), strict=True):
+            if d is not None:
                 target[..., : d.shape[-1]].copy_(d)
-                target[..., d.shape[-1] :].zero_()
         flat = d_raw.flatten(0, 1)
         dx = (flat @ _join(weights)).view_as(x) if ctx.needs_input_grad[0] else None
         d_weights = (flat.t() @ x.flatten(0, 1))[: sum(w.shape[0] for w in weights)]
-        return dx, None, None, None, None, *d_weights.split([w.shape[0] for w in weights]), *grads
+        return dx, *[None] * 4, *d_weights.split([w.shape[0] for w in weights])
 
 
 def _join(weights: Sequence[Tensor]) -> Tensor:
@@ -97,46 +84,60 @@ def _join(weights: Sequence[Tensor]) -> Tensor:
 
 
 class _Memory(torch.autograd.Function):
-    """The CPU chunk loop; it holds the projections of which q, k, v are made instead of q, k, v themselves."""
+    """Short convolutions and the CPU chunk loop; it holds the projections of which q, k, v are made, not q, k, v."""
 
     @staticmethod
-    def forward(
-        ctx: Any, raw: Tensor, convs: Any, tails: Any, counts: tuple[int, ...], static: Any, *tensors: Any
-    ) -> Any:
-        q, k, v, gates, *rest = tensors
-        states, anchors, norms = counts
+    def forward(ctx: Any, raw: Tensor, counts: tuple[int, ...], static: Any, *tensors: Any) -> Any:
+        (n, states, anchors, norms), (heads, lanes, chunk_size, residual, grad_clip) = counts, static
+        convs, tails, (gates, *rest) = tensors[:3], tensors[3 : 3 + n], tensors[3 + n :]
         state, rest = rest[:states], rest[states:]
         anchor, rest = rest[:anchors], rest[anchors:]
         initial, rest = rest[:states], rest[states:]
         norm, offset = rest[:norms], rest[norms]
-        chunk_size, residual, grad_clip = static
+        q, k, v = _parts(raw, convs, tails, heads, lanes)
         inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip)
-        inputs = placed(inputs, "cpu", offset, None, None)
+        inputs = placed(inputs, "cpu", offset, None, None)._replace(raw=raw if lanes else None, convs=convs)
         y, loss, end, running, kept, end_offset = loop.forward(inputs, state, True)
         if inputs.schedule is None and offset is None and kept[0].shape[0] == 1:  # the start is not held twice
             kept = [*(s.unsqueeze(0) for s in state), *kept[states:]]
-        ctx.rest = inputs[7:]  # what is no tensor of the call
-        ctx.counts, ctx.sizes = counts, (len(convs), len(tails))
-        ctx.shapes, ctx.heads = [(i.shape, i.dtype) for i in initial], q.shape[2]
-        ctx.save_for_backward(raw, gates, *convs, *tails, *anchor, *norm, *kept)
+        ctx.rest = inputs[7:-2]  # what is no tensor of the call
+        ctx.counts, ctx.heads, ctx.lanes = counts, heads, lanes
+        ctx.shapes = [(i.shape, i.dtype) for i in initial]
+        ctx.save_for_backward(raw, *convs, *tails, gates, *anchor, *norm, *kept)
         ctx.mark_non_differentiable(loss, end_offset)
+        ctx.set_materialize_grads(False)
         return y, loss, end_offset, *end, *running
 
     @staticmethod
     @first_order
     def backward(ctx: Any, dy: Any, d_loss: Any, d_offset: Any, *d_states: Any) -> tuple[Any, ...]:
-        raw, gates, *rest = ctx.saved_tensors
-        (n, m), (states, anchors, norms) = ctx.sizes, ctx.counts
-        convs, tails, rest = rest[:n], rest[n : n + m], rest[n + m :]
+        (n, states, anchors, norms), (raw, *rest) = ctx.counts, ctx.saved_tensors
+        convs, tails, (gates, *rest) = rest[:3], rest[3 : 3 + n], rest[3 + n :]
         anchor, norm, kept = rest[:anchors], rest[anchors : anchors + norms], rest[anchors + norms :]
-        columns = _columns(raw, convs[0].shape[1], 3)
-        q, k, v = (p.unflatten(-1, (ctx.heads, -1)) for p in features(columns, convs, tails, ctx.heads, UNIT))
+        q, k, v = _parts(raw, convs, tails, ctx.heads, ctx.lanes)
         # no document begins, so backward reads the shapes of `initial` alone
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
+        d_raw, width = torch.empty_like(raw), convs[0].shape[1]
+        d_raw[..., 3 * width :] = 0
         inputs = Inputs(q, k, v, gates, anchor, initial, norm, *ctx.rest)
-        d_end, d_running = list(d_states[:states]), list(d_states[states:])
-        dq, dk, dv, d_gates, *lists = loop.backward(inputs, kept, dy, d_end, d_running)
-        return None, None, None, None, None, dq, dk, dv, d_gates, *(d for part in lists for d in part), None
+        inputs = inputs._replace(raw=raw if ctx.lanes else None, convs=convs)
+        d_end = d_running = None
+        if dy is None or not inputs.lanes or any(d is not None for d in d_states):
+            ends = [i.new_empty(q.shape[0] * q.shape[2], *i.shape[1:]) for i in initial]
+            dy, d_end, d_running = or_zeros(dy, d_states[:states], d_states[states:], q, ends)
+        *d_parts, d_gates, d_state, d_anchor, _, d_norm = loop.backward(inputs, kept, dy, d_end, d_running, d_raw)
+        if not ctx.lanes:
+            columns, into = _columns(raw, width, 3), _columns(d_raw, width, 3)
+            d_parts = features_backward(d_parts, columns, convs, tails, ctx.heads, UNIT, into)[3:]
+        d_initial = [q.new_zeros(()).expand(i.shape) for i in initial]
+        return d_raw, None, None, *d_parts, d_gates, *d_state, *d_anchor, *d_initial, *d_norm, None
+
+
+def _parts(raw: Tensor, convs: Sequence[Tensor], tails: Sequence[Tensor], heads: int, lanes: bool) -> list[Tensor]:
+    """q, k, v `[B,T,H,D]`; with `lanes`, where the loop makes them itself, what they are made of."""
+    made = _columns(raw, convs[0].shape[1], 3)
+    made = made if lanes else features(made, list(convs), list(tails), heads, UNIT)
+    return [p.unflatten(-1, (heads, -1)) for p in made]
 
 
 class Writer:
@@ -172,28 +173,37 @@ class Writer:
     ) -> Written:
         layer, source = self.layer, state or initial
         tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
-        sizes = (layer.num_heads, self.gated, self.scalars, len(self.weights))
-        q, k, v, raw_gates, *ends = _Project.apply(x, *sizes, *self.weights, *self.convs, *tails)
-        (tail_q, tail_k, tail_v, raw), gate = ends[:4], ends[4] if self.gated else None
-        q, k, v = (part.unflatten(-1, (layer.num_heads, -1)) for part in (q, k, v))
+        heads, (taps, width) = layer.num_heads, self.convs[0].shape
+        lanes = loop.lane_group(x.shape[0] * heads, [2 * w[0].numel() for w in self.params.weights], layer.chunk_size)
+        raw, raw_gates, tail_q, tail_k, tail_v, *gate = _Project.apply(
+            x, width, taps - 1, self.gated, self.scalars, *self.weights
+        )
+        q, k = raw.detach()[..., :width].unflatten(-1, (heads, -1)), None  # of q the shape alone is read
+        if layer.theta_key_proj is not None:
+            k = convolve([raw[..., width : 2 * width]], [self.convs[1]], tails[1:2], heads, 1)[0].view(q.shape)
         theta, eta, alpha, write = layer.activate(raw_gates + self.bias, k)
         if write_scale != 1.0:
             theta = theta * write_scale
         later = state is not None and state.memory is self.returned
         before, first = self._states(q, state, initial)
         aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
-        gates = [(theta[..., i, None], eta[..., i, None], alpha[..., i, None]) for i in range(theta.shape[-1])]
-        start = begin(gates, self.params, before, first, x.shape[0], aligned=aligned, documents=not later)
-        counts = (len(start.state), len(start.anchor), len(start.norm))
-        static = (layer.chunk_size, layer.network.residual, layer.network.grad_clip)
+        gates = torch.stack((theta, eta, alpha)).movedim(-1, 1)
+        rows = first.batch_size if before is None else x.shape[0]
+        start = begin(gates, self.params, before, first, rows, aligned=aligned, documents=not later)
+        if rows < x.shape[0] and not lanes:
+            now = [s.repeat(x.shape[0], 1, 1) for s in start.state]
+            start = start._replace(state=now, initial=now)
+        counts = (len(tails), len(start.state), len(start.anchor), len(start.norm))
+        makes = bool(lanes) and source is None  # the loop makes q, k and v itself
+        static = (heads, makes, layer.chunk_size, layer.network.residual, layer.network.grad_clip)
         lists = (*start.state, *start.anchor, *start.initial, *start.norm)
         y, loss, offset, *ends = _Memory.apply(
-            raw, self.convs, tails, counts, static, q, k, v, start.gates, *lists, start.offset
+            raw, counts, static, *self.convs, *tails, start.gates, *lists, start.offset
         )
-        self.returned = memory = end_state(ends[: counts[0]], ends[counts[0] :], offset, layer.num_heads)
+        self.returned = memory = end_state(ends[: counts[1]], ends[counts[1] :], offset, layer.num_heads)
         conv = {"q": tail_q, "k": tail_k, "v": tail_v}
         stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": write} if return_stats else {}
-        return Written(y, NeuralMemoryState(memory, with_read(conv, source)), stats, gate)
+        return Written(y, NeuralMemoryState(memory, with_read(conv, source)), stats, gate[0] if gate else None)
 
     def _states(
         self, q: Tensor, state: NeuralMemoryState | None, initial: NeuralMemoryState | None

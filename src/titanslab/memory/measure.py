@@ -14,7 +14,7 @@ from titanslab.memory.backends import cpu_kernel
 from titanslab.memory.chunked.op import chunked
 from titanslab.memory.gpu import fused
 from titanslab.memory.gpu.plan import supported
-from titanslab.memory.measured import Measured, Shape
+from titanslab.memory.measured import Measured
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.op import neural_memory
 from titanslab.memory.recurrent import recurrent
@@ -130,7 +130,7 @@ def measure(
     decoding = _compare({n: partial(problem.step, n, state, chunk_size) for n in steps}, device, dtype, turns)
     first, second = _fastest(reading), _fastest(decoding)
     best = Measured(first.name, second.name, _reason(reading), _reason(decoding))
-    measured.add(device, dtype, Shape.of(network, head_dim, chunk_size), best)
+    measured.add(measured.key(device, dtype, network, head_dim, chunk_size), best)
     return Comparison(reading, decoding, best)
 
 

@@ -18,23 +18,6 @@ FILE = "measured.json"
 _log = logging.getLogger(__name__)
 
 
-class Shape(NamedTuple):
-    """The shape of a memory, as far as speed depends on it."""
-
-    depth: int
-    expansion: int
-    residual: bool
-    norm: bool
-    clipped: bool
-    head_dim: int
-    chunk_size: int
-
-    @classmethod
-    def of(cls, network: MemoryNetwork, head_dim: int, chunk_size: int) -> "Shape":
-        clipped = network.grad_clip is not None
-        return cls(network.depth, network.expansion, network.residual, network.norm, clipped, head_dim, chunk_size)
-
-
 class Measured(NamedTuple):
     """The fastest ways of one shape.
 
@@ -52,10 +35,15 @@ def path() -> Path:
     return cache_folder() / FILE
 
 
-def key(device: torch.device, dtype: torch.dtype, shape: Shape) -> str:
-    """The name of one measurement: another processor, torch or Triton has measurements of its own."""
+def key(device: torch.device, dtype: torch.dtype, network: MemoryNetwork, head_dim: int, chunk_size: int) -> str:
+    """The name of one measurement: of a device, a dtype of q, and a memory as far as speed depends on it.
+
+    Another processor, torch or Triton has measurements of its own.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return json.dumps([name, str(dtype).removeprefix("torch."), *shape, torch.__version__, _triton_version()])
+    shape = [network.depth, network.expansion, network.residual, network.norm, network.grad_clip is not None]
+    versions = torch.__version__, _triton_version()
+    return json.dumps([name, str(dtype).removeprefix("torch."), *shape, head_dim, chunk_size, *versions])
 
 
 def _triton_version() -> str:
@@ -79,14 +67,13 @@ def read() -> dict[str, Measured]:
 def find(
     device: torch.device, dtype: torch.dtype, network: MemoryNetwork, head_dim: int, chunk_size: int
 ) -> Measured | None:
-    """The measurement for that device, dtype of q and memory; None where there is none."""
-    return FOUND.get(key(device, dtype, Shape.of(network, head_dim, chunk_size))) if FOUND else None
+    """The measurement with that `key`; None where there is none."""
+    return FOUND.get(key(device, dtype, network, head_dim, chunk_size)) if FOUND else None
 
 
-def add(device: torch.device, dtype: torch.dtype, shape: Shape, found: Measured) -> None:
-    """Keep a measurement for this process and in the file, which is written whole or not at all."""
-    FOUND.update(read())
-    FOUND[key(device, dtype, shape)] = found
+def add(name: str, found: Measured) -> None:
+    """Keep the measurement with the key `name` in this process and in the file, which is written whole or not."""
+    FOUND.update({**read(), name: found})
     target = path()
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_suffix(".new")

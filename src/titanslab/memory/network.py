@@ -1,6 +1,5 @@
 """The memory network f(x; W): its shape, its slow parameters and its forward pass (paper §3.1)."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NORM_EPS = 1e-5
+# E[gelu(z)^2] for z ~ N(0, 1): the mean share of one hidden unit in the squared norm of a layer's input.
+GELU_SECOND_MOMENT = 0.4252214825702577
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,6 @@ class MemoryNetwork:
         hidden = self.expansion * head_dim
         dims = [head_dim] + [hidden] * (self.depth - 1) + [head_dim]
         return list(pairwise(dims))
-
-    def num_weights(self, head_dim: int) -> int:
-        """Fast weights of one head."""
-        return sum(i * o for i, o in self.widths(head_dim))
 
 
 @dataclass(frozen=True)
@@ -106,13 +103,3 @@ def last_product(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
 def apply_network(x: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork, params: MemoryParams) -> Tensor:
     """f(x; W) for `x [B,H,T,D]` and `weights` of `[B,H,d_in,d_out]` -> `[B,H,T,D]`."""
     return output(x, last_product(x, weights), network, params)
-
-
-def _gelu_second_moment() -> float:
-    z = torch.linspace(-8, 8, 4001, dtype=torch.float64, device="cpu")  # also under torch.device("meta")
-    density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    return float(torch.trapezoid(F.gelu(z) ** 2 * density, z))
-
-
-# E[gelu(z)^2] for z ~ N(0, 1): the mean share of one hidden unit in the squared norm of a layer's input.
-GELU_SECOND_MOMENT = _gelu_second_moment()

@@ -45,13 +45,8 @@ def start_layer(layer: "NeuralMemory") -> None:
     projections = [getattr(layer, f"{name}_proj").weight for name in "qkvo"]
     taps = [getattr(layer, f"{name}_conv1d").weight for name in "qkv"] if layer.conv_size > 1 else []
     start_projections(projections, taps)
-    start_gates(layer)
-
-
-def start_gates(layer: "NeuralMemory") -> None:
-    """Draw the gates: their weights start small, so that the biases decide."""
     for gate in layer.gate_projections():
-        nn.init.normal_(gate.weight, std=0.02)
+        nn.init.normal_(gate.weight, std=0.02)  # so small that the biases decide
         nn.init.zeros_(gate.bias)
     nn.init.constant_(layer.theta_proj.bias, layer.config.theta_bias)
     if layer.theta_key_proj is not None:

@@ -50,11 +50,6 @@ def named_tensors(tree: Any, name: str = "") -> dict[str, Tensor]:
     return found
 
 
-def tree_nbytes(tree: Any) -> int:
-    """Bytes that the tensors of a tree take when they are stored."""
-    return sum(t.numel() * t.element_size() for t in named_tensors(tree).values())
-
-
 def own_storage(tensor: Tensor) -> Tensor:
     """The tensor, copied if it is a view of a parameter or of a much larger tensor, which it would keep alive."""
     if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
@@ -110,6 +105,10 @@ class TensorTree:
         """The given rows of the batch, in that order."""
         return self.map(lambda t: t.index_select(0, rows.to(t.device)))
 
+    def nbytes(self) -> int:
+        """Bytes that this state takes when it is stored."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
     def tensors(self) -> dict[str, Tensor]:
         """Flat names to tensors, for saving."""
         return named_tensors(self)
@@ -123,10 +122,6 @@ class TensorTree:
             parts.setdefault(field, {})[rest] = tensor
         hints = get_type_hints(cls)
         return cls(**{name: _restored(hints.get(name), part) for name, part in parts.items()})
-
-    def nbytes(self) -> int:
-        """Bytes that this state takes when it is stored."""
-        return tree_nbytes(self)
 
 
 def _restored(hint: Any, part: dict[str, Tensor]) -> Any:

@@ -8,7 +8,7 @@ from titanslab.memory.start import start_projections
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
-from titanslab.models.state import MixerState
+from titanslab.models.state import MixerState, Update
 
 
 class AttentionMixer(Mixer):
@@ -36,9 +36,7 @@ class AttentionMixer(Mixer):
         taps = [conv.weight for conv in self.convs.values() if isinstance(conv, ShortConv)]
         start_projections([projection.weight for projection in projections], taps)
 
-    def forward(
-        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
-    ) -> tuple[Tensor, MixerState | None]:
+    def forward(self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False) -> Update:
         qkv = dict(zip("qkv", self.attention.projected(self.norm(x)), strict=True))
         tails: dict[str, Tensor] = {}
         if self.convs is not None:

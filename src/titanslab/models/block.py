@@ -12,7 +12,7 @@ from titanslab.models.mac import MemoryAsContext
 from titanslab.models.mag import MemoryAsGate
 from titanslab.models.mal import MemoryAsLayer
 from titanslab.models.mixer import Mixer
-from titanslab.models.state import MixerState
+from titanslab.models.state import MixerState, Update
 
 MIXERS: dict[str, type[Mixer]] = {
     "lmm": MemoryMixer,
@@ -32,9 +32,7 @@ class TitansBlock(GradientCheckpointingLayer):
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size or 0)
 
-    def forward(
-        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
-    ) -> tuple[Tensor, MixerState | None]:
+    def forward(self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False) -> Update:
         mixed, state = self.mixer(x, call, state, return_state)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), state

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from titanslab.memory.state import named_tensors, tree_map, tree_nbytes
+from titanslab.memory.state import named_tensors, tree_map
 from titanslab.models.cache_file import (
     CacheHeader,
     config_identity,
@@ -128,8 +128,8 @@ class TitansCache(Cache):
         )
 
     def nbytes(self) -> int:
-        """Bytes of all states."""
-        return tree_nbytes(self._tree())
+        """Bytes of all states as they are stored."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat names to tensors."""
@@ -141,10 +141,8 @@ class TitansCache(Cache):
     def map(self, fn: Callable[[Tensor], Tensor]) -> "TitansCache":
         """A cache with `fn` applied to every tensor."""
         out = TitansCache(self.config)
-        out.learn, out.write_scale = self.learn, self.write_scale
-        out._writer, out._fingerprint = self._writer, self._fingerprint
-        out.columns = self.columns
-        out.position, out.document, out.states = tree_map(fn, self._tree()).values()
+        position, document, states = tree_map(fn, self._tree()).values()
+        out.__dict__.update(self.__dict__, position=position, document=document, states=states)
         return out
 
     def fork(self) -> "TitansCache":
@@ -174,13 +172,11 @@ class TitansCache(Cache):
     def _replace(self, fn: Callable[[Tensor], Tensor]) -> None:
         self.__dict__.update(self.map(fn).__dict__)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i becomes a copy of the former row `beam_idx[i]`."""
-        self._replace(lambda t: t.index_select(0, beam_idx.to(t.device)))
-
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the given rows, in that order."""
+        """Row i becomes a copy of the former row `indices[i]`."""
         self._replace(lambda t: t[indices.to(t.device)])
+
+    reorder_cache = batch_select_indices  # type: ignore[assignment]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row `repeats` times."""
@@ -191,9 +187,8 @@ class TitansCache(Cache):
         model = getattr(model, "base_model", model)
         if self._writer is not None and self._writer() is model:
             return
-        same = model.config is self.config
-        different = "" if same else differences(config_identity(self.config), model.config)  # type: ignore[arg-type]
-        if different:
+        theirs: Any = model.config
+        if theirs is not self.config and (different := differences(config_identity(self.config), theirs)):
             raise ValueError(f"past_key_values is the cache of another model: {different}")
         filled_by = self._written_by(None)
         if filled_by and self.position is not None and filled_by != weights_fingerprint(model):
@@ -254,8 +249,7 @@ class TitansCache(Cache):
             config = TitansConfig(**header.config)
         else:
             config = model if isinstance(model, TitansConfig) else model.config
-            different = differences(header.config, config)
-            if different:
+            if different := differences(header.config, config):
                 raise ValueError(f"{path} is the cache of another model: {different}")
         if isinstance(model, nn.Module):
             if header.weights and header.weights != weights_fingerprint(model):

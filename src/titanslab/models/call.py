@@ -99,7 +99,7 @@ def make_call(
         position = position % config.segment_len
     rotary = None
     if config.variant != "lmm":
-        rotary = rotary_tables(position, config.head_dim, config.rotary_base, x.dtype)
+        rotary = rotary_tables(position, config.head_dim, float((config.rope_parameters or {})["rope_theta"]), x.dtype)
     return Call(lengths, reset, documents, start, rotary, steps, end, learn, write_scale, stats)
 
 

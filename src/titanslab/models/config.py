@@ -182,11 +182,6 @@ class TitansConfig(PreTrainedConfig):
         """Width of a memory head."""
         return self.memory.width(self.hidden_size)
 
-    @property
-    def rotary_base(self) -> float:
-        """Base of the rotary frequencies."""
-        return float((self.rope_parameters or {})["rope_theta"])
-
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """Every name that a keyword argument may have."""

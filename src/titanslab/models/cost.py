@@ -98,7 +98,7 @@ def _inner(config: TitansConfig) -> int:
 def _fast_weights(config: TitansConfig) -> int:
     """Number of weights in the memories of one block."""
     width = config.memory_head_dim
-    return config.memory.num_heads * config.memory.network(width).num_weights(width)
+    return config.memory.num_heads * sum(i * o for i, o in config.memory.network(width).widths(width))
 
 
 def _memory_flops(config: TitansConfig, batch: int, tokens: int) -> int:

@@ -15,11 +15,9 @@ def write_loss(stats: tuple[dict[str, Tensor], ...], attention_mask: Tensor | No
     """
     gates: list[Tensor] = []
     for block in stats:
-        gates += [gate for name, gate in block.items() if name == "persistent_write"]
-        if "write" in block:
-            gate = block["write"]
-            real = None if attention_mask is None else attention_mask[:, -gate.shape[1] :].bool()
-            gates.append(gate if real is None else gate[real])
+        gates += [block[name] for name in ("persistent_write", "write") if name in block]
+        if "write" in block and attention_mask is not None:
+            gates[-1] = gates[-1][attention_mask[:, -gates[-1].shape[1] :].bool()]
     return mean_write(gates, floor)
 
 

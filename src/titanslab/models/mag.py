@@ -6,7 +6,7 @@ from titanslab.layers import Attention, MemoryGate
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
-from titanslab.models.state import MixerState
+from titanslab.models.state import MixerState, Update
 
 
 class MemoryAsGate(Mixer):
@@ -20,9 +20,7 @@ class MemoryAsGate(Mixer):
         self.gate = MemoryGate(config.hidden_size, config.gate_type, config.rms_norm_eps)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(
-        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
-    ) -> tuple[Tensor, MixerState | None]:
+    def forward(self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False) -> Update:
         x = self.norm(x)
         qkv = self.attention.projected(x)
         y, attention = self.attend(self.attention, qkv, call, state, return_state)  # Eqs. 26, 27

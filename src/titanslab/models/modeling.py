@@ -1,5 +1,6 @@
 """`TitansModel` and `TitansForCausalLM`: blocks, head and losses, as Hugging Face models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,7 @@ class TitansModel(TitansPreTrainedModel):
         keep = cache is not None
 
         padding = read_mask(attention_mask, batch, tokens, 0 if cache is None else cache.columns)
+        restore: Callable[[Tensor], Tensor] = (lambda t: t) if padding is None else padding.restore
         if padding is not None:
             x = padding.compact(x)
         reset, last_document = self._documents(document_ids, cache, padding, (batch, tokens))
@@ -127,25 +129,15 @@ class TitansModel(TitansPreTrainedModel):
             if output_hidden_states:
                 hidden = (*hidden, x)
             if call.stats is not None:
-                stats.append(
-                    {
-                        n: t if padding is None or n == "persistent_write" else padding.restore(t)
-                        for n, t in call.stats.items()
-                    }
-                )
+                stats.append({n: t if n == "persistent_write" else restore(t) for n, t in call.stats.items()})
                 call.stats.clear()
-        x = self.norm(x)
+        x = restore(self.norm(x))
         if cache is not None:
             cache.position, cache.document = call.end, last_document
             cache.columns += tokens
-        if padding is not None:
-            x = padding.restore(x)
-            hidden = tuple(padding.restore(h) for h in hidden) if output_hidden_states else hidden
-        if output_hidden_states:
-            hidden = (*hidden[:-1], x)
         return TitansOutput(
             last_hidden_state=x,
-            hidden_states=hidden if output_hidden_states else None,
+            hidden_states=(*map(restore, hidden[:-1]), x) if output_hidden_states else None,
             memory_stats=tuple(stats) if output_memory_stats else None,
             **{CACHE: cache if use_cache else None},  # type: ignore[arg-type]
         )

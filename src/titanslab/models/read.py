@@ -125,7 +125,6 @@ def _pieces(
     if piece_size is not None and (not isinstance(piece_size, int) or piece_size < 1):
         raise ValueError(f"piece_size must be an integer of at least 1 or None, got {piece_size!r}")
     if isinstance(input_ids, Tensor):
-        _check(input_ids, config)
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"attention_mask must have the shape of input_ids, {list(input_ids.shape)}, "

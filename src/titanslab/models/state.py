@@ -37,3 +37,6 @@ class MixerState(TensorTree):
         if self.keys is None or self.values is None:
             return self
         return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
+
+
+Update = tuple[Tensor, MixerState | None]  # what a mixer adds to `x [B, T, hidden]`, and its new state if it is wanted

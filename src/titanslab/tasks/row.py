@@ -23,6 +23,7 @@ class Row(NamedTuple):
 
 
 MakeRow = Callable[[int, int], Row]  # (length, seed) -> a row of at most `length` tokens
+MAX_CHARS = 50_000_000  # read of a haystack or of books
 ATTEMPTS = 64  # tries to fit a row to its length, each with less background
 
 
@@ -57,7 +58,7 @@ def too_short(length: int, name: str) -> ValueError:
     return ValueError(f"a sample of {name} does not fit {length} tokens; raise min_length or sequence_length")
 
 
-def read_some(path: str, max_chars: int) -> Sequence[str]:
+def read_some(path: str, max_chars: int = MAX_CHARS) -> Sequence[str]:
     """The first texts of a file or folder, `max_chars` characters in total."""
     texts, left = list[str](), max_chars
     for text in islice(iter_texts(path), 100_000):

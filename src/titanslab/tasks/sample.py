@@ -1,10 +1,9 @@
-"""The plain values of a task: a sample, its maker, a square of the result table, and lists of lengths and of names."""
+"""The plain values of a task: a sample, a square of the result table, and lists of lengths and of names."""
 
 import hashlib
 import json
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,20 +36,6 @@ class TaskSample:
     def from_json(cls, line: str) -> "TaskSample":
         """Inverse of `to_json`."""
         return cls(**json.loads(line))
-
-
-class SampleMaker(ABC):
-    """Makes the samples of one sub-task; a sample depends on its length, index and seed alone."""
-
-    name: str
-
-    @abstractmethod
-    def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
-        """Sample `index` of a length in tokens."""
-
-    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
-        """The first `num_samples` samples of a length, each made when it is needed."""
-        return (self.sample(length, index, seed) for index in range(num_samples))
 
 
 @dataclass(frozen=True)

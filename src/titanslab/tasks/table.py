@@ -60,8 +60,10 @@ class Task:
         title: heading of result tables and pictures.
         about: one line for the list of tasks.
         rows: called with a tokenizer and options, returns a `MakeRow` for a `Mixture`; None = no training rows.
-        cells: called with `lengths`, `counter`, `counter_name`, `seed` and the task's own options by name, returns the
-            cells of the result table; None = the task is for training alone and has none of the fields below.
+        cells: returns the cells of the result table; called with the task's own options by name and with `lengths` in
+            tokens, the `counter` that measures them, `counter_name`, the identity of its tokenizer, which is part of
+            the cells' settings, and `seed` of the samples. None = the task is for training alone and has none of the
+            fields below.
         score: the scores of a sample's output by name; the first one is the one in pictures.
         help: text of `titans evaluate NAME --help`.
         example: options of the command in that text.

@@ -97,15 +97,11 @@ def training_stream(
     if data.streaming:
         from titanslab.data.streaming import StreamedRows
 
-        corpus = _corpus(data, data.train, "data.train", data.split)
         buffer = data.shuffle_buffer if data.shuffle else 1
-        return StreamedRows(corpus, tokenizer, data.sequence_length, buffer=buffer, seed=seed)
-    streams: list[Any] = []
-    if data.task is not None:
-        streams.append(task_stream(data, tokenizer, seed))
+        return StreamedRows(_corpus(data, "train"), tokenizer, data.sequence_length, buffer=buffer, seed=seed)
+    streams: list[Any] = [] if data.task is None else [task_stream(data, tokenizer, seed)]
     if data.train is not None:
-        corpus = _corpus(data, data.train, "data.train", data.split)
-        tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
+        tokens = tokenize(_corpus(data, "train"), tokenizer, cache=tokens_folder(), progress=progress)
         rows: Any = TokenRows(tokens, data.sequence_length, pack=data.pack_documents, pad_id=padding_id(tokenizer))
         if len(rows) < rows_needed:
             raise ValueError(
@@ -136,8 +132,7 @@ def validation_rows(
     data: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
 ) -> tuple[Sequence[Row], float]:
     """The rows of data.validation in their order, cut off after data.validation_samples, and their bytes a token."""
-    corpus = _corpus(data, data.validation, "data.validation", data.validation_split)
-    tokens = tokenize(corpus, tokenizer, cache=tokens_folder(), progress=progress)
+    tokens = tokenize(_corpus(data, "validation"), tokenizer, cache=tokens_folder(), progress=progress)
     pack, pad_id = data.pack_documents, padding_id(tokenizer)
     rows: Any = TokenRows(tokens, data.sequence_length, pack=pack, keep_tail=True, pad_id=pad_id)
     if data.validation_samples is not None and data.validation_samples < len(rows):
@@ -152,8 +147,8 @@ def tokens_folder() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "titanslab-tokens"
 
 
-def _corpus(data: DataRecipe, source: str | list[str] | None, name: str, split: str) -> Corpus:
-    """The corpus of data.train or data.validation; `name` is how errors call it."""
-    assert source is not None
+def _corpus(data: DataRecipe, name: str) -> Corpus:
+    """The corpus of data.train or data.validation, by the name of the field."""
+    split = data.split if name == "train" else data.validation_split
     options = {"column": data.text_column, "text_documents": data.text_documents, "streaming": data.streaming}
-    return open_corpus(source, name, subset=data.subset, split=split, **options)
+    return open_corpus(getattr(data, name), f"data.{name}", subset=data.subset, split=split, **options)

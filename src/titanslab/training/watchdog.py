@@ -1,5 +1,6 @@
 """Stop a run whose loss or gradient is not finite, and name the first layer that is not."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_WRAPPERS = re.compile(r"(_orig_mod|(_fsdp_wrapped_|_checkpoint_wrapped_)?module)\.")
 
 
 class NonFiniteError(FloatingPointError):
@@ -75,6 +76,4 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _name(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
+    return _WRAPPERS.sub("", name)

@@ -103,7 +103,10 @@ def chunked_memory(
 
 def placed(inputs: Inputs, loop: str, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> Inputs:
     """`inputs` with the slots of a ragged call, and with the number of blocks between two kept states."""
-    module, (batch, tokens) = _loop(loop, inputs.q, len(inputs.initial)), inputs.q.shape[:2]
+    module, (batch, tokens, heads, _) = _loop(loop, inputs.q, len(inputs.initial)), inputs.q.shape
+    lanes = module.lane_group(batch * heads, [i[0].numel() for i in inputs.initial], inputs.chunk_size)
+    if lanes and offset is None and mask is None and reset is None:
+        return inputs._replace(group=lanes, lanes=True)
     block = module.block_size(inputs.chunk_size)
     schedule = None
     if not is_aligned(tokens, block, offset, mask, reset):
@@ -118,15 +121,17 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     loss = q.new_empty(q.shape[:3])
     end_offset = q.new_empty(q.shape[0], dtype=torch.int64)
     module = _loop(loop, q, len(state))
-    block = module.block_size(chunk_size)
+    plain = offset is None and mask is None and reset is None
+    lanes = plain and module.lane_group(q.shape[0] * q.shape[2], [i[0].numel() for i in initial], chunk_size)
+    block = chunk_size if lanes else module.block_size(chunk_size)
     aligned = offset is None and is_aligned(q.shape[1], block, None, mask, reset)
-    if offset is None and mask is None and reset is None:
+    if plain:
         blocks = count_blocks(q.shape[1], chunk_size, block)
-        groups = -(-blocks // group_size(blocks, block, _bytes(state)))
+        groups = -(-blocks // (lanes or group_size(blocks, block, _bytes(state))))
     else:
         groups = torch.library.get_ctx().new_dynamic_size()  # type: ignore[assignment]
     running = [] if aligned else [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
-    empty = aligned and groups == 1
+    empty = (aligned or lanes) and groups == 1
     kept = [s.new_empty(0) if empty else s.new_empty(groups, *s.shape) for s in state]
     shape = module.kept_activations(q, initial, block, blocks, grad_clip) if keep and aligned else None
     if shape is not None:
@@ -160,6 +165,7 @@ def chunked_memory_backward(
     inputs = placed(inputs, loop, offset, mask, reset)
     with torch.autocast(q.device.type, enabled=False):
         dq, dk, dv, d_gates, *lists = _loop(loop, q, len(initial)).backward(inputs, kept, dy, d_state, d_running)
+    lists[2] = lists[2] or [torch.zeros_like(i) for i in initial]
     return [dq, dk, dv, d_gates, *(t for part in lists for t in part)]
 
 
@@ -184,7 +190,7 @@ class Start(NamedTuple):
 
 
 def begin(
-    gates: Gates,
+    gates: Gates | Tensor,
     params: MemoryParams,
     state: MemoryState | None,
     initial: MemoryState,
@@ -198,7 +204,7 @@ def begin(
     `state` None starts every row at `initial`. `aligned` says that every row is known to start at a chunk boundary.
     Without `documents`, in a later call of several, no row reads `initial`, and it has no gradient.
     """
-    stacked = stack_gates(gates)
+    stacked = gates if isinstance(gates, Tensor) else stack_gates(gates)
     norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
     now = _stack(initial, batch) if state is None else state.stacked or _stack(state, batch)
     if documents:

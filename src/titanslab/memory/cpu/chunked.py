@@ -1,12 +1,14 @@
 """The chunk loop as one compiled CPU kernel; `chunked` uses it if a C++ compiler is installed.
 
 It computes the same function as the PyTorch loop in `memory/chunked/loop.py`. One core computes a (batch, head) row and
-holds the row's state in its cache. The first CPU call imports this file.
+holds the row's state in its cache (chunked.cpp); of small heads it computes as many as a vector has lanes (lanes.cpp).
+The first CPU call imports this file.
 """
 
 import ctypes
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +28,15 @@ LANES = 16
 KEEP_CHUNK = 32
 # Most bytes of the kept activations of one call; above it none are kept.
 KEEP_BYTES = 128 << 20
+# Where each vector lane computes a memory of its own: longest chunk, most numbers in a layer's state, fewest memories.
+LANE_CHUNK, LANE_STATE, LANE_MEMORIES = 8, 2048, 2 * LANES
+# Bytes of the states that backward holds at once for a vector of such memories: they fit a core's second cache.
+LANE_BYTES = 1 << 20
+# Partial sums of the gradient of a start that all rows share.
+LANE_SLICES = 16
 _SHAPE = (*SIZES, "hidden", "depth", "chunk", "chunks")
-_INTS = (*_SHAPE, "gate_layers", "group", "residual", "inner", "threads", "activation_reals")
+_OF_LANES = ("starts", "lanes", "stride", "taps")
+_INTS = (*_SHAPE, "gate_layers", "group", "residual", "inner", "threads", "activation_reals", *_OF_LANES)
 _POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset", "activations"]
 
 
@@ -50,20 +59,23 @@ class Pointers(ctypes.Structure):
 
 
 class Arguments(Pointers):
-    """Mirrors `struct Arguments` in chunked.cpp, field for field."""
+    """Mirrors `struct Arguments` in arguments.hpp, field for field."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _INTS),
         ("grad_clip", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, LAYERS) for name in ("state", "anchor", "initial", "kept")),
+        ("raw", ctypes.c_void_p),
+        ("convs", LAYERS),
         *((name, ctypes.c_void_p) for name in ("y", "loss")),
         *((name, LAYERS) for name in ("end", "running")),
         ("dy", ctypes.c_void_p),
         *((name, LAYERS) for name in ("d_end", "d_running")),
         *((name, ctypes.c_void_p) for name in ("dq", "dk", "dv", "d_gates")),
         *((name, LAYERS) for name in ("d_state", "d_anchor", "d_initial")),
-        ("d_norm", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("d_norm", "d_raw")),
+        ("d_convs", LAYERS),
     )
 
 
@@ -73,6 +85,17 @@ def block_size(chunk_size: int) -> int:
     if handle is None or chunk_size > SHORT_CHUNK or chunk_size >= handle.titans_lanes():
         return chunk_size
     return BLOCK // chunk_size * chunk_size
+
+
+def lane_group(memories: int, sizes: list[int], chunk_size: int) -> int:
+    """Chunks between two kept states where each vector lane computes a memory of its own; 0 elsewhere.
+
+    Such a call has no schedule: its rows begin at a chunk's start, and their last chunk may be open. `memories` is rows
+    times heads, `sizes` the numbers in each layer's state.
+    """
+    if chunk_size > LANE_CHUNK or max(sizes) > LANE_STATE or memories < LANE_MEMORIES:
+        return 0
+    return max(1, min(64 // chunk_size, LANE_BYTES // (4 * LANES * sum(sizes))))
 
 
 def kept_activations(
@@ -96,18 +119,23 @@ def kept_activations(
 def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
     """The arguments that forward and backward share, and the offsets at the end."""
     q, initial, schedule, chunk_size = inputs.q, inputs.initial, inputs.schedule, inputs.chunk_size
-    depth, block = len(initial), block_size(chunk_size)
+    depth, block = len(initial), chunk_size if inputs.lanes else block_size(chunk_size)
     hidden = initial[0].shape[2] if depth > 1 else 0
-    chunks = q.shape[1] // block if schedule is None else schedule.chunks
+    chunks = -(-q.shape[1] // block) if schedule is None else schedule.chunks
     arguments = Arguments(*q.shape, hidden, depth, block, chunks, inputs.gates.shape[1], inputs.group, inputs.residual)
     inner = chunk_size if block != chunk_size else 0
     arguments.give(inner=inner, threads=torch.get_num_threads(), grad_clip=inputs.grad_clip)
-    arguments.give(q=q, k=inputs.k, v=inputs.v, gates=inputs.gates, initial=initial, anchor=inputs.anchor)
+    arguments.give(gates=inputs.gates, initial=initial, anchor=inputs.anchor)
+    arguments.give(starts=initial[0].shape[0], lanes=int(inputs.lanes))
+    if inputs.raw is None:
+        arguments.give(q=q, k=inputs.k, v=inputs.v)
+    else:
+        arguments.give(raw=inputs.raw, convs=inputs.convs, stride=inputs.raw.shape[2], taps=inputs.convs[0].shape[0])
     if inputs.norm:
         arguments.give(scale=inputs.norm[0], shift=inputs.norm[1])
     if schedule is None:
-        offset = torch.zeros(q.shape[0], dtype=torch.int64)
-        arguments.give(offset=offset, last=offset + (chunks - 1))
+        offset = torch.full((q.shape[0],), q.shape[1] % block)
+        arguments.give(offset=offset, last=torch.full_like(offset, chunks - 1))
         return arguments, offset
     flags = {"resets": schedule.resets.to(torch.uint8), "continues": schedule.continues.to(torch.uint8)}
     index = schedule.tokens.masked_fill(~schedule.real, -1)
@@ -116,7 +144,7 @@ def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
 
 
 def _run(arguments: Arguments, dtype: torch.dtype, backward: bool) -> None:
-    handle = load(dtype).handle
+    handle = load(dtype, "lanes" if arguments.lanes else "chunked").handle
     assert handle is not None
     if handle.titans_chunked(ctypes.byref(arguments), int(backward)):
         raise MemoryError("the neural memory's CPU kernel could not allocate its workspace")
@@ -144,13 +172,15 @@ def forward(
     arguments, offset = _prepare(inputs)
     q, schedule = inputs.q, inputs.schedule
     y, loss = _filled(q, schedule), _filled(q[..., 0], schedule)
-    end = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
-    running = []
-    if schedule is not None or inputs.anchor:
-        running = [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
-    groups = -(-arguments.chunks // inputs.group)
-    kept = [_held((groups, *s.shape), s.dtype) for s in state]
+    shapes = [(q.shape[0] * q.shape[2], *s.shape[1:]) for s in state]
+    end, running = [q.new_empty(shape) for shape in shapes], []
+    if schedule is not None or inputs.anchor or q.shape[1] % arguments.chunk:
+        running = [q.new_empty(rows, width // 2, columns) for rows, width, columns in shapes]
+    groups, kept = -(-arguments.chunks // inputs.group), []
+    if groups > 1 or not inputs.lanes:
+        kept = [_held((groups, *shape), q.dtype) for shape in shapes]
     arguments.give(state=state, y=y, loss=loss, end=end, running=running, kept=kept)
+    kept = kept or [s.unsqueeze(0) for s in state]
     shape = None
     if keep and schedule is None:
         shape = kept_activations(q, inputs.initial, inputs.chunk_size, arguments.chunks, inputs.grad_clip)
@@ -162,25 +192,41 @@ def forward(
 
 
 def backward(
-    inputs: Inputs, kept: list[Tensor], dy: Tensor, d_end: list[Tensor], d_running: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Gradients of q, k, v, gates, state, anchor, initial and norm."""
+    inputs: Inputs,
+    kept: list[Tensor],
+    dy: Tensor,
+    d_end: list[Tensor] | None,
+    d_running: list[Tensor] | None,
+    d_raw: Tensor | None = None,
+) -> tuple[Any, ...]:
+    """Gradients of q, k, v, gates, state, anchor, initial (empty if no document begins) and norm.
+
+    In lanes `d_end` and `d_running` may be None for zeros. Where they make q, k and v, `d_raw` receives the gradient of
+    the projections, and those of the convolutions' weights are returned in place of those of q, k and v.
+    """
     arguments, _ = _prepare(inputs)
     q, initial = inputs.q, inputs.initial
-    dq, dk, dv, d_gates = (_filled(x, inputs.schedule) for x in (q, q, q, inputs.gates))
-    d_state, d_initial = [torch.empty_like(i) for i in initial], [torch.zeros_like(i) for i in initial]
+    d_gates = _filled(inputs.gates, inputs.schedule)
+    shared = initial[0].shape[0] != q.shape[0] * q.shape[2]
+    d_initial = [] if inputs.schedule is None else [torch.zeros_like(i) for i in initial]
+    d_state = [i.new_zeros(LANE_SLICES, *i.shape) if shared else torch.empty_like(i) for i in initial]
     d_anchor = [torch.zeros_like(a) for a in inputs.anchor]
     if len(kept) > len(initial):
         arguments.give(activations=kept[-1], activation_reals=kept[-1].shape[2])
-    arguments.give(
-        kept=kept[: len(initial)], dy=dy, d_end=d_end, d_running=d_running, dq=dq, dk=dk, dv=dv, d_gates=d_gates
-    )
+    arguments.give(kept=kept[: len(initial)], dy=dy, d_end=d_end, d_running=d_running, d_gates=d_gates)
+    if inputs.raw is None:
+        d_parts = [_filled(q, inputs.schedule) for _ in range(3)]
+        arguments.give(**dict(zip(("dq", "dk", "dv"), d_parts, strict=True)))
+    else:
+        d_parts = [w.new_zeros(LANE_SLICES, *w.shape) for w in inputs.convs]
+        arguments.give(d_raw=d_raw, d_convs=d_parts)
     arguments.give(d_state=d_state, d_anchor=d_anchor, d_initial=d_initial)
     d_norm: list[Tensor] = []
     if inputs.norm:
         per_row = q.new_zeros(q.shape[0], q.shape[2], 2, q.shape[3])
         arguments.give(d_norm=per_row)
     _run(arguments, q.dtype, backward=True)
+    d_parts = d_parts if inputs.raw is None else [d.sum(0) for d in d_parts]
     if inputs.norm:
         d_norm = [per_row[:, :, i].sum(0) for i in range(2)]
-    return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm
+    return *d_parts, d_gates, [d.sum(0) for d in d_state] if shared else d_state, d_anchor, d_initial, d_norm

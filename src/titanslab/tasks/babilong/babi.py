@@ -32,8 +32,8 @@ class BabiQuestion:
     question: str
     answer: str
     supporting: tuple[int, ...]  # indices into facts
-    earlier: tuple["BabiQuestion", ...] = ()  # questions of the story before this one
     hints: tuple[Hint, ...] = ()  # of the question; only generated stories have hints
+    earlier: tuple["BabiQuestion", ...] = ()  # questions of the story before this one
     fact_hints: tuple[tuple[Hint, ...], ...] = ()  # of each fact; empty = no fact has hints
 
 
@@ -59,7 +59,7 @@ def read_babi(path: str | os.PathLike[str]) -> list[BabiQuestion]:
         if "\t" in text:
             question, answer, *support = text.split("\t")
             known = tuple(place[int(n)] for n in " ".join(support).split() if int(n) in place)
-            questions.append(BabiQuestion(tuple(facts), question.strip(), answer.strip(), known, earlier))
+            questions.append(BabiQuestion(tuple(facts), question.strip(), answer.strip(), known, earlier=earlier))
             earlier = (*earlier, questions[-1])
         else:
             place[number] = len(facts)

@@ -96,7 +96,12 @@ class Background:
         are inserted at places that are drawn evenly.
         """
         decoys, size = self._draw_decoys(rng, int(budget * self._decoys)) if self._decoys else ([], 0)
-        chosen = self._draw_runs(rng, budget - size)
+        chosen, runs, left = list[str](), self._runs(rng), budget - size
+        while left > 0:
+            sentence, size = next(runs)
+            if sentence := sentence if size <= left else self._cut(sentence, left):
+                chosen.append(sentence)
+            left -= size
         for decoy in decoys:
             chosen.insert(rng.randint(0, len(chosen)), decoy)
         return chosen
@@ -118,16 +123,6 @@ class Background:
                 chosen.append(book.sentences[at])
                 total += size
         return chosen, total
-
-    def _draw_runs(self, rng: random.Random, budget: int) -> list[str]:
-        """Runs of consecutive sentences, `budget` tokens in total."""
-        chosen, runs = list[str](), self._runs(rng)
-        while budget > 0:
-            sentence, size = next(runs)
-            if sentence := sentence if size <= budget else self._cut(sentence, budget):
-                chosen.append(sentence)
-            budget -= size
-        return chosen
 
     def _runs(self, rng: random.Random) -> Iterator[tuple[str, int]]:
         """Sentences and their tokens without end: those of a random book from a random place on, then of another."""

@@ -16,7 +16,6 @@ from titanslab.tasks.row import Row, ending, fit, read_some, too_short
 _STORY_ATTEMPTS = 1024  # drawn stories before a row counts as too short; few stories of qa3 fit a short row
 _FACT_TOKENS = 5  # lower bound on the tokens of a fact, which has at least five words
 _CACHED = 1 << 14  # sentences whose tokens are cached
-MAX_BACKGROUND_CHARS = 50_000_000
 
 
 @dataclass(eq=False)
@@ -26,7 +25,7 @@ class BabilongRows:
     Args:
         tokenizer: encodes to ids.
         facts: folder of bAbI's files; None = generated stories, without end, for qa1 to qa5.
-        background: path of books, at most `MAX_BACKGROUND_CHARS` of them; None = every sample is its facts alone.
+        background: path of books, at most `MAX_CHARS` of them; None = every sample is its facts alone.
         tasks: one task such as `qa1`, or a list of them, drawn evenly.
         split: of bAbI's files, `train` or `test`.
         form: of the prompt; `base` alone.
@@ -36,10 +35,7 @@ class BabilongRows:
         facts_only: share of rows without background: a generated story as long as the row, with a question after
             every second fact, several times the answers of a row with background. A row of qa4 holds one map after
             another.
-        step_questions: share of the earlier questions that ask for one step of the answer; see `world.Asked`. Needs
-            `whole_stories` or `facts_only`.
-        steps: the steps that these questions may ask for; see `world.Asked`.
-        contested: share of contested questions; see `world.Asked`.
+        step_questions, steps, contested: see `world.Asked`; `step_questions` needs `whole_stories` or `facts_only`.
         hints: give the outputs of the first three blocks labels within generated stories. Block 1 predicts, at a
             person's name, the person's place; at a question about a thing, the person who had it last; in qa4, at a
             fact and at the question, the letter of a side of a place (`SIDES`). Block 2 predicts, at the place of a
@@ -78,8 +74,7 @@ class BabilongRows:
         asked = Asked(step_questions=self.step_questions, steps=tuple(self.steps), contested=self.contested)
         tokenizer, counter, books = self.tokenizer, TokenCounter(self.tokenizer), None
         if self.background:
-            texts = read_some(self.background, MAX_BACKGROUND_CHARS)
-            books = Background(texts, counter, decoys=self.decoys, decoy_words=MENTIONS)
+            books = Background(read_some(self.background), counter, decoys=self.decoys, decoy_words=MENTIONS)
         self.makers = [
             BABILong(task, self.facts, counter, background=books, split=self.split, asked=asked)
             for task in ([self.tasks] if isinstance(self.tasks, str) else self.tasks)
@@ -128,7 +123,8 @@ class BabilongRows:
             known = size = 0
             fitting: list[BabiQuestion] = []
             for one in story(task.task, max(2, length // _FACT_TOKENS), rng, task.asked):
-                size += sum(map(self.tokens, one.facts[known:])) + self.tokens(one.question) + len(self._answer(one))
+                size += sum(map(self.tokens, [*one.facts[known:], one.question]))
+                size += len(self._reply(one.question, one.answer))
                 if size > room:
                     break
                 fitting.append(one)
@@ -160,7 +156,7 @@ class BabilongRows:
                 marks += [(len(ids) + at, block, label) for at, block, label in self._mark(space, piece, hints)]
                 new = self.encode(space + piece)
                 ids, labels = ids + new, labels + [-100] * len(new)
-            answer = self._answer(one)
+            answer = self._reply(one.question, one.answer)
             ids, labels, done = ids + answer, labels + answer, end
         return Row(ids, labels, marks, HINTED_BLOCKS if self.hints else 0)
 
@@ -176,6 +172,3 @@ class BabilongRows:
     def _hint_id(self, word: str) -> int:
         """The token of a hint's target: the first token of a word, the last of a letter, after that of the space."""
         return self.encode_cached(f" {word}")[-1 if len(word) == 1 else 0]
-
-    def _answer(self, question: BabiQuestion) -> list[int]:
-        return self._reply(question.question, question.answer)

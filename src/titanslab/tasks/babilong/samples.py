@@ -6,7 +6,7 @@ Source: BABILong (Kuratov et al., 2024); Titans, figure 6 (v1).
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from titanslab.tasks.babilong import TASKS
 from titanslab.tasks.babilong.babi import BabiQuestion, load_babi
 from titanslab.tasks.babilong.background import Background
 from titanslab.tasks.babilong.world import GIVERS, NO_LESSON, PLACES, STORY_FACTS, THINGS, Asked, story
-from titanslab.tasks.sample import Cell, SampleMaker, TaskSample, derive_seed, split_names
+from titanslab.tasks.sample import Cell, TaskSample, derive_seed, split_names
 
 LABELS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(TASKS[:4], PLACES),
@@ -30,20 +30,17 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 
 
-def score_babilong(task: str, target: str, output: str, question: str) -> dict[str, float]:
+def score(sample: TaskSample, output: str) -> dict[str, float]:
     """BABILong's metric: the set of the task's labels in the output, without those in the question, is the target.
 
     Returns:
         `official`: the published metric, under which "none" of qa7 is never right, because it contains "one".
         `corrected`: a label inside a longer label of the output does not count. Both are 0.0 or 1.0.
     """
-    if task not in LABELS:
-        raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
     text = re.split(r"\.|<context>|<example>", output.lower())[0]
-    labels = [label.lower() for label in LABELS[task]]
-    asked = {label for label in labels if label in question.lower()}
-    # Only qa8 has answers of several labels, written "apple,football".
-    wanted = set(target.lower().split(",")) if "," in target else {target.lower()}
+    labels = [label.lower() for label in LABELS[sample.task.removeprefix("babilong_")]]
+    asked = {label for label in labels if label in sample.info["question"].lower()}
+    wanted = set(sample.target.lower().split(","))  # of qa8 several, written "apple,football"
     official = {label for label in labels if label in text} - asked
     found = set()
     for label in sorted(labels, key=len, reverse=True):
@@ -59,7 +56,7 @@ def check_form(form: str) -> None:
         raise ValueError(f"form is {form!r}; it must be base, the context and the question")
 
 
-class BABILong(SampleMaker):
+class BABILong:
     """Makes BABILong samples of one task.
 
     A sample consists of a question and all earlier statements of its story. The statements keep their order and
@@ -102,6 +99,10 @@ class BABILong(SampleMaker):
             background = Background(background, self.counter)
         self.background = background
         self._order = cache(self._shuffled)
+
+    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
+        """The first `num_samples` samples of a length, each made when it is needed."""
+        return (self.sample(length, index, seed) for index in range(num_samples))
 
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
         """Sample `index` of a length in tokens; `info` holds the question and the positions of the facts."""
@@ -167,16 +168,13 @@ def babilong_cells(
     form: str = "base",
     seed: int = 42,
 ) -> list[Cell]:
-    """Cells of BABILong, one per task and length.
+    """Cells of BABILong, one per task and length, where 0 is the facts alone; other arguments as in `table.Task`.
 
     Args:
         tasks: `qa1`, `qa1-qa5`, or several with commas.
-        lengths: in tokens; 0 = the facts alone.
-        counter, counter_name: measures the length; identity of its tokenizer, part of the cells' settings.
         facts, split: as in `BABILong`.
         background: path of books; needed above length 0.
         form: of the prompt; `base` alone.
-        seed: of the samples.
     """
     check_form(form)
     chosen = split_names(tasks, TASKS, "tasks")
@@ -184,11 +182,8 @@ def babilong_cells(
         raise ValueError(
             "background is missing; lengths above 0k draw sentences from books: give --background FILE, or --lengths 0k"
         )
-    makers = {task: BABILong(task, facts, counter, split=split) for task in chosen}
-    if background is not None and any(lengths):
-        books = Background(list(iter_texts(background)), counter)
-        for maker in makers.values():
-            maker.background = books
+    books = Background(list(iter_texts(background)), counter) if background is not None and any(lengths) else None
+    makers = {task: BABILong(task, facts, counter, background=books, split=split) for task in chosen}
     stories, hidden_in, nothing = file_identity(facts), file_identity(background), file_identity(None)
     cells = []
     for task, maker in makers.items():
@@ -199,9 +194,3 @@ def babilong_cells(
             own = {"background": hidden_in if length else nothing, "length": length}
             cells.append(Cell(maker.name, length, partial(maker.sample, length, seed=seed), score, settings | own))
     return cells
-
-
-def score(sample: TaskSample, output: str) -> dict[str, float]:
-    """`score_babilong` of a sample."""
-    task = sample.task.removeprefix("babilong_")
-    return score_babilong(task, sample.target, output, sample.info["question"])

@@ -74,10 +74,11 @@ NO_LESSON = Asked()
 
 
 class World:
-    """State of a story: its facts, and the places and holders that follow from them."""
+    """State of a story of `task`: its facts, and the places and holders that follow from them."""
 
-    def __init__(self, rng: random.Random, people: tuple[str, ...], contested: float = 0.0):
-        self.rng, self.people, self.contested = rng, people, contested
+    def __init__(self, rng: random.Random, task: str, contested: float):
+        people = GIVERS if task == "qa5" else PEOPLE
+        self.rng, self.task, self.people, self.contested = rng, task, people, contested
         self.facts: list[str] = []
         self.hints: list[tuple[Hint, ...]] = []  # of each fact
         self.place = {p: rng.choice(PLACES) for p in people}
@@ -99,10 +100,6 @@ class World:
         self.hints.append((*known, *hints))
         return len(self.facts) - 1
 
-    def there(self, share: float) -> str:
-        """The end of a sentence, with "there" in a share of the cases."""
-        return " there." if self.rng.random() < share else "."
-
     def move(self, person: str) -> None:
         """The person walks to another place."""
         before = self.place[person]
@@ -123,9 +120,10 @@ class World:
             if holder == person:
                 self._record(thing, place, (fact,))
 
-    def take(self, person: str, thing: str, there: float) -> None:
-        """The person takes a thing."""
-        fact = self.add(person, f"{self.rng.choice(_TAKE)} the {thing}{self.there(there)}")
+    def take(self, person: str, thing: str) -> None:
+        """The person takes a thing; in a fifth of the sentences of qa3, and in all of the other tasks, "there"."""
+        verb, there = self.rng.choice(_TAKE), self.rng.random() < (0.2 if self.task == "qa3" else 1.0)
+        fact = self.add(person, f"{verb} the {thing}{' there' * there}.")
         self.holder[thing] = self.toucher[thing] = person
         if person in self.stated:
             self._record(thing, self.place[person], (fact, self.stated[person]))
@@ -133,7 +131,8 @@ class World:
     def drop(self, person: str, thing: str) -> None:
         """The person drops a thing."""
         here = (Hint(2, self.place[person]),) if person in self.stated else ()
-        self.add(person, f"{self.rng.choice(_DROP)} the {thing}{self.there(0.2)}", *here)
+        verb, there = self.rng.choice(_DROP), self.rng.random() < 0.2
+        self.add(person, f"{verb} the {thing}{' there' * there}.", *here)
         self.toucher[thing] = person
         del self.holder[thing]
         self.lies[thing] = self.place[person]
@@ -148,23 +147,17 @@ class World:
         """Whether the last visitor of the place came from another place than this person did."""
         return (person, place) in self.came and self.came[person, place][0] != self.latest[place]
 
-    def act(self, carry: bool, give: bool, there: float) -> None:
-        """Add one fact.
-
-        Args:
-            carry: people may take, drop and give things.
-            give: they may give things.
-            there: share of takes that end in "there".
-        """
+    def act(self) -> None:
+        """Add one fact: in qa1 people walk, in other tasks they take and drop things too, in qa5 they give them too."""
         rng, person = self.rng, self.rng.choice(self.people)
-        if carry and rng.random() < 0.8:
+        if self.task != "qa1" and rng.random() < 0.8:
             here = [t for t in THINGS if t not in self.holder and self.lies[t] == self.place[person]]
             held = [t for t, holder in self.holder.items() if holder == person]
             near = [p for p in self.people if p != person and self.place[p] == self.place[person]]
-            if give and held and near and rng.random() < 0.9:
+            if self.task == "qa5" and held and near and rng.random() < 0.9:
                 return self.give(person, rng.choice(held), rng.choice(near))
             if here and (not held or rng.random() < 0.6):
-                return self.take(person, rng.choice(here), there)
+                return self.take(person, rng.choice(here))
             if held and rng.random() < 0.6:
                 return self.drop(person, rng.choice(held))
         return self.move(person)
@@ -191,20 +184,18 @@ def story(task: str, facts: int, rng: random.Random, asked: Asked = NO_LESSON) -
         raise ValueError(f"facts is {facts}; it must be at least 1")
     if task == "qa4":
         return _directions(rng, facts)
-    world = World(rng, GIVERS if task == "qa5" else PEOPLE, asked.contested)
+    world = World(rng, task, asked.contested)
     own = {"qa1": _ask_person, "qa2": _ask_thing, "qa3": _ask_before, "qa5": _ask_gift}[task]
     lessons = [_ASK[step] for step in STEPS.get(task, ()) if not asked.steps or step in asked.steps]
     questions: list[BabiQuestion] = []
     while True:
-        world.act(task != "qa1", task == "qa5", 0.2 if task == "qa3" else 1.0)
+        world.act()
         last = len(world.facts) >= facts
         if last or rng.random() < asked.often:
             lesson = bool(asked.step_questions and lessons and not last) and rng.random() < asked.step_questions
             answer = (rng.choice(lessons) if lesson else own)(world)
             if answer is not None:
-                text, reply, why, hints = answer
-                facts_so_far, earlier = tuple(world.facts), tuple(questions)
-                questions.append(BabiQuestion(facts_so_far, text, reply, why, earlier, hints, tuple(world.hints)))
+                questions.append(BabiQuestion(tuple(world.facts), *answer, tuple(questions), tuple(world.hints)))
                 if last:
                     return questions
 
@@ -314,5 +305,5 @@ def _directions(rng: random.Random, facts: int) -> list[BabiQuestion]:
             question = f"What is the {known} {_OPPOSITE[side]} of?" if turned else f"What is {side} of the {known}?"
             why = (len(stated) - 2 + fact,)
             sign = (Hint(1, SIDES[side, known]),)
-            questions.append(BabiQuestion(stated, question, answer, why, tuple(questions), sign, hints))
+            questions.append(BabiQuestion(stated, question, answer, why, sign, tuple(questions), hints))
     return questions

@@ -7,8 +7,6 @@ from titanslab.data.encode import TextEncoder, TokenCounter, encode_answer, lead
 from titanslab.tasks.niah.samples import NIAH, word_lists
 from titanslab.tasks.row import MakeRow, Row, ending, fit, read_some, scored, too_short
 
-MAX_HAYSTACK_CHARS = 50_000_000
-
 
 def niah_rows(
     tokenizer: Any,
@@ -24,7 +22,7 @@ def niah_rows(
     Args:
         tokenizer: encodes to ids.
         variant: `single_1`, `single_2` or `single_3`, or a list of them, drawn evenly.
-        haystack: path of running text for single_2 and single_3; `MAX_HAYSTACK_CHARS` of it are loaded at most.
+        haystack: path of running text for single_2 and single_3; `MAX_CHARS` of it are loaded at most.
         adjectives, nouns: paths of word lists for the first and second halves of the keys.
         decoys: numbers and hexadecimal words that are inserted at random places, per 1,000 tokens of running text.
             A short row then holds as many of them as a long haystack does, and the memory learns not to store them.
@@ -34,7 +32,7 @@ def niah_rows(
     if not 0 <= decoys <= 100:
         raise ValueError(f"decoys is {decoys!r}; it must be 0 to 100 per 1,000 tokens")
     lists = word_lists(adjectives, nouns)
-    texts = read_some(haystack, MAX_HAYSTACK_CHARS) if haystack and variants != ["single_1"] else None
+    texts = read_some(haystack) if haystack and variants != ["single_1"] else None
     tasks = {v: NIAH(v, counter, haystack=None if v == "single_1" else texts, **lists) for v in variants}
     encode = TextEncoder(tokenizer).ids
 

@@ -8,7 +8,7 @@ Source: RULER (Hsieh et al., 2024), tasks niah_single_1/2/3; Titans, table 2.
 
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from titanslab.data.text import iter_texts, read_words
 from titanslab.files import file_identity
 from titanslab.tasks.niah import VARIANTS
 from titanslab.tasks.niah.haystack import RepeatedLine, RunningText
-from titanslab.tasks.sample import Cell, SampleMaker, TaskSample, derive_seed, split_names
+from titanslab.tasks.sample import Cell, TaskSample, derive_seed, split_names
 
 DEPTHS: tuple[int, ...] = tuple(round(100 * i / 39) for i in range(40))  # percent
 RESERVED_TOKENS = 128  # for the answer
@@ -63,7 +63,7 @@ def word_lists(adjectives: str | None, nouns: str | None) -> dict[str, Any]:
     return {name: read_words(path) for name, path in (("adjectives", adjectives), ("nouns", nouns)) if path}
 
 
-class NIAH(SampleMaker):
+class NIAH:
     """Makes S-NIAH samples of one variant.
 
     Args:
@@ -129,8 +129,15 @@ class NIAH(SampleMaker):
         rng = random.Random(derive_seed("niah probe", self.kind))
         return Needle(self.kind, key, self._longest([self._value(rng) for _ in range(256)]))
 
+    def samples(self, length: int, num_samples: int, seed: int = 42) -> Iterator[TaskSample]:
+        """The first `num_samples` samples of a length, each made when it is needed."""
+        return (self.sample(length, index, seed) for index in range(num_samples))
+
     def sample(self, length: int, index: int, seed: int = 42) -> TaskSample:
-        """Sample `index` of a length in tokens; `info` holds depth (percent), key, position and number of units."""
+        """Sample `index` of a length in tokens, a pure function of the three arguments.
+
+        `info` holds depth (percent), key, position and number of units.
+        """
         units = self.num_units(length)
         rng = random.Random(derive_seed(self.name, length, seed, index))
         needle = self.draw(rng)
@@ -182,15 +189,12 @@ def niah_cells(
     nouns: str | None = None,
     seed: int = 42,
 ) -> list[Cell]:
-    """Cells of S-NIAH, one per variant and length.
+    """Cells of S-NIAH, one per variant and length; other arguments as in `table.Task`.
 
     Args:
         variant: one variant, or several with commas; None = all with a haystack, else `single_1`.
-        lengths: in tokens.
-        counter, counter_name: measures the length; identity of its tokenizer, part of the cells' settings.
         haystack: path of running text; needed by single_2 and single_3.
         adjectives, nouns: paths of word lists for the first and second halves of the keys.
-        seed: of the samples.
     """
     chosen = split_names(variant or ("single_1" if haystack is None else ",".join(VARIANTS)), VARIANTS, "variant")
     lists = word_lists(adjectives, nouns)

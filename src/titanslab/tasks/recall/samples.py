@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from titanslab.data.encode import TextEncoder
 from titanslab.data.text import read_words
@@ -25,7 +24,7 @@ from titanslab.tasks.sample import derive_seed
 
 TEMPLATE = " The secret of {key} is {value}."
 NAMES = read_words(Path(__file__).with_name("names.txt"))
-Fact = tuple[np.ndarray, np.ndarray]  # the ids of a question and of its value
+Fact = tuple[list[int], list[int]]  # the ids of a question and of its value
 
 
 class RecallBatch(NamedTuple):
@@ -51,14 +50,9 @@ class _Row:
     """Tokens of a row so far, with the last position of each key's value."""
 
     def __init__(self) -> None:
-        self.parts: list[np.ndarray] = []
-        self.size = 0
+        self.ids: list[int] = []
         self.last: dict[int, int] = {}
         self.answers: list[tuple[int, int, int]] = []  # start, number of tokens, distance (0 = first occurrence)
-
-    def add(self, ids: np.ndarray) -> None:
-        self.parts.append(ids)
-        self.size += len(ids)
 
 
 class RecallTask:
@@ -83,7 +77,8 @@ class RecallTask:
         fact_every: int = 64,
         template: str = TEMPLATE,
     ):
-        self._encoder = TextEncoder(tokenizer)
+        encoder = TextEncoder(tokenizer)
+        self._encode = encoder.ids
         if not 1 <= num_facts <= len(NAMES):
             raise ValueError(f"num_facts is {num_facts}; it must be 1 to {len(NAMES)}, the number of names")
         if value_digits < 1 or fact_every < 1:
@@ -92,7 +87,7 @@ class RecallTask:
             raise ValueError(f"template is {template!r}; it must hold {{key}} and {{value}} once each, in this order")
         before, _, after = template.partition("{value}")
         self.num_facts, self.value_digits, self.fact_every = num_facts, value_digits, fact_every
-        pieces = self._encoder.encode(_clauses(background))
+        pieces = encoder.encode(_clauses(background))
         self._background = np.concatenate([np.empty(0, np.int64), *pieces])
         self._breaks = list(accumulate(map(len, pieces)))  # ends of clauses, at which a fact may stand
         if len(self._background) < 4 * fact_every:
@@ -102,9 +97,6 @@ class RecallTask:
         head = before.removesuffix(" ")
         self._questions = [self._encode(head.replace("{key}", name)) for name in NAMES]
         self._after = self._encode(after)
-
-    def _encode(self, text: str) -> np.ndarray:
-        return self._encoder.encode([text])[0].astype(np.int64)
 
     def row(self, length: int, seed: int, index: int, loss: str = "answers") -> RecallBatch:
         """Row `index` of `length` tokens, `[1, T]`; it is a pure function of (seed, index).
@@ -143,49 +135,40 @@ class RecallTask:
             are padded on the right with their last token, which is not scored there.
         """
         rows = [self._question(distance, seed, index, lead) for index in range(num_samples)]
-        width = max(row.input_ids.shape[1] for row in rows)
-        padded = []
-        for row in rows:
-            fills = (int(row.input_ids[0, -1]), -100, 0, 0)
-            short = (0, width - row.input_ids.shape[1])
-            padded.append(RecallBatch(*(pad(t, short, value=fill) for t, fill in zip(row, fills, strict=True))))
-        return stack(padded)
+        width = max(len(row.ids) for row in rows)
+        return stack([self._finish(row, width, "answers") for row in rows])
 
     def _facts(self, rng: random.Random) -> list[Fact]:
         """Draw the facts of a row."""
-        keys = rng.sample(range(len(self._questions)), self.num_facts)
-        digits = self.value_digits
-        values = [self._encode(f"{self._space}{rng.randrange(10**digits):0{digits}d}") for _ in keys]
-        return [(self._questions[key], value) for key, value in zip(keys, values, strict=True)]
+        questions, digits = rng.sample(self._questions, self.num_facts), self.value_digits
+        return [(q, self._encode(f"{self._space}{rng.randrange(10**digits):0{digits}d}")) for q in questions]
 
     def _weave(self, row: _Row, rng: random.Random, end: int, facts: list[Fact], choices: range) -> None:
         """Add background and facts until the row has `end` tokens; a fact that does not fit is left out."""
         at = rng.randrange(len(self._background))
-        while row.size < end:
+        while len(row.ids) < end:
             gap = rng.randrange(2 * self.fact_every + 1)
             gap = self._breaks[min(bisect_left(self._breaks, at + gap), len(self._breaks) - 1)] - at
-            gap = min(gap, end - row.size)
-            while gap > 0:
-                piece = self._background[at : at + gap]
-                row.add(piece)
-                gap -= len(piece)
-                at = (at + len(piece)) % len(self._background)
-            if not choices or row.size >= end:
+            gap = min(gap, end - len(row.ids))
+            row.ids += self._background.take(range(at, at + gap), mode="wrap").tolist()
+            at = (at + gap) % len(self._background)
+            if not choices or len(row.ids) >= end:
                 continue
             which = choices[rng.randrange(len(choices))]
-            if row.size + sum(map(len, facts[which])) + len(self._after) <= end:
+            if len(row.ids) + sum(map(len, facts[which])) + len(self._after) <= end:
                 self._state(row, which, facts)
 
     def _state(self, row: _Row, which: int, facts: list[Fact]) -> None:
         """Add fact `which` to the row."""
         question, value = facts[which]
-        row.add(question)
-        row.answers.append((row.size, len(value), row.size - row.last.get(which, row.size)))
-        row.last[which] = row.size
-        row.add(value)
-        row.add(self._after)
+        row.ids += question
+        start = len(row.ids)
+        row.answers.append((start, len(value), start - row.last.get(which, start)))
+        row.last[which] = start
+        row.ids += value + self._after
 
-    def _question(self, distance: int, seed: int, index: int, lead: int) -> RecallBatch:
+    def _question(self, distance: int, seed: int, index: int, lead: int) -> _Row:
+        """The row of one question, which ends with its answer."""
         rng = random.Random(derive_seed("recall question", seed, distance, index))
         facts, others = self._facts(rng), range(1, self.num_facts)
         question, value = facts[0]
@@ -198,11 +181,12 @@ class RecallTask:
             raise ValueError(f"distance is {distance} tokens; a fact and its question take at least {shortest}")
         self._weave(row, rng, row.last[0] + distance - len(question), facts, others)
         self._state(row, 0, facts)
-        row.answers = row.answers[-1:]
-        return self._finish(row, row.size - len(self._after), "answers")
+        row.ids, row.answers = row.ids[: len(row.ids) - len(self._after)], row.answers[-1:]
+        return row
 
     def _finish(self, row: _Row, length: int, loss: str) -> RecallBatch:
-        ids = torch.from_numpy(np.concatenate(row.parts)[:length])
+        """The row with `length` tokens, cut or filled up with its last one."""
+        ids = torch.tensor(row.ids[:length] + row.ids[-1:] * (length - len(row.ids)))
         labels = ids.clone() if loss == "text" else torch.full_like(ids, -100)
         distances, answer = torch.zeros_like(ids), torch.zeros_like(ids)
         number = 0

@@ -8,32 +8,13 @@
 #include <type_traits>
 #include <vector>
 
+#include "arguments.hpp"
 #include "flush.hpp"
 #include "gelu.hpp"
 #include "matmul.hpp"
 #include "pages.hpp"
 #include "tiles.hpp"
 #include "workspace.hpp"
-
-constexpr int MAX_LAYERS = 8;
-constexpr double NORM_EPS = 1e-5;
-
-// Mirrors `Arguments` in memory/cpu/chunked.py. Tensors are contiguous; an absent one is null.
-struct Arguments {
-  int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, inner, threads, activation_reals;
-  double grad_clip;  // 0: off
-  void *q, *k, *v, *gates, *scale, *shift;
-  int64_t* index;               // [B, chunks * C], -1: empty slot
-  uint8_t *resets, *continues;  // [chunks, B], [B]
-  int64_t *last, *offset;       // [B]
-  void* activations;            // [chunks, B * H, activation_reals]; null: backward computes them again
-  void *state[MAX_LAYERS], *anchor[MAX_LAYERS], *initial[MAX_LAYERS], *kept[MAX_LAYERS];
-  // forward
-  void *y, *loss, *end[MAX_LAYERS], *running[MAX_LAYERS];
-  // backward
-  void *dy, *d_end[MAX_LAYERS], *d_running[MAX_LAYERS];
-  void *dq, *dk, *dv, *d_gates, *d_state[MAX_LAYERS], *d_anchor[MAX_LAYERS], *d_initial[MAX_LAYERS], *d_norm;
-};
 
 // Decay coefficients of one chunk for one layer of gates (memory/decay.py).
 template <typename T>
@@ -66,9 +47,6 @@ template <typename T>
 struct State {
   T *m[MAX_LAYERS], *s[MAX_LAYERS];
 };
-
-template <int N>
-using Size = std::integral_constant<int, N>;
 
 template <typename T>
 struct Row {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "flush.hpp"
@@ -30,12 +31,6 @@ struct GateArguments {
   void *d_out, *dy, *d_weight, *d_gate;  // d_weight: [B, heads, head_dim]
 };
 
-template <typename T>
-static inline T sigmoid(T z) {
-  T e = exp_negative(z < 0 ? z : -z), s = 1 / (1 + e);
-  return z < 0 ? e * s : s;
-}
-
 constexpr long AHEAD = 8;  // distance of the prefetch, in tokens
 
 // WIDTH: the width of a head as a compile-time constant, or 0 for any width.
@@ -58,8 +53,9 @@ struct Features {
   // Stores SiLU of the convolution at token t in `into` and its derivative in `slope`; returns 1 / norm.
   T value(long t, T* __restrict into, T* __restrict slope) {
     T sum = 0;
-    if (WIDTH && back == 3 && t >= 3) {
-      const T *x0 = row(A.x, A.tail, A.stride, t), *x1 = x0 - A.stride, *x2 = x1 - A.stride, *x3 = x2 - A.stride;
+    if (WIDTH && back == 3) {
+      const T *x0 = row(A.x, A.tail, A.stride, t), *x1 = row(A.x, A.tail, A.stride, t - 1);
+      const T *x2 = row(A.x, A.tail, A.stride, t - 2), *x3 = row(A.x, A.tail, A.stride, t - 3);
       const T *w0 = tap(0), *w1 = tap(1), *w2 = tap(2), *w3 = tap(3);
       if (t + AHEAD < A.tokens)  // tokens may be pages apart, beyond the hardware prefetcher
         for (long i = 0; i < D(); i += 64 / sizeof(T)) __builtin_prefetch(x0 + AHEAD * A.stride + i);
@@ -109,19 +105,24 @@ struct Features {
           u[i] *= inverse;
           along += g[i] * u[i];
         }
+#pragma omp simd
         for (long i = 0; i < D(); i++) d[i] = inverse * (g[i] - u[i] * along) * s[i];
       } else {
+#pragma omp simd
         for (long i = 0; i < D(); i++) d[i] = g[i] * s[i];
       }
       for (long j = 0; j <= back; j++) {
         const T *__restrict x = row(A.x, A.tail, A.stride, t - j), *__restrict w = tap(j);
         T* __restrict dwj = dw + j * W;
+#pragma omp simd
         for (long i = 0; i < D(); i++) dwj[i] += d[i] * x[i];
         if (t < j && !A.d_tail[part]) continue;
         T* __restrict dx = row(A.dx, A.d_tail, A.stride, t - j);
         if (j == 0)
+#pragma omp simd
           for (long i = 0; i < D(); i++) dx[i] = w[i] * d[i];
         else
+#pragma omp simd
           for (long i = 0; i < D(); i++) dx[i] += w[i] * d[i];
       }
     }
@@ -144,6 +145,7 @@ static void gated_norm(const GateArguments& A, long b, long h, long first, long 
     T inverse = 1 / std::sqrt(sum / D + (T)A.eps);
     if (!backward) {
       T* __restrict out = (T*)A.out + at;
+#pragma omp simd
       for (long i = 0; i < D; i++) out[i] = y[i] * inverse * w[i] * (GATED ? g[i] : 1);
       continue;
     }
@@ -157,6 +159,7 @@ static void gated_norm(const GateArguments& A, long b, long h, long first, long 
       along += u * w[i] * unit;
     }
     along /= D;
+#pragma omp simd
     for (long i = 0; i < D; i++) dy[i] = inverse * (d[i] * (GATED ? g[i] : 1) * w[i] - y[i] * inverse * along);
   }
 }
@@ -200,14 +203,27 @@ static void run_gate(const GateArguments& A, bool backward) {
   });
 }
 
+// Calls fn with the width of a head as a compile-time constant, or with 0 for a width that has no code of its own.
+template <typename F>
+static void for_width(long width, F fn) {
+  if (width == 64)
+    fn(std::integral_constant<int, 64>{});
+  else if (width == 32)
+    fn(std::integral_constant<int, 32>{});
+  else if (width == 16)
+    fn(std::integral_constant<int, 16>{});
+  else
+    fn(std::integral_constant<int, 0>{});
+}
+
 #ifndef TITANS_REAL
 #define TITANS_REAL float
 #endif
 extern "C" void titans_features(const FeatureArguments* a, int backward) {
-  (a->head_dim == 64 ? run_features<TITANS_REAL, 64> : run_features<TITANS_REAL, 0>)(*a, backward);
+  for_width(a->head_dim, [&](auto width) { run_features<TITANS_REAL, width()>(*a, backward); });
 }
 extern "C" void titans_gated_norm(const GateArguments* a, int backward) {
-  (a->head_dim == 64 ? run_gate<TITANS_REAL, 64> : run_gate<TITANS_REAL, 0>)(*a, backward);
+  for_width(a->head_dim, [&](auto width) { run_gate<TITANS_REAL, width()>(*a, backward); });
 }
 extern "C" int64_t titans_arguments_size() { return sizeof(FeatureArguments); }
 extern "C" int64_t titans_gate_arguments_size() { return sizeof(GateArguments); }

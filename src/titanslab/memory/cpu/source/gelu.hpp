@@ -1,4 +1,4 @@
-// Exact GELU and its first two derivatives, elementwise.
+// Exact GELU and its first two derivatives, and the sigmoid, elementwise.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -57,4 +57,10 @@ static void gelu_and_slope(long n, const T* __restrict z, T* __restrict value, T
 template <typename T>
 static inline T gelu_curve(T z) {
   return ((T)2 - z * z) * exp_negative((T)-0.5 * z * z) * (T)0.39894228040143267794;
+}
+
+template <typename T>
+static inline T sigmoid(T z) {
+  T e = exp_negative(z < 0 ? z : -z), s = 1 / (1 + e);
+  return z < 0 ? e * s : s;
 }
