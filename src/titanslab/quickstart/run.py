@@ -116,7 +116,8 @@ def _measure(model: Any, run: Fit, facts: Facts, seed: int, show: Progress) -> d
         "last_loss": run.losses[-1],
         "bits_per_byte": float(loss) / math.log(2),
         "recall": recall,
-        "recall_beyond_window": beyond(recall, facts.settings.reach),
+        "recall_within_window": mean_recall(recall, within=facts.settings.reach),
+        "recall_beyond_window": mean_recall(recall, beyond=facts.settings.reach),
     }
 
 
@@ -133,9 +134,9 @@ def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress = lam
     return found
 
 
-def beyond(recall: dict[int, float], reach: int) -> float:
-    """The mean recall over the distances of more than `reach` bytes."""
-    values = [share for distance, share in recall.items() if distance > reach]
+def mean_recall(recall: dict[int, float], *, beyond: float = 0, within: float = math.inf) -> float:
+    """The mean recall over the distances of more than `beyond` and at most `within` bytes."""
+    values = [share for distance, share in recall.items() if beyond < distance <= within]
     return sum(values) / len(values)
 
 
