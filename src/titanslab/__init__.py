@@ -2,13 +2,15 @@
 
     from titanslab import TitansConfig, TitansForCausalLM, NeuralMemory
 
-Names load when first used. `titanslab.memory` needs torch alone; the models need transformers, and are known
-to `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` once `titanslab` is imported.
+Names load when first used, and `import titanslab` alone loads neither torch nor transformers. `titanslab.memory` needs
+torch alone; the models need transformers, whose `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` know them once
+`titanslab` is imported, before transformers or after it.
 """
 
 from typing import TYPE_CHECKING
 
 from titanslab._version import __version__
+from titanslab.models.register import register
 
 if TYPE_CHECKING:
     from titanslab.memory import (
@@ -66,14 +68,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register() -> None:
-    """Tell Hugging Face's Auto* classes; where transformers is not installed, only the memory can be used."""
-    from importlib.util import find_spec
-
-    if find_spec("transformers") is not None:
-        from titanslab.models.register import register_config
-
-        register_config()
-
-
-_register()
+register()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from titanslab.cli.errors import Interrupted
+from titanslab.cli.errors import Interrupted, UsageError
 from titanslab.cli.options import Device, command
 from titanslab.tasks.table import TASKS, Task
 
@@ -27,6 +27,11 @@ class TaskGroup(typer.core.TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return task_command(TASKS[cmd_name]) if cmd_name in self.list_commands(ctx) else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and args[0] not in (known := self.list_commands(ctx)):
+            raise UsageError.of_name("command", args[0], known, "titans evaluate")
+        return super().resolve_command(ctx, args)
 
 
 evaluate = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
