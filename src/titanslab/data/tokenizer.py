@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titanslab.data.bpe import bpe_size
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -48,6 +50,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name == BYTE:
         return byte_tokenizer()
+    if bpe_size(name) is not None:
+        raise ValueError(
+            f"tokenizer {name!r} is made of the training text by titans train; make one with "
+            "titans tokenizer BOOKS --output FOLDER, and give the folder"
+        )
     path = Path(name).expanduser()
     if path.is_dir() and not any((path / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
         path /= "tokenizer.model"

@@ -70,10 +70,7 @@ def tokenize(
     report: Progress = progress or (lambda *_: None)
     report(0, total)
     for place, texts in corpus.batches(BATCH_CHARACTERS):
-        start, length = before, place - before
-        parts += encoder.documents(
-            texts, lambda share, start=start, length=length: report(start + share * length, total)
-        )
+        parts += encoder.documents(texts, partial(_report_share, report, before, place, total))
         text_bytes += sum(len(text.encode("utf-8")) for text in texts)
         before = place
     if not parts:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from titanslab.data.bpe import bpe_size
 from titanslab.models.config import MEMORY_OPTIONS, TitansConfig, nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
 from titanslab.training.settings import build_settings, read_assignment, toml_text
@@ -65,7 +66,8 @@ class DataRecipe:
         text_column, subset, split, validation_split: of JSONL, parquet and datasets on the hub.
         text_documents: a document of plain text is a "file", a "line" or a "paragraph".
         validation_samples: validate on this many rows at most.
-        tokenizer: a name for `titanslab.data.load_tokenizer`, such as "byte".
+        tokenizer: a name for `titanslab.data.load_tokenizer`, such as "byte", or "bpe:2048" for one of 2,048 tokens
+            that is made of the training text and kept in the run folder.
         pack_documents: a row may hold several documents; False gives each row one document or a part of it.
         shuffle, shuffle_buffer: draw the rows in random order; with `streaming`, from a buffer of this many rows.
     """
@@ -109,6 +111,7 @@ class DataRecipe:
             if not getattr(self, name):
                 raise ValueError(f"data.{name} is empty; leave it out for {getattr(DataRecipe, name)!r}")
         _one_of("data.text_documents", self.text_documents, ("file", "line", "paragraph"))
+        bpe_size(self.tokenizer)
 
 
 @dataclass
@@ -183,6 +186,11 @@ class Recipe:
         self.model.check()
         self.data.check()
         self.training.check()
+        if self.model.pretrained is not None and bpe_size(self.data.tokenizer) is not None:
+            raise ValueError(
+                f"data.tokenizer = {self.data.tokenizer!r} makes a new tokenizer, and model.pretrained needs its own; "
+                f"give data.tokenizer = {self.model.pretrained!r}"
+            )
         if self.training.eval_every is not None and self.data.validation is None:
             raise ValueError("training.eval_every needs data.validation, which is missing")
 
