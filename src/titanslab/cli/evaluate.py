@@ -70,6 +70,7 @@ def perplexity(
     if model is None or not data:
         raise ValueError("titans evaluate needs --model RUN and --data PATH (see titans evaluate --help)")
     from titanslab.data import open_corpus
+    from titanslab.files import check_writable
     from titanslab.runs.loading import find_model_folder, open_model
 
     find_model_folder(model)
@@ -77,6 +78,7 @@ def perplexity(
     folder = output or Path(model) / "evaluation"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    check_writable(folder, "--output")
     opened = open_model(model, device)
     from rich.console import Console
 

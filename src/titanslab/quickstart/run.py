@@ -16,7 +16,7 @@ from torch import Tensor
 
 from titanslab.evaluation.pictures import plot_recall, plot_trace
 from titanslab.evaluation.trace import trace_memory
-from titanslab.files import put_in_place
+from titanslab.files import check_writable, naming, put_in_place
 from titanslab.models.modeling import TitansForCausalLM
 from titanslab.progress import Progress, bar
 from titanslab.quickstart.corpus import Facts
@@ -34,7 +34,8 @@ VALIDATION_SEED = 10_000  # added to the seed, so that no row is one of training
 
 
 def check_output(folder: Path) -> None:
-    """Raise a ValueError if `folder` is a file or holds files that a quickstart did not write."""
+    """Raise a ValueError if `folder` is a file, holds files that a quickstart did not write, or cannot be written."""
+    check_writable(folder, "output folder")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -174,7 +175,7 @@ def demonstration(facts: Facts) -> str:
 def _write(output: Path, results: dict[str, Any], model: Any, facts: Facts) -> None:
     """Write all files into a folder beside `output`, then put them in place, results.json last."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
+    with naming(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
         made = Path(temporary) / "made"
         model.save_pretrained(made)
         facts.tokenizer.save_pretrained(made)

@@ -31,7 +31,7 @@ class Settings:
     """
 
     steps: int = 450
-    train_seconds: float = 150.0
+    train_seconds: float = 110.0
     batch_size: int = 8
     length: int = 256
     longer: tuple[int, ...] = (1, 2, 4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titanslab.files import check_writable
+
 if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
 
@@ -15,6 +17,7 @@ def check_save(save: Path, given_as: str = "--save") -> None:
         raise ValueError(f"{given_as} {str(save)!r} is a folder; give the name of a file")
     if not save.parent.exists():
         raise ValueError(f"{given_as} {str(save)!r}: the folder {str(save.parent)!r} does not exist")
+    check_writable(save.parent, f"{given_as}: folder")
 
 
 def read_notes(memory: Path, given_as: str = "") -> dict[str, Any]:

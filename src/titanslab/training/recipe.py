@@ -5,14 +5,15 @@ import inspect
 import itertools
 import tomllib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from titanslab.data.bpe import bpe_size
-from titanslab.models.config import MEMORY_OPTIONS, TitansConfig, nearest
+from titanslab.models.config import MEMORY_OPTIONS, PRESETS, VARIANTS, TitansConfig, nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
-from titanslab.training.settings import build_settings, read_assignment, toml_text
+from titanslab.training.settings import build_settings, read_assignment, toml_text, unknown_key
 
 
 @dataclass
@@ -51,6 +52,8 @@ class ModelRecipe:
                 raise ValueError(f"model.start = {self.start!r} needs model.architecture; remove one or name the other")
         if self.pretrained is None and self.architecture is None:
             self.preset, self.variant = self.preset or "tiny", self.variant or "mac"
+            _one_of("model.preset", self.preset, tuple(PRESETS))
+            _one_of("model.variant", self.variant, VARIANTS)
 
 
 @dataclass
@@ -243,19 +246,23 @@ def parse_recipe(
             )
         if not isinstance(section, dict):
             raise ValueError(f"{origin}: {name} must be a section [{name}], got {section!r}")
+    origins: dict[str, dict[str, str]] = {name: {} for name in SECTIONS}  # of the keys that were assigned
     for assignment in assignments:
-        _assign(table, assignment)
+        section, key = _assign(table, assignment)
+        origins[section][key] = f"--set {assignment!r}"
     model = table.get("model", {})
     options = {key: value for key, value in model.items() if key not in MODEL_KEYS}
     table["model"] = {key: value for key, value in model.items() if key in MODEL_KEYS} | {"options": options}
-    parts = {name: build_settings(kind, table.get(name, {}), name, origin) for name, kind in SECTIONS.items()}
+    parts = {
+        name: build_settings(kind, table.get(name, {}), name, origin, origins[name]) for name, kind in SECTIONS.items()
+    }
     recipe = Recipe(**parts)
     recipe.check()
-    check_model_options(recipe.model, origin)
+    check_model_options(recipe.model, origin, origins["model"])
     return recipe
 
 
-def check_model_options(model: ModelRecipe, origin: str) -> None:
+def check_model_options(model: ModelRecipe, origin: str, origins: Mapping[str, str]) -> None:
     """Raise ValueError when [model] holds a key that is neither ours nor a field of the model's config."""
     if model.architecture is not None:
         allowed = option_names(model.architecture)
@@ -265,10 +272,11 @@ def check_model_options(model: ModelRecipe, origin: str) -> None:
         allowed = sorted(MEMORY_OPTIONS) + sorted(name for name in fields if name[0] != "_" and name != "model_type")
     for key in model.options:
         if key not in allowed:
-            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest(key, (*allowed, *MODEL_KEYS))}")
+            raise unknown_key(key, "model", (*allowed, *MODEL_KEYS), origins.get(key, origin))
 
 
-def _assign(table: dict[str, Any], assignment: str) -> None:
+def _assign(table: dict[str, Any], assignment: str) -> tuple[str, str]:
+    """Put the value of an assignment into the table; returns its section and its key there."""
     section, key, value = read_assignment(assignment)
     if section not in SECTIONS:
         raise ValueError(
@@ -287,6 +295,7 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
         place[name] = dict(inner)
         place = place[name]
     place[last] = value
+    return section, (*tables, last)[0]
 
 
 def _at_least(lowest: int, settings: Any, section: str, *names: str) -> None:

@@ -19,6 +19,7 @@ from accelerate.utils import set_seed
 from titanslab.data import load_tokenizer
 from titanslab.data.bpe import bpe_size
 from titanslab.files import check_writable, naming, put_in_place, write_whole
+from titanslab.models.config import PRESETS
 from titanslab.progress import Progress, bar
 from titanslab.runs import checkpoints
 from titanslab.runs.versions import versions
@@ -75,7 +76,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     kept = load_tokenizer(str(output / TOKENIZER)) if resume and (output / TOKENIZER).exists() else None
     data = open_data(recipe, world.num_processes, quiet=not world.is_main_process, tokenizer=kept)
     model = build_model(recipe, data.tokenizer)
-    say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
+    say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters{_about_preset(recipe, model)}")
     metrics = MetricsWriter(output / METRICS, data.bytes_per_token)
     stop = StopOnSignal() if world.is_main_process else StopOnSignal(message="")
     trainer = make_trainer(recipe, model, data, output, [stop, metrics])
@@ -108,6 +109,15 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     }
     _save_final(trainer, output, result)
     return result
+
+
+def _about_preset(recipe: Recipe, model: Any) -> str:
+    """Why a model has another number of parameters than its preset's name says, where that is so."""
+    counted = PRESETS.get(recipe.model.preset, {}).get("vocab_size")
+    has = model.config.vocab_size
+    if counted is None or recipe.model.preset == "tiny" or counted == has:
+        return ""
+    return f" (the name {recipe.model.preset} counts a vocabulary of {counted:,}, and this tokenizer has {has:,} tokens)"
 
 
 def check_output(output: Path, recipe: Recipe | None, resume: bool) -> None:
