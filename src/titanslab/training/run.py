@@ -117,7 +117,9 @@ def _about_preset(recipe: Recipe, model: Any) -> str:
     has = model.config.vocab_size
     if counted is None or recipe.model.preset == "tiny" or counted == has:
         return ""
-    return f" (the name {recipe.model.preset} counts a vocabulary of {counted:,}, and this tokenizer has {has:,} tokens)"
+    return (
+        f" (the name {recipe.model.preset} counts a vocabulary of {counted:,}, and this tokenizer has {has:,} tokens)"
+    )
 
 
 def check_output(output: Path, recipe: Recipe | None, resume: bool) -> None:
