@@ -34,10 +34,12 @@ def tokenizer(
     check_new_folder(output, "--output")
     corpus = open_corpus(texts[0] if len(texts) == 1 else texts, "texts", column=text_column, streaming=True)
     from titanslab.data.encode import TextEncoder
+    from titanslab.progress import bar
     from titanslab.runs.quiet import quiet_libraries
 
     quiet_libraries()
-    made = corpus_bpe(corpus, vocab, characters)
+    with bar("making the tokenizer"):
+        made = corpus_bpe(corpus, vocab, characters)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, made.save_pretrained)
     sample = next(corpus.beginnings(100_000))

@@ -51,7 +51,9 @@ def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False, to
 
     data, settings = recipe.data, recipe.training
     if tokenizer is None:
-        tokenizer = open_tokenizer(data)
+        made = not quiet and bpe_size(data.tokenizer) is not None
+        with bar("making the tokenizer") if made else nullcontext():
+            tokenizer = open_tokenizer(data)
     per_step = settings.batch_size * settings.accumulation * num_processes
     with reading("data.train") as show:
         rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
