@@ -181,20 +181,21 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
         own: the values of `task.options` by name.
         shared: the values of `shared_options` by name.
     """
+    from titanslab.files import check_writable, write_whole
     from titanslab.runs.devices import pick_device
     from titanslab.runs.loading import find_model_folder
     from titanslab.runs.quiet import quiet_libraries
 
     folder = find_model_folder(shared["model"])
+    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
+    check_writable(output, "--output")
     quiet_libraries()
     from rich.console import Console
 
     from titanslab.evaluation.pictures import heat_map
     from titanslab.evaluation.run_task import TaskRun, run_task
     from titanslab.evaluation.table import summarise, tables
-    from titanslab.files import write_whole
 
-    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
     run = TaskRun(task=task, options=own, **shared | {"output": output, "device": pick_device(shared["device"])})
     try:
         records = run_task(run, {"model": str(folder.resolve())})

@@ -27,6 +27,7 @@ def inspect(
     Writes inspect.html, one file with everything in it, inspect.png and inspect.json.
     """
     from titanslab.data.text import TextSource
+    from titanslab.files import check_writable
     from titanslab.reading.files import load_reader
 
     source = TextSource(text)
@@ -35,6 +36,7 @@ def inspect(
     folder = output or Path(f"{text.name.lstrip('.').split('.')[0] or 'text'}-memory")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    check_writable(folder, "--output")
     network, tokenizer, cache, name = load_reader(model, memory, device)
     import torch
 

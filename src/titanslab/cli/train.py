@@ -55,7 +55,7 @@ def train(
         raise Interrupted(_how_to_resume(recipe, assignments or [], output)) from None
     if result["loss"] is not None:
         typer.echo(f"{output}: {result['steps']} steps, last loss {result['loss']:.4f}")
-    typer.echo("\n".join(_what_next(output, settings)))
+        typer.echo("\n".join(_what_next(output, settings)))
 
 
 def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
