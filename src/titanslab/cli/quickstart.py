@@ -65,7 +65,8 @@ def quickstart(
     console.print(table)
     times, chance = results["times_the_window"], results["chance"]
     asked = results["settings"]["questions"]
-    line = f"Beyond the window the Titans recalls {times:.1f} times as much as the window alone"
+    titans, window = (model["recall_beyond_window"] for model in models)
+    line = f"Beyond the window the Titans recalls {titans:.0%} of the facts and the window alone {window:.1%}"
     console.print(f"{line} (chance is {chance:.0%}; {asked} questions per distance).")
     within = results["window"]["recall_within_window"]
     console.print(f"Within its reach of {results['window_reach']} bytes the window alone recalls {within:.0%}.")

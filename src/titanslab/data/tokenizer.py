@@ -64,7 +64,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if path.is_file():
         return _from_file(path)
     if not path.exists() and (path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name):
-        raise FileNotFoundError(f"tokenizer {name!r} does not exist (looked for {path.absolute()})")
+        raise FileNotFoundError(
+            f"tokenizer {name!r} does not exist (looked for {path.absolute()}); make one with titans tokenizer BOOKS "
+            f"--output {name}"
+        )
     from transformers import AutoTokenizer
 
     try:
