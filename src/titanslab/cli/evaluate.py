@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from titanslab.cli.errors import Interrupted
+from titanslab.cli.errors import Interrupted, UsageError
 from titanslab.cli.options import Device, command
 from titanslab.tasks.table import TASKS, Task
 
@@ -28,6 +28,11 @@ class TaskGroup(typer.core.TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return task_command(TASKS[cmd_name]) if cmd_name in self.list_commands(ctx) else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and args[0] not in (known := self.list_commands(ctx)):
+            raise UsageError.of_name("command", args[0], known, "titans evaluate")
+        return super().resolve_command(ctx, args)
 
 
 evaluate = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
@@ -66,6 +71,7 @@ def perplexity(
     if model is None or not data:
         raise ValueError("titans evaluate needs --model RUN and --data PATH (see titans evaluate --help)")
     from titanslab.data import open_corpus
+    from titanslab.files import check_writable
     from titanslab.runs.loading import find_model_folder, open_model
 
     find_model_folder(model)
@@ -73,6 +79,7 @@ def perplexity(
     folder = output or Path(model) / "evaluation"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    check_writable(folder, "--output")
     network, tokenizer = open_model(model, device)
     from rich.console import Console
 
@@ -173,21 +180,22 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
         own: the values of `task.options` by name.
         shared: the values of `shared_options` by name.
     """
+    from titanslab.files import check_writable, write_whole
     from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
 
     folder = find_model_folder(shared["model"])
+    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
+    check_writable(output, "--output")
     quiet_libraries()
     from rich.console import Console
 
     from titanslab.evaluation.pictures import heat_map
     from titanslab.evaluation.run_task import TaskRun, run_task
     from titanslab.evaluation.table import summarise, tables
-    from titanslab.files import write_whole
 
     missing = [option for option in task.shorter if own[option] is None and shared["lengths"] == task.lengths]
     if missing:
         shared["lengths"] = task.shorter[missing[0]]
-    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
     run = TaskRun(task=task, options=own, **shared | {"output": output, "device": pick_device(shared["device"])})
     try:
         records = run_task(run, {"model": str(folder.resolve())})

@@ -29,6 +29,7 @@ def inspect(
     words with the largest ones; and inspect.json, all values: surprise, theta, eta and alpha of every token and block.
     """
     from titanslab.data.text import TextSource
+    from titanslab.files import check_writable
     from titanslab.reading.files import load_reader
 
     source = TextSource(text)
@@ -38,6 +39,7 @@ def inspect(
     short = short_name(name)
     folder = output or Path(f"{text.name.lstrip('.').split('.')[0] or 'text'}-{short}-memory")
     check_folder(folder, overwrite)
+    check_writable(folder, "--output")
     import torch
 
     from titanslab.evaluation.trace import memories_of, token_texts, trace_memory, write_report

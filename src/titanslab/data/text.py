@@ -65,7 +65,9 @@ def find_files(source: str, name: str) -> list[Path]:
     return found
 
 
-def file_texts(path: Path, where: str, *, column: str = "text", cut: str = "file") -> Iterator[str]:
+def file_texts(
+    path: Path, where: str, *, column: str = "text", cut: str = "file", places: list[int] | None = None
+) -> Iterator[str]:
     """The texts of one file, in its order; a file without a known suffix is running text.
 
     Args:
@@ -75,28 +77,38 @@ def file_texts(path: Path, where: str, *, column: str = "text", cut: str = "file
         where: how errors call the file.
         column: the field of a JSON entry or the column of a parquet file that holds the text.
         cut: the part of a file of running text that is one text: "file", "line" or "paragraph".
+        places: at each text its only element becomes the number of bytes of the file that were read so far.
 
     Raises:
         ValueError: the file is not UTF-8, is damaged or cut off, or an entry has no text.
         ImportError: the file is compressed with zstd and no package for that is installed.
     """
-    kind = text_kind(path) or "text"
+    kind, count, size = text_kind(path) or "text", 1, 0
     if path.is_file() and path.stat().st_size == 0:
         return
     with _opened(path, where, kind) as (raw, stream):
         if kind == "parquet":
-            rows = _parquet_rows(raw if stream is raw else io.BytesIO(stream.read()), column)
-            yield from entry_texts(rows, column, where)
-            return
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
-        if kind == "json":
-            yield from entry_texts(_json_entries(lines), column, where)
-        elif cut == "file":
-            yield lines.read()
-        elif cut == "line":
-            yield from (line.removesuffix("\n") for line in lines)
+            count, rows = _parquet_rows(raw if stream is raw else io.BytesIO(stream.read()), column)
+            texts, size = entry_texts(rows, column, where), path.stat().st_size
         else:
-            yield from _paragraphs(lines)
+            lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
+            if kind == "json":
+                texts = entry_texts(_json_entries(lines), column, where)
+            else:
+                texts = _running_texts(lines, cut)
+        for number, text in enumerate(texts, 1):
+            if places is not None:  # parquet is read ahead, so that the place in the file says little there
+                places[:] = [number * size // count if kind == "parquet" else raw.tell()]
+            yield text
+
+
+def _running_texts(lines: io.TextIOWrapper, cut: str) -> Iterator[str]:
+    if cut == "file":
+        yield lines.read()
+    elif cut == "line":
+        yield from (line.removesuffix("\n") for line in lines)
+    else:
+        yield from _paragraphs(lines)
 
 
 def entry_texts(entries: Iterable[Any], column: str, where: str) -> Iterator[str]:
@@ -294,13 +306,14 @@ def _json_entries(lines: Iterator[str]) -> Iterator[Any]:
         yield from whole if isinstance(whole, list) else [whole]
 
 
-def _parquet_rows(file: IO[bytes], column: str) -> Iterator[dict[str, Any]]:
+def _parquet_rows(file: IO[bytes], column: str) -> tuple[int, Iterator[dict[str, Any]]]:
+    """The number of rows and the rows."""
     from pyarrow import parquet
 
     table = parquet.ParquetFile(file)
     columns = [column] if column in table.schema_arrow.names else None  # an error lists all of them
-    for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
-        yield from batch.to_pylist()
+    batches = table.iter_batches(PARQUET_ROWS, columns=columns)
+    return table.metadata.num_rows, (row for batch in batches for row in batch.to_pylist())
 
 
 def _paragraphs(lines: Iterator[str]) -> Iterator[str]:

@@ -50,12 +50,13 @@ def plot_recall(recall: dict[str, dict[int, float]], path: Path, reach: int, cha
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
+    distances = list(next(iter(recall.values())))
     for name, values in recall.items():
         axes.plot(list(values), [100 * share for share in values.values()], marker="o", label=name)
-    axes.axvline(reach, color="grey", linestyle="--", linewidth=1, label=f"reach of the windows, {reach} bytes")
+    label = f"within the window's reach, {reach} bytes"
+    axes.axvspan(min(distances) / 1.5, reach, color="grey", alpha=0.15, linewidth=0, label=label)
     axes.axhline(100 * chance, color="grey", linestyle=":", linewidth=1, label=f"chance, {100 * chance:g} %")
     axes.set(xscale="log", ylim=(-3, 103), xlabel="bytes back to the fact", ylabel="facts recalled, %")
-    distances = list(next(iter(recall.values())))
     axes.set_xticks(distances, labels=map(str, distances))
     axes.minorticks_off()
     axes.legend()

@@ -76,7 +76,8 @@ class TitansConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "titans"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
-    # Every new config calls this function, which `register.py` sets so that the first one registers the models.
+    # Every new config calls this function, which `register.py` sets so that the first one registers the models. It is
+    # set once transformers has loaded its Auto classes, see there.
     first_use: ClassVar[Callable[[], None] | None] = None
 
     variant: str = "mac"
@@ -117,6 +118,8 @@ class TitansConfig(PreTrainedConfig):
             raise ValueError(f"rope_parameters: rope_type must be 'default', got {self.rope_parameters['rope_type']!r}")
         super().__post_init__(**kwargs)
         self.check()
+        from transformers import AutoConfig  # noqa: F401  its import sets `first_use`
+
         if TitansConfig.first_use is not None:
             TitansConfig.first_use()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titanslab.files import check_writable
 from titanslab.runs.loading import find_model_folder, open_model, quiet_libraries
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def check_place(file: Path, given_as: str) -> None:
         raise ValueError(f"{given_as} {str(file)!r} is a folder; give the name of a file")
     if not file.parent.exists():
         raise ValueError(f"{given_as} {str(file)!r}: the folder {str(file.parent)!r} does not exist")
+    check_writable(file.parent, f"{given_as}: folder")
 
 
 def check_save(save: Path, given_as: str = "--save", overwrite: bool = False) -> None:
