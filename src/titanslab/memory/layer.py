@@ -1,6 +1,6 @@
 """`NeuralMemory`: the memory as a layer on hidden states (paper §3.1, §4.4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from inspect import Signature, signature
 from typing import Any, Self
@@ -260,9 +260,9 @@ class NeuralMemory(nn.Module):
         eta = torch.zeros_like(write) if self.eta_proj is None else next(parts)
         alpha = torch.zeros_like(write) if self.alpha_proj is None else next(parts)
         # With (1 - eta), momentum changes the lag of a write and not its size.
-        return write * (1 - eta) * self._limits(raw), eta, alpha, write
+        return write * (1 - eta) * self.limits(raw), eta, alpha, write
 
-    def _limits(self, like: Tensor) -> Tensor:
+    def limits(self, like: Tensor) -> Tensor:
         """`gate_limits`, the `step_limits` of the gates' layers, with dtype and device of `like`."""
         plain = type(like) is Tensor and not torch.compiler.is_compiling()  # else the tensor belongs to one trace
         return (_constant if plain else _tensor)(self.gate_limits, like.dtype, like.device)
@@ -281,14 +281,16 @@ class NeuralMemory(nn.Module):
         It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
         `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
         """
-        if learn and lengths is None and reset is None and torch.is_grad_enabled():
-            projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
-            projections += self.gate_projections()
-            others = [*self.parameters(recurse=False), *self.memory_weights]
-            others += [getattr(self, f"{n}_conv1d").weight for n in "qkv" if self.conv_size > 1]
-            if takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend):
-                return Writer(self, gated)
-        return self._write
+        return Writer(self, gated) if learn and lengths is None and reset is None and self.takes_pass(x) else self._write
+
+    def takes_pass(self, x: Tensor, projections: Sequence[nn.Module] = (), others: Sequence[Tensor] = ()) -> bool:
+        """Whether the compiled training pass runs on `x`; `projections` and `others`: more of `takes_layer`."""
+        if not torch.is_grad_enabled():
+            return False
+        projections = [*projections, *(getattr(self, f"{n}_proj") for n in "qkvgo"), *self.gate_projections()]
+        convs = [getattr(self, f"{n}_conv1d").weight for n in "qkv" if self.conv_size > 1]
+        others = [*others, *self.parameters(recurse=False), *self.memory_weights, *convs]
+        return takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend)
 
     @staticmethod
     def _padding(mask: Tensor | None, lengths: Tensor | None) -> Padding | None:

@@ -49,7 +49,7 @@ class _Project(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         weights, rest = tensors[:projections], tensors[projections:]
         convs, tails = rest[:3], rest[3:]
-        raw = (x.flatten(0, 1) @ _join(weights).t()).view(*x.shape[:2], -1)
+        raw = (x.flatten(0, 1) @ join(weights).t()).view(*x.shape[:2], -1)
         back, width = convs[0].shape[0] - 1, convs[0].shape[1]
         columns = _columns(raw, width, 3 + gated)
         parts = features(columns[:3], list(convs), list(tails), heads, UNIT)
@@ -82,12 +82,12 @@ class _Project(torch.autograd.Function):
                 target[..., : d.shape[-1]].copy_(d)
                 target[..., d.shape[-1] :].zero_()
         flat = d_raw.flatten(0, 1)
-        dx = (flat @ _join(weights)).view_as(x) if ctx.needs_input_grad[0] else None
+        dx = (flat @ join(weights)).view_as(x) if ctx.needs_input_grad[0] else None
         d_weights = (flat.t() @ x.flatten(0, 1))[: sum(w.shape[0] for w in weights)]
         return dx, None, None, None, None, *d_weights.split([w.shape[0] for w in weights]), *grads
 
 
-def _join(weights: Sequence[Tensor]) -> Tensor:
+def join(weights: Sequence[Tensor]) -> Tensor:
     """The weights of all projections as one, with rows of zeros up to a whole cache line."""
     rows = sum(w.shape[0] for w in weights)
     if len(weights) == 1 and rows % WHOLE == 0:
@@ -154,7 +154,7 @@ class Writer:
         names = "qkvg" if gated else "qkv"
         weights = [*(getattr(layer, f"{n}_proj").weight for n in names), *(p.weight for p in projections)]
         # one call alone joins them inside its node, which spares the backward of the join
-        self.weights = weights if gated else [_join(weights)]
+        self.weights = weights if gated else [join(weights)]
         self.convs = [getattr(layer, f"{n}_conv1d").weight for n in "qkv"]
         self.params = layer.params
         self.first: MemoryState | None = None

@@ -41,7 +41,7 @@ class MemoryAsContext(Mixer):
         self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MixerState | None]:
         segments = Segments(self, self.norm(x), call, state, keep=return_state)
-        written = []
+        written = segments.written  # of the segments that a kernel has walked over
         for s in segments:
             h = self.h_norm(segments.retrieve(s))  # Eq. 21
             y = s.x + segments.attend(s, h)  # Eqs. 22, 23

@@ -200,9 +200,9 @@ def begin(
     """
     stacked = stack_gates(gates)
     norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
-    now = _stack(initial, batch) if state is None else state.stacked or _stack(state, batch)
+    now = stack(initial, batch) if state is None else state.stacked or stack(state, batch)
     if documents:
-        first = now if state is None else _stack(initial, batch)
+        first = now if state is None else stack(initial, batch)
     else:
         first = [s.detach() for s in now]
     if state is None or aligned:
@@ -224,7 +224,7 @@ def end_state(end: list[Tensor], running: list[Tensor], offset: Tensor, heads: i
     return MemoryState(weights, momentum, chunk_weights, offset, (tuple(end), weights, momentum))
 
 
-def _stack(state: MemoryState, batch: int) -> list[Tensor]:
+def stack(state: MemoryState, batch: int) -> list[Tensor]:
     """Per layer `[B*H, 2 d_in, d_out]`, weights above momentum; `state` holds one row or `batch` rows."""
     pairs = zip(state.weights, state.momentum, strict=True)
     return [torch.cat([w, s], 2).expand(batch, -1, -1, -1).flatten(0, 1) for w, s in pairs]

@@ -93,7 +93,7 @@ def kept_activations(
     return shape if math.prod(shape) * q.element_size() <= KEEP_BYTES else None
 
 
-def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
+def prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
     """The arguments that forward and backward share, and the offsets at the end."""
     q, initial, schedule, chunk_size = inputs.q, inputs.initial, inputs.schedule, inputs.chunk_size
     depth, block = len(initial), block_size(chunk_size)
@@ -115,7 +115,7 @@ def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
     return arguments, schedule.offset
 
 
-def _run(arguments: Arguments, dtype: torch.dtype, backward: bool) -> None:
+def run(arguments: Arguments, dtype: torch.dtype, backward: bool) -> None:
     handle = load(dtype).handle
     assert handle is not None
     if handle.titans_chunked(ctypes.byref(arguments), int(backward)):
@@ -141,7 +141,7 @@ def forward(
 
     With `keep`, for a backward that follows, the kept tensors may end with the activations (`kept_activations`).
     """
-    arguments, offset = _prepare(inputs)
+    arguments, offset = prepare(inputs)
     q, schedule = inputs.q, inputs.schedule
     y, loss = _filled(q, schedule), _filled(q[..., 0], schedule)
     end = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in state]
@@ -157,7 +157,7 @@ def forward(
     if shape is not None:
         kept = [*kept, _held(shape, q.dtype)]
         arguments.give(activations=kept[-1], activation_reals=kept[-1].shape[2])
-    _run(arguments, q.dtype, backward=False)
+    run(arguments, q.dtype, backward=False)
     return y, loss, end, running, kept, offset.clone()
 
 
@@ -165,7 +165,7 @@ def backward(
     inputs: Inputs, kept: list[Tensor], dy: Tensor, d_end: list[Tensor], d_running: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Gradients of q, k, v, gates, state, anchor, initial and norm."""
-    arguments, _ = _prepare(inputs)
+    arguments, _ = prepare(inputs)
     q, initial = inputs.q, inputs.initial
     dq, dk, dv, d_gates = (_filled(x, inputs.schedule) for x in (q, q, q, inputs.gates))
     d_state, d_initial = [torch.empty_like(i) for i in initial], [torch.zeros_like(i) for i in initial]
@@ -180,7 +180,7 @@ def backward(
     if inputs.norm:
         per_row = q.new_zeros(q.shape[0], q.shape[2], 2, q.shape[3])
         arguments.give(d_norm=per_row)
-    _run(arguments, q.dtype, backward=True)
+    run(arguments, q.dtype, backward=True)
     if inputs.norm:
         d_norm = [per_row[:, :, i].sum(0) for i in range(2)]
     return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm

@@ -200,6 +200,7 @@ static void run_gate(const GateArguments& A, bool backward) {
   });
 }
 
+#ifndef TITANS_SEGMENT  // segment.cpp includes this file for its functions alone
 #ifndef TITANS_REAL
 #define TITANS_REAL float
 #endif
@@ -211,3 +212,4 @@ extern "C" void titans_gated_norm(const GateArguments* a, int backward) {
 }
 extern "C" int64_t titans_arguments_size() { return sizeof(FeatureArguments); }
 extern "C" int64_t titans_gate_arguments_size() { return sizeof(GateArguments); }
+#endif
