@@ -281,7 +281,9 @@ class NeuralMemory(nn.Module):
         It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
         `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
         """
-        return Writer(self, gated) if learn and lengths is None and reset is None and self.takes_pass(x) else self._write
+        return (
+            Writer(self, gated) if learn and lengths is None and reset is None and self.takes_pass(x) else self._write
+        )
 
     def takes_pass(self, x: Tensor, projections: Sequence[nn.Module] = (), others: Sequence[Tensor] = ()) -> bool:
         """Whether the compiled training pass runs on `x`; `projections` and `others`: more of `takes_layer`."""

@@ -49,10 +49,6 @@ class Segments:
         self.initial = mixer.document_start(call, state)
         # the call's slots for keys and values of the running segment: needed by a ragged walk and by a next call
         self.stores = keep or self.steps is not None
-        self.written: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._begin(x, state)
-        walked = self._walk_whole(x)
-        self.tokens = self._per_token(x, walked) if walked < x.shape[1] else ()
         self.mask: Tensor | None = None
         self.reset: Tensor | None = None
         self.filled: Tensor | None = None
@@ -60,6 +56,11 @@ class Segments:
         # by length, because the last segment may be short and need another writer
         self.writers: dict[int, Callable[..., Written]] = {}
         self.stats: list[dict[str, Tensor]] = []
+        # y, y normalised and reads of the segments that a kernel has walked over
+        self.written: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._begin(x, state)
+        walked = self._walk_whole(x)
+        self.tokens = self._per_token(x, walked) if walked < x.shape[1] else ()
 
     def _begin(self, x: Tensor, state: MixerState | None) -> None:
         """Set the states with which the walk starts."""
@@ -80,8 +81,12 @@ class Segments:
             return 0
         prefix = self.mixer.num_persistent_tokens
         keys, values = self.keys[:, :, :prefix], self.values[:, :, :prefix]
-        *written, self.now = walk(self.mixer, x[:, : count * length], self.call, self.now, (keys, values))
-        self.written.append(tuple(written))
+        y, normed, reads, loss, self.now = walk(self.mixer, x[:, : count * length], self.call, self.now, (keys, values))
+        self.written.append((y, normed, reads))
+        if self.call.stats is not None:
+            theta, eta, alpha, write = self.memory.all_gates(normed, None)
+            theta = theta * self.call.write_scale
+            self.stats.append({"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": write})
         return count * length
 
     def _per_token(self, x: Tensor, walked: int) -> tuple[Tensor, ...]:

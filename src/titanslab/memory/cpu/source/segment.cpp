@@ -19,11 +19,11 @@
 constexpr int MAX_LAYERS = 8;
 constexpr double LAYER_NORM_EPS = 1e-5;
 
-// Mirrors `SegmentArguments` in memory/cpu/segment.py.
+// models/walk_cpu.py reads the fields from here.
 struct SegmentArguments {
   int64_t batch, segments, tokens, heads, head_dim, hidden, depth, residual;  // hidden: of the memory's layers
   int64_t attention_heads, width, prefix;  // width: A * d
-  int64_t columns, gate_layers, momentum, forgetting, taps, ring, threads;  // columns: of raw
+  int64_t columns, groups, gate_layers, momentum, forgetting, taps, ring, threads;  // columns: of raw
   double read_eps, eps, write_scale;
   // sequence tensors; first holds the projections of x to query | gate [H * D], q | k | v [A * d]
   void *x, *first, *query, *d_first, *d_query;
@@ -31,9 +31,9 @@ struct SegmentArguments {
   void *prefix_k, *prefix_v;    // [B, A, prefix, d]
   // parameters and their gradients
   void *o_norm, *scale, *shift, *h_norm, *y_norm, *bias, *limits, *conv;  // conv: [3, taps, H * D]
-  void *d_prefix_k, *d_prefix_v, *d_o_norm, *d_norm, *d_h_norm, *d_y_norm, *d_conv;  // [B, H, D], [B * H, 2, D], 2 x [threads, A * d], [3, B, taps, H * D]
-  void *state[MAX_LAYERS], *d_state[MAX_LAYERS];  // [S, state_stride], [B * H, 2 d_in, d_out]
-  int64_t state_stride[MAX_LAYERS];
+  void *d_prefix_k, *d_prefix_v, *d_o_norm, *d_norm, *d_h_norm, *d_y_norm, *d_conv;
+  // of which: [B, H, D], [S, B * H, 2, D], 2 x [threads, A * d], [3, B, taps, H * D]
+  void *state[MAX_LAYERS], *d_state[MAX_LAYERS];  // [S, groups, B * H, 2 d_in, d_out], [B * H, 2 d_in, d_out]
   void *u, *h0, *h, *kv, *lse, *y, *normed, *raw, *gates, *tails;  // tails: [S + 1, 3, B, taps - 1, H * D]
   void *q, *k, *v;                                               // of one segment: [B, L, H * D]
   // backward; those of one segment are [B, L, columns]
@@ -110,7 +110,7 @@ struct Segment {
     gather(sequence(A.query, b, t, W) + h * D, count, W, R.a[0]);
     gather(sequence(A.first, b, t, first_columns) + W + h * D, count, first_columns, R.gate);
     for (long l = 0; l < depth; l++) {
-      const T* weights = (T*)A.state[l] + n * A.state_stride[l] + (b * A.heads + h) * 2 * in[l] * out[l];
+      const T* weights = (T*)A.state[l] + (n * A.groups * A.batch * A.heads + b * A.heads + h) * 2 * in[l] * out[l];
       matmul(out[l], TOKENS, in[l], weights, 1, out[l], R.a[l], TOKENS, R.z, TOKENS);
       if (l < depth - 1) gelu_and_slope(out[l] * TOKENS, R.z, R.a[l + 1], R.slope[l]);
     }
@@ -152,7 +152,7 @@ struct Segment {
   }
   void read_backward(Read& R, long b, long h) const {
     for (long l = 0; l < depth; l++) std::fill_n(R.dW[l], in[l] * ld[l], T(0));
-    T *d_o_norm = (T*)A.d_o_norm + (b * A.heads + h) * D, *d_scale = (T*)A.d_norm + (b * A.heads + h) * 2 * D;
+    T *d_o_norm = (T*)A.d_o_norm + (b * A.heads + h) * D, *d_scale = (T*)A.d_norm + ((n * A.batch + b) * A.heads + h) * 2 * D;
     for (long t = 0; t < L; t += TOKENS) {
       long count = std::min(TOKENS, L - t);
       read_block(R, b, h, t, count);
@@ -208,7 +208,7 @@ struct Segment {
         std::copy_n(R.dy, D * TOKENS, dz);
       }
       for (long l = depth - 1; l >= 0; l--) {
-        const T* weights = (T*)A.state[l] + n * A.state_stride[l] + (b * A.heads + h) * 2 * in[l] * out[l];
+        const T* weights = (T*)A.state[l] + (n * A.groups * A.batch * A.heads + b * A.heads + h) * 2 * in[l] * out[l];
         transpose(out[l], TOKENS, dz, TOKENS, R.rows, ld[l]);
         matmul(in[l], ld[l], TOKENS, R.a[l], TOKENS, 1, R.rows, ld[l], R.dW[l], ld[l], ADD);
         T* dx = l == 0 && A.residual ? R.dy : R.dx;
