@@ -213,7 +213,7 @@ class NeuralMemory(nn.Module):
         """The layer's output `[B,T,hidden_size]` for reads `y [B,T,H,D]` by tokens `x`."""
         if takes_features(y, self.o_norm, x):
             return self.gated_output(y, self.g_proj(x))
-        return light(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
+        return recompute(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
     def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Norm per head of `y [B,T,H,D]`, times `gate [B,T,H*D]` (`g_proj` of the tokens), and the projection."""
@@ -326,7 +326,7 @@ class NeuralMemory(nn.Module):
 
         # the compiled passes hold little
         light = lengths is not None or reset is not None or not takes_features(x, self.o_norm)
-        y = light(compute, x, *tails) if light else compute(x, *tails)
+        y = recompute(compute, x, *tails) if light else compute(x, *tails)
         return y[: len(names)], y[len(names) :]
 
     def _convolve(
@@ -416,7 +416,7 @@ def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t if t.dim() == 4 or name == "loss" else t[..., None] for name, t in found.items()}
 
 
-def light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
+def recompute(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
     if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling():
         return compute(x, *rest)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.layers import Attention, MemoryGate, RMSNorm
-from titanslab.memory.layer import light
+from titanslab.memory.layer import recompute
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
@@ -51,7 +51,7 @@ class MemoryAsContext(Mixer):
         y, normed, reads = (
             torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in zip(*written, strict=True)
         )
-        o = self.o_proj(light(self._combine, y, normed, reads))
+        o = self.o_proj(recompute(self._combine, y, normed, reads))
         return segments.in_rows(o), segments.state() if return_state else None
 
     def _combine(self, y: Tensor, normed: Tensor, reads: Tensor) -> Tensor:
