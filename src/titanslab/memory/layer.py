@@ -1,5 +1,6 @@
 """`NeuralMemory`: the memory as a layer on hidden states (paper §3.1, §4.4)."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from inspect import Signature, signature
@@ -13,7 +14,7 @@ from titanslab.memory.backends import takes_features, takes_layer
 from titanslab.memory.config import MemoryConfig
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
-from titanslab.memory.frozen import check_writes, read_frozen, restart
+from titanslab.memory.frozen import read_frozen, restart
 from titanslab.memory.layer_cpu import Writer, Written, emit
 from titanslab.memory.network import MemoryParams
 from titanslab.memory.norms import rms_norm, unit_norm
@@ -408,6 +409,16 @@ class NeuralMemory(nn.Module):
         """The inner loss `[B,T,H]` that each token would have had in a frozen memory."""
         wide = torch.promote_types(k.dtype, torch.float32)
         return (self.recall(k.to(wide), weights, start, reset) - v.to(wide)).square().sum(-1)
+
+
+def check_writes(learn: bool | None, write_scale: float | None) -> None:
+    """ValueError for a scale that is no size, or that frozen writes would ignore; None = not said."""
+    if write_scale is None:
+        return
+    if not (isinstance(write_scale, (int, float)) and 0 <= write_scale < math.inf):
+        raise ValueError(f"write_scale must be a number of at least 0, got {write_scale!r}")
+    if learn is False and write_scale != 1.0:
+        raise ValueError(f"write_scale is {write_scale}, but with learn=False nothing is written; give one of them")
 
 
 def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:

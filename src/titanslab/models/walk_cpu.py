@@ -75,9 +75,9 @@ def walk(
     layer, attention, batch, length = mixer.memory, mixer.attention, x.shape[0], mixer.segment_len
     assert call.rotary is not None
     gates, names = layer.gate_projections(), ("q", "k", "v")
-    first = (layer.q_proj, layer.g_proj, attention.q_proj, attention.k_proj, attention.v_proj)
+    first: tuple[Any, ...] = (layer.q_proj, layer.g_proj, attention.q_proj, attention.k_proj, attention.v_proj)
     tails = {n: t.to(x.dtype).expand(batch, -1, -1) for n, t in state.conv.items()}
-    tensors = [
+    tensors: list[Any] = [
         *(x, torch.cat([p.weight for p in first])),
         join([*(getattr(layer, f"{n}_proj").weight for n in names), *(p.weight for p in gates)]),
         *(layer.o_proj.weight, torch.cat([p.bias for p in gates])),

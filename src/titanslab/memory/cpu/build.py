@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,7 +35,7 @@ def fields(source: str, name: str) -> list[tuple[str, type]]:
     found: list[tuple[str, type]] = []
     for kind, names in re.findall(r"(\w+)([^;]+);", re.sub(r"//.*", "", body[1])):
         for star, field, length in re.findall(r"(\*?)\s*(\w+)(?:\[(\w+)\])?", names):
-            base: type = ctypes.c_void_p if "*" in (star, names.strip()[0]) else KINDS[kind]
+            base: Any = ctypes.c_void_p if "*" in (star, names.strip()[0]) else KINDS[kind]
             found.append((field, base * LENGTHS[length] if length else base))
     return found
 
