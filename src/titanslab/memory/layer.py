@@ -23,7 +23,7 @@ from titanslab.memory.padding import Padding, real_tokens
 from titanslab.memory.start import start_layer, step_limits
 from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
-# calls of at least this many tokens compute projections and gates again in backward instead of holding them
+# calls of more tokens than this compute projections and gates again in backward instead of holding them
 RECOMPUTE_TOKENS = 512
 NORM_EPS = 1e-5
 
@@ -429,7 +429,7 @@ def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def recompute(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
-    if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or x.shape[1] <= RECOMPUTE_TOKENS or torch.compiler.is_compiling():
         return compute(x, *rest)
     from torch.utils.checkpoint import checkpoint
 
