@@ -33,11 +33,7 @@ GPU_TOKENS = 32768  # tokens per step at any length
 
 ROWS: dict[str, dict[str, Any]] = {
     "mac-vs-titans-pytorch": {
-        "settings": [
-            ModelSetting("tiny", 512),
-            ModelSetting("tiny", 512, batch=8),
-            ModelSetting("dim128", 512),
-        ],
+        "settings": [ModelSetting("tiny", 512), ModelSetting("tiny", 512, batch=8), ModelSetting("dim128", 512)],
         "names": list(MAC_ROW),
         "against": ["titans-pytorch-mac", "titans-pytorch-mac-128"],
         "target": "4x tokens/s of titans-pytorch-mac",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from titanslab import TitansConfig
 from titanslab.memory.cpu.build import load
@@ -122,6 +123,20 @@ def test_the_number_of_threads_changes_nothing(threads, walks) -> None:
     finally:
         torch.set_num_threads(before)
     assert walks == [4, 4]
+
+
+def test_gradient_checkpointing_changes_nothing(walks) -> None:
+    config, mixer = mixer_of()
+    x = torch.randn(2, 64, 24, dtype=torch.float64, requires_grad=True)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return mixer(x, make_call(config, x))[0].square().sum()
+
+    plain = torch.autograd.grad(run(x), [x, *mixer.parameters()])
+    again = torch.autograd.grad(checkpoint(run, x, use_reentrant=False), [x, *mixer.parameters()])
+    assert walks == [4, 4, 4]
+    for a, b in zip(again, plain, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_it_steps_aside(walks) -> None:

@@ -195,7 +195,8 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *d_out: Tensor) -> Any:
-        tensors, rest = ctx.saved_tensors[: len(GIVEN) + ctx.depth], ctx.saved_tensors[len(GIVEN) + ctx.depth :]
+        saved, inputs = ctx.saved_tensors, len(GIVEN) + ctx.depth
+        tensors, rest = saved[:inputs], saved[inputs:]
         w, held = _Pass(ctx.sizes, ctx.rules, tensors), dict(zip(ctx.names, rest, strict=False))
         kept, large = list(rest[len(held) : len(held) + ctx.depth]), rest[len(held) + ctx.depth :]
         x, given, new, (count, rows, width, inner) = w.x, w.given, w.new, (w.count, w.rows, w.width, w.inner)
