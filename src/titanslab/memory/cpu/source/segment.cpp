@@ -435,7 +435,9 @@ struct Segment {
       if (!backward) continue;
       F.dx[part] = ringed(A.d_raw, 0, 0, A.columns) + part * W, F.d_tail[part] = next + part * tail_size();
     }
-    (D == 64 ? run_features<T, 64> : run_features<T, 0>)(F, backward);
+    // widths that are no multiple of the vectors' width gain most from being known to the compiler
+    auto run = D == 64 ? run_features<T, 64> : D == 40 ? run_features<T, 40> : D == 32 ? run_features<T, 32> : run_features<T, 0>;
+    run(F, backward);
     for (long i = 0; i < (long)after.size(); i++) {
       long part = i / tail_size(), b = i % tail_size() / ((A.taps - 1) * W), j = i / W % (A.taps - 1);
       ringed(A.d_raw, b, L - A.taps + 1 + j, A.columns)[part * W + i % W] += after[i];
