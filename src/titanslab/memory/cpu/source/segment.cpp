@@ -67,7 +67,9 @@ struct Segment {
   T* sequence(void* base, long b, long t, long columns) const {
     return (T*)base + ((b * A.segments + n) * L + t) * columns;
   }
-  T* stacked(void* base, long b, long t, long columns) const { return (T*)base + ((n * A.batch + b) * L + t) * columns; }
+  T* stacked(void* base, long b, long t, long columns) const {
+    return (T*)base + ((n * A.batch + b) * L + t) * columns;
+  }
   T* ringed(void* base, long b, long t, long columns) const {
     return (T*)base + ((n % A.ring * A.batch + b) * L + t) * columns;
   }
@@ -152,7 +154,8 @@ struct Segment {
   }
   void read_backward(Read& R, long b, long h) const {
     for (long l = 0; l < depth; l++) std::fill_n(R.dW[l], in[l] * ld[l], T(0));
-    T *d_o_norm = (T*)A.d_o_norm + (b * A.heads + h) * D, *d_scale = (T*)A.d_norm + ((n * A.batch + b) * A.heads + h) * 2 * D;
+    const long head = b * A.heads + h;
+    T *d_o_norm = (T*)A.d_o_norm + head * D, *d_scale = (T*)A.d_norm + (n * A.batch * A.heads + head) * 2 * D;
     for (long t = 0; t < L; t += TOKENS) {
       long count = std::min(TOKENS, L - t);
       read_block(R, b, h, t, count);
@@ -253,7 +256,9 @@ struct Segment {
       to[i + d / 2] = factor * (b * cos[i] + a * s);
     }
   }
-  long column(const Attend& S, long t, bool own) const { return S.prefix + t / ROWS * 2 * ROWS + own * ROWS + t % ROWS; }
+  long column(const Attend& S, long t, bool own) const {
+    return S.prefix + t / ROWS * 2 * ROWS + own * ROWS + t % ROWS;
+  }
   T* row_of(void* first, void* kv, long b, long t, long h, bool own, bool value) const {  // k or v of s_t or h_t
     return own ? sequence(first, b, t, first_columns) + 2 * W + (1 + value) * A.width + h * d
                : (T*)kv + (b * L + t) * 2 * A.width + value * A.width + h * d;
@@ -398,7 +403,8 @@ struct Segment {
     for (long h = 0; h < A.heads; h++)
       for (long g = 0; g < G; g++) {
         long i = h * G + g, e = count + i, f = (1 + A.momentum) * count + i;
-        T limit = ((const T*)A.limits)[g] * (T)A.write_scale, eta = A.momentum ? s[e] : 0, alpha = A.forgetting ? s[f] : 0;
+        T limit = ((const T*)A.limits)[g] * (T)A.write_scale;
+        T eta = A.momentum ? s[e] : 0, alpha = A.forgetting ? s[f] : 0;
         auto at = [&](void* gates, long block, long which) -> T& {
           return ((T*)gates)[((((block * 3 + which) * G + g) * A.batch + b) * L + t) * A.heads + h];
         };
@@ -431,13 +437,12 @@ struct Segment {
     for (long part = 0; part < 3; part++) {
       F.x[part] = stacked(A.raw, 0, 0, A.columns) + part * W, F.weight[part] = (T*)A.conv + part * A.taps * W;
       F.tail[part] = (T*)A.tails + (n * 3 + part) * tail_size();
-      F.y[part] = y[part], F.dy[part] = dy[part], F.d_weight[part] = A.d_conv ? (T*)A.d_conv + part * A.batch * A.taps * W : nullptr;
+      F.y[part] = y[part], F.dy[part] = dy[part];
       if (!backward) continue;
+      F.d_weight[part] = (T*)A.d_conv + part * A.batch * A.taps * W;
       F.dx[part] = ringed(A.d_raw, 0, 0, A.columns) + part * W, F.d_tail[part] = next + part * tail_size();
     }
-    // widths that are no multiple of the vectors' width gain most from being known to the compiler
-    auto run = D == 64 ? run_features<T, 64> : D == 40 ? run_features<T, 40> : D == 32 ? run_features<T, 32> : run_features<T, 0>;
-    run(F, backward);
+    run_features_of<T>(F, backward);
     for (long i = 0; i < (long)after.size(); i++) {
       long part = i / tail_size(), b = i % tail_size() / ((A.taps - 1) * W), j = i / W % (A.taps - 1);
       ringed(A.d_raw, b, L - A.taps + 1 + j, A.columns)[part * W + i % W] += after[i];
@@ -445,7 +450,10 @@ struct Segment {
   }
 };
 
-enum Step { READ, NORM, ATTEND, FEATURES, FEATURES_BACKWARD, Y_BACKWARD, ATTEND_BACKWARD, NORM_BACKWARD, READ_BACKWARD };
+enum Step {
+  READ, NORM, ATTEND, FEATURES,  // forward; backward computes NORM and FEATURES again
+  FEATURES_BACKWARD, Y_BACKWARD, ATTEND_BACKWARD, NORM_BACKWARD, READ_BACKWARD,
+};
 
 template <typename T>
 static int run(const SegmentArguments& A, int step, long n) {
@@ -488,14 +496,14 @@ static int run(const SegmentArguments& A, int step, long n) {
     for (long i = rows * thread / threads; i < rows * (thread + 1) / threads; i++) {
       long b = i / A.tokens, t = i % A.tokens;
       T* d_weight = (T*)(step == Y_BACKWARD ? A.d_y_norm : A.d_h_norm) + thread * A.width;
-      if (step == NORM) segment.norm(segment.stacked(A.h0, b, t, A.width), A.h_norm, segment.ringed(A.h, b, t, A.width));
-      if (step == ATTEND) segment.norm(segment.stacked(A.y, b, t, A.width), A.y_norm, segment.stacked(A.normed, b, t, A.width));
+      auto at = [&](void* base) { return segment.stacked(base, b, t, A.width); };
+      if (step == NORM) segment.norm(at(A.h0), A.h_norm, segment.ringed(A.h, b, t, A.width));
+      if (step == ATTEND) segment.norm(at(A.y), A.y_norm, at(A.normed));
       if ((step == FEATURES && !again) || step == FEATURES_BACKWARD) segment.gates_of(b, t, backward);
       if (step == Y_BACKWARD)
-        segment.norm_backward(segment.single(A.d_normed, b, t, A.width), segment.stacked(A.y, b, t, A.width), A.y_norm,
-                              segment.stacked(A.dy, b, t, A.width), d_weight, ADD);
+        segment.norm_backward(segment.single(A.d_normed, b, t, A.width), at(A.y), A.y_norm, at(A.dy), d_weight, ADD);
       if (step == NORM_BACKWARD)
-        segment.norm_backward(segment.single(A.dh, b, t, A.width), segment.stacked(A.h0, b, t, A.width), A.h_norm,
+        segment.norm_backward(segment.single(A.dh, b, t, A.width), at(A.h0), A.h_norm,
                               segment.ringed(A.dh0, b, t, A.width), d_weight, SET);
     }
   }
