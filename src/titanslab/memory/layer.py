@@ -1,7 +1,8 @@
 """`NeuralMemory`: the memory as a layer on hidden states (paper §3.1, §4.4)."""
 
-from collections.abc import Callable
-from functools import lru_cache
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from inspect import Signature, signature
 from typing import Any, Self
 
@@ -13,8 +14,8 @@ from titanslab.memory.backends import takes_features, takes_layer
 from titanslab.memory.config import MemoryConfig
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
-from titanslab.memory.frozen import check_writes, read_frozen, restart
-from titanslab.memory.layer_cpu import Writer, Written, emit
+from titanslab.memory.frozen import read_frozen, restart
+from titanslab.memory.layer_cpu import Written, emit, write
 from titanslab.memory.network import MemoryParams
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
@@ -22,7 +23,7 @@ from titanslab.memory.padding import Padding, real_tokens
 from titanslab.memory.start import start_layer, step_limits
 from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
-# calls of at least this many tokens compute projections and gates again in backward instead of holding them
+# calls of more tokens than this compute projections and gates again in backward instead of holding them
 RECOMPUTE_TOKENS = 512
 NORM_EPS = 1e-5
 
@@ -135,9 +136,9 @@ class NeuralMemory(nn.Module):
         if padding is not None:
             x, lengths = padding.compact(x), padding.lengths
             reset = None if reset is None else padding.compact(reset)
-        write = self.writer(x, lengths=lengths, reset=reset, learn=learn, gated=True)
+        writer = self.writer(x, lengths=lengths, reset=reset, learn=learn, gated=True)
         rules = {"learn": learn, "write_scale": write_scale, "return_stats": return_stats}
-        written = write(x, state, lengths=lengths, reset=reset, initial=initial, **rules)
+        written = writer(x, state, lengths=lengths, reset=reset, initial=initial, **rules)
         if written.gate is None:
             y = self.output(written.y, x)
         else:
@@ -213,7 +214,7 @@ class NeuralMemory(nn.Module):
         """The layer's output `[B,T,hidden_size]` for reads `y [B,T,H,D]` by tokens `x`."""
         if takes_features(y, self.o_norm, x):
             return self.gated_output(y, self.g_proj(x))
-        return _light(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
+        return recompute(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
     def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Norm per head of `y [B,T,H,D]`, times `gate [B,T,H*D]` (`g_proj` of the tokens), and the projection."""
@@ -260,9 +261,9 @@ class NeuralMemory(nn.Module):
         eta = torch.zeros_like(write) if self.eta_proj is None else next(parts)
         alpha = torch.zeros_like(write) if self.alpha_proj is None else next(parts)
         # With (1 - eta), momentum changes the lag of a write and not its size.
-        return write * (1 - eta) * self._limits(raw), eta, alpha, write
+        return write * (1 - eta) * self.limits(raw), eta, alpha, write
 
-    def _limits(self, like: Tensor) -> Tensor:
+    def limits(self, like: Tensor) -> Tensor:
         """`gate_limits`, the `step_limits` of the gates' layers, with dtype and device of `like`."""
         plain = type(like) is Tensor and not torch.compiler.is_compiling()  # else the tensor belongs to one trace
         return (_constant if plain else _tensor)(self.gate_limits, like.dtype, like.device)
@@ -276,19 +277,22 @@ class NeuralMemory(nn.Module):
         learn: bool = True,
         gated: bool = False,
     ) -> Callable[..., Written]:
-        """The function that writes tokens like `x [B,T,hidden_size]` and reads them back, chosen once for many calls.
+        """The function that writes tokens like `x [B,T,hidden_size]` and reads them back.
 
         It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
         `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
         """
-        if learn and lengths is None and reset is None and torch.is_grad_enabled():
-            projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
-            projections += self.gate_projections()
-            others = [*self.parameters(recurse=False), *self.memory_weights]
-            others += [getattr(self, f"{n}_conv1d").weight for n in "qkv" if self.conv_size > 1]
-            if takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend):
-                return Writer(self, gated)
-        return self._write
+        plain = learn and lengths is None and reset is None
+        return partial(write, self, gated) if plain and self.takes_pass(x) else self._write
+
+    def takes_pass(self, x: Tensor, projections: Sequence[nn.Module] = (), others: Sequence[Tensor] = ()) -> bool:
+        """Whether the compiled training pass runs on `x`; `projections` and `others`: more of `takes_layer`."""
+        if not torch.is_grad_enabled():
+            return False
+        projections = [*projections, *(getattr(self, f"{n}_proj") for n in "qkvgo"), *self.gate_projections()]
+        convs = [getattr(self, f"{n}_conv1d").weight for n in "qkv" if self.conv_size > 1]
+        others = [*others, *self.parameters(recurse=False), *self.memory_weights, *convs]
+        return takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend)
 
     @staticmethod
     def _padding(mask: Tensor | None, lengths: Tensor | None) -> Padding | None:
@@ -322,7 +326,7 @@ class NeuralMemory(nn.Module):
 
         # the compiled passes hold little
         light = lengths is not None or reset is not None or not takes_features(x, self.o_norm)
-        y = _light(compute, x, *tails) if light else compute(x, *tails)
+        y = recompute(compute, x, *tails) if light else compute(x, *tails)
         return y[: len(names)], y[len(names) :]
 
     def _convolve(
@@ -406,15 +410,25 @@ class NeuralMemory(nn.Module):
         return (self.recall(k.to(wide), weights, start, reset) - v.to(wide)).square().sum(-1)
 
 
+def check_writes(learn: bool | None, write_scale: float | None) -> None:
+    """ValueError for a scale that is no size, or that frozen writes would ignore; None = not said."""
+    if write_scale is None:
+        return
+    if not (isinstance(write_scale, (int, float)) and 0 <= write_scale < math.inf):
+        raise ValueError(f"write_scale must be a number of at least 0, got {write_scale!r}")
+    if learn is False and write_scale != 1.0:
+        raise ValueError(f"write_scale is {write_scale}, but with learn=False nothing is written; give one of them")
+
+
 def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
     """Detached but for the write gate, each gate with a dimension for the layers."""
     found = {name: t if name == "write" else t.detach() for name, t in stats.items()}
     return {name: t if t.dim() == 4 or name == "loss" else t[..., None] for name, t in found.items()}
 
 
-def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
+def recompute(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
-    if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or x.shape[1] <= RECOMPUTE_TOKENS or torch.compiler.is_compiling():
         return compute(x, *rest)
     from torch.utils.checkpoint import checkpoint
 
