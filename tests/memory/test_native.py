@@ -401,11 +401,11 @@ def test_halves_make_the_whole(monkeypatch, packs) -> None:
     gradients = []
     for halves in (True, False):
         if halves:
-            write, state, reads = layer.writer(x), layer.initial_state(2), []
+            state, reads = layer.initial_state(2), []
             assert layer.takes_pass(x) == packs
             rules = {"learn": True, "write_scale": 1.0, "return_stats": False}
             for piece in x.split(12, 1):
-                written = write(piece, state, lengths=None, reset=None, initial=None, **rules)
+                written = layer.write(piece, state, lengths=None, reset=None, initial=None, **rules)
                 state = written.state
                 reads.append(written.y)
             y = layer.output(torch.cat(reads, 1), x)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from inspect import Signature, signature
 from typing import Any, Self
 
@@ -136,9 +136,8 @@ class NeuralMemory(nn.Module):
         if padding is not None:
             x, lengths = padding.compact(x), padding.lengths
             reset = None if reset is None else padding.compact(reset)
-        writer = self.writer(x, lengths=lengths, reset=reset, learn=learn, gated=True)
         rules = {"learn": learn, "write_scale": write_scale, "return_stats": return_stats}
-        written = writer(x, state, lengths=lengths, reset=reset, initial=initial, **rules)
+        written = self.write(x, state, gated=True, lengths=lengths, reset=reset, initial=initial, **rules)
         if written.gate is None:
             y = self.output(written.y, x)
         else:
@@ -268,22 +267,14 @@ class NeuralMemory(nn.Module):
         plain = type(like) is Tensor and not torch.compiler.is_compiling()  # else the tensor belongs to one trace
         return (_constant if plain else _tensor)(self.gate_limits, like.dtype, like.device)
 
-    def writer(
-        self,
-        x: Tensor,
-        *,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-        learn: bool = True,
-        gated: bool = False,
-    ) -> Callable[..., Written]:
-        """The function that writes tokens like `x [B,T,hidden_size]` and reads them back.
+    def write(self, x: Tensor, state: NeuralMemoryState | None, *, gated: bool = False, **rules: Any) -> Written:
+        """Write the tokens `x [B,T,hidden_size]` and read them back, without the output projection.
 
-        It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
-        `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
+        `rules`: all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in `forward`. With
+        `gated` it may compute the output gate too.
         """
-        plain = learn and lengths is None and reset is None
-        return partial(write, self, gated) if plain and self.takes_pass(x) else self._write
+        plain = rules["learn"] and rules["lengths"] is None and rules["reset"] is None
+        return write(self, gated, x, state, **rules) if plain and self.takes_pass(x) else self._write(x, state, **rules)
 
     def takes_pass(self, x: Tensor, projections: Sequence[nn.Module] = (), others: Sequence[Tensor] = ()) -> bool:
         """Whether the compiled training pass runs on `x`; `projections` and `others`: more of `takes_layer`."""

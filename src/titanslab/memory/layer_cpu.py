@@ -151,7 +151,7 @@ def write(
     return_stats: bool,
     **_: object,
 ) -> Written:
-    """The function of `NeuralMemory.writer` where `backends.takes_layer` holds: no padding or documents, with learning.
+    """`NeuralMemory.write` where `backends.takes_layer` holds: no padding or documents, with learning.
 
     With `gated` it makes the output gate too.
     """

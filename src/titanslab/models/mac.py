@@ -9,7 +9,7 @@ from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
 from titanslab.models.segments import Segments
-from titanslab.models.state import MixerState
+from titanslab.models.state import MixerState, Update
 
 
 class MemoryAsContext(Mixer):
@@ -38,9 +38,7 @@ class MemoryAsContext(Mixer):
         self.gate = MemoryGate(config.hidden_size, config.gate_type, config.rms_norm_eps)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(
-        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
-    ) -> tuple[Tensor, MixerState | None]:
+    def forward(self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False) -> Update:
         segments = Segments(self, self.norm(x), call, state, keep=return_state)
         written = segments.written  # of the segments that a kernel has walked over
         for s in segments:

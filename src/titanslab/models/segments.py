@@ -6,7 +6,7 @@ in it. Whatever no write changes is computed for all steps at once.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -150,16 +150,14 @@ class Segments:
     def update(self, y: Tensor) -> Tensor:
         """Write `y [B, L, hidden]` token by token; returns the reads `[B, L, H, D]`, each right after its own write."""
         lengths = None if self.mask is None else self.mask.sum(1)
-        written = self.memory.writer(y, lengths=lengths, reset=self.reset, learn=self.call.learn)(
-            y,
-            self.now,
-            lengths=lengths,
-            reset=self.reset,
-            initial=self.initial,
-            learn=self.call.learn,
-            write_scale=self.call.write_scale,
-            return_stats=self.call.stats is not None,
-        )
+        rules: dict[str, Any] = {
+            "lengths": lengths,
+            "reset": self.reset,
+            "initial": self.initial,
+            "learn": self.call.learn,
+        }
+        rules |= {"write_scale": self.call.write_scale, "return_stats": self.call.stats is not None}
+        written = self.memory.write(y, self.now, **rules)
         self.now = written.state
         self.stats.append(written.stats)
         return written.y

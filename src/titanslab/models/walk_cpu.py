@@ -182,15 +182,8 @@ class _Walk(torch.autograd.Function):
         ctx.save_for_backward(*tensors, *held.values(), *kept, *large)
         y, normed, reads, loss = (w.by_row(t) for t in (y, normed, reads, loss))
         ctx.mark_non_differentiable(loss)
-        return (
-            y,
-            normed,
-            reads,
-            loss,
-            first[:, x.shape[1] - tails.shape[3] :, :inner].clone(),
-            tails[count].clone(),
-            *end,
-        )
+        read_tail = first[:, x.shape[1] - tails.shape[3] :, :inner].clone()
+        return y, normed, reads, loss, read_tail, tails[count].clone(), *end
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -253,15 +246,6 @@ class _Walk(torch.autograd.Function):
         d_conv[0] += d_read_conv
         norms = (sums[name].sum(0) for name in ("d_o_norm", "d_h_norm", "d_y_norm"))
         tails = (sums["d_prefix_k"], sums["d_prefix_v"], d_read_tail, d_tails)
-        weights = (d_inputs, d_writes, d_o_proj, d_bias, d_conv)
-        return (
-            None,
-            None,
-            dx,
-            *weights,
-            *norms,
-            *tails,
-            *(d_norm if w.inputs.norm else (None, None)),
-            *[None] * 3,
-            *d_state,
-        )
+        weights = (d_inputs, d_writes, d_o_proj, d_bias, d_conv, *norms)
+        rest = [*(d_norm if w.inputs.norm else (None, None)), *[None] * 3, *d_state]
+        return None, None, dx, *weights, *tails, *rest

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from titanslab.memory.folder import cache_folder
-
 SOURCE = Path(__file__).parent / "source"
 INEXACT = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 FLAGS = ("-std=c++17", "-O3", "-march=native", *INEXACT, "-fopenmp", "-shared", "-fPIC")
@@ -25,6 +23,12 @@ MAX_PARTS = 3  # most inputs of the features kernel
 KINDS: dict[str, type] = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}
 LENGTHS = {"MAX_LAYERS": MAX_LAYERS, "MAX_PARTS": MAX_PARTS}
 REALS = {torch.float32: "float", torch.float64: "double"}
+
+
+def cache_folder() -> Path:
+    """Where what was compiled or measured here is kept: `TITANS_CACHE`, else the user's cache folder."""
+    root = os.environ.get("TITANS_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "titanslab"
 
 
 def fields(source: str, name: str) -> list[tuple[str, type]]:

@@ -120,15 +120,10 @@ class RecallTask:
         return stack([self.row(length, seed, index * batch_size + i, loss) for i in range(batch_size)])
 
     def questions(self, distance: int, num_samples: int, seed: int, lead: int = 0) -> RecallBatch:
-        """Rows that end with one question, whose answer last occurred exactly `distance` tokens before.
+        """`num_samples` rows that end with one question, whose answer last occurred exactly `distance` tokens before.
 
-        Other facts stand between the two, as in training.
-
-        Args:
-            distance: tokens from the start of the value to the start of the answer.
-            num_samples: number of rows; their lengths are equal if all values have the same number of tokens.
-            seed: another seed gives other rows.
-            lead: tokens of background and other facts before the fact of the question.
+        The distance is that from the start of the value to the start of the answer. Other facts stand between the two,
+        as in training, and `lead` tokens of background and other facts before the fact of the question.
 
         Returns:
             A batch in which every row ends with its answer, so the ids before the answer are a prompt. Shorter rows
