@@ -446,3 +446,24 @@ def test_a_parameter_in_another_dtype_takes_the_plain_path(name) -> None:
         part.data = part.data.float()
     assert not layer.takes_pass(x)
     torch.testing.assert_close(layer(x)[0], want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["chunked", "recurrent", "auto"])
+@pytest.mark.parametrize("tokens", [(5,), (1, 7, 3), (20, 50), (30, 34, 1), (63, 1, 9)])
+def test_a_call_within_a_long_chunk_is_the_token_loop(backend, tokens) -> None:
+    """The work of a short call does not grow with the chunk; its outputs, end state and gradients are the same."""
+    torch.manual_seed(0)
+    layers = [NeuralMemory(12, 2, chunk_size=64, backend=name).double() for name in (backend, "reference")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x, found = torch.randn(2, sum(tokens), 12, dtype=torch.float64), []
+    for layer in layers:
+        state, ys = None, []
+        for piece in x.split(tokens, 1):
+            y, state = layer(piece, state)
+            ys.append(y)
+        y = torch.cat(ys, 1)
+        tensors = [y, *state.tensors().values()]
+        total = sum(t.square().sum() for t in tensors if t.is_floating_point())
+        found.append([*tensors, *torch.autograd.grad(total, list(layer.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

@@ -14,6 +14,7 @@ from titanslab.memory.autograd import Inputs, or_zeros
 from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import convolve, features, features_backward, gated_norm, gated_norm_backward
+from titanslab.memory.rows import enough
 from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ def write(
     convs = [getattr(layer, f"{n}_conv1d").weight for n in "qkv"]
     tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
     heads, (taps, width) = layer.num_heads, convs[0].shape
-    lanes = loop.lane_group(x.shape[0] * heads, [2 * w[0].numel() for w in params.weights], layer.chunk_size)
+    chunk_size = enough(layer.chunk_size, x.shape[1], None if state is None else state.memory.offset)
+    lanes = loop.lane_group(x.shape[0] * heads, [2 * w[0].numel() for w in params.weights], chunk_size)
     raw, raw_gates, tail_q, tail_k, tail_v, *gate = _Project.apply(
         x, width, taps - 1, gated, sum(p.out_features for p in gates), *weights
     )
@@ -177,7 +179,7 @@ def write(
         state.memory.check("state", q, widths, {batch})
         before = state.memory.to(q.dtype)
     first = first.to(q.dtype)
-    aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
+    aligned = before is not None and is_aligned(x.shape[1], chunk_size, before.offset, None, None)
     rows = first.batch_size if before is None else batch
     start = begin(torch.stack((theta, eta, alpha)).movedim(-1, 1), params, before, first, rows, aligned=aligned)
     if rows < batch and not lanes:
@@ -185,7 +187,7 @@ def write(
         start = start._replace(state=now, initial=now)
     counts = (len(tails), len(start.state), len(start.anchor), len(start.norm))
     makes = bool(lanes) and source is None  # the loop makes q, k and v itself
-    static = (heads, makes, layer.chunk_size, layer.network.residual, layer.network.grad_clip)
+    static = (heads, makes, chunk_size, layer.network.residual, layer.network.grad_clip)
     lists = (*start.state, *start.anchor, *start.initial, *start.norm)
     y, loss, offset, *ends = _Memory.apply(raw, counts, static, *convs, *tails, start.gates, *lists, start.offset)
     memory = end_state(ends[: counts[1]], ends[counts[1] :], offset, heads)

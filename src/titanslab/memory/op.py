@@ -11,6 +11,7 @@ from titanslab.memory.gpu import fused
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.recurrent import recurrent
 from titanslab.memory.reference import Gates, Tokens, reference
+from titanslab.memory.rows import enough
 from titanslab.memory.state import MemoryState, check_shape
 
 
@@ -106,6 +107,7 @@ def neural_memory(
 
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     channelwise = isinstance(alpha, (tuple, list))
+    chunk_size = enough(chunk_size, tokens, None if state is None else state.offset)
     way = choose(q.device, q.dtype, tokens, (network, head_dim, chunk_size), backend, channelwise=channelwise)
     gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
     params, out_dtype = params.to(dtype), q.dtype

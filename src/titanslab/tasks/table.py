@@ -56,8 +56,7 @@ class Task:
     Args:
         name: the task on the command line (`titans evaluate NAME`) and in recipes (`data.task`). Sub-tasks are
             called `NAME_PART`.
-        title: heading of result tables and pictures.
-        about: one line for the list of tasks.
+        title, about: heading of result tables and pictures; one line for the list of tasks.
         rows: called with a tokenizer and options, returns a `MakeRow` for a `Mixture`; None = no training rows.
         cells: returns the cells of the result table; called with the task's own options by name and with `lengths` in
             tokens, the `counter` that measures them, `counter_name`, the identity of its tokenizer, which is part of

@@ -61,8 +61,7 @@ class RecallTask:
     Args:
         tokenizer: Hugging Face tokenizer or `tokenizers.Tokenizer`.
         background: the running text.
-        num_facts: number of names in a row.
-        value_digits: digits of a value.
+        num_facts, value_digits: number of names in a row, and digits of a value.
         fact_every: mean number of background tokens between two facts; a gap ends at the end of a clause.
         template: text of a fact; the part before `{value}` is the question.
     """
@@ -205,8 +204,7 @@ def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **opt
     """Training rows of `RecallTask`.
 
     Args:
-        tokenizer: encodes to ids.
-        background: path of running text.
+        tokenizer, background: encodes to ids; path of running text.
         loss: `answers` or `text`; see `RecallTask.row`.
         options: of `RecallTask`.
     """
