@@ -107,13 +107,13 @@ def neural_memory(
 
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     channelwise = isinstance(alpha, (tuple, list))
-    chunk_size = enough(chunk_size, tokens, None if state is None else state.offset)
     way = choose(q.device, q.dtype, tokens, (network, head_dim, chunk_size), backend, channelwise=channelwise)
     gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
     params, out_dtype = params.to(dtype), q.dtype
     # the fused kernels compute products in the dtype of q, k and v
     if way.backend != "triton":
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        chunk_size = enough(chunk_size, tokens, None if state is None else state.offset)
     given = Tokens(q, k, v, gates, mask, reset)
     state = None if state is None else state.to(dtype)
     if initial is not None:
