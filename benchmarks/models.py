@@ -19,8 +19,13 @@ TRUNK = (*TITANS, "attention-window", "attention-full")
 
 # Parameters of each size; tiny is that of the tiny MAC.
 SIZES = {"tiny": 2.3e6, "10m": 10e6, "170m": 170e6, "340m": 340e6, "400m": 400e6, "760m": 760e6, "1.3b": 1.3e9}
-# Preset changes for the size 10m: heads of 64, tokens are bytes, and a window shorter than 512 tokens.
-TEN = {"hidden_size": 256, "num_hidden_layers": 6, "window_size": 256}
+SIZES["dim128"] = 1.6e6
+# Changes of the preset tiny. 10m: heads of 64, tokens are bytes, and a window shorter than 512 tokens.
+# dim128: chunks as long as segments.
+CHANGES: dict[str, dict[str, Any]] = {
+    "10m": {"hidden_size": 256, "num_hidden_layers": 6, "window_size": 256},
+    "dim128": {"hidden_size": 128, "chunk_size": 64, "segment_len": 64},
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ def titans_config(name: str, s: ModelSetting, **overrides: Any) -> Any:
     if name == "attention-full":
         values["window_size"] = None
     preset = s.size
-    if s.size == "10m":
-        preset, values = "tiny", TEN | values
+    if s.size in CHANGES:
+        preset, values = "tiny", CHANGES[s.size] | values
     return TitansConfig.preset(preset, variant=variant, **values | overrides)
 
 

@@ -1,6 +1,6 @@
 """Tokens per second of whole training steps (loss, backward, AdamW) of models with equal numbers of parameters.
 
-    python -m benchmarks.train_step --row mac-vs-titans-pytorch    tiny MAC against titans-pytorch's, T = 512
+    python -m benchmarks.train_step --row mac-vs-titans-pytorch    MAC against titans-pytorch's, T = 512
     python -m benchmarks.train_step --row cpu                      tiny: T = 4K and 32K, Titans against attention
     python -m benchmarks.train_step --row gpu                      170m and 340m: 4K, 16K, 32K, bf16
     python -m benchmarks.train_step                                CPU: tiny and 10m, 512 .. 8K
@@ -33,7 +33,7 @@ GPU_TOKENS = 32768  # tokens per step at any length
 
 ROWS: dict[str, dict[str, Any]] = {
     "mac-vs-titans-pytorch": {
-        "settings": [ModelSetting("tiny", 512), ModelSetting("tiny", 512, batch=8)],
+        "settings": [ModelSetting("tiny", 512), ModelSetting("tiny", 512, batch=8), ModelSetting("dim128", 512)],
         "names": list(MAC_ROW),
         "against": ["titans-pytorch-mac", "titans-pytorch-mac-128"],
         "target": "4x tokens/s of titans-pytorch-mac",

@@ -8,7 +8,6 @@ import titanslab.memory.chunked.op as chunked_module
 from titanslab.memory import NeuralMemory
 from titanslab.memory import layer as module
 from titanslab.memory.cpu import chunked as native
-from titanslab.memory.layer_cpu import Writer
 from tolerances import EXACT
 
 # 33 memories: two whole vectors of lanes and one lane, or more in float64
@@ -18,13 +17,13 @@ MANY = Case(batch=11, heads=3, theta=0.01)
 @pytest.fixture
 def lanes(monkeypatch) -> list[bool]:
     """Whether each call of the kernel since then was in lanes."""
-    calls, run = [], native._run
+    calls, run = [], native.run
 
     def spy(arguments, *rest, **named) -> None:
         calls.append(bool(arguments.lanes))
         run(arguments, *rest, **named)
 
-    monkeypatch.setattr(native, "_run", spy)
+    monkeypatch.setattr(native, "run", spy)
     return calls
 
 
@@ -122,7 +121,7 @@ def test_the_layer_is_the_same_in_lanes(monkeypatch, lanes, options, persistent,
     def run() -> list[torch.Tensor]:
         return gradients_of(layer, x, initial=layer.initial_state(1, vectors) if persistent else None)
 
-    assert isinstance(layer.writer(x), Writer)
+    assert layer.takes_pass(x)
     got = run()
     assert any(lanes)
     monkeypatch.setattr(native, "lane_group", lambda *_: 0)

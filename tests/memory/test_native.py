@@ -21,7 +21,6 @@ from titanslab.memory.conv import short_conv
 from titanslab.memory.cpu import build, features, reuse
 from titanslab.memory.cpu import chunked as native
 from titanslab.memory.cpu.features import convolve, norm_and_gate
-from titanslab.memory.layer_cpu import Writer
 from titanslab.memory.padding import Padding
 from tolerances import EXACT
 
@@ -374,7 +373,7 @@ def test_packed_layer_is_the_layer(monkeypatch, options, carried, persistent, wr
     def run(packs: bool, recomputes: bool) -> list[torch.Tensor]:
         monkeypatch.setattr(backends, "LAYER_TOKENS", 4 if packs else 10**9)
         monkeypatch.setattr(module, "RECOMPUTE_TOKENS", 4 if recomputes else 10**9)
-        assert isinstance(layer.writer(x), Writer) == packs
+        assert layer.takes_pass(x) == packs
         initial = layer.initial_state(1, vectors) if persistent else None
         state = layer(before, initial=initial)[1] if carried else None
         y, end, stats = layer(x, state, initial=initial, write_scale=write_scale, return_stats=True)
@@ -402,11 +401,11 @@ def test_halves_make_the_whole(monkeypatch, packs) -> None:
     gradients = []
     for halves in (True, False):
         if halves:
-            write, state, reads = layer.writer(x), layer.initial_state(2), []
-            assert isinstance(write, Writer) == packs
+            state, reads = layer.initial_state(2), []
+            assert layer.takes_pass(x) == packs
             rules = {"learn": True, "write_scale": 1.0, "return_stats": False}
             for piece in x.split(12, 1):
-                written = write(piece, state, lengths=None, reset=None, initial=None, **rules)
+                written = layer.write(piece, state, lengths=None, reset=None, initial=None, **rules)
                 state = written.state
                 reads.append(written.y)
             y = layer.output(torch.cat(reads, 1), x)
@@ -427,9 +426,9 @@ def test_packed_layer_leaves_adapted_projections_alone(monkeypatch) -> None:
     monkeypatch.setattr(backends, "LAYER_TOKENS", 4)
     layer, x = module.NeuralMemory(24, 3, chunk_size=8), torch.randn(1, 8, 24)
     plain = layer(x)[0]
-    assert isinstance(layer.writer(x), Writer)
+    assert layer.takes_pass(x)
     layer.v_proj.register_forward_hook(lambda _module, _inputs, output: 2 * output)
-    assert not isinstance(layer.writer(x), Writer)
+    assert not layer.takes_pass(x)
     assert not torch.allclose(layer(x)[0], plain)
 
 
@@ -439,11 +438,32 @@ def test_a_parameter_in_another_dtype_takes_the_plain_path(name) -> None:
     torch.manual_seed(0)
     layer, x = module.NeuralMemory(24, 3, chunk_size=8).double(), torch.randn(2, 40, 24, dtype=torch.float64)
     want = layer(x)[0]
-    assert isinstance(layer.writer(x), Writer)
+    assert layer.takes_pass(x)
     part = getattr(layer, name)
     if isinstance(part, torch.nn.Module):
         part.float()
     else:
         part.data = part.data.float()
-    assert not isinstance(layer.writer(x), Writer)
+    assert not layer.takes_pass(x)
     torch.testing.assert_close(layer(x)[0], want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["chunked", "recurrent", "auto"])
+@pytest.mark.parametrize("tokens", [(5,), (1, 7, 3), (20, 50), (30, 34, 1), (63, 1, 9)])
+def test_a_call_within_a_long_chunk_is_the_token_loop(backend, tokens) -> None:
+    """The work of a short call does not grow with the chunk; its outputs, end state and gradients are the same."""
+    torch.manual_seed(0)
+    layers = [NeuralMemory(12, 2, chunk_size=64, backend=name).double() for name in (backend, "reference")]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x, found = torch.randn(2, sum(tokens), 12, dtype=torch.float64), []
+    for layer in layers:
+        state, ys = None, []
+        for piece in x.split(tokens, 1):
+            y, state = layer(piece, state)
+            ys.append(y)
+        y = torch.cat(ys, 1)
+        tensors = [y, *state.tensors().values()]
+        total = sum(t.square().sum() for t in tensors if t.is_floating_point())
+        found.append([*tensors, *torch.autograd.grad(total, list(layer.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

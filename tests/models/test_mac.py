@@ -3,6 +3,7 @@
 import torch
 
 from titanslab.models import call as layout
+from titanslab.models import segments as segments_module
 from titanslab.models.cache import TitansCache
 from titanslab.models.config import TitansConfig
 from titanslab.models.modeling import TitansForCausalLM
@@ -62,8 +63,9 @@ def test_pieces_of_whole_segments_take_the_short_way(monkeypatch) -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_what_a_training_segment_holds() -> None:
-    """A segment keeps its state once and no tensor with the memory's hidden width; all segments share one mask."""
+def test_what_a_training_segment_holds(monkeypatch) -> None:
+    """In the loop a segment keeps its state once and no tensor of the memory's hidden width; all share one mask."""
+    monkeypatch.setattr(segments_module, "takes_walk", lambda *_: False)
     torch.manual_seed(0)
     config = small_mac(num_hidden_layers=1, num_persistent_tokens=0, segment_len=32, memory_expansion=3)
     model, segments = TitansForCausalLM(config), 6

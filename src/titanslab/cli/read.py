@@ -42,7 +42,7 @@ def read(
     """
     from titanslab.cli.errors import Interrupted
     from titanslab.data.text import TextSource
-    from titanslab.memory.frozen import check_writes
+    from titanslab.memory.layer import check_writes
     from titanslab.reading.files import check_place, load_reader, unfinished_reading
 
     check_writes(learn, write_scale)

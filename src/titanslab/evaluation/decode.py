@@ -33,11 +33,9 @@ class GreedyAnswerer:
     `generate`.
 
     Args:
-        model: the model, on its device, in eval mode.
-        max_new_tokens: length of the longest answer.
-        piece: tokens read at once.
+        model: the model, on its device, in eval mode. piece: tokens read at once.
+        max_new_tokens: length of the longest answer. eos_token_ids: tokens that end an answer.
         pad_token_id: fills up short prompts.
-        eos_token_ids: tokens that end an answer.
         learn: False freezes the memories of a Titans model, a control that shows their share in the answers.
     """
 

@@ -41,8 +41,7 @@ def dataset(
     """Samples of one sub-task as the `datasets` of lm-eval.
 
     Args:
-        family: name of the task in the table.
-        part: name of the sub-task.
+        family, part: names of the task in the table and of the sub-task.
         tokenizer: measures the length, see `load_counter`; `pretrained` if it is missing.
         pretrained: lm-eval's name of the model.
         length: such as `4k`; None = the task's default in lm-eval.

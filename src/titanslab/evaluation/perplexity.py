@@ -67,12 +67,9 @@ def evaluate_perplexity(
     cache.
 
     Args:
-        model: a causal language model of Hugging Face.
-        tokenizer: of the model.
-        texts: documents; each starts a new window.
-        context_length: tokens of a window.
-        batch_size: windows in a batch.
-        max_tokens: largest number of tokens to score; None = all.
+        model, tokenizer: a causal language model of Hugging Face.
+        texts: documents; each starts a new window. context_length: tokens of a window.
+        batch_size: windows in a batch. max_tokens: largest number of tokens to score; None = all.
         progress: called with the tokens scored and all tokens.
 
     Raises:

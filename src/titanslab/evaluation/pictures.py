@@ -43,10 +43,8 @@ def plot_recall(recall: dict[str, dict[int, float]], path: Path, reach: int, cha
     """Draw the share of facts recalled over their distance in bytes, a line per model.
 
     Args:
-        recall: model -> distance -> share.
-        path: of the PNG file.
-        reach: bytes that the models' windows cover.
-        chance: share that guessing gets right.
+        recall: model -> distance -> share. path: of the PNG file.
+        reach: bytes that the models' windows cover. chance: share that guessing gets right.
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()

@@ -28,22 +28,16 @@ class TaskRun:
     """A model, the samples of a task for it, and the way it reads and answers them.
 
     Args:
-        task: a row of the table that has cells.
-        lengths: such as `2k,4k`; see `split_lengths`.
-        samples: number of samples per sub-task and length.
-        model: folder of a run or of a Hugging Face model.
+        task: a row of the table that has cells. options: the task's own options by name; see `Task.options`.
+        lengths: such as `2k,4k`; see `split_lengths`. samples: their number per sub-task and length. seed: of these.
+        model: folder of a run or of a Hugging Face model. device: of the model.
         output: folder of `results.jsonl` and `settings.json`.
-        device: of the model.
-        max_new_tokens: length of the longest answer.
-        seed: of the samples.
-        options: the task's own options by name; see `Task.options`.
+        max_new_tokens: length of the longest answer. sample_folder: keeps the samples for later runs; None = `samples`
+            in the output folder.
         tokenizer_for_length: name of the tokenizer that measures lengths, see `load_counter`; None = the model's own.
-        sample_folder: keeps the samples for later runs; None = `samples` in the output folder.
-        batch_size: maximal number of prompts in a batch.
-        batch_tokens: maximal number of prompt tokens in a batch; a single prompt may have more.
+        batch_size, batch_tokens: most prompts and prompt tokens in a batch; a single prompt may have more tokens.
         piece: tokens that a Titans model reads at once.
-        learn: False freezes the memories.
-        forget: False sets their alpha to 0 (`memory_forgetting = False` in the config).
+        learn, forget: False freezes the memories, or sets their alpha to 0 (`memory_forgetting` in the config).
     """
 
     task: Task
@@ -127,10 +121,8 @@ def run_cells(
 
     Args:
         run: the output folder, the samples and the batches; its other fields have no effect.
-        cells: the cells in the order in which they run.
-        answer: continues prompts; see `GreedyAnswerer`.
-        tokenizer: of the model.
-        settings: as in `open_results`.
+        cells: the cells in the order in which they run. settings: as in `open_results`.
+        answer: continues prompts; see `GreedyAnswerer`. tokenizer: of the model.
         progress: called with the tokens read, those of all cells, and the name of the cell.
 
     Returns:

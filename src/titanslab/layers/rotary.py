@@ -5,19 +5,10 @@ from torch import Tensor
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles of `positions`.
+    """Cosines and sines `[..., head_dim / 2]` of the rotary angles of `positions [...]`.
 
-    Angles are computed in float64: in float32 the product of a position beyond 10^6 and a frequency has an error of a
-    large fraction of a turn.
-
-    Args:
-        positions: int64 `[...]`.
-        head_dim: even width of a head.
-        theta: base of the frequencies.
-        dtype: dtype of the model; the tables have it, or float32 if it is narrower.
-
-    Returns:
-        `(cos, sin)`, each `[..., head_dim / 2]`.
+    `theta` is the base of the frequencies. The tables have the model's `dtype`, or float32 if it is narrower. Angles
+    are computed in float64: in float32 a position beyond 10^6 times a frequency is wrong by a large part of a turn.
     """
     wide = torch.float32 if positions.device.type == "mps" else torch.float64  # mps has no float64
     steps = torch.arange(0, head_dim, 2, dtype=wide, device=positions.device) / head_dim

@@ -1,6 +1,5 @@
 """Reading with writes frozen: every token reads the memory, none changes it."""
 
-import math
 from typing import Any
 
 import torch
@@ -9,16 +8,6 @@ from torch import Tensor
 from titanslab.memory.autograd import transformed
 from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network
 from titanslab.memory.state import MemoryState, where_rows
-
-
-def check_writes(learn: bool | None, write_scale: float | None) -> None:
-    """ValueError for a scale that is no size, or that frozen writes would ignore; None = not said."""
-    if write_scale is None:
-        return
-    if not (isinstance(write_scale, (int, float)) and 0 <= write_scale < math.inf):
-        raise ValueError(f"write_scale must be a number of at least 0, got {write_scale!r}")
-    if learn is False and write_scale != 1.0:
-        raise ValueError(f"write_scale is {write_scale}, but with learn=False nothing is written; give one of them")
 
 
 def read_frozen(

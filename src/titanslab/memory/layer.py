@@ -1,6 +1,7 @@
 """`NeuralMemory`: the memory as a layer on hidden states (paper §3.1, §4.4)."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from inspect import Signature, signature
 from typing import Any, Self
@@ -15,8 +16,8 @@ from titanslab.memory.checks import as_flags, check_input, check_lengths, check_
 from titanslab.memory.config import MemoryConfig, check_integer
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
-from titanslab.memory.frozen import check_writes, read_frozen, restart
-from titanslab.memory.layer_cpu import Writer, Written, emit
+from titanslab.memory.frozen import read_frozen, restart
+from titanslab.memory.layer_cpu import Written, emit, write
 from titanslab.memory.network import MemoryParams
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
@@ -24,7 +25,7 @@ from titanslab.memory.padding import Padding, real_tokens
 from titanslab.memory.start import start_layer, step_limits
 from titanslab.memory.state import MemoryState, NeuralMemoryState, not_the_layers, with_read
 
-# calls of at least this many tokens compute projections and gates again in backward instead of holding them
+# calls of more tokens than this compute projections and gates again in backward instead of holding them
 RECOMPUTE_TOKENS = 512
 NORM_EPS = 1e-5
 
@@ -144,9 +145,8 @@ class NeuralMemory(nn.Module):
         if padding is not None:
             x, lengths = padding.compact(x), padding.lengths
             reset = None if reset is None else padding.compact(reset)
-        write = self.writer(x, lengths=lengths, reset=reset, learn=learn, gated=True)
         rules = {"learn": learn, "write_scale": write_scale, "return_stats": return_stats}
-        written = write(x, state, lengths=lengths, reset=reset, initial=initial, **rules)
+        written = self.write(x, state, gated=True, lengths=lengths, reset=reset, initial=initial, **rules)
         if written.gate is None:
             y = self.output(written.y, x)
         else:
@@ -229,7 +229,7 @@ class NeuralMemory(nn.Module):
         """The layer's output `[B,T,hidden_size]` for reads `y [B,T,H,D]` by tokens `x`."""
         if self._compiled(y, self.o_norm, x):
             return self.gated_output(y, self.g_proj(x))
-        return _light(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
+        return recompute(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
     def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Norm per head of `y [B,T,H,D]`, times `gate [B,T,H*D]` (`g_proj` of the tokens), and the projection."""
@@ -278,35 +278,30 @@ class NeuralMemory(nn.Module):
         eta = torch.zeros_like(write) if self.eta_proj is None else next(parts)
         alpha = torch.zeros_like(write) if self.alpha_proj is None else next(parts)
         # With (1 - eta), momentum changes the lag of a write and not its size.
-        return write * (1 - eta) * self._limits(raw), eta, alpha, write
+        return write * (1 - eta) * self.limits(raw), eta, alpha, write
 
-    def _limits(self, like: Tensor) -> Tensor:
+    def limits(self, like: Tensor) -> Tensor:
         """`gate_limits`, the `step_limits` of the gates' layers, with dtype and device of `like`."""
         plain = type(like) is Tensor and not torch.compiler.is_compiling()  # else the tensor belongs to one trace
         return (_constant if plain else _tensor)(self.gate_limits, like.dtype, like.device)
 
-    def writer(
-        self,
-        x: Tensor,
-        *,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-        learn: bool = True,
-        gated: bool = False,
-    ) -> Callable[..., Written]:
-        """The function that writes tokens like `x [B,T,hidden_size]` and reads them back, chosen once for many calls.
+    def write(self, x: Tensor, state: NeuralMemoryState | None, *, gated: bool = False, **rules: Any) -> Written:
+        """Write the tokens `x [B,T,hidden_size]` and read them back, without the output projection.
 
-        It takes x, a state, and all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in
-        `forward`, and returns reads before the output projection. With `gated` it may compute the output gate too.
+        `rules`: all of `lengths`, `reset`, `initial`, `learn`, `write_scale` and `return_stats`, as in `forward`. With
+        `gated` it may compute the output gate too.
         """
-        if learn and lengths is None and reset is None and torch.is_grad_enabled():
-            projections: list[Any] = [getattr(self, f"{n}_proj") for n in "qkvgo"]
-            projections += self.gate_projections()
-            others = [*self.parameters(recurse=False), *self.memory_weights]
-            others += [getattr(self, f"{n}_conv1d").weight for n in "qkv" if self.conv_size > 1]
-            if takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend):
-                return Writer(self, gated)
-        return self._write
+        plain = rules["learn"] and rules["lengths"] is None and rules["reset"] is None
+        return write(self, gated, x, state, **rules) if plain and self.takes_pass(x) else self._write(x, state, **rules)
+
+    def takes_pass(self, x: Tensor, projections: Sequence[nn.Module] = (), others: Sequence[Tensor] = ()) -> bool:
+        """Whether the compiled training pass runs on `x`; `projections` and `others`: more of `takes_layer`."""
+        if not torch.is_grad_enabled():
+            return False
+        projections = [*projections, *(getattr(self, f"{n}_proj") for n in "qkvgo"), *self.gate_projections()]
+        convs = [getattr(self, f"{n}_conv1d").weight for n in "qkv" if self.conv_size > 1]
+        others = [*others, *self.parameters(recurse=False), *self.memory_weights, *convs]
+        return takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend)
 
     def _compiled(self, *tensors: Tensor) -> bool:
         """Whether compiled passes run; beside the two plain backends they would take the second derivative away."""
@@ -359,7 +354,7 @@ class NeuralMemory(nn.Module):
 
         # the compiled passes hold little
         light = lengths is not None or reset is not None or not self._compiled(x, self.o_norm)
-        y = _light(compute, x, *tails) if light else compute(x, *tails)
+        y = recompute(compute, x, *tails) if light else compute(x, *tails)
         return y[: len(names)], y[len(names) :]
 
     def _convolve(
@@ -448,6 +443,16 @@ class NeuralMemory(nn.Module):
         return (self.recall(k.to(wide), weights, start, reset) - v.to(wide)).square().sum(-1)
 
 
+def check_writes(learn: bool | None, write_scale: float | None) -> None:
+    """ValueError for a scale that is no size, or that frozen writes would ignore; None = not said."""
+    if write_scale is None:
+        return
+    if not (isinstance(write_scale, (int, float)) and 0 <= write_scale < math.inf):
+        raise ValueError(f"write_scale must be a number of at least 0, got {write_scale!r}")
+    if learn is False and write_scale != 1.0:
+        raise ValueError(f"write_scale is {write_scale}, but with learn=False nothing is written; give one of them")
+
+
 def _linear(projection: nn.Linear, x: Tensor) -> Tensor:
     """The projection of `x` in the dtype of `x`; a wrapped projection is called as it is."""
     return F.linear(x, projection.weight.to(x.dtype)) if is_bare(projection) else projection(x)
@@ -459,9 +464,9 @@ def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t if t.dim() == 4 or name == "loss" else t[..., None] for name, t in found.items()}
 
 
-def _light(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
+def recompute(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
-    if not torch.is_grad_enabled() or x.shape[1] < RECOMPUTE_TOKENS or torch.compiler.is_compiling() or transformed():
+    if not torch.is_grad_enabled() or x.shape[1] <= RECOMPUTE_TOKENS or torch.compiler.is_compiling() or transformed():
         return compute(x, *rest)
     from torch.utils.checkpoint import checkpoint
 

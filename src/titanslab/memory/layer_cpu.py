@@ -14,6 +14,7 @@ from titanslab.memory.autograd import Inputs, first_order, or_zeros
 from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import convolve, features, features_backward, gated_norm, gated_norm_backward
+from titanslab.memory.rows import enough
 from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class _Project(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, width: int, back: int, gated: bool, scalars: int, *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        raw = (x.flatten(0, 1) @ _join(weights).t()).view(*x.shape[:2], -1)
+        raw = (x.flatten(0, 1) @ join(weights).t()).view(*x.shape[:2], -1)
         columns = _columns(raw, width, 3 + gated)
         first = width * len(columns)
         ends = [c[:, -back:].contiguous() for c in columns[:3]]
@@ -69,12 +70,12 @@ class _Project(torch.autograd.Function):
             if d is not None:
                 target[..., : d.shape[-1]].copy_(d)
         flat = d_raw.flatten(0, 1)
-        dx = (flat @ _join(weights)).view_as(x) if ctx.needs_input_grad[0] else None
+        dx = (flat @ join(weights)).view_as(x) if ctx.needs_input_grad[0] else None
         d_weights = (flat.t() @ x.flatten(0, 1))[: sum(w.shape[0] for w in weights)]
         return dx, *[None] * 4, *d_weights.split([w.shape[0] for w in weights])
 
 
-def _join(weights: Sequence[Tensor]) -> Tensor:
+def join(weights: Sequence[Tensor]) -> Tensor:
     """The weights of all projections as one, with rows of zeros up to a whole cache line."""
     rows = sum(w.shape[0] for w in weights)
     if len(weights) == 1 and rows % WHOLE == 0:
@@ -140,89 +141,59 @@ def _parts(raw: Tensor, convs: Sequence[Tensor], tails: Sequence[Tensor], heads:
     return [p.unflatten(-1, (heads, -1)) for p in made]
 
 
-class Writer:
-    """Writes tokens of one layer and reads them back; made for many calls in a row, whose weights it joins once.
+def write(
+    layer: "NeuralMemory",
+    gated: bool,
+    x: Tensor,
+    state: NeuralMemoryState | None,
+    *,
+    initial: NeuralMemoryState | None,
+    write_scale: float,
+    return_stats: bool,
+    **_: object,
+) -> Written:
+    """`NeuralMemory.write` where `backends.takes_layer` holds: no padding or documents, with learning.
 
-    It takes what `backends.takes_layer` allows: no padding, no documents, a memory that learns. All its calls take one
-    `initial`.
+    With `gated` it makes the output gate too.
     """
-
-    def __init__(self, layer: "NeuralMemory", gated: bool) -> None:
-        self.layer, self.gated = layer, gated
-        projections = layer.gate_projections()
-        self.scalars = sum(p.out_features for p in projections)
-        self.bias = torch.cat([p.bias for p in projections])
-        names = "qkvg" if gated else "qkv"
-        weights = [*(getattr(layer, f"{n}_proj").weight for n in names), *(p.weight for p in projections)]
-        # one call alone joins them inside its node, which spares the backward of the join
-        self.weights = weights if gated else [_join(weights)]
-        self.convs = [getattr(layer, f"{n}_conv1d").weight for n in "qkv"]
-        self.params = layer.params
-        self.first: MemoryState | None = None
-        self.returned: MemoryState | None = None
-
-    def __call__(
-        self,
-        x: Tensor,
-        state: NeuralMemoryState | None,
-        *,
-        initial: NeuralMemoryState | None,
-        write_scale: float,
-        return_stats: bool,
-        **_: object,
-    ) -> Written:
-        layer, source = self.layer, state or initial
-        tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
-        heads, (taps, width) = layer.num_heads, self.convs[0].shape
-        lanes = loop.lane_group(x.shape[0] * heads, [2 * w[0].numel() for w in self.params.weights], layer.chunk_size)
-        raw, raw_gates, tail_q, tail_k, tail_v, *gate = _Project.apply(
-            x, width, taps - 1, self.gated, self.scalars, *self.weights
-        )
-        q, k = raw.detach()[..., :width].unflatten(-1, (heads, -1)), None  # of q the shape alone is read
-        if layer.theta_key_proj is not None:
-            k = convolve([raw[..., width : 2 * width]], [self.convs[1]], tails[1:2], heads, 1)[0].view(q.shape)
-        theta, eta, alpha, write = layer.activate(raw_gates + self.bias, k)
-        if write_scale != 1.0:
-            theta = theta * write_scale
-        later = state is not None and state.memory is self.returned
-        before, first = self._states(q, state, initial)
-        aligned = before is not None and is_aligned(x.shape[1], layer.chunk_size, before.offset, None, None)
-        gates = torch.stack((theta, eta, alpha)).movedim(-1, 1)
-        rows = first.batch_size if before is None else x.shape[0]
-        start = begin(gates, self.params, before, first, rows, aligned=aligned, documents=not later)
-        if rows < x.shape[0] and not lanes:
-            now = [s.repeat(x.shape[0], 1, 1) for s in start.state]
-            start = start._replace(state=now, initial=now)
-        counts = (len(tails), len(start.state), len(start.anchor), len(start.norm))
-        makes = bool(lanes) and source is None  # the loop makes q, k and v itself
-        static = (heads, makes, layer.chunk_size, layer.network.residual, layer.network.grad_clip)
-        lists = (*start.state, *start.anchor, *start.initial, *start.norm)
-        y, loss, offset, *ends = _Memory.apply(
-            raw, counts, static, *self.convs, *tails, start.gates, *lists, start.offset
-        )
-        self.returned = memory = end_state(ends[: counts[1]], ends[counts[1] :], offset, layer.num_heads)
-        conv = {"q": tail_q, "k": tail_k, "v": tail_v}
-        stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": write} if return_stats else {}
-        return Written(y, NeuralMemoryState(memory, with_read(conv, source)), stats, gate[0] if gate else None)
-
-    def _states(
-        self, q: Tensor, state: NeuralMemoryState | None, initial: NeuralMemoryState | None
-    ) -> tuple[MemoryState | None, MemoryState]:
-        """The memory before the call, and that at which documents start, in the dtype of q.
-
-        They are checked, unless the memory is the one that the call before returned.
-        """
-        first = self.first or (MemoryState.initial(self.params, 1) if initial is None else initial.memory)
-        before = None if state is None else state.memory
-        if before is None or before is not self.returned:
-            widths, batch = self.layer.network.widths(q.shape[3]), q.shape[0]
-            first.check("initial", q, widths, {1, batch})
-            if before is not None:
-                before.check("state", q, widths, {batch})
-                before = before.in_dtype(q.dtype)
-            first = first.in_dtype(q.dtype)
-        self.first = first
-        return before, first
+    gates, params, source = layer.gate_projections(), layer.params, state or initial
+    weights = [*(getattr(layer, f"{n}_proj").weight for n in ("qkvg" if gated else "qkv")), *(p.weight for p in gates)]
+    convs = [getattr(layer, f"{n}_conv1d").weight for n in "qkv"]
+    tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
+    heads, (taps, width) = layer.num_heads, convs[0].shape
+    chunk_size = enough(layer.chunk_size, x.shape[1], None if state is None else state.memory.offset)
+    lanes = loop.lane_group(x.shape[0] * heads, [2 * w[0].numel() for w in params.weights], chunk_size)
+    raw, raw_gates, tail_q, tail_k, tail_v, *gate = _Project.apply(
+        x, width, taps - 1, gated, sum(p.out_features for p in gates), *weights
+    )
+    q, k = raw.detach()[..., :width].unflatten(-1, (heads, -1)), None  # of q the shape alone is read
+    if layer.theta_key_proj is not None:
+        k = convolve([raw[..., width : 2 * width]], [convs[1]], tails[1:2], heads, 1)[0].view(q.shape)
+    theta, eta, alpha, share = layer.activate(raw_gates + torch.cat([p.bias for p in gates]), k)
+    if write_scale != 1.0:
+        theta = theta * write_scale
+    before, widths, batch = None, layer.network.widths(layer.head_dim), x.shape[0]
+    first = MemoryState.initial(params, 1) if initial is None else initial.memory
+    first.check("initial", q, widths, {1, batch})
+    if state is not None:
+        state.memory.check("state", q, widths, {batch})
+        before = state.memory.in_dtype(q.dtype)
+    first = first.in_dtype(q.dtype)
+    aligned = before is not None and is_aligned(x.shape[1], chunk_size, before.offset, None, None)
+    rows = first.batch_size if before is None else batch
+    start = begin(torch.stack((theta, eta, alpha)).movedim(-1, 1), params, before, first, rows, aligned=aligned)
+    if rows < batch and not lanes:
+        now = [s.repeat(batch, 1, 1) for s in start.state]
+        start = start._replace(state=now, initial=now)
+    counts = (len(tails), len(start.state), len(start.anchor), len(start.norm))
+    makes = bool(lanes) and source is None  # the loop makes q, k and v itself
+    static = (heads, makes, chunk_size, layer.network.residual, layer.network.grad_clip)
+    lists = (*start.state, *start.anchor, *start.initial, *start.norm)
+    y, loss, offset, *ends = _Memory.apply(raw, counts, static, *convs, *tails, start.gates, *lists, start.offset)
+    memory = end_state(ends[: counts[1]], ends[counts[1] :], offset, heads)
+    conv = with_read({"q": tail_q, "k": tail_k, "v": tail_v}, source)
+    stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": share} if return_stats else {}
+    return Written(y, NeuralMemoryState(memory, conv), stats, gate[0] if gate else None)
 
 
 class _Emit(torch.autograd.Function):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from titanslab.memory.folder import cache_folder
+from titanslab.memory.cpu.build import cache_folder
 from titanslab.memory.network import MemoryNetwork
 
 FILE = "measured.json"

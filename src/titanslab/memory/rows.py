@@ -32,6 +32,15 @@ class Schedule(NamedTuple):
     offset: Tensor
 
 
+def enough(chunk_size: int, tokens: int, offset: Tensor | None) -> int:
+    """A smaller chunk size for a call that ends within its first chunk, so that the work grows with the tokens."""
+    known = offset is None or (offset.device.type == "cpu" and offset.numel() > 0 and tokens < chunk_size)
+    if torch.compiler.is_compiling() or not known:
+        return chunk_size
+    end = tokens if offset is None else tokens + int(offset.max())
+    return min(chunk_size, 1 << end.bit_length())
+
+
 def count_blocks(tokens: int, chunk_size: int, block: int) -> int:
     """Blocks of a call without state, padding and documents, as `make_schedule` lays them out: known without a look."""
     # divisions alone, so that a compiled caller's length may be a symbol

@@ -99,7 +99,8 @@ def make_call(
         position = position % config.segment_len
     rotary = None
     if config.variant != "lmm":
-        rotary = rotary_tables(position, config.head_dim, float((config.rope_parameters or {})["rope_theta"]), x.dtype)
+        head_dim, base = x.shape[2] // config.num_attention_heads, float((config.rope_parameters or {})["rope_theta"])
+        rotary = rotary_tables(position, head_dim, base, x.dtype)
     return Call(lengths, reset, documents, start, rotary, steps, end, learn, write_scale, stats)
 
 

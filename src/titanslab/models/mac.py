@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.layers import Attention, MemoryGate, RMSNorm
+from titanslab.memory.layer import recompute
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
 from titanslab.models.segments import Segments
-from titanslab.models.state import MixerState
+from titanslab.models.state import MixerState, Update
 
 
 class MemoryAsContext(Mixer):
@@ -37,11 +38,9 @@ class MemoryAsContext(Mixer):
         self.gate = MemoryGate(config.hidden_size, config.gate_type, config.rms_norm_eps)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(
-        self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False
-    ) -> tuple[Tensor, MixerState | None]:
+    def forward(self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False) -> Update:
         segments = Segments(self, self.norm(x), call, state, keep=return_state)
-        written = []
+        written = segments.written  # of the segments that a kernel has walked over
         for s in segments:
             h = self.h_norm(segments.retrieve(s))  # Eq. 21
             y = s.x + segments.attend(s, h)  # Eqs. 22, 23
@@ -50,5 +49,9 @@ class MemoryAsContext(Mixer):
         y, normed, reads = (
             torch.cat(parts, dim=1) if len(parts) > 1 else parts[0] for parts in zip(*written, strict=True)
         )
-        o = self.o_proj(self.gate(y, self.memory.output(reads, normed)))  # Eq. 25
+        o = self.o_proj(recompute(self._combine, y, normed, reads))
         return segments.in_rows(o), segments.state() if return_state else None
+
+    def _combine(self, y: Tensor, normed: Tensor, reads: Tensor) -> Tensor:
+        """The gate of attention and memory, from the reads `[B, T, H, D]` of the normalised tokens. Eq. 25."""
+        return self.gate(y, self.memory.gated_output(reads, self.memory.g_proj(normed)))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from titanslab.memory.frozen import check_writes
+from titanslab.memory.layer import check_writes
 from titanslab.models.cache import TitansCache
 from titanslab.models.config import TitansConfig
 

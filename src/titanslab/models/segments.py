@@ -5,18 +5,18 @@ next. Otherwise rows differ: a step may go on with a segment of the cache or of 
 in it. Whatever no write changes is computed for all steps at once.
 """
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titanslab.memory.layer_cpu import Written
 from titanslab.memory.padding import take
 from titanslab.memory.state import NeuralMemoryState, where_rows
 from titanslab.models.call import Call
 from titanslab.models.state import MixerState
+from titanslab.models.walk_cpu import takes_walk, walk
 
 if TYPE_CHECKING:
     from titanslab.models.mac import MemoryAsContext
@@ -48,19 +48,19 @@ class Segments:
         self.initial = mixer.document_start(call, state)
         # the call's slots for keys and values of the running segment: needed by a ragged walk and by a next call
         self.stores = keep or self.steps is not None
-        self.tokens = self._per_token(x, state)
         self.mask: Tensor | None = None
         self.reset: Tensor | None = None
         self.filled: Tensor | None = None
         self.seen: dict[int, Tensor] = {}  # attention masks of whole segments, by length
-        # by length, because the last segment may be short and need another writer
-        self.writers: dict[int, Callable[..., Written]] = {}
         self.stats: list[dict[str, Tensor]] = []
+        # y, y normalised and reads of the segments that a kernel has walked over
+        self.written: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._begin(x, state)
+        walked = self._walk_whole(x)
+        self.tokens = self._per_token(x, walked) if walked < x.shape[1] else ()
 
-    def _per_token(self, x: Tensor, state: MixerState | None) -> tuple[Tensor, ...]:
-        """The fields of `Segment` for all tokens, in the order of the walk; sets the states of its start."""
-        mixer, memory, call, rotary = self.mixer, self.mixer.memory, self.call, self.call.rotary
-        assert rotary is not None
+    def _begin(self, x: Tensor, state: MixerState | None) -> None:
+        """Set the states with which the walk starts."""
         if state is not None and state.memory is not None and state.attention is not None:
             self.now, self.read_weights = state.memory, state.read_weights
             self.keys, self.values = state.attention
@@ -69,6 +69,29 @@ class Segments:
             self.now = self.initial.expand(x.shape[0])
             self.read_weights = self.now.memory.weights
             self.keys, self.values = self._no_segment(x)
+
+    def _walk_whole(self, x: Tensor) -> int:
+        """Walk over the whole segments at once where a kernel does it; returns the number of their tokens."""
+        length = self.mixer.segment_len
+        count = (x.shape[1] - self.stores) // length  # a next call needs the last segment's keys and values
+        if self.steps is not None or not takes_walk(self.mixer, x, self.call, self.now.memory, count):
+            return 0
+        prefix = self.mixer.num_persistent_tokens
+        keys, values = self.keys[:, :, :prefix], self.values[:, :, :prefix]
+        y, normed, reads, loss, self.now = walk(self.mixer, x[:, : count * length], self.call, self.now, (keys, values))
+        self.written.append((y, normed, reads))
+        if self.call.stats is not None:
+            theta, eta, alpha, write = self.memory.all_gates(normed, None)
+            theta = theta * self.call.write_scale
+            self.stats.append({"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": write})
+        return count * length
+
+    def _per_token(self, x: Tensor, walked: int) -> tuple[Tensor, ...]:
+        """The fields of `Segment` for all tokens that are left, in the order of the walk."""
+        mixer, memory, call, rotary = self.mixer, self.mixer.memory, self.call, self.call.rotary
+        assert rotary is not None
+        if walked:
+            x, rotary = x[:, walked:], (rotary[0][:, walked:], rotary[1][:, walked:])
         query, tail = memory.queries(x, self.now, lengths=call.lengths, reset=call.reset, initial=self.initial)
         self.now = NeuralMemoryState(self.now.memory, {**self.now.conv, "read": tail})
         if self.steps is not None:
@@ -90,6 +113,8 @@ class Segments:
         return keys, values
 
     def __iter__(self) -> Iterator[Segment]:
+        if not self.tokens:
+            return
         size = self.mixer.segment_len if self.steps is None else self.steps.size
         dims = (1, 1, 1, 2, 2, 2, 1, 1)
         # `split`, not slices: autograd pads the gradient of each slice to the full length, which is quadratic in T
@@ -125,20 +150,14 @@ class Segments:
     def update(self, y: Tensor) -> Tensor:
         """Write `y [B, L, hidden]` token by token; returns the reads `[B, L, H, D]`, each right after its own write."""
         lengths = None if self.mask is None else self.mask.sum(1)
-        writer = self.writers.get(y.shape[1])
-        if writer is None:
-            writer = self.memory.writer(y, lengths=lengths, reset=self.reset, learn=self.call.learn)
-            self.writers[y.shape[1]] = writer
-        written = writer(
-            y,
-            self.now,
-            lengths=lengths,
-            reset=self.reset,
-            initial=self.initial,
-            learn=self.call.learn,
-            write_scale=self.call.write_scale,
-            return_stats=self.call.stats is not None,
-        )
+        rules: dict[str, Any] = {
+            "lengths": lengths,
+            "reset": self.reset,
+            "initial": self.initial,
+            "learn": self.call.learn,
+        }
+        rules |= {"write_scale": self.call.write_scale, "return_stats": self.call.stats is not None}
+        written = self.memory.write(y, self.now, **rules)
         self.now = written.state
         self.stats.append(written.stats)
         return written.y

@@ -91,8 +91,7 @@ def answer(
     Args:
         model, tokenizer: a Titans model and its tokenizer.
         cache: the state after the text before; None = the model's initial memory.
-        text: the prompt.
-        sampling: how tokens are drawn.
+        text, sampling: the prompt, and how tokens are drawn.
         streamer: receives tokens as they come, see `generate()`.
 
     Raises:

@@ -105,8 +105,7 @@ def unfinished_reading(save: Path, resume: bool, about: dict[str, Any], overwrit
     """The notes of the reading that `resume` continues, or {} for a new one.
 
     Args:
-        save: the memory file.
-        resume: whether its reading is to be continued.
+        save, resume: the memory file, and whether its reading is to be continued.
         about: `path` and `bytes` of the text, as the notes under "text" have them.
         overwrite: whether a new reading may replace the file.
 

@@ -15,13 +15,12 @@ from titanslab.tasks.table import TASKS
 
 
 class Mixture:
-    """Rows `{input_ids, labels}` of at most `sequence_length` tokens; row i is a pure function of (seed, i).
+    """Rows `{input_ids, labels}` of at most `sequence_length` tokens; row i is a pure function of (`seed`, i).
 
     Args:
         name: a task of the table that has training rows, such as `niah`.
         tokenizer: encodes to ids; a task without text uses its padding id alone.
         sequence_length: tokens per row; short samples are filled up on the right with padding and labels of -100.
-        seed: another seed gives other rows.
         min_length: length of the shortest sample; default `sequence_length`. Lengths are drawn evenly on a
             logarithmic scale.
         curriculum_rows: number of rows over which the longest sample grows from `min_length` to `sequence_length`.

@@ -16,8 +16,7 @@ class TaskSample:
         task: name of the sub-task, such as `niah_single_1` or `babilong_qa1`.
         length: nominal length in tokens of the tokenizer that measured it; 0 for facts without background.
         index: number of the sample within its sub-task, length and seed.
-        prompt: the text that the model reads.
-        target: the reference answer.
+        prompt, target: the text that the model reads, and the reference answer.
         info: further values for the scorer and the tables, such as `depth` in percent and `question`.
     """
 
@@ -43,8 +42,7 @@ class Cell:
     """One square of the result table: a sub-task at one length.
 
     Args:
-        task: name of the sub-task.
-        length: nominal length in tokens.
+        task, length: name of the sub-task, and nominal length in tokens.
         make: makes the sample with a given index.
         score: from a sample and the model's output to scores by name; the first score is the one in the table.
         settings: every value that the samples depend on, apart from their index.

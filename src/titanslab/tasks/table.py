@@ -38,8 +38,7 @@ class LmEval:
     """A task in lm-eval, where every sub-task is `titans_NAME_PART` and one run has one length.
 
     Args:
-        length: default of the length.
-        samples: default of the number of samples.
+        length, samples: defaults of the length and of the number of samples.
         metrics: name there of each score whose name differs, by the name here.
         needs: options that the metadata must hold.
     """
@@ -57,22 +56,18 @@ class Task:
     Args:
         name: the task on the command line (`titans evaluate NAME`) and in recipes (`data.task`). Sub-tasks are
             called `NAME_PART`.
-        title: heading of result tables and pictures.
-        about: one line for the list of tasks.
+        title, about: heading of result tables and pictures; one line for the list of tasks.
         rows: called with a tokenizer and options, returns a `MakeRow` for a `Mixture`; None = no training rows.
         cells: returns the cells of the result table; called with the task's own options by name and with `lengths` in
             tokens, the `counter` that measures them, `counter_name`, the identity of its tokenizer, which is part of
             the cells' settings, and `seed` of the samples. None = the task is for training alone and has none of the
             fields below.
         score: the scores of a sample's output by name; the first one is the one in pictures.
-        help: text of `titans evaluate NAME --help`.
-        example: options of the command in that text.
+        help, example: text of `titans evaluate NAME --help`, and options of the command in that text.
         kilo: number of tokens that `k` means in a length.
-        lengths: default lengths of an evaluation.
-        samples: default number of samples per sub-task and length.
-        max_new_tokens: default length of the longest answer.
-        parts: names of the sub-tasks.
-        parts_option: the option that chooses among them.
+        lengths, samples, max_new_tokens: defaults of an evaluation: its lengths, the number of samples per sub-task and
+            length, and the length of the longest answer.
+        parts, parts_option: names of the sub-tasks, and the option that chooses among them.
         options: the task's own options.
         average: sub-tasks that the result table averages where all of them are present.
         shorter: the default lengths where an option is not given, by the option's name.

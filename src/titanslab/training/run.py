@@ -53,8 +53,7 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     Everything that can be checked is checked before the folder is made or changed.
 
     Args:
-        recipe: the checked recipe.
-        output: a new or empty folder, or with `resume` the folder of an interrupted run.
+        recipe, output: the checked recipe; a new or empty folder, or with `resume` that of an interrupted run.
         resume: go on from the last whole checkpoint; the losses are those of a run that was never stopped.
         say: called in the first process with each message; by default it prints to stderr.
 

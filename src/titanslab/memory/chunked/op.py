@@ -51,7 +51,7 @@ def _loop(name: str, q: Tensor, depth: int) -> ModuleType:
     return import_module(f"titanslab.memory.{LOOPS[name or chunk_loop(q.device, q.dtype, depth)[0]]}")
 
 
-def _bytes(state: list[Tensor]) -> int:
+def state_bytes(state: list[Tensor]) -> int:
     return sum(s.numel() * s.element_size() for s in state)
 
 
@@ -113,7 +113,7 @@ def placed(inputs: Inputs, loop: str, offset: Tensor | None, mask: Tensor | None
         start = torch.zeros(batch, dtype=torch.int64, device=inputs.q.device) if offset is None else offset
         schedule = make_schedule(tokens, inputs.chunk_size, start, mask, reset, block)
     blocks = tokens // block if schedule is None else schedule.chunks
-    return inputs._replace(schedule=schedule, group=group_size(blocks, block, _bytes(inputs.initial)))
+    return inputs._replace(schedule=schedule, group=group_size(blocks, block, state_bytes(inputs.initial)))
 
 
 @chunked_memory.register_fake
@@ -127,7 +127,7 @@ def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_s
     aligned = offset is None and is_aligned(q.shape[1], block, None, mask, reset)
     if plain:
         blocks = count_blocks(q.shape[1], chunk_size, block)
-        groups = -(-blocks // (lanes or group_size(blocks, block, _bytes(state))))
+        groups = -(-blocks // (lanes or group_size(blocks, block, state_bytes(state))))
     else:
         groups = torch.library.get_ctx().new_dynamic_size()  # type: ignore[assignment]
     running = [] if aligned else [s.new_empty(s.shape[0], s.shape[1] // 2, s.shape[2]) for s in state]
@@ -197,20 +197,15 @@ def begin(
     batch: int,
     *,
     aligned: bool = False,
-    documents: bool = True,
 ) -> Start:
     """Put gates and states into the layout of the op.
 
     `state` None starts every row at `initial`. `aligned` says that every row is known to start at a chunk boundary.
-    Without `documents`, in a later call of several, no row reads `initial`, and it has no gradient.
     """
     stacked = gates if isinstance(gates, Tensor) else stack_gates(gates)
     norm = [n for n in (params.norm_weight, params.norm_bias) if n is not None]
-    now = _stack(initial, batch) if state is None else state.stacked or _stack(state, batch)
-    if documents:
-        first = now if state is None else _stack(initial, batch)
-    else:
-        first = [s.detach() for s in now]
+    now = stack(initial, batch) if state is None else state.stacked or stack(state, batch)
+    first = now if state is None else stack(initial, batch)
     if state is None or aligned:
         return Start(stacked, now, [], first, norm, None)
     return Start(stacked, now, [c.flatten(0, 1) for c in state.chunk_weights], first, norm, state.offset)
@@ -230,7 +225,7 @@ def end_state(end: list[Tensor], running: list[Tensor], offset: Tensor, heads: i
     return MemoryState(weights, momentum, chunk_weights, offset, (tuple(end), weights, momentum))
 
 
-def _stack(state: MemoryState, batch: int) -> list[Tensor]:
+def stack(state: MemoryState, batch: int) -> list[Tensor]:
     """Per layer `[B*H, 2 d_in, d_out]`, weights above momentum; `state` holds one row or `batch` rows."""
     pairs = zip(state.weights, state.momentum, strict=True)
     return [torch.cat([w, s], 2).expand(batch, -1, -1, -1).flatten(0, 1) for w, s in pairs]

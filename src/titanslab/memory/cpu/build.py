@@ -4,24 +4,43 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-
-from titanslab.memory.folder import cache_folder
 
 SOURCE = Path(__file__).parent / "source"
 INEXACT = ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 FLAGS = ("-std=c++17", "-O3", "-march=native", *INEXACT, "-fopenmp", "-shared", "-fPIC")
 MAX_LAYERS = 8  # most layers of a memory: the length of the pointer arrays in the kernels' arguments
 LAYERS = ctypes.c_void_p * MAX_LAYERS
-SIZES = ("batch", "tokens", "heads", "head_dim")
+MAX_PARTS = 3  # most inputs of the features kernel
+KINDS: dict[str, type] = {"int64_t": ctypes.c_int64, "double": ctypes.c_double}
+LENGTHS = {"MAX_LAYERS": MAX_LAYERS, "MAX_PARTS": MAX_PARTS}
 REALS = {torch.float32: "float", torch.float64: "double"}
+
+
+def cache_folder() -> Path:
+    """Where what was compiled or measured here is kept: `TITANS_CACHE`, else the user's cache folder."""
+    root = os.environ.get("TITANS_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "titanslab"
+
+
+def fields(source: str, name: str) -> list[tuple[str, type]]:
+    """The fields of `struct name` in a kernel's source file, for the ctypes structure that mirrors it."""
+    body = re.search(rf"struct {name} {{\n(.*?)\n}};", (SOURCE / source).read_text(), re.DOTALL)
+    assert body is not None, f"{source} has no struct {name}"
+    found: list[tuple[str, type]] = []
+    for kind, names in re.findall(r"(\w+)([^;]+);", re.sub(r"//.*", "", body[1])):
+        for star, field, length in re.findall(r"(\*?)\s*(\w+)(?:\[(\w+)\])?", names):
+            base: Any = ctypes.c_void_p if "*" in (star, names.strip()[0]) else KINDS[kind]
+            found.append((field, base * LENGTHS[length] if length else base))
+    return found
 
 
 class Library(NamedTuple):

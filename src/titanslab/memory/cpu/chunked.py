@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.autograd import Inputs
-from titanslab.memory.cpu.build import LAYERS, SIZES, load
+from titanslab.memory.cpu.build import LAYERS, fields, load
 from titanslab.memory.cpu.reuse import LARGE_BYTES, lend
 from titanslab.memory.rows import Schedule
 
@@ -34,10 +34,6 @@ LANE_CHUNK, LANE_STATE, LANE_MEMORIES = 8, 2048, 2 * LANES
 LANE_BYTES = 1 << 20
 # Partial sums of the gradient of a start that all rows share.
 LANE_SLICES = 16
-_SHAPE = (*SIZES, "hidden", "depth", "chunk", "chunks")
-_OF_LANES = ("starts", "lanes", "stride", "taps")
-_INTS = (*_SHAPE, "gate_layers", "group", "residual", "inner", "threads", "activation_reals", *_OF_LANES)
-_POINTERS = ["q", "k", "v", "gates", "scale", "shift", "index", "resets", "continues", "last", "offset", "activations"]
 
 
 class Pointers(ctypes.Structure):
@@ -59,24 +55,9 @@ class Pointers(ctypes.Structure):
 
 
 class Arguments(Pointers):
-    """Mirrors `struct Arguments` in arguments.hpp, field for field."""
+    """Mirrors `struct Arguments` in arguments.hpp."""
 
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in _INTS),
-        ("grad_clip", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-        *((name, LAYERS) for name in ("state", "anchor", "initial", "kept")),
-        ("raw", ctypes.c_void_p),
-        ("convs", LAYERS),
-        *((name, ctypes.c_void_p) for name in ("y", "loss")),
-        *((name, LAYERS) for name in ("end", "running")),
-        ("dy", ctypes.c_void_p),
-        *((name, LAYERS) for name in ("d_end", "d_running")),
-        *((name, ctypes.c_void_p) for name in ("dq", "dk", "dv", "d_gates")),
-        *((name, LAYERS) for name in ("d_state", "d_anchor", "d_initial")),
-        *((name, ctypes.c_void_p) for name in ("d_norm", "d_raw")),
-        ("d_convs", LAYERS),
-    )
+    _fields_ = fields("arguments.hpp", "Arguments")
 
 
 def block_size(chunk_size: int) -> int:
@@ -116,7 +97,7 @@ def kept_activations(
     return shape if math.prod(shape) * q.element_size() <= KEEP_BYTES else None
 
 
-def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
+def prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
     """The arguments that forward and backward share, and the offsets at the end."""
     q, initial, schedule, chunk_size = inputs.q, inputs.initial, inputs.schedule, inputs.chunk_size
     depth, block = len(initial), chunk_size if inputs.lanes else block_size(chunk_size)
@@ -143,7 +124,7 @@ def _prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
     return arguments, schedule.offset
 
 
-def _run(arguments: Arguments, dtype: torch.dtype, backward: bool) -> None:
+def run(arguments: Arguments, dtype: torch.dtype, backward: bool) -> None:
     handle = load(dtype, "lanes" if arguments.lanes else "chunked").handle
     assert handle is not None
     if handle.titans_chunked(ctypes.byref(arguments), int(backward)):
@@ -169,7 +150,7 @@ def forward(
 
     With `keep`, for a backward that follows, the kept tensors may end with the activations (`kept_activations`).
     """
-    arguments, offset = _prepare(inputs)
+    arguments, offset = prepare(inputs)
     q, schedule = inputs.q, inputs.schedule
     y, loss = _filled(q, schedule), _filled(q[..., 0], schedule)
     shapes = [(q.shape[0] * q.shape[2], *s.shape[1:]) for s in state]
@@ -187,7 +168,7 @@ def forward(
     if shape is not None:
         kept = [*kept, _held(shape, q.dtype)]
         arguments.give(activations=kept[-1], activation_reals=kept[-1].shape[2])
-    _run(arguments, q.dtype, backward=False)
+    run(arguments, q.dtype, backward=False)
     return y, loss, end, running, kept, offset.clone()
 
 
@@ -204,7 +185,7 @@ def backward(
     In lanes `d_end` and `d_running` may be None for zeros. Where they make q, k and v, `d_raw` receives the gradient of
     the projections, and those of the convolutions' weights are returned in place of those of q, k and v.
     """
-    arguments, _ = _prepare(inputs)
+    arguments, _ = prepare(inputs)
     q, initial = inputs.q, inputs.initial
     d_gates = _filled(inputs.gates, inputs.schedule)
     shared = initial[0].shape[0] != q.shape[0] * q.shape[2]
@@ -225,7 +206,7 @@ def backward(
     if inputs.norm:
         per_row = q.new_zeros(q.shape[0], q.shape[2], 2, q.shape[3])
         arguments.give(d_norm=per_row)
-    _run(arguments, q.dtype, backward=True)
+    run(arguments, q.dtype, backward=True)
     d_parts = d_parts if inputs.raw is None else [d.sum(0) for d in d_parts]
     if inputs.norm:
         d_norm = [per_row[:, :, i].sum(0) for i in range(2)]

@@ -11,29 +11,21 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.autograd import first_order
-from titanslab.memory.cpu.build import SIZES, load
+from titanslab.memory.cpu.build import MAX_PARTS, fields, load
 
-MAX_PARTS = 3
 _PARTS = ctypes.c_void_p * MAX_PARTS
 
 
 class FeatureArguments(ctypes.Structure):
-    """Mirrors `struct FeatureArguments` in features.cpp, field for field."""
+    """`struct FeatureArguments` of features.cpp."""
 
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in (*SIZES, "taps", "parts", "unit", "threads", "stride")),
-        *((name, _PARTS) for name in ("x", "weight", "tail", "y", "dy", "dx", "d_weight", "d_tail")),
-    )
+    _fields_ = fields("features.cpp", "FeatureArguments")
 
 
 class GateArguments(ctypes.Structure):
-    """Mirrors `struct GateArguments` in features.cpp, field for field."""
+    """`struct GateArguments` of features.cpp."""
 
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in (*SIZES, "threads", "stride")),
-        ("eps", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("y", "weight", "gate", "out", "d_out", "dy", "d_weight", "d_gate")),
-    )
+    _fields_ = fields("features.cpp", "GateArguments")
 
 
 def _features(x: list[Tensor], weight: list[Tensor], tail: list[Tensor], heads: int, unit: int) -> FeatureArguments:

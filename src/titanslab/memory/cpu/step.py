@@ -5,26 +5,17 @@ import ctypes
 import torch
 from torch import Tensor
 
-from titanslab.memory.cpu.build import LAYERS, load
+from titanslab.memory.cpu.build import fields, load
 from titanslab.memory.cpu.chunked import Pointers
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Tokens
 from titanslab.memory.state import MemoryState, where_rows
 
-_INTS = ("rows", "heads", "head_dim", "hidden", "depth", "residual", "threads")
-
 
 class StepArguments(Pointers):
-    """Mirrors `struct StepArguments` in step.cpp, field for field."""
+    """`struct StepArguments` of step.cpp."""
 
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in _INTS),
-        ("grad_clip", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "gates", "scale", "shift", "offset")),
-        *((name, LAYERS) for name in ("weights", "momentum", "anchor")),
-        *((name, ctypes.c_void_p) for name in ("y", "loss")),
-        *((name, LAYERS) for name in ("new_weights", "new_momentum")),
-    )
+    _fields_ = fields("step.cpp", "StepArguments")
 
 
 def step(

@@ -17,8 +17,7 @@ class _Book:
     """Sentences of a book and their token counts; the text is split and counted at the first use.
 
     Args:
-        text: of the book.
-        counter: measures sentences.
+        text, counter: the book; measures its sentences.
         words: matches the words and phrases that `mentions` finds.
     """
 

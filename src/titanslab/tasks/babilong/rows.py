@@ -23,12 +23,10 @@ class BabilongRows:
     """Makes training rows of BABILong, a `MakeRow`; all but the tokenizer are `data.task_options` in a recipe.
 
     Args:
-        tokenizer: encodes to ids.
-        facts: folder of bAbI's files; None = generated stories, without end, for qa1 to qa5.
+        tokenizer, facts: encodes to ids; folder of bAbI's files, None = generated stories, without end, for qa1 to qa5.
         background: path of books, at most `MAX_CHARS` of them; None = every sample is its facts alone.
         tasks: one task such as `qa1`, or a list of them, drawn evenly.
-        split: of bAbI's files, `train` or `test`.
-        form: of the prompt; `base` alone.
+        split, form: `train` or `test` of bAbI's files; of the prompt, `base` alone.
         whole_stories: share of rows that hold the earlier questions of the story too, each with its answer at a place
             between the facts before and after it. Such a row has up to five answers to learn from with bAbI's files,
             and one for every two facts of a generated story.

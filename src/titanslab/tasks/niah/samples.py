@@ -67,8 +67,7 @@ class NIAH:
     """Makes S-NIAH samples of one variant.
 
     Args:
-        variant: `single_1`, `single_2` or `single_3`.
-        tokenizer: measures the length; see `TokenCounter`.
+        variant: `single_1`, `single_2` or `single_3`. tokenizer: measures the length; see `TokenCounter`.
         haystack: running text for single_2 and single_3, one text or several, which are joined; None for single_1.
         adjectives, nouns: first and second halves of the keys.
     """

@@ -61,8 +61,7 @@ class RecallTask:
     Args:
         tokenizer: Hugging Face tokenizer or `tokenizers.Tokenizer`.
         background: the running text.
-        num_facts: number of names in a row.
-        value_digits: digits of a value.
+        num_facts, value_digits: number of names in a row, and digits of a value.
         fact_every: mean number of background tokens between two facts; a gap ends at the end of a clause.
         template: text of a fact; the part before `{value}` is the question.
     """
@@ -120,15 +119,10 @@ class RecallTask:
         return stack([self.row(length, seed, index * batch_size + i, loss) for i in range(batch_size)])
 
     def questions(self, distance: int, num_samples: int, seed: int, lead: int = 0) -> RecallBatch:
-        """Rows that end with one question, whose answer last occurred exactly `distance` tokens before.
+        """`num_samples` rows that end with one question, whose answer last occurred exactly `distance` tokens before.
 
-        Other facts stand between the two, as in training.
-
-        Args:
-            distance: tokens from the start of the value to the start of the answer.
-            num_samples: number of rows; their lengths are equal if all values have the same number of tokens.
-            seed: another seed gives other rows.
-            lead: tokens of background and other facts before the fact of the question.
+        The distance is that from the start of the value to the start of the answer. Other facts stand between the two,
+        as in training, and `lead` tokens of background and other facts before the fact of the question.
 
         Returns:
             A batch in which every row ends with its answer, so the ids before the answer are a prompt. Shorter rows
@@ -210,8 +204,7 @@ def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **opt
     """Training rows of `RecallTask`.
 
     Args:
-        tokenizer: encodes to ids.
-        background: path of running text.
+        tokenizer, background: encodes to ids; path of running text.
         loss: `answers` or `text`; see `RecallTask.row`.
         options: of `RecallTask`.
     """

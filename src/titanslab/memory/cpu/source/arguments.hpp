@@ -6,7 +6,7 @@
 constexpr int MAX_LAYERS = 8;
 constexpr double NORM_EPS = 1e-5;
 
-// Mirrors `Arguments` in memory/cpu/chunked.py. Tensors are contiguous; an absent one is null.
+// `Arguments` in memory/cpu/chunked.py is made of these fields. Tensors are contiguous; an absent one is null.
 struct Arguments {
   int64_t batch, tokens, heads, head_dim, hidden, depth, chunk, chunks, gate_layers, group, residual, inner, threads, activation_reals;
   int64_t starts;    // problems that `state` holds: B * H, or H where all rows of the batch share them
