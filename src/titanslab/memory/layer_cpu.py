@@ -14,7 +14,7 @@ from titanslab.memory.autograd import Inputs, first_order, or_zeros
 from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import convolve, features, features_backward, gated_norm, gated_norm_backward
-from titanslab.memory.rows import enough
+from titanslab.memory.rows import fitting_chunk
 from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def write(
     convs = [getattr(layer, f"{n}_conv1d").weight for n in "qkv"]
     tails = [] if source is None else [source.conv[n].to(x.dtype).expand(x.shape[0], -1, -1) for n in "qkv"]
     heads, (taps, width) = layer.num_heads, convs[0].shape
-    chunk_size = enough(layer.chunk_size, x.shape[1], None if state is None else state.memory.offset)
+    chunk_size = fitting_chunk(layer.chunk_size, x.shape[1], None if state is None else state.memory.offset)
     lanes = loop.lane_group(x.shape[0] * heads, [2 * w[0].numel() for w in params.weights], chunk_size)
     raw, raw_gates, tail_q, tail_k, tail_v, *gate = _Project.apply(
         x, width, taps - 1, gated, sum(p.out_features for p in gates), *weights

@@ -11,7 +11,7 @@ from titanslab.memory.gpu import fused
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.recurrent import recurrent
 from titanslab.memory.reference import Gates, Tokens, reference
-from titanslab.memory.rows import enough
+from titanslab.memory.rows import fitting_chunk
 from titanslab.memory.state import MemoryState, check_shape
 
 
@@ -113,7 +113,7 @@ def neural_memory(
     # the fused kernels compute products in the dtype of q, k and v
     if way.backend != "triton":
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        chunk_size = enough(chunk_size, tokens, None if state is None else state.offset)
+        chunk_size = fitting_chunk(chunk_size, tokens, None if state is None else state.offset)
     given = Tokens(q, k, v, gates, mask, reset)
     state = None if state is None else state.in_dtype(dtype)
     if initial is not None:

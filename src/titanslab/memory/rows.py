@@ -32,7 +32,7 @@ class Schedule(NamedTuple):
     offset: Tensor
 
 
-def enough(chunk_size: int, tokens: int, offset: Tensor | None) -> int:
+def fitting_chunk(chunk_size: int, tokens: int, offset: Tensor | None) -> int:
     """A smaller chunk size for a call that ends within its first chunk, so that the work grows with the tokens."""
     known = offset is None or (offset.device.type == "cpu" and offset.numel() > 0 and tokens < chunk_size)
     if torch.compiler.is_compiling() or not known:
