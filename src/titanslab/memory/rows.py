@@ -42,8 +42,8 @@ def fitting_chunk(chunk_size: int, tokens: int, offset: Tensor | None) -> int:
 
 
 def count_blocks(tokens: int, chunk_size: int, block: int) -> int:
-    """Blocks of a call without state, padding and documents, as `make_schedule` lays them out: known without a look."""
-    # divisions alone, so that a compiled caller's length may be a symbol
+    """The number of blocks that `make_schedule` makes for a call without state, padding and documents."""
+    # divisions alone: in a traced call the length may be a symbol
     rest = tokens % block
     running = rest % chunk_size  # has a block of its own
     return tokens // block + -(-(rest - running) // block) + -(-running // chunk_size)

@@ -25,12 +25,12 @@ from titanslab.models.call import Call
 if TYPE_CHECKING:
     from titanslab.models.mac import MemoryAsContext
 
-# segments whose gradients of the weights are one product
+# Number of segments whose weight gradients are computed in one product.
 RING = 8
-# the steps of a segment in segment.cpp
+# The steps of a segment, as `enum Step` in segment.cpp numbers them.
 READ, NORM, ATTEND, FEATURES, FEATURES_BACKWARD, Y_BACKWARD, ATTEND_BACKWARD, NORM_BACKWARD, READ_BACKWARD = range(9)
-# The tensors of a walk, as in `struct SegmentArguments`; then come the states. The weights of products: `inputs` makes
-# the memory's query and gate and attention's q, k, v of x, `writes` makes what is written, as in `layer_cpu.join`.
+# The tensors of a walk by the names of `struct SegmentArguments`; the states follow them. `inputs` is the joined weight
+# of the memory's query and gate and of attention's q, k, v; `writes` is that of the tokens to write (`layer_cpu.join`).
 GIVEN = (
     *("x", "inputs", "writes", "o_proj", "bias", "conv", "o_norm", "h_norm", "y_norm", "prefix_k", "prefix_v"),
     *("read_tail", "first_tails", "scale", "shift", "cos", "sin", "limits"),
@@ -195,7 +195,7 @@ class _Walk(torch.autograd.Function):
         x, given, new, (count, rows, width, inner) = w.x, w.given, w.new, (w.count, w.rows, w.width, w.inner)
         d_y, d_normed, d_reads = (w.by_segment(d) for d in d_out[:3])
         d_tails, d_state = d_out[5].clone(), [d.clone() for d in d_out[6:]]
-        # per token: of the products of x, of the query, of y; of some segments: inputs and gradients of products
+        # `d_first`, `d_query` and `dy` hold gradients of all tokens, the buffers below them those of `ring` segments
         first, ring, dy = held["first"], min(RING, count), d_y.clone()
         d_first, d_query = torch.empty_like(first), torch.empty_like(held["query"])
         d_raw, u, h, dh0, d_kv = (new(ring, rows, n) for n in (ctx.sizes["columns"], inner, width, width, 2 * width))

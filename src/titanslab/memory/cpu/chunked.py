@@ -55,7 +55,7 @@ class Pointers(ctypes.Structure):
 
 
 class Arguments(Pointers):
-    """Mirrors `struct Arguments` in arguments.hpp."""
+    """`struct Arguments` of arguments.hpp."""
 
     _fields_ = fields("arguments.hpp", "Arguments")
 
@@ -125,6 +125,7 @@ def prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
 
 
 def run(arguments: Arguments, dtype: torch.dtype, backward: bool) -> None:
+    """Call the kernel; MemoryError if there is no memory for its workspaces."""
     handle = load(dtype, "lanes" if arguments.lanes else "chunked").handle
     assert handle is not None
     if handle.titans_chunked(ctypes.byref(arguments), int(backward)):

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "arguments.hpp"
-#include "flush.hpp"
 #include "gelu.hpp"
 #include "matmul.hpp"
 #include "pages.hpp"
@@ -687,31 +686,12 @@ struct Row {
 
 template <typename T>
 static int run(const Arguments& A, bool backward) {
-  Taker<T> counter{nullptr};
-  Row<T> plan(A, backward, counter);
   long rows = A.batch * A.heads;
-  int threads = (int)std::max<int64_t>(1, std::min<int64_t>(A.threads, rows)), failed = 0;
   if (A.activations && !backward) prefer_large_pages(A.activations, A.chunks * rows * A.activation_reals * sizeof(T));
-#pragma omp parallel num_threads(threads)
-  {
-    FlushDenormals flush;
-    static thread_local Arena<T> arena;
-    bool ready = arena.reserve(counter.count + 64);
-    if (!ready) {
-#pragma omp atomic write
-      failed = 1;
-    }
-    Taker<T> take{&arena};
-    Row<T> row(A, backward, take);
-#pragma omp for schedule(dynamic, 1)
-    for (long i = 0; i < rows; i++) {
-      if (!ready) continue;
-      row.begin(i);
-      backward ? row.backward() : row.forward();
-    }
-    arena.release_if_large(threads);
-  }
-  return failed;
+  return on_threads<T, Row<T>>(A, backward, rows, [&](Row<T>& row, long i) {
+    row.begin(i);
+    backward ? row.backward() : row.forward();
+  });
 }
 
 #ifndef TITANS_REAL

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "arguments.hpp"
-#include "flush.hpp"
 #include "gelu.hpp"
 #include "matmul.hpp"
 #include "workspace.hpp"
@@ -840,30 +839,13 @@ struct Lanewise {
 template <typename T>
 static int run_lanes(const Arguments& A, bool backward) {
   constexpr long VL = Lanes<T>::VL;
-  Taker<T> counter{nullptr};
-  Lanewise<T> plan(A, backward, counter);
   long groups = (A.batch * A.heads + VL - 1) / VL, slices = std::min(groups, LANE_SLICES);
-  int threads = (int)std::max<int64_t>(1, std::min<int64_t>(A.threads, slices)), failed = 0;
-#pragma omp parallel num_threads(threads)
-  {
-    FlushDenormals flush;
-    static thread_local Arena<T> arena;
-    bool ready = arena.reserve(counter.count + 64);
-    if (!ready) {
-#pragma omp atomic write
-      failed = 1;
+  return on_threads<T, Lanewise<T>>(A, backward, slices, [&](Lanewise<T>& lanes, long s) {
+    for (long i = s * groups / slices; i < (s + 1) * groups / slices; i++) {
+      lanes.begin(i);
+      backward ? lanes.backward(s) : lanes.forward();
     }
-    Taker<T> take{&arena};
-    Lanewise<T> lanes(A, backward, take);
-#pragma omp for schedule(dynamic, 1)
-    for (long s = 0; s < slices; s++)
-      for (long i = s * groups / slices; ready && i < (s + 1) * groups / slices; i++) {
-        lanes.begin(i);
-        backward ? lanes.backward(s) : lanes.forward();
-      }
-    arena.release_if_large(threads);
-  }
-  return failed;
+  });
 }
 
 #ifndef TITANS_REAL

@@ -1,7 +1,10 @@
 // Memory for the state and the activations of one row of the kernel.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
+
+#include "flush.hpp"
 
 // Most bytes that the workspaces of all threads hold between calls.
 constexpr size_t KEPT_BYTES = size_t(256) << 20;
@@ -42,3 +45,29 @@ struct Taker {
     return at;
   }
 };
+
+// Calls job(worker, i) for each i below `jobs`. Each thread has a worker, with a workspace of its own, made from the
+// arguments. The result is 1 if there is no memory for the workspaces.
+template <typename T, typename Worker, typename Given, typename Job>
+static int on_threads(const Given& A, bool backward, long jobs, Job job) {
+  Taker<T> counter{nullptr};
+  Worker plan(A, backward, counter);
+  int threads = (int)std::max<int64_t>(1, std::min<int64_t>(A.threads, jobs)), failed = 0;
+#pragma omp parallel num_threads(threads)
+  {
+    FlushDenormals flush;
+    static thread_local Arena<T> arena;
+    bool ready = arena.reserve(counter.count + 64);
+    if (!ready) {
+#pragma omp atomic write
+      failed = 1;
+    }
+    Taker<T> take{&arena};
+    Worker worker(A, backward, take);
+#pragma omp for schedule(dynamic, 1)
+    for (long i = 0; i < jobs; i++)
+      if (ready) job(worker, i);
+    arena.release_if_large(threads);
+  }
+  return failed;
+}
