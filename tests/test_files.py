@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and known by their contents, not by when they were written."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from titanslab.files import file_identity, put_in_place, write_whole
+from titanslab.files import check_new_folder, check_writable, file_identity, naming, put_in_place, write_whole
 
 
 def _folder(path):
@@ -110,3 +111,39 @@ def test_of_a_large_file_both_ends_count(tmp_path):
             file.write(b"x")
         seen.append(file_identity(path))
     assert len({str(identity) for identity in seen}) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_an_error_that_names_the_file(error, tmp_path):
+    def write(path):
+        raise error
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_whole(tmp_path / "x.bin", write)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "x.bin")
+    assert "free some" in caught.value.strerror
+
+
+def test_other_errors_stay_as_they_are(tmp_path):
+    for error in (ValueError("bad"), OSError("odd"), PermissionError(13, "Permission denied", "y")):
+        with pytest.raises(type(error)) as caught, naming(tmp_path / "x"):
+            raise error
+        assert caught.value is error
+
+
+def test_a_place_is_checked_where_it_will_be_made(tmp_path, monkeypatch):
+    check_writable(tmp_path / "a" / "b", "--output")
+    check_new_folder(tmp_path / "a", "--output")
+    assert not (tmp_path / "a").exists()
+    asked = []
+    monkeypatch.setattr("os.access", lambda path, mode: asked.append(path))
+    with pytest.raises(ValueError, match=r"--output '.*b' cannot be written: '.*' is read-only here"):
+        check_writable(tmp_path / "a" / "b", "--output")
+    assert asked == [tmp_path]

@@ -2,15 +2,16 @@
 
     from titanslab import TitansConfig, TitansForCausalLM, NeuralMemory
 
-Names load when first used. `titanslab.memory` needs torch alone; the models need transformers, and are known
-to `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` once `titanslab` is imported.
+Names load when first used, and `import titanslab` alone loads neither torch nor transformers. `titanslab.memory` needs
+torch alone; the models need transformers, whose `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` know them once
+`titanslab` is imported, before transformers or after it.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from titanslab._version import __version__
+from titanslab.models.register import register
 
 if TYPE_CHECKING:
     from titanslab.memory import (
@@ -55,5 +56,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if find_spec("transformers") is not None:  # without it, only the memory can be used
-    import_module("titanslab.models.register").register_config()
+register()

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and the identity of files by their contents."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -8,10 +9,13 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Errors of writing that have no file name, and the words for them in the errors of other libraries.
+FULL = {errno.ENOSPC: ("No space left", "os error 28"), getattr(errno, "EDQUOT", -1): ("Disk quota exceeded",)}
 _PIECE, _PIECES = 1 << 20, 64  # bytes of a piece and number of pieces that identify a very large file
 
 
@@ -32,12 +36,13 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[P
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        sync(temporary)
-        os.replace(temporary, path)
+        with naming(path):
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            sync(temporary)
+            os.replace(temporary, path)
     finally:
         _remove(temporary)
 
@@ -54,6 +59,42 @@ def put_in_place(made: Path, target: Path, last: str) -> None:
     for path in sorted(made.iterdir(), key=lambda p: (p.name == last, p.name)):
         os.replace(path, target / path.name)
     made.rmdir()
+
+
+def check_writable(path: Path, name: str) -> None:
+    """Raise ValueError if `path` cannot be made or changed; `name` is how the message calls it.
+
+    A command calls it before long work, so that the result can be written.
+    """
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
+        raise ValueError(
+            f"{name} {str(path)!r} cannot be written: {str(place)!r} is read-only here; give another place"
+        )
+
+
+def check_new_folder(path: Path, name: str) -> None:
+    """Raise ValueError unless `path` is new, or an empty folder, and can be written; `name` as in `check_writable`."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{name} {str(path)!r} is a file; give a folder")
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{name} {str(path)!r} already holds files; give another name")
+    check_writable(path, name)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An error of a full disk or quota, in whatever library it arises, becomes an OSError that names `path`."""
+    try:
+        yield
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        full = next((n for n, texts in FULL.items() if code == n or any(t in str(error) for t in texts)), None)
+        if full is None or (isinstance(error, OSError) and error.filename is not None):
+            raise
+        raise OSError(full, f"{os.strerror(full)}; free some and run the command again", str(path)) from error
 
 
 def sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """`titans generate`: text to stdout, broken models in one line."""
 
+import io
 import json
 import shutil
 
@@ -9,12 +10,16 @@ from titanslab.cli.generate import TextWriter
 from titanslab.data import byte_tokenizer
 
 
-def test_same_seed_same_text(titans, trained, tmp_path):
+def test_same_seed_same_text(titans, trained, tmp_path, monkeypatch):
     words = ("generate", "--model", trained, "--prompt", "Line 1: é", "--max-new-tokens", "12")
     first = titans(*words)
     assert first[0] == 0, first[2]
     assert first[1].endswith("\n")
     assert titans(*words)[1] == first[1]
+    assert titans("generate", "--model", trained, "Line 1: é", "--max-new-tokens", "12")[1] == first[1]
+    for piped in ("Line 1: é", "Line 1: é\n"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(piped.encode())))
+        assert titans("generate", "--model", trained, "--max-new-tokens", "12")[1] == first[1]
     assert titans(*words, "--seed", "1")[1] != first[1]
     (tmp_path / "prompt.txt").write_text("Line 1: é")
     assert titans("generate", "-m", trained, "-f", tmp_path / "prompt.txt", "--max-new-tokens", "12")[1] == first[1]
@@ -40,9 +45,12 @@ def test_an_unfinished_run_generates_from_its_last_checkpoint_and_says_so(titans
     assert not [record for record in caplog.records if record.name.startswith("titanslab")]
 
 
-def test_prompt_must_come_once(fails, trained, tmp_path):
-    assert "either as --prompt TEXT or as --file" in fails("generate", "--model", trained)
-    assert "either as" in fails("generate", "--model", trained, "--prompt", "a", "--file", "b")
+def test_prompt_must_come_once(fails, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert "give the text to continue: titans generate" in fails("generate", "--model", trained)
+    both = "both give the text to continue; give one"
+    assert f"--prompt and --file {both}" in fails("generate", "--model", trained, "--prompt", "a", "--file", "b")
+    assert f"PROMPT and --prompt {both}" in fails("generate", "--model", trained, "a", "--prompt", "b")
     assert "No such file" in fails("generate", "--model", trained, "--file", tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert "not text in UTF-8" in fails("generate", "--model", trained, "--file", tmp_path / "latin.txt")

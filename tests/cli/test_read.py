@@ -276,6 +276,22 @@ def test_chat_goes_on_after_a_restart(titans, fails, trained, memory, tmp_path, 
     assert memory.read_bytes() == before
 
 
+def test_a_finished_memory_is_not_overwritten_without_a_word(titans, fails, trained, book, memory, tmp_path):
+    save = tmp_path / "m"
+    save.write_bytes(memory.read_bytes())
+    before = save.read_bytes()
+    said = "holds the memory of book.txt; give another name, or --overwrite to replace it"
+    assert said in fails("read", book, "-m", trained, "--save", save)
+    assert said in fails("read", book, "--from", save, "--save", save)
+    assert said in fails("ask", "--memory", save, "x", "--save", save)
+    assert save.read_bytes() == before
+    assert titans("ask", "--memory", save, "x", "--max-new-tokens", "2", "--save", save, "--overwrite")[0] == 0
+    assert save.read_bytes() != before
+    assert "holds a memory; give" in fails("read", book, "-m", trained, "--save", save)
+    assert titans("read", book, "-m", trained, "--save", save, "--overwrite")[0] == 0
+    same(memory, save)
+
+
 def test_the_flags_leave_a_frozen_memory_as_it_is(titans, memory, book, tmp_path):
     cache = TitansCache.load(memory)
     cache.learn, cache.write_scale = False, 0.5
@@ -285,7 +301,7 @@ def test_the_flags_leave_a_frozen_memory_as_it_is(titans, memory, book, tmp_path
         ("ask", "--memory", tmp_path / "frozen", "x", "--max-new-tokens", "2"),
         ("ask", "--memory", tmp_path / "frozen", "x", "--max-new-tokens", "2", "--no-learn"),
     ):
-        code, _, err = titans(*words, "--save", tmp_path / "after")
+        code, _, err = titans(*words, "--save", tmp_path / "after", "--overwrite")
         assert code == 0, err
         after = TitansCache.load(tmp_path / "after")
         assert (after.learn, after.write_scale) == (False, 0.5)
@@ -318,20 +334,23 @@ def test_inspect(titans, trained, book, memory, tmp_path):
     assert json.loads((tmp_path / "on" / "inspect.json").read_text())["moved"][0][0] > 0
 
 
-def test_inspect_of_odd_names_and_of_a_memory_that_blew_up(titans, trained, memory, tmp_path, monkeypatch):
+def test_inspect_of_odd_names_and_of_a_memory_that_blew_up(titans, fails, trained, memory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("price $5_{ and $x.txt").write_text("a text")
     assert titans("inspect", "price $5_{ and $x.txt", "--model", trained)[0] == 0
     Path(".notes.txt").write_text("a text of several chunks, of which the first knows nothing yet")
     assert titans("inspect", ".notes.txt", "--model", trained)[0] == 0
-    assert Path("notes-memory/inspect.html").exists()
+    assert Path("notes-run-memory/inspect.html").exists()  # the text's name and the model's
+    before = Path("notes-run-memory/inspect.html").read_bytes()
+    assert "replace it with --overwrite" in fails("inspect", ".notes.txt", "--model", trained)
+    assert Path("notes-run-memory/inspect.html").read_bytes() == before
     cache = TitansCache.load(memory)
     cache.states[0].memory.memory.weights[0][:] = float("nan")
     cache.save("nan.memory", notes=TitansCache.header(memory).notes)
-    code, _, err = titans("inspect", ".notes.txt", "--memory", "nan.memory")
+    code, _, err = titans("inspect", ".notes.txt", "--memory", "nan.memory", "--overwrite")
     assert code == 0, err
     assert "not finite" in err
-    page = Path("notes-memory/inspect.html").read_text()
+    page = Path("notes-run-memory/inspect.html").read_text()
     numbers = re.search(r'id="data">(.*?)</script>', page, re.S).group(1)
     assert "NaN" not in numbers
     assert json.loads(numbers)["surprise"][0][-1] is None

@@ -1,7 +1,13 @@
 """`titans train`: runs, overrides, refusals, Ctrl-C."""
 
 import json
+import os
 import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
 
 from titanslab.training import trainer
 
@@ -13,6 +19,13 @@ def test_trains_and_says_where(titans, recipe_file, tmp_path, monkeypatch):
     assert out.startswith("runs/small: 2 steps, last loss")
     assert re.search(r"^training: 2 of 2 steps, .*, loss \d+\.\d{4}, .* tokens/s, 0 s left$", err, re.MULTILINE)
     assert json.loads((tmp_path / "runs/small/result.json").read_text())["steps"] == 2
+    assert "The loss by step: runs/small/loss.png" in out
+    assert re.search(r"^training: 1 of 2 steps, .*loss", err, re.MULTILINE)
+    commands = re.findall(r"^  titans (.*)$", out, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["generate", "evaluate", "read", "ask"]
+    generate, evaluate, *_ = (shlex.split(command) for command in commands)
+    assert titans(*generate, "--max-new-tokens", "2")[0] == 0
+    assert titans(*evaluate, "--max-tokens", "100", "--context-length", "32")[0] == 0
 
 
 def test_what_is_wrong_with_a_recipe(fails, recipe_file, tmp_path):
@@ -23,6 +36,13 @@ def test_what_is_wrong_with_a_recipe(fails, recipe_file, tmp_path):
         return fails("train", recipe_file, "--output", output, *words)
 
     assert "did you mean 'learning_rate'?" in line("training.learning_rat=1")
+    assert line("training.lr=1").startswith(
+        "titans: error: --set 'training.lr=1': unknown key 'lr' in [training]; did you mean 'learning_rate'?"
+    )
+    assert "its keys: steps, batch_size" in line("training.foo=1")
+    assert "model.preset is 'tinny'; allowed: tiny, 170m, 340m, 400m, 760m, 1.3b; did you mean 'tiny'?" in line(
+        "model.preset=tinny", "data.train=gone.txt"
+    )
     assert "must be a number, got str 'fast'" in line("training.learning_rate=fast")
     assert "--set 'training.steps' is not of the form" in line("training.steps")
     assert "too little data" in line("data.sequence_length=100000")
@@ -81,3 +101,28 @@ def test_ctrl_c_says_how_to_resume_and_that_works(titans, recipe_file, tmp_path,
     assert code == 0, err
     assert "resuming from checkpoint-2" in err
     assert "3 steps" in out
+
+
+def test_ctrl_c_keeps_the_running_step(titans, recipe_file, tmp_path):
+    """In a process of its own, as on a terminal."""
+    output = tmp_path / "run"
+    words = [sys.executable, "-m", "titanslab.cli", "train", str(recipe_file), "--output", str(output)]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
+    for name in ("training.steps=100000", "training.save_every=100000"):
+        words += ["--set", name]
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    metrics = output / "metrics.jsonl"
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") >= 3:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, err
+    assert "stopping at the end of this step, with a checkpoint; press Ctrl-C again to stop at once" in err
+    steps = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    last = err.strip().splitlines()[-1]
+    assert f"the last checkpoint is checkpoint-{steps}; resume with: titans train" in last
+    assert last.endswith("--resume")
+    assert (output / "loss.png").exists()

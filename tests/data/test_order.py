@@ -70,8 +70,8 @@ def test_collate_fills_short_rows_up_without_loss_as_a_document_of_their_own():
     }
     packed = collate([row([5, 6, 7], document_ids=[0, 0, 1]), row([8]), row([3, 4], document_ids=[0, 1])], pad_id=2)
     assert packed["document_ids"].tolist() == [[0, 0, 1], [0, 1, 1], [0, 1, 2]]
-    hinted = collate([row([5, 6, 7]), row([8], block_labels=[[4, -100]])])
-    assert hinted["block_labels"].tolist() == [[[-100, -100]] * 3, [[4, -100], [-100, -100], [-100, -100]]]
+    hinted = collate([row([5, 6, 7]), row([8], block_targets=[[4, -100]])])
+    assert hinted["block_targets"].tolist() == [[[-100, -100]] * 3, [[4, -100], [-100, -100], [-100, -100]]]
 
 
 @pytest.fixture

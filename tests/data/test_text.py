@@ -1,5 +1,7 @@
 """The reader of texts: every kind of file, compressed or not, whole or in pieces; errors that name the file."""
 
+import bz2
+import datetime
 import gzip
 import json
 import lzma
@@ -98,6 +100,62 @@ def test_zstd_without_its_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     with pytest.raises(ImportError, match=r"a\.txt\.zst needs .*titans-lab\[zstd\]"):
         list(iter_texts(tmp_path / "a.txt.zst"))
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, lzma.compress, bz2.compress, zstd.compress])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "mark"])
+def test_every_reader_gives_one_text(compress, mark, tmp_path):
+    """The name need not tell the compression; a byte order mark and the kind of line ends are no part of the text."""
+    path = tmp_path / "book.txt"
+    path.write_bytes(compress(mark + b"It was dark.\r\nNobody came.\rNo one.\n" * 4000))
+    text = "It was dark.\nNobody came.\nNo one.\n" * 4000
+    assert "".join(open_corpus(str(path))) == text
+    assert "".join(iter_texts(path)) == text
+    assert text_module.whole_text(path, "book") == text
+    pieces = list(TextSource(path).pieces())
+    assert "".join(piece.text for piece in pieces) == text
+    assert len(pieces) > 1
+    assert list(TextSource(path).pieces(pieces[1].start)) == pieces[1:]
+    assert pieces[0].begin <= len(mark)
+    assert pieces[-1].end == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text".encode("utf-16"), "UTF-16, not UTF-8; convert it: iconv"),
+        ("text".encode("utf-16-le"), "zero bytes, as UTF-16"),
+        (b"\x7fELF\x02\x01\x01\x00\x00", "zero bytes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_other_encodings_are_named(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (lambda: list(open_corpus(str(path))), lambda: list(TextSource(path).pieces())):
+        with pytest.raises(ValueError, match=message):
+            read()
+
+
+def test_columns_that_are_no_text_are_named(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    days = [datetime.date(2020, 1, 1)]
+    for column, values in {"day": days, "raw": [b"x"], "parts": [["a"]], "text": [None]}.items():
+        parquet.write_table(pa.table({column: values}), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match=rf"entry 1 has \w+ in column '{column}', not text"):
+            list(open_corpus(str(tmp_path / "a.parquet"), column=column))
+    strings = pa.array(["2020-01-01", "1e5", "null"]).dictionary_encode()
+    parquet.write_table(pa.table({"text": strings}), tmp_path / "a.parquet")
+    assert list(open_corpus(str(tmp_path / "a.parquet"))) == ["2020-01-01", "1e5", "null"]
+
+
+@pytest.mark.parametrize("name", ["a:b.txt", "[a]*?.txt", " a .txt", "é.txt", "a,b=c.txt", "-a.txt", "a.tar.txt"])
+def test_odd_names(name, tmp_path):
+    (tmp_path / name).write_text("one")
+    assert list(open_corpus(str(tmp_path / name))) == ["one"]
+    assert list(iter_texts(tmp_path)) == ["one"]
 
 
 def test_words(tmp_path):

@@ -1,12 +1,17 @@
 """Tokenised corpora are kept on disk and made anew when anything they depend on changes."""
 
+import gzip
+import json
 import os
+import random
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import titanslab.data.tokens as tokens_module
-from titanslab.data import byte_tokenizer, open_corpus, tokenize
+from titanslab.data import TextEncoder, byte_tokenizer, encode, open_corpus, tokenize
+from titanslab.data.bpe import train_bpe
 
 
 @pytest.fixture
@@ -53,3 +58,67 @@ def test_nothing_but_empty_files_raises(tmp_path):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match="holds no text"):
         tokenize(open_corpus(str(tmp_path / "a.txt"), "data.train"), byte_tokenizer())
+
+
+def test_a_long_document_is_reported_in_parts_and_gives_the_same_tokens(tmp_path, monkeypatch):
+    words = [
+        "the",
+        "river",
+        "42",
+        "3.14",
+        "caf\u00e9",
+        "\u2603",
+        "don't",
+        "a_b",
+        "  two",
+        "\n\n",
+        "\tx",
+        "\u3000wide",
+        "<bos>",
+    ]
+    rng = random.Random(0)
+    text = " ".join(rng.choices(words, k=5000))
+    tokenizer = train_bpe([text], 400)
+    path = tmp_path / "long.txt"
+    path.write_text(text, encoding="utf-8")
+    whole = TextEncoder(tokenizer).documents([text])[0]
+    monkeypatch.setattr(encode, "PART_CHARACTERS", 150)
+    monkeypatch.setattr(encode, "GROUP_CHARACTERS", 1500)
+    seen = []
+    tokens = tokenize(open_corpus(str(path)), tokenizer, progress=lambda done, total: seen.append((done, total)))
+    assert len(TextEncoder(tokenizer)._parts(text)) > 50
+    assert tokens.ids.tolist() == whole.tolist()
+    assert len(seen) > 10
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert (seen[0], seen[-1]) == ((0, path.stat().st_size), (path.stat().st_size, path.stat().st_size))
+
+
+def test_tokenizers_that_may_join_words_get_whole_texts():
+    text = "a word " * 50_000
+    assert TextEncoder(byte_tokenizer())._parts(text) == [text]
+    backend = Tokenizer(models.BPE(vocab={"a": 0, " ": 1}, merges=[]))
+    assert TextEncoder(backend)._parts(text) == [text]
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert len(TextEncoder(backend)._parts(text)) == 4
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert TextEncoder(backend)._parts(text) == [text]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+def test_progress_moves_inside_a_file(name, tmp_path, monkeypatch):
+    path = tmp_path / name
+    rows = [{"text": "".join(random.Random(i).choices("abcdefgh ", k=2000))} for i in range(400)]
+    if name.endswith("parquet"):
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=50)
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    monkeypatch.setattr(tokens_module, "BATCH_CHARACTERS", 50_000)
+    seen = []
+    tokenize(open_corpus(str(path)), byte_tokenizer(), progress=lambda done, total: seen.append(done / total))
+    assert seen == sorted(seen)
+    assert seen[-1] <= 1
+    assert len({round(share, 2) for share in seen}) > 4

@@ -206,17 +206,23 @@ def test_evaluate_babilong_on_the_command_line(model_folder, tmp_path, capsys):
     command += ["--samples", "1", "--output", str(out), "--max-new-tokens", "2", "--device", "cpu"]
     code, shown, _ = _titans_command([*command, "--tasks", "qa1", "--lengths", "0k"], capsys)
     assert code == 0
-    assert "corrected" in shown
+    assert "BABILong: bAbI's stories, right by the official metric (corrected: the same), 1 sample" in shown
     assert set(json.loads((out / "results.jsonl").read_text())["scores"]) == {"official", "corrected"}
 
 
 def test_babilong_without_files_asks_stories_of_our_own(model_folder, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["evaluate", "babilong", "--model", str(model_folder), "--lengths", "0k", "--samples", "1"]
-    code, _, error = _titans_command(
-        [*command, "--output", str(out), "--max-new-tokens", "2", "--device", "cpu"], capsys
-    )
+    command = ["evaluate", "babilong", "--model", str(model_folder), "--samples", "1"]
+    command += ["--output", str(out), "--max-new-tokens", "2", "--device", "cpu"]
+    code, shown, error = _titans_command(command, capsys)
     assert code == 0, error
+    assert "Only 0k was asked: longer lengths need --background." in shown
+    heading = "BABILong: own stories, right answers (corrected: the same), 1 sample a cell; k is 1,000 tokens"
+    assert [line for line in shown.splitlines() if "BABILong" in line] == [heading]
+    assert "official" not in shown
+    code, _, error = _titans_command([*command, "--lengths", "1k"], capsys)
+    assert code == 2
+    assert "give --background FILE" in error
     records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sorted(record["task"] for record in records) == [f"babilong_qa{i}" for i in range(1, 6)]
 
@@ -319,3 +325,22 @@ def test_lm_eval_scores_are_ours():
     for wrong in (0, "2", True):
         with pytest.raises(ValueError, match="samples must be a whole number"):
             dataset(family="niah", part="single_1", tokenizer="byte", samples=wrong)
+
+
+def test_lm_eval_takes_the_length_of_a_model_and_refuses_to_cut(model_folder, tmp_path):
+    from lm_eval.models.huggingface import HFLM
+    from transformers import LlamaConfig
+
+    from titanslab.evaluation.lm_eval_tasks import dataset
+
+    model = HFLM(pretrained=_titans("lmm"), tokenizer=byte_tokenizer(), batch_size=1, device="cpu")
+    assert model.max_length >= 1_000_000
+    asked = {"family": "niah", "part": "single_1", "tokenizer": "byte", "length": "1k", "samples": 1}
+    with pytest.raises(ValueError, match=r"length '1k' of titans_niah_single_1 needs [\d,]+ tokens .* takes 900"):
+        dataset(**asked, max_length=900)
+    LlamaConfig(max_position_embeddings=512).save_pretrained(tmp_path / "llama")
+    byte_tokenizer().save_pretrained(tmp_path / "llama")
+    with pytest.raises(ValueError, match="the model takes 512"):
+        dataset(**asked, pretrained=str(tmp_path / "llama"))
+    for fits in ({"max_length": 4096}, {"pretrained": str(model_folder)}, {"pretrained": "nowhere/at-all"}):
+        assert len(dataset(**asked, **fits)["test"]) == 1

@@ -202,3 +202,14 @@ def test_norms_have_right_second_derivatives(norm) -> None:
     x = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(norm, (x,))
     assert torch.autograd.gradgradcheck(norm, (x,))
+
+
+def test_on_a_gpu_the_kernels_get_the_narrow_dtype_of_the_projections():
+    """As under autocast: narrow projections and taps of float32. Device meta stands for any but a CPU."""
+    layer = NeuralMemory(32, 2, chunk_size=4).to("meta")
+    for name in "qkv":
+        getattr(layer, f"{name}_proj").to(torch.bfloat16)
+    x = torch.empty(2, 9, 32, dtype=torch.bfloat16, device="meta")
+    with torch.no_grad():
+        parts = layer._convolve("qkv", x, (), None, None, None)
+    assert [t.dtype for t in parts] == [torch.bfloat16] * 6

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.memory import NeuralMemory, NeuralMemoryState
 from titanslab.memory.state import named_tensors, tree_map
 from titanslab.models.state import MixerState
@@ -55,3 +56,37 @@ def test_rows_copies_and_bytes(state: NeuralMemoryState) -> None:
     doubled = state.memory.map_weights(lambda t: 2 * t)
     assert torch.equal(doubled.offset, state.memory.offset)
     assert torch.equal(doubled.weights[0], 2 * state.memory.weights[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_cast_leaves_counters_alone(dtype):
+    layer = NeuralMemory(16, 2, chunk_size=4096)
+    with torch.no_grad():
+        state = layer(torch.randn(1, 2049, 16))[1]
+    for cast in (state.to(dtype), state.map(lambda t: t.to(dtype)), state.memory.to(dtype)):
+        tensors = cast.tensors()
+        counters = {name: t for name, t in tensors.items() if not t.is_floating_point()}
+        assert [t.item() for t in counters.values()] == [2049]
+        assert {t.dtype for t in tensors.values()} == {dtype, torch.int64}
+
+
+def test_the_text_of_a_state_is_short(state: NeuralMemoryState) -> None:
+    assert repr(state) == f"NeuralMemoryState(batch_size=3, float32, cpu, {state.nbytes() / 1024:,.1f} KiB)"
+    assert repr(state.memory).startswith("MemoryState(batch_size=3, ")
+    assert repr(MixerState()) == "MixerState(0.0 KiB)"
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 6])
+@pytest.mark.parametrize("backend", ["auto", "chunked", "recurrent", "reference"])
+def test_an_edit_of_a_state_does_not_edit_the_layer(tokens: int, backend: str) -> None:
+    layer = NeuralMemory(16, 2, chunk_size=4, backend=backend)
+    model = TitansForCausalLM(TitansConfig.preset("tiny", variant="mac", num_hidden_layers=1))
+    before = [p.detach().clone() for p in (*layer.parameters(), *model.parameters())]
+    with torch.no_grad():
+        states = [layer.initial_state(), layer(torch.randn(1, tokens, 16))[1]]
+        if tokens:
+            states += model.read(torch.ones(1, tokens, dtype=torch.int64)).states
+        for state in states:
+            for tensor in state.tensors().values():
+                tensor.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(before, (*layer.parameters(), *model.parameters()), strict=True))

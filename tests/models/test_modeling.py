@@ -175,23 +175,23 @@ def test_labels_of_block_outputs_are_in_the_loss_of_training_alone(ids, fused, c
     logits = model.lm_head(model.model.norm(outputs))
     hints = torch.nn.functional.cross_entropy(logits, torch.tensor([5, 6, 7]))
     plain = model(ids, labels=ids)
-    out = model(ids, labels=ids, block_labels=labels)
+    out = model(ids, labels=ids, block_targets=labels)
     assert out.hidden_states is None
     torch.testing.assert_close((out.loss - plain.loss).double(), hints, atol=1e-6, rtol=0)
-    half = model(ids, labels=ids, block_labels=labels, num_items_in_batch=2 * ids[:, 1:].numel())
+    half = model(ids, labels=ids, block_targets=labels, num_items_in_batch=2 * ids[:, 1:].numel())
     torch.testing.assert_close((2 * half.loss).double(), out.loss.double(), atol=1e-6, rtol=0)
     out.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    none = model(ids, labels=ids, block_labels=torch.full_like(labels, -100)).loss
+    none = model(ids, labels=ids, block_targets=torch.full_like(labels, -100)).loss
     torch.testing.assert_close(none, plain.loss)
     model.eval()
-    torch.testing.assert_close(model(ids, labels=ids, block_labels=labels).loss, model(ids, labels=ids).loss)
+    torch.testing.assert_close(model(ids, labels=ids, block_targets=labels).loss, model(ids, labels=ids).loss)
 
 
 @pytest.mark.parametrize("shape", [(2, 19), (2, 18, 1), (2, 19, 2), (2, 19, 0)])
 def test_labels_of_block_outputs_of_another_shape_are_refused(ids, shape):
-    with pytest.raises(ValueError, match=r"block_labels must have shape \[2, 19, N\] with N from 1 to 1, .* got \["):
-        make()(ids, labels=ids, block_labels=torch.zeros(shape, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"block_targets must have shape \[2, 19, N\] with N from 1 to 1, .* got \["):
+        make()(ids, labels=ids, block_targets=torch.zeros(shape, dtype=torch.long))
 
 
 def test_logits_to_keep(ids):

@@ -7,10 +7,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from titanslab.cli import main
 from titanslab.evaluation.trace import PER_TOKEN, trace_memory
+from titanslab.memory.conv import ShortConv
 from titanslab.models.modeling import TitansForCausalLM
 from titanslab.quickstart.corpus import Facts
 from titanslab.quickstart.fit import fastest_threads, fit
-from titanslab.quickstart.run import beyond, recall_by_distance
+from titanslab.quickstart.run import mean_recall, recall_by_distance
 from titanslab.quickstart.settings import settings
 
 
@@ -61,7 +62,10 @@ def test_own_folder_is_written_again_and_the_screen_admits_failure(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "note.txt").write_text("kept")
-    assert run("--smoke", "--output", str(folder), "--seed", "4") == 0
+    assert run("--smoke", "--output", str(folder), "--seed", "4") == 2
+    assert "--overwrite to replace it" in capsys.readouterr().err
+    assert json.loads((folder / "results.json").read_text())["seed"] == 3
+    assert run("--smoke", "--output", str(folder), "--seed", "4", "--overwrite") == 0
     assert json.loads((folder / "results.json").read_text())["seed"] == 4
     assert (folder / "note.txt").read_text() == "kept"
     assert not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
@@ -77,10 +81,23 @@ def test_minutes_must_be_positive(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "minutes" in capsys.readouterr().err
 
 
-def test_models_are_of_equal_size() -> None:
+def test_models_differ_in_the_memory_alone() -> None:
     chosen = settings()
-    sizes = [TitansForCausalLM(chosen.config(v)).num_parameters() for v in ("lmm", "attention")]
+    models = [TitansForCausalLM(chosen.config(v)) for v in ("lmm", "attention")]
+    sizes = [model.num_parameters() for model in models]
     assert abs(sizes[0] - sizes[1]) / sizes[0] < 0.03
+    taps = [{tuple(m.weight.shape) for m in model.modules() if isinstance(m, ShortConv)} for model in models]
+    assert taps[0] == taps[1] == {(4, 128)}
+
+
+def test_the_window_reaches_as_many_bytes_as_its_settings_say() -> None:
+    chosen = settings()
+    model = TitansForCausalLM(chosen.config("attention")).eval()
+    embeddings = torch.randn(1, chosen.reach + 2, chosen.hidden_size, requires_grad=True)
+    model(inputs_embeds=embeddings).logits[0, -1].sum().backward()
+    assert embeddings.grad is not None
+    moved = embeddings.grad[0].abs().amax(-1) > 0
+    assert moved.tolist() == [False] * 2 + [True] * chosen.reach
 
 
 def test_follower_takes_the_same_steps_whatever_the_clock() -> None:
@@ -125,7 +142,8 @@ def test_a_model_that_knows_the_answers_is_scored_right() -> None:
             return type("Output", (), {"logits": logits})
 
     assert recall_by_distance(Oracle(), facts, 1) == {16: 1.0, 96: 1.0}
-    assert beyond({16: 1.0, 96: 0.5, 192: 0.25}, 63) == 0.375
+    assert mean_recall({16: 1.0, 96: 0.5, 192: 0.25}, beyond=63) == 0.375
+    assert mean_recall({16: 1.0, 96: 0.5, 192: 0.25}, within=63) == 1.0
 
 
 def test_surprise_has_a_value_per_byte_and_block() -> None:

@@ -349,10 +349,10 @@ def test_hints_stand_at_their_words(words, tmp_path, books, asked):
     kinds = {"person": 0, "question": 0, "thing": 0, "place": 0, "before": 0, "toucher": 0, "sign": 0, "side": 0}
     for index in range(12):
         row = rows[index]
-        assert row["block_labels"].shape == (400, 3)
-        assert "block_labels" not in plain[index]
+        assert row["block_targets"].shape == (400, 3)
+        assert "block_targets" not in plain[index]
         text = [words.decode([i]) for i in row["input_ids"].tolist()]
-        labels = row["block_labels"]
+        labels = row["block_targets"]
         for at, block in (labels != -100).nonzero().tolist():
             says = words.decode([int(labels[at, block])]).strip()
             said = text[at].strip()
@@ -395,7 +395,7 @@ def test_hints_stand_at_their_words(words, tmp_path, books, asked):
 def test_hints_in_packed_rows_move_with_their_sample(words):
     options = dict(tasks="qa2", whole_stories=1.0, facts_only=1.0, hints=True)
     row = Mixture("babilong", words, 600, 0, min_length=100, pack=True, **options)[0]
-    at = (row["block_labels"][:, 0] != -100).nonzero().flatten()
+    at = (row["block_targets"][:, 0] != -100).nonzero().flatten()
     assert {words.decode([i]).strip() for i in row["input_ids"][at].tolist()} <= {*PEOPLE, "?"}
     assert row["document_ids"][at].unique().numel() > 1
 

@@ -87,7 +87,8 @@ def test_run_folder_resume_and_refusals(recipe, tmp_path, monkeypatch, capsys):
     assert facts["torch"] == torch.__version__.split("+")[0] or facts["torch"] == torch.__version__
     assert facts["seed"] == 0
     lines = metrics(whole)
-    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 5, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 4, 5, 6, 8, 10, 12]
+    assert (whole / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert [line["step"] for line in lines if "eval_loss" in line] == [4, 8, 12]
     assert lines[-1]["eval_bits_per_byte"] > lines[-1]["eval_loss"]  # bytes: a nat is 1.44 bits
     assert lines[-1]["tokens"] == 12 * 2 * 2 * 32
@@ -169,8 +170,154 @@ def test_killed_and_resumed_equals_uninterrupted(table, tmp_path):
     assert same_weights(weights(killed), weights(whole))
 
 
+def test_a_run_keeps_its_template_length_and_temperature(table, tmp_path):
+    table["training"] |= {"steps": 1, "warmup_steps": 0}
+    table["model"] |= {"template": '\n"{question}"\n', "max_new_tokens": 7, "temperature": 0.0}
+    recipe = parse_recipe(table)
+    train(recipe, tmp_path / "a")
+    assert load_recipe(tmp_path / "a" / "recipe.toml") == recipe
+    after = parse_recipe({**table, "model": {"pretrained": str(tmp_path / "a"), "temperature": 0.5}})
+    train(after, tmp_path / "b")
+    for folder, temperature in ((tmp_path / "a", None), (tmp_path / "b", 0.5)):
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        question = [{"role": "user", "content": "Who?"}]
+        assert tokenizer.apply_chat_template(question, tokenize=False) == '\n"Who?"\n'
+        assert model.generation_config.max_new_tokens == 7
+        assert model.generation_config.temperature == temperature
+        assert model.generation_config.do_sample is (temperature is not None)
+
+
 def metrics_lines(folder):
     return (folder / "metrics.jsonl").read_text().split("\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_exact(number, recipe, tmp_path, monkeypatch, capfd):
+    from titanslab.training import trainer
+
+    plain = trainer.TitansTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.global_step == 6:
+            os.kill(os.getpid(), number)
+            monkeypatch.undo()
+        return plain(self, *args, **kwargs)
+
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(trainer.TitansTrainer, "training_step", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "stopped")
+    assert "stopping at the end of this step, with a checkpoint" in capfd.readouterr().err
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert checkpoints.last_complete(tmp_path / "stopped" / "checkpoints").name == "checkpoint-7"
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    assert (tmp_path / "stopped" / "loss.png").exists()
+    assert train(recipe, tmp_path / "stopped", resume=True)["resumed_from"] == 7
+    train(recipe, tmp_path / "whole")
+    assert same_weights(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+    lines, whole = metrics(tmp_path / "stopped"), metrics(tmp_path / "whole")
+    assert lines[-1] == whole[-1]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 4, 5, 6, 7, 8, 10, 12]
+
+
+def test_a_second_signal_stops_at_once(recipe, tmp_path, monkeypatch):
+    from titanslab.training import trainer
+
+    plain = trainer.TitansTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.global_step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.TitansTrainer, "training_step", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run")
+    assert checkpoints.last_complete(tmp_path / "run" / "checkpoints").name == "checkpoint-5"
+
+
+def test_a_signal_in_the_last_step_lets_the_run_finish(recipe, tmp_path, monkeypatch):
+    from titanslab.training import trainer
+
+    plain = trainer.TitansTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.global_step == 11 and not stopped:
+            stopped.append(os.kill(os.getpid(), signal.SIGINT))
+        return plain(self, *args, **kwargs)
+
+    stopped = []
+    monkeypatch.setattr(trainer.TitansTrainer, "training_step", signalled)
+    assert train(recipe, tmp_path / "run")["steps"] == 12
+
+
+def test_a_picture_that_cannot_be_drawn_fails_no_run(table, tmp_path, monkeypatch, capsys):
+    def broken(*args):
+        raise RuntimeError("no canvas")
+
+    monkeypatch.setattr("titanslab.training.run.draw_losses", broken)
+    table["training"]["steps"] = 1
+    del table["training"]["eval_every"]
+    assert train(parse_recipe(table), tmp_path / "run")["steps"] == 1
+    assert "loss.png was not drawn: no canvas" in capsys.readouterr().err
+
+
+def test_a_tokenizer_is_made_of_the_training_text_and_kept(table, text_file, tmp_path, monkeypatch):
+    table["data"]["tokenizer"] = "bpe:300"
+    table["training"]["eval_every"] = 6
+    recipe = parse_recipe(table)
+    resumes_loss_for_loss(recipe, tmp_path, monkeypatch, stop=8, resumed_from=5)
+    assert load_recipe(tmp_path / "whole" / "recipe.toml").data.tokenizer == "bpe:300"
+    ours, saved = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("whole/tokenizer", "whole"))
+    assert ours.backend_tokenizer.to_str() == saved.backend_tokenizer.to_str()
+    assert ours.bos_token_id == saved.bos_token_id == 0
+    vocabulary = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").config.vocab_size
+    assert vocabulary == len(ours) <= 300  # the text is small
+
+    # a resumed run takes the tokenizer in its folder
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(Stopped):
+            train(recipe, tmp_path / "again")
+    monkeypatch.setattr("titanslab.training.sources.corpus_bpe", None)
+    assert train(recipe, tmp_path / "again", resume=True)["resumed_from"] == 5
+    assert same_weights(weights(tmp_path / "again"), weights(tmp_path / "whole"))
+
+
+def test_wrong_wishes_for_a_tokenizer_are_refused(table, tmp_path):
+    for changes, message in (
+        (["data.tokenizer=bpe:many"], "not of the form bpe:N"),
+        (["data.tokenizer=bpe:100"], "must be 260 or more"),
+        (
+            ["data.tokenizer=bpe:300", f"model.pretrained={tmp_path}", "model.preset=", "model.variant="],
+            "its own; give",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_recipe(table, changes)
+    del table["data"]["train"], table["data"]["validation"], table["data"]["validation_samples"]
+    del table["training"]["eval_every"]
+    table["data"] |= {"task": "niah", "tokenizer": "bpe:300", "sequence_length": 512}
+    with pytest.raises(ValueError, match=r"data\.train is missing; make one with titans tokenizer"):
+        train(parse_recipe(table), tmp_path / "run")
+
+
+def test_a_full_disk_is_an_error_that_names_the_checkpoint(recipe, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("titanslab.training.state_files.save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        train(recipe, tmp_path / "run")
+    assert caught.value.filename.endswith("checkpoints/checkpoint-5")
+
+
+def test_a_place_that_cannot_be_written_is_noticed_before_the_data_are_read(table, tmp_path, monkeypatch):
+    table["data"]["train"] = "missing.txt"
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"cannot be written: .* is read-only here; give another place"):
+        train(parse_recipe(table), tmp_path / "deep" / "run")
 
 
 def test_half_written_and_damaged_checkpoints_are_not_resumed_from(recipe, tmp_path, monkeypatch, capsys):
@@ -191,7 +338,7 @@ def test_half_written_and_damaged_checkpoints_are_not_resumed_from(recipe, tmp_p
     assert result["resumed_from"] == checkpoints.step_of(five) == 5
     assert "checkpoint-10 is damaged" in capsys.readouterr().err
     assert not half.exists()
-    assert [line["step"] for line in metrics(folder) if "loss" in line] == [2, 4, 5, 6, 8, 10, 12]
+    assert [line["step"] for line in metrics(folder) if "loss" in line] == [1, 2, 4, 5, 6, 8, 10, 12]
 
 
 def test_nothing_is_written_when_something_is_wrong(table, tmp_path):

@@ -8,6 +8,7 @@ import sys
 VERBS = {
     "quickstart": ("titanslab.cli.quickstart", "See a memory recall facts that a window cannot, in minutes."),
     "train": ("titanslab.cli.train", "Train a model from a recipe into a run folder."),
+    "tokenizer": ("titanslab.cli.tokenizer", "Make a tokenizer from texts, for models trained on them."),
     "generate": ("titanslab.cli.generate", "Continue a prompt with a trained model."),
     "read": ("titanslab.cli.read", "Read a text of any length into a memory file."),
     "ask": ("titanslab.cli.ask", "Ask a model about a text that it has read."),
@@ -24,14 +25,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     `--debug` before the verb, or TITANS_DEBUG=1, shows the traceback of an error.
     """
-    from titanslab.cli.errors import exit_code, wants_traceback
-    from titanslab.cli.root import app
-
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        result = app(args=arguments, prog_name="titans", standalone_mode=False)
+        from titanslab.cli.root import run
+
+        code = run(arguments)
     except BaseException as error:
+        from titanslab.cli.errors import exit_code, wants_traceback
+
         if wants_traceback(arguments, error):
             raise
-        sys.exit(exit_code(error))
-    sys.exit(result if isinstance(result, int) else 0)
+        code = exit_code(error)
+    sys.exit(code)

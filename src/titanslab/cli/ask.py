@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from titanslab.cli.errors import in_utf8
-from titanslab.cli.options import TEMPLATE, Device, Learn, MaxNewTokens, MemoryModel, Temperature, Template
+from titanslab.cli.options import Device, Learn, MaxNewTokens, MemoryModel, Overwrite, Template
 
 if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
@@ -21,46 +21,66 @@ def ask(
     model: MemoryModel = None,
     learn: Learn = None,
     save: Annotated[Path | None, typer.Option("--save", help="Save the memory after the answer in this file.")] = None,
-    template: Template = TEMPLATE,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
+    overwrite: Overwrite = False,
+    template: Template = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="0 always takes the likeliest token; default: the model's own, else 0."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Ask a model about a text that it has read; the memory file is not changed.
 
     Example: [bold]titans ask --memory book.memory "Who came to the door?"[/bold]
+
+    The question is put as the model was trained to be asked, where its folder says so.
     """
-    text = sys.stdin.read() if question == "-" else question
-    prompt = fill_template(template, text)
+    text = in_utf8(sys.stdin.read() if question == "-" else question, "the question")
+    template = read_template(template)
     from titanslab.cli.generate import TextWriter
-    from titanslab.reading.files import check_save, load_reader, read_notes
+    from titanslab.reading.files import check_save, load_reader
 
     if save is not None:
-        check_save(save)
-        if save.exists():
-            read_notes(save, given_as="--save")
+        check_save(save, overwrite=overwrite)
     network, tokenizer, cache, folder = load_reader(model, memory, device)
     from accelerate.utils import set_seed
 
-    from titanslab.reading.answer import Sampling, answer
+    from titanslab.data.template import question_prompt
+    from titanslab.reading.answer import Manner, Sampling, answer
 
     assert cache is not None
     before = cache.learn
     set_freeze(cache, learn)
     set_seed(seed)
-    sampling = Sampling(max_new_tokens, temperature)
-    _, cache = answer(network, tokenizer, cache, prompt, sampling, TextWriter(tokenizer, max_new_tokens))
+    manner = Manner(template, max_new_tokens, temperature)
+    sampling = manner.sampling(network, Sampling())
+    prompt = question_prompt(tokenizer, text, template)
+    writer = TextWriter(tokenizer, sampling.max_new_tokens)
+    said, cache = answer(network, tokenizer, cache, prompt, sampling, writer)
+    if not said.strip():
+        print(f"titans: {empty_answer(prompt)}", file=sys.stderr)
     if save is not None:
         cache.learn = before
         cache.save(save, network, {"model": folder})
 
 
-def fill_template(template: str, text: str) -> str:
-    """The template with `text` in place of {question} and new lines in place of `\\n`."""
-    if "{question}" not in template:
-        raise ValueError(f"--template must hold {{question}}, got {template!r}")
-    return in_utf8(template.replace("\\n", "\n").replace("{question}", text), "the question")
+def read_template(template: str | None) -> str | None:
+    """The value of --template with new lines in place of `\\n`; ValueError where it does not hold {question}."""
+    if template is None:
+        return None
+    from titanslab.data.template import check_template
+
+    return in_utf8(check_template(template.replace("\\n", "\n"), "--template"), "--template")
+
+
+def empty_answer(prompt: str) -> str:
+    """A remark about an answer without text: the reason, and the next thing to try."""
+    return (
+        f"the answer is empty: the model ended it at once after reading {prompt!r}; word the question as in the texts "
+        "that the model was trained on, or give their form with --template, such as --template ' {question}'"
+    )
 
 
 def set_freeze(cache: TitansCache, learn: bool | None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import typer
@@ -11,17 +13,31 @@ import typer
 FAILED, INTERRUPTED = 2, 130
 LONGEST = 600
 # ClickException, of typer's own copy of click or of the installed click
-USAGE_ERROR: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+CLICK_ERROR: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
 class Interrupted(Exception):
     """Ctrl-C during work that can be resumed; the message says how."""
 
 
+class UsageError(Exception):
+    """A wrong verb or option of `command`, such as "titans train", whose help is named after the message."""
+
+    def __init__(self, message: str, command: str) -> None:
+        super().__init__(f"{message} (see {command} --help)")
+
+    @classmethod
+    def of_name(cls, kind: str, name: str, known: Iterable[str], command: str) -> UsageError:
+        """The error for a name that is none of the `known` ones, with the nearest of these."""
+        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+        quoted = name if kind.endswith(":") else repr(name)
+        return cls(f"No such {kind} {quoted}" + (f"; did you mean {near[0]}?" if near else ""), command)
+
+
 def wants_traceback(arguments: list[str], error: BaseException) -> bool:
     """Whether to raise the error: --debug before the verb or TITANS_DEBUG is set, and it is not a plain exit."""
     asked = "--debug" in arguments[:1] or os.environ.get("TITANS_DEBUG", "0") not in ("", "0")
-    expected = (SystemExit, KeyboardInterrupt, typer.Exit, typer.Abort, Interrupted, USAGE_ERROR)
+    expected = (SystemExit, KeyboardInterrupt, typer.Exit, typer.Abort, Interrupted, UsageError, CLICK_ERROR)
     return asked and not isinstance(error, expected)
 
 
@@ -34,15 +50,14 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of stdout has ended, as `| head` does
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  nothing may be flushed at exit
         return 0
-    if type(error).__name__ == "NoArgsIsHelpError":  # typer's error where no argument was given
-        error.show()  # type: ignore[attr-defined]
-        return FAILED
     if isinstance(error, Interrupted | KeyboardInterrupt | typer.Abort):
         text, code = str(error) if isinstance(error, Interrupted) else "interrupted", INTERRUPTED
-    elif isinstance(error, USAGE_ERROR):  # typer's error about an option or argument
+    elif isinstance(error, CLICK_ERROR):  # typer's error about an option or argument
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "titans"
         text, code = f"error: {' '.join(error.format_message().split())} (see {command} --help)", error.exit_code
+    elif isinstance(error, UsageError):
+        text, code = f"error: {error}", FAILED
     else:
         text, code = f"error: {describe(error)}", FAILED
     print(f"titans: {text}", file=sys.stderr, flush=True)

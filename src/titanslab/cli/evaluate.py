@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from titanslab.cli.errors import Interrupted
+from titanslab.cli.errors import Interrupted, UsageError
 from titanslab.cli.options import Device, command
 from titanslab.tasks.table import TASKS, Task
 
@@ -27,6 +28,11 @@ class TaskGroup(typer.core.TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return task_command(TASKS[cmd_name]) if cmd_name in self.list_commands(ctx) else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and args[0] not in (known := self.list_commands(ctx)):
+            raise UsageError.of_name("command", args[0], known, "titans evaluate")
+        return super().resolve_command(ctx, args)
 
 
 evaluate = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
@@ -65,6 +71,7 @@ def perplexity(
     if model is None or not data:
         raise ValueError("titans evaluate needs --model RUN and --data PATH (see titans evaluate --help)")
     from titanslab.data import open_corpus
+    from titanslab.files import check_writable
     from titanslab.runs.loading import find_model_folder, open_model
 
     find_model_folder(model)
@@ -72,6 +79,7 @@ def perplexity(
     folder = output or Path(model) / "evaluation"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    check_writable(folder, "--output")
     network, tokenizer = open_model(model, device)
     from rich.console import Console
 
@@ -172,18 +180,22 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
         own: the values of `task.options` by name.
         shared: the values of `shared_options` by name.
     """
+    from titanslab.files import check_writable, write_whole
     from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
 
     folder = find_model_folder(shared["model"])
+    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
+    check_writable(output, "--output")
     quiet_libraries()
     from rich.console import Console
 
     from titanslab.evaluation.pictures import heat_map
     from titanslab.evaluation.run_task import TaskRun, run_task
     from titanslab.evaluation.table import summarise, tables
-    from titanslab.files import write_whole
 
-    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
+    missing = [option for option in task.shorter if own[option] is None and shared["lengths"] == task.lengths]
+    if missing:
+        shared["lengths"] = task.shorter[missing[0]]
     run = TaskRun(task=task, options=own, **shared | {"output": output, "device": pick_device(shared["device"])})
     try:
         records = run_task(run, {"model": str(folder.resolve())})
@@ -193,7 +205,26 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
     heat_map(records.everything, task, output / "heat_map.png")
     summary = summarise(records.asked)
     console = Console() if sys.stdout.isatty() else Console(width=1000)
-    for score in summary[0]["scores"]:
-        for part in tables(summary, task, score, f"{task.title}: {score}, {run.samples} samples", console.width):
+    amounts = f"{run.samples} sample{'s' * (run.samples > 1)} a cell; k is {task.kilo:,} tokens"
+    for score, words in score_headings(summary, task.headings(own)).items():
+        console.print(f"{task.title}: {words}, {amounts}", highlight=False)
+        for part in tables(summary, task, score, "", console.width):
             console.print(part)
+    if missing:
+        console.print(f"Only {run.lengths} was asked: longer lengths need --{missing[0]}.")
     console.print(f"written: {output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)
+
+
+def score_headings(summary: list[dict[str, Any]], headings: Mapping[str, str]) -> dict[str, str]:
+    """The scores that get a table of their own, with the words of `headings` about each.
+
+    A score whose values are those of an earlier one in every cell is named in the heading of that one's table.
+    """
+    alike: dict[str, list[str]] = {}
+    for score in summary[0]["scores"]:
+        same = (name for name in alike if all(row["scores"][name] == row["scores"][score] for row in summary))
+        alike.setdefault(next(same, score), []).append(score)
+    return {
+        score: headings.get(score, score) + "".join(f" ({name}: the same)" for name in names[1:])
+        for score, names in alike.items()
+    }

@@ -16,7 +16,10 @@ from titanslab.progress import bar
 
 def generate(
     model: Annotated[str, typer.Option("--model", "-m", help="A run folder or a saved model.", show_default=False)],
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to continue.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The text to continue; without it, what a pipe gives.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The text to continue, as an option.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation in tokens.")] = 128,
     temperature: Temperature = 0.8,
@@ -29,9 +32,11 @@ def generate(
 ) -> None:
     """Continue a prompt with a trained model; the new text is written to stdout token by token.
 
-    Example: [bold]titans generate --model runs/tiny --prompt "Once upon a time" --max-new-tokens 200[/bold]
+    Example: [bold]titans generate --model runs/tiny "Once upon a time" --max-new-tokens 200[/bold]
+
+    Example: [bold]echo "Once upon a time" | titans generate --model runs/tiny[/bold]
     """
-    text = read_prompt(prompt, file)
+    text = read_prompt(text, prompt, file)
     if not 0.0 < top_p <= 1.0:
         raise ValueError(f"--top-p must be above 0 and at most 1, got {top_p}")
     from titanslab.runs.loading import open_model
@@ -53,18 +58,30 @@ def generate(
         sampling.generate(network, tokenizer, ids, TextWriter(tokenizer, max_new_tokens))
 
 
-def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt from --prompt or --file, which exclude each other."""
-    if (prompt is None) == (file is None):
-        raise ValueError("give the text to continue, either as --prompt TEXT or as --file PATH")
+def read_prompt(text: str | None, prompt: str | None, file: Path | None) -> str:
+    """The prompt from the argument, --prompt or --file, which exclude each other, or else from a pipe.
+
+    The new line at the end of a pipe's text is left out: `echo` adds it.
+    """
+    given = [name for name, value in (("PROMPT", text), ("--prompt", prompt), ("--file", file)) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} both give the text to continue; give one of them")
+    words = prompt if text in (None, "-") else text
+    if words is not None:
+        return in_utf8(words, given[0])
+    if file is None and (text == "-" or not sys.stdin.isatty()) and (piped := _stdin().removesuffix("\n")):
+        return piped
     if file is None:
-        assert prompt is not None
-        return in_utf8(prompt, "--prompt")
+        raise ValueError('give the text to continue: titans generate --model RUN "Once upon a time" (or --file PATH)')
     if str(file) == "-":
-        return in_utf8(sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), "the prompt")
+        return _stdin()
     from titanslab.data.text import whole_text
 
     return whole_text(file, f"prompt file {str(file)!r}")
+
+
+def _stdin() -> str:
+    return in_utf8(sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), "the prompt")
 
 
 class TextWriter:

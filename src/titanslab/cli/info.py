@@ -58,12 +58,12 @@ def read_config(path: Path) -> Any:
     from titanslab.runs.loading import find_model_folder
 
     if path.suffix == ".toml":
-        from titanslab.data import load_tokenizer
         from titanslab.training.model import model_config
         from titanslab.training.recipe import load_recipe
+        from titanslab.training.sources import open_tokenizer
 
         recipe = load_recipe(path)
-        return model_config(recipe, load_tokenizer(recipe.data.tokenizer))
+        return model_config(recipe, open_tokenizer(recipe.data))
     if not path.exists():
         raise FileNotFoundError(f"--config {str(path)!r} does not exist (looked for {path.absolute()})")
     try:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from titanslab.cli.options import Device, Learn, MemoryModel, TextFile
+from titanslab.cli.options import Device, Learn, MemoryModel, Overwrite, TextFile
 
 SAVE_EVERY = 60.0
 
@@ -22,6 +22,7 @@ def read(
         Path | None, typer.Option("--from", help="Continue from this memory file, which is not changed.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted reading.")] = False,
+    overwrite: Overwrite = False,
     learn: Learn = None,
     write_scale: Annotated[
         float | None, typer.Option(min=0.0, help="Factor on the size of every write; default: as in the memory file.")
@@ -42,15 +43,15 @@ def read(
     from titanslab.cli.errors import Interrupted
     from titanslab.data.text import TextSource
     from titanslab.memory.layer import check_writes
-    from titanslab.reading.files import check_save, load_reader, unfinished_reading
+    from titanslab.reading.files import check_place, load_reader, unfinished_reading
 
     check_writes(learn, write_scale)
     if resume and start is not None:
         raise ValueError("--resume goes on from --save; leave out --from")
     source = TextSource(text)
-    check_save(save)
+    check_place(save, "--save")
     about = {"path": str(text.resolve()), "bytes": source.size}
-    notes = unfinished_reading(save, resume, about)
+    notes = unfinished_reading(save, resume, about, overwrite)
     if model is None and start is None and not resume:
         raise ValueError("--model is missing: titans read TEXT --model RUN --save FILE")
     network, tokenizer, cache, folder = load_reader(model, save if resume else start, device)

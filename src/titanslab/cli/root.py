@@ -1,62 +1,74 @@
-"""The root of the command: global options and the table of verbs."""
+"""The root of the command: its help, and the way to a verb, whose module is imported when the verb is called.
+
+Help, version, an unknown verb and an unknown option of a verb are answered before typer builds its parser, which takes
+longer than all of that.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-import typer.core
-import typer.main
-
-from titanslab._version import __version__
 from titanslab.cli import VERBS
-from titanslab.cli.options import command
+
+ABOUT = "Titans: language models with a neural memory that keeps learning while it reads."
+EXAMPLE = "titans train recipes/tiny.toml --output runs/tiny"
+OPTIONS = {
+    "--version": "Show the version.",
+    "--debug": "Show the traceback of an error; stands before the verb.",
+    "--help -h": "Show this message; titans VERB --help shows the options of a verb.",
+}
 
 
-class VerbGroup(typer.core.TyperGroup):
-    """A command group whose verbs, those of the table `VERBS`, are imported when they are used."""
+def run(arguments: list[str]) -> int:
+    """Run a verb, or show the help or the version; returns the exit code."""
+    words = arguments[1:] if arguments[:1] == ["--debug"] else arguments
+    if not words:
+        show_help(to_stderr=True)
+        return 2
+    first, *rest = words
+    if first in ("--help", "-h"):
+        show_help()
+        return 0
+    if first == "--version":
+        from titanslab._version import __version__
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(VERBS)
+        print(f"titans-lab {__version__}")
+        return 0
+    if first not in VERBS:
+        from titanslab.cli.errors import UsageError
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in VERBS:
-            return None
-        module, text = VERBS[cmd_name]
-        if ctx.resilient_parsing or getattr(ctx, "titans_listing", False):
-            return typer.core.TyperCommand(cmd_name, help=text)
-        return command(getattr(import_module(module), cmd_name), cmd_name, text)
+        kind, known = ("option:", OPTIONS) if first.startswith("-") else ("command", VERBS)
+        raise UsageError.of_name(kind, first, known, "titans")
+    verb = getattr(import_module(VERBS[first][0]), first)
+    from titanslab.cli.options import check_options
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        ctx.titans_listing = True  # the list of verbs needs only their help lines
-        super().format_help(ctx, formatter)
-
-
-app = typer.Typer(
-    cls=VerbGroup,
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _show_version(value: bool) -> None:
-    if value:
-        typer.echo(f"titans-lab {__version__}")
-        raise typer.Exit
+    check_options(verb, rest, f"titans {first}")
+    result = verb_command(first)(args=rest, prog_name=f"titans {first}", standalone_mode=False)
+    return result if isinstance(result, int) else 0
 
 
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    """Titans: language models with a neural memory that keeps learning while it reads.
+def verb_command(name: str) -> Any:
+    """The command of a verb of the table `VERBS`."""
+    from titanslab.cli.options import command
 
-    Example: [bold]titans train recipes/tiny.toml --output runs/tiny[/bold]
-    """
+    module, about = VERBS[name]
+    return command(getattr(import_module(module), name), name, about)
+
+
+def show_help(to_stderr: bool = False) -> None:
+    """Print the verbs and the options of the root."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.panel import Panel
+    from rich.table import Table
+
+    console = Console(stderr=to_stderr, highlight=False)
+    lines = ("[yellow]Usage:[/yellow] [bold]titans VERB ...[/bold]", ABOUT, f"Example: [bold]{EXAMPLE}[/bold]")
+    console.print(Padding("\n\n".join(lines), (1, 1)))
+    verbs = {name: about for name, (_, about) in VERBS.items()}
+    for title, shown in (("Options", OPTIONS), ("Commands", verbs)):
+        table = Table.grid(padding=(0, 2))
+        for name, about in shown.items():
+            table.add_row(f"[bold cyan]{name}[/bold cyan]", about)
+        console.print(Panel(table, title=title, title_align="left", border_style="dim"))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from titanslab.training.recipe import Recipe
 
 
 def train(
@@ -27,7 +31,8 @@ def train(
     Example: [bold]titans train recipes/tiny.toml --set training.steps=200 --output runs/tiny[/bold]
 
     The folder holds the recipe with every default filled in, metrics.jsonl, checkpoints, versions, and at
-    the end the model and its tokenizer. A run that was stopped or killed continues with --resume and gives the
+    the end the model, its tokenizer and a picture of the losses. Ctrl-C saves a checkpoint at the end of the step;
+    pressed again it stops at once. A run that was stopped or killed continues with --resume and gives the
     same losses. On several GPUs: torchrun --nproc-per-node 8 -m titanslab.cli train ...
     """
     from titanslab.cli.errors import Interrupted
@@ -51,6 +56,25 @@ def train(
         raise Interrupted(_how_to_resume(recipe, assignments or [], output)) from None
     if result["loss"] is not None:
         typer.echo(f"{output}: {result['steps']} steps, last loss {result['loss']:.4f}")
+        typer.echo("\n".join(_what_next(output, settings)))
+
+
+def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
+    """Lines with the picture of the losses and with commands for the model in `output`, ready to paste."""
+    import shlex
+
+    if (output / "loss.png").exists():
+        yield f"The loss by step: {output / 'loss.png'}"
+    yield "Next:"
+    run = shlex.quote(str(output))
+    yield f'  titans generate --model {run} --prompt "Once upon a time"'
+    source = settings.data.validation or settings.data.train
+    text = "book.txt" if source is None else shlex.quote(source if isinstance(source, str) else source[0])
+    yield f"  titans evaluate --model {run} --data {text}"
+    if settings.model.architecture is None and settings.model.variant != "attention":
+        memory = shlex.quote(str(output / "book.memory"))
+        yield f"  titans read book.txt --model {run} --save {memory}"
+        yield f'  titans ask --memory {memory} "Who came to the door?"'
 
 
 def _how_to_resume(recipe: Path, assignments: list[str], output: Path) -> str:

@@ -32,33 +32,56 @@ class Corpus:
     name: str = field(default="data", compare=False)
 
     def __iter__(self) -> Iterator[str]:
-        return (text for _, text in self.with_file_index())
+        return (text for _, text in self.with_places())
 
-    def with_file_index(self) -> Iterator[tuple[int, str]]:
-        """Each document with the index of the file that it came from (0 for the hub)."""
-        sources: list[Iterator[str]] = [
-            file_texts(path, f"{self.name}: {str(path)!r}", column=self.column, cut=self.text_documents)
-            for path in self.files
-        ]
+    def with_places(self) -> Iterator[tuple[int, str]]:
+        """Each document with the number of bytes of the files that were read up to its end; 0 for the hub."""
+        before = 0
+        for size, places, texts in self._sources():
+            for text in texts:
+                if text:
+                    yield before + places[0], text
+            before += size
+
+    def beginnings(self, characters: int) -> Iterator[str]:
+        """The first texts of each file, about `characters` in all, as many of each file."""
+        share = -(-characters // max(1, len(self.files)))
+        for *_, texts in self._sources():
+            left = share
+            for text in texts:
+                if text:
+                    yield text[:left]
+                left -= len(text)
+                if left <= 0:
+                    break
+
+    def _sources(self) -> Iterator[tuple[int, list[int], Iterator[str]]]:
+        """The size of each file, a list with the number of its bytes that were read, and its texts, some of them empty.
+
+        The hub is one source of size 0.
+        """
         if self.hub is not None:
-            sources = [entry_texts(_hub_rows(self), self.column, f"{self.name}: {self.hub}")]
-        return ((index, text) for index, texts in enumerate(sources) for text in texts if text)
+            yield 0, [0], entry_texts(_hub_rows(self), self.column, f"{self.name}: {self.hub}")
+        for path in self.files:
+            places, where = [0], f"{self.name}: {str(path)!r}"
+            texts = file_texts(path, where, column=self.column, cut=self.text_documents, places=places)
+            yield path.stat().st_size, places, texts
 
     def batches(self, characters: int) -> Iterator[tuple[int, list[str]]]:
-        """The texts in lists of about `characters` together, each with the index of the last one's file.
+        """The texts in lists of about `characters` together, each with the place of its end as in `with_places`.
 
         Fast tokenizers encode the texts of a list in parallel.
         """
         texts: list[str] = []
-        size = index = 0
-        for index, text in self.with_file_index():
+        size = place = 0
+        for place, text in self.with_places():
             texts.append(text)
             size += len(text)
             if size >= characters:
-                yield index, texts
+                yield place, texts
                 texts, size = [], 0
         if texts:
-            yield index, texts
+            yield place, texts
 
     def describe_empty(self) -> str:
         """The message of the error for a corpus without text, in one line."""

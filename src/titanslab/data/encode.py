@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from titanslab.data.tokenizer import is_byte_tokenizer, load_tokenizer
 
 _ANCHOR = "."
 _LONGEST_CHARACTER = 8  # tokens
+_BETWEEN_WORDS = re.compile(r"(?<=[^\W_]) (?=[^\W_])")
+PART_CHARACTERS = 100_000  # of a long text that is encoded in parts
+GROUP_CHARACTERS = 500_000  # encoded together, in parallel
 
 
 class TextEncoder:
@@ -50,10 +55,52 @@ class TextEncoder:
             rows = self.tokenizer(list(texts), **options)["input_ids"] if texts else []
         return [np.asarray(ids, self.dtype) for ids in rows]
 
-    def documents(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids [T] of each text between the tokenizer's start and end token, where it has them."""
-        end = [] if self.eos is None else [self.eos]
-        return [np.concatenate([self.start, ids, end]).astype(self.dtype) for ids in self.encode(texts)]
+    def documents(self, texts: Sequence[str], progress: Callable[[float], object] | None = None) -> list[np.ndarray]:
+        """The ids [T] of each text between the tokenizer's start and end token, where it has them.
+
+        `progress` is called with the share of the characters that are done, also inside a long text.
+        """
+        parts = [self._parts(text) for text in texts]
+        flat = list(chain.from_iterable(parts))
+        total, done, encoded = max(1, sum(map(len, flat))), 0, list[np.ndarray]()
+        for group in _groups(flat, GROUP_CHARACTERS):
+            encoded += self.encode(group)
+            done += sum(map(len, group))
+            if progress is not None:
+                progress(done / total)
+        end, ids = [] if self.eos is None else [self.eos], iter(encoded)
+        return [np.concatenate([self.start, *islice(ids, len(of_text)), end]).astype(self.dtype) for of_text in parts]
+
+    def _parts(self, text: str) -> list[str]:
+        """Parts of a text whose ids, end to end, are those of the text; the text itself if that is not certain."""
+        if len(text) <= PART_CHARACTERS or not self._splits_before_spaces:
+            return [text]
+        parts, start = list[str](), 0
+        while cut := _BETWEEN_WORDS.search(text, start + PART_CHARACTERS):
+            parts.append(text[start : cut.start()])
+            start = cut.start()
+        return [*parts, text[start:]]
+
+    @cached_property
+    def _splits_before_spaces(self) -> bool:
+        """Whether no token reaches from a letter over the space after it: byte-level BPE with GPT-2's pattern."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", self.tokenizer)
+        if self._bytes or not _is_rust(backend):
+            return False
+        made = json.loads(backend.to_str())
+        steps = made["pre_tokenizer"] or {}
+        steps = steps.get("pretokenizers", [steps])
+        return (
+            made["normalizer"] is None
+            and made["model"]["type"] == "BPE"
+            and made["model"].get("dropout") is None
+            and any(step.get("type") == "ByteLevel" for step in steps)
+            and all(
+                step.get("type") == "Digits" or (step.get("use_regex") and not step.get("add_prefix_space"))
+                for step in steps
+            )
+            and not any(t["lstrip"] or t["rstrip"] or " " in t["content"] for t in made["added_tokens"])
+        )
 
     def ids(self, text: str) -> list[int]:
         """The ids of one text, without special tokens."""
@@ -159,6 +206,19 @@ class TokenCounter:
         if self._encoder is None:
             return [int(self.tokenizer(text)) for text in texts]
         return [len(ids) for ids in self._encoder.encode(texts)]
+
+
+def _groups(parts: Sequence[str], characters: int) -> Iterator[list[str]]:
+    """The parts in lists of about `characters` together."""
+    group, size = list[str](), 0
+    for part in parts:
+        group.append(part)
+        size += len(part)
+        if size >= characters:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _is_rust(tokenizer: Any) -> bool:

@@ -45,7 +45,7 @@ def collate(batch: Sequence[Mapping[str, Any]], pad_id: int = 0) -> dict[str, ob
     """Stack rows, dicts of arrays or tensors, into int64 tensors [B, T], T of the longest row.
 
     Shorter rows are padded on the right; padding is `pad_id`, has no label and is a document of its own. Rows without
-    `document_ids` are one document each, rows without `block_labels [T, N]` have no such labels; the batch has a
+    `document_ids` are one document each, rows without `block_targets [T, N]` have no such labels; the batch has a
     field if any row has it.
     """
     import torch
@@ -55,7 +55,7 @@ def collate(batch: Sequence[Mapping[str, Any]], pad_id: int = 0) -> dict[str, ob
     shapes = {name: row[name].shape[1:] for row in rows for name in row}
 
     def whole(row: Row) -> Row:
-        values = {"document_ids": 0, "block_labels": IGNORED}
+        values = {"document_ids": 0, "block_targets": IGNORED}
         missing = [name for name in shapes if name not in row]
         full = {name: np.full((len(row["input_ids"]), *shapes[name]), values[name]) for name in missing}
         return padded({**row, **full}, longest, pad_id)

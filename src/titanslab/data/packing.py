@@ -51,7 +51,7 @@ def padded(row: Row, length: int, pad_id: int = 0) -> Row:
     short = length - len(row["input_ids"])
     if not short:
         return row
-    rest = {"input_ids": pad_id, "labels": IGNORED, "block_labels": IGNORED}
+    rest = {"input_ids": pad_id, "labels": IGNORED, "block_targets": IGNORED}
     if "document_ids" in row:
         rest["document_ids"] = row["document_ids"].max(initial=-1) + 1
     return {

@@ -19,6 +19,8 @@ from typing import IO, Any
 _SUFFIXES = {"text": (".txt", ".text", ".md"), "json": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet",)}
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
+MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"BZh": ".bz2"}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PIECE_BYTES = 1 << 16
 PARQUET_ROWS = 1024  # rows decoded at once; a row may hold a whole book
 
@@ -63,37 +65,50 @@ def find_files(source: str, name: str) -> list[Path]:
     return found
 
 
-def file_texts(path: Path, where: str, *, column: str = "text", cut: str = "file") -> Iterator[str]:
+def file_texts(
+    path: Path, where: str, *, column: str = "text", cut: str = "file", places: list[int] | None = None
+) -> Iterator[str]:
     """The texts of one file, in its order; a file without a known suffix is running text.
 
     Args:
-        path: running text in UTF-8; JSON, an entry a line or one list or entry in the file; or parquet. Line ends
-            become `\\n`. An empty file has no texts.
+        path: running text in UTF-8; JSON, an entry a line or one list or entry in the file; or parquet. It is taken
+            for compressed if its first bytes or its name say so. Line ends become `\\n`, and a byte order mark is left
+            out. An empty file has no texts.
         where: how errors call the file.
         column: the field of a JSON entry or the column of a parquet file that holds the text.
         cut: the part of a file of running text that is one text: "file", "line" or "paragraph".
+        places: at each text its only element becomes the number of bytes of the file that were read so far.
 
     Raises:
         ValueError: the file is not UTF-8, is damaged or cut off, or an entry has no text.
         ImportError: the file is compressed with zstd and no package for that is installed.
     """
-    kind = text_kind(path) or "text"
+    kind, count, size = text_kind(path) or "text", 1, 0
     if path.is_file() and path.stat().st_size == 0:
         return
     with _opened(path, where, kind) as (raw, stream):
         if kind == "parquet":
-            rows = _parquet_rows(raw if stream is raw else io.BytesIO(stream.read()), column)
-            yield from entry_texts(rows, column, where)
-            return
-        lines = io.TextIOWrapper(stream, encoding="utf-8")
-        if kind == "json":
-            yield from entry_texts(_json_entries(lines), column, where)
-        elif cut == "file":
-            yield lines.read()
-        elif cut == "line":
-            yield from (line.removesuffix("\n") for line in lines)
+            count, rows = _parquet_rows(raw if stream is raw else io.BytesIO(stream.read()), column)
+            texts, size = entry_texts(rows, column, where), path.stat().st_size
         else:
-            yield from _paragraphs(lines)
+            lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
+            if kind == "json":
+                texts = entry_texts(_json_entries(lines), column, where)
+            else:
+                texts = _running_texts(lines, cut)
+        for number, text in enumerate(texts, 1):
+            if places is not None:  # parquet is read ahead, so that the place in the file says little there
+                places[:] = [number * size // count if kind == "parquet" else raw.tell()]
+            yield text
+
+
+def _running_texts(lines: io.TextIOWrapper, cut: str) -> Iterator[str]:
+    if cut == "file":
+        yield lines.read()
+    elif cut == "line":
+        yield from (line.removesuffix("\n") for line in lines)
+    else:
+        yield from _paragraphs(lines)
 
 
 def entry_texts(entries: Iterable[Any], column: str, where: str) -> Iterator[str]:
@@ -141,7 +156,7 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
 def whole_text(path: Path, where: str) -> str:
     """A file of running text as one string, of whatever name; errors as those of `file_texts`."""
     with _opened(path, where) as (_, stream):
-        text = io.TextIOWrapper(stream, encoding="utf-8")
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig")
         return text.read()
 
 
@@ -180,19 +195,20 @@ class TextSource:
         self.size = self.path.stat().st_size
 
     def pieces(self, start: int = 0) -> Iterator[TextPiece]:
-        """The pieces from byte `start` of the decompressed text on."""
+        """The pieces from byte `start` of the decompressed text on, counted after a byte order mark."""
         with _opened(self.path, str(self.path)) as (raw, stream):
-            if start and stream.seek(start) < start:
+            mark = len(BYTE_ORDER_MARK) if _head(stream).startswith(BYTE_ORDER_MARK) else 0
+            if start + mark and stream.seek(start + mark) < start + mark:
                 raise ValueError(f"{self.path} is shorter than the part that was read before; is it the same text?")
             buffer = b""
-            place = raw.tell()
+            place = raw.tell() if start else 0
             while buffer := buffer + stream.read(PIECE_BYTES - len(buffer)):
                 cut = _cut(buffer) if len(buffer) == PIECE_BYTES else len(buffer)
-                begin, place = place, start + cut if stream is raw else raw.tell()
+                begin, place = place, start + mark + cut if stream is raw else raw.tell()
                 try:
                     text = buffer[:cut].decode("utf-8")
                 except UnicodeDecodeError as error:
-                    raise _not_utf8(error, str(self.path), start + error.start) from None
+                    raise _not_utf8(error, str(self.path), start + mark + error.start) from None
                 yield TextPiece(text.replace("\r\n", "\n").replace("\r", "\n"), start, begin, place)
                 start += cut
                 buffer = buffer[cut:]
@@ -218,6 +234,8 @@ def _opened(path: Path, where: str, kind: str = "text") -> Iterator[tuple[IO[byt
     with open(path, "rb") as raw:
         stream = _decompressed(raw, path)
         try:
+            if kind != "parquet":
+                _check_encoding(_head(stream), where)
             yield raw, stream
         except UnicodeDecodeError as error:  # its object ends where the stream stands
             raise _not_utf8(error, where, stream.tell() - len(error.object) + error.start) from None
@@ -242,15 +260,33 @@ def _not_utf8(error: UnicodeDecodeError, where: str, place: int) -> ValueError:
     return ValueError(f"{where} is not text in UTF-8 (byte {place}: {error.reason}); convert it")
 
 
+def _head(stream: Any) -> bytes:
+    """The first bytes of a stream that stands at its start; they are not consumed."""
+    return stream.peek(512)[:512]
+
+
+def _check_encoding(head: bytes, where: str) -> None:
+    """Raise a ValueError for UTF-16 or binary bytes, of which some are valid UTF-8."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{where} is text in UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8")
+    if b"\0" in head:
+        raise ValueError(
+            f"{where} is not text in UTF-8 (it holds zero bytes, as UTF-16 and binary files do); convert it"
+        )
+
+
 def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
+    """The bytes of a file, decompressed where its first bytes or its name say so."""
     openers: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-    if path.suffix.lower() == ".zst":
+    head = _head(raw)
+    kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), path.suffix.lower())
+    if kind == ".zst":
         try:
             zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
         except ImportError:
             raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
         openers[".zst"] = zstd.open
-    return openers.get(path.suffix.lower(), lambda stream: stream)(raw)
+    return openers.get(kind, lambda stream: stream)(raw)
 
 
 def _json_entries(lines: Iterator[str]) -> Iterator[Any]:
@@ -270,13 +306,14 @@ def _json_entries(lines: Iterator[str]) -> Iterator[Any]:
         yield from whole if isinstance(whole, list) else [whole]
 
 
-def _parquet_rows(file: IO[bytes], column: str) -> Iterator[dict[str, Any]]:
+def _parquet_rows(file: IO[bytes], column: str) -> tuple[int, Iterator[dict[str, Any]]]:
+    """The number of rows and the rows."""
     from pyarrow import parquet
 
     table = parquet.ParquetFile(file)
     columns = [column] if column in table.schema_arrow.names else None  # an error lists all of them
-    for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
-        yield from batch.to_pylist()
+    batches = table.iter_batches(PARQUET_ROWS, columns=columns)
+    return table.metadata.num_rows, (row for batch in batches for row in batch.to_pylist())
 
 
 def _paragraphs(lines: Iterator[str]) -> Iterator[str]:

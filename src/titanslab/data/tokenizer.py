@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titanslab.data.bpe import bpe_size
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -47,6 +49,11 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name == BYTE:
         return byte_tokenizer()
+    if bpe_size(name) is not None:
+        raise ValueError(
+            f"tokenizer {name!r} is made of the training text by titans train; make one with "
+            "titans tokenizer BOOKS --output FOLDER, and give the folder"
+        )
     path = Path(name).expanduser()
     if path.is_dir() and not any((path / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
         path /= "tokenizer.model"
@@ -56,7 +63,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if path.is_file():
         return _from_file(path)
     if not path.exists() and (path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name):
-        raise FileNotFoundError(f"tokenizer {name!r} does not exist (looked for {path.absolute()})")
+        raise FileNotFoundError(
+            f"tokenizer {name!r} does not exist (looked for {path.absolute()}); make one with titans tokenizer BOOKS "
+            f"--output {name}"
+        )
     from transformers import AutoTokenizer
 
     try:

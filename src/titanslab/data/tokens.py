@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,18 +60,24 @@ def tokenize(
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
         return Tokens(ids, offsets, json.loads((folder / "text.json").read_text())["text_bytes"])
     parts, text_bytes = list[np.ndarray](), 0
-    sizes = [path.stat().st_size for path in corpus.files]  # none for the hub
-    for file_index, texts in corpus.batches(BATCH_CHARACTERS):
-        parts += encoder.documents(texts)
+    total = sum(path.stat().st_size for path in corpus.files) or None  # none for the hub
+    before = 0
+    report: Progress = progress or (lambda *_: None)
+    report(0, total)
+    for place, texts in corpus.batches(BATCH_CHARACTERS):
+        parts += encoder.documents(texts, partial(_report_share, report, before, place, total))
         text_bytes += sum(len(text.encode("utf-8")) for text in texts)
-        if progress is not None:
-            progress(sum(sizes[:file_index]), sum(sizes) or None)
+        before = place
     if not parts:
         raise ValueError(corpus.describe_empty())
     tokens = Tokens(np.concatenate(parts), np.cumsum([0, *map(len, parts)], dtype=np.int64), text_bytes)
     if folder is not None:
         _write(folder, tokens)
     return tokens
+
+
+def _report_share(report: Progress, start: float, end: float, total: float | None, share: float) -> None:
+    report(start + share * (end - start), total)
 
 
 def _cache_folder(cache: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Path | None:

@@ -24,6 +24,7 @@ from titanslab.tasks.sample import TaskSample, parse_length
 from titanslab.tasks.table import TASKS
 
 INCLUDE_PATH = str(Path(__file__).parent / "lm_eval_configs")
+NEW_TOKENS = 128  # `max_gen_toks` of the configs; lm-eval leaves room for them in the model's length
 
 
 def dataset(
@@ -46,7 +47,12 @@ def dataset(
         length: such as `4k`; None = the task's default in lm-eval.
         samples: number of samples; None = the task's default in lm-eval.
         seed: of the samples.
-        metadata: the task's own options. Other entries, which lm-eval passes on, have no effect.
+        metadata: the task's own options, and `max_length`, the tokens that the model takes at most; None = as the
+            config of `pretrained` says. Other entries, which lm-eval passes on, have no effect.
+
+    Raises:
+        ValueError: an option that is missing or wrong, or prompts that lm-eval would cut to fit the model, which
+            takes the sought text away.
     """
     task = TASKS[family]
     bridge = task.lm_eval
@@ -71,7 +77,28 @@ def dataset(
         **own | {task.parts_option: part},
     )
     rows = [{**vars(sample), "info": json.dumps(sample.info)} for sample in map(cell.make, range(count))]
+    limit = _model_length(metadata.get("max_length"), pretrained)
+    longest = max(counter.count(row["prompt"]) for row in rows) + NEW_TOKENS
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"length {length or bridge.length!r} of titans_{family}_{part} needs {longest:,} tokens with the answer, "
+            f"and the model takes {limit:,}: lm-eval would cut the prompts; ask a shorter length, or give max_length "
+            "in the model's arguments if it takes more"
+        )
     return {"test": datasets.Dataset.from_list(rows)}
+
+
+def _model_length(max_length: Any, pretrained: str) -> int | None:
+    """The longest text that lm-eval gives to the model; None where its name leads to no config."""
+    if max_length is not None:
+        return int(max_length)
+    from lm_eval.models.utils import resolve_max_length
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        return resolve_max_length(AutoConfig.from_pretrained(pretrained), AutoTokenizer.from_pretrained(pretrained))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def results(doc: dict[str, Any], outputs: list[str]) -> dict[str, float]:

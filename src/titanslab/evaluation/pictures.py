@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,12 +48,13 @@ def plot_recall(recall: dict[str, dict[int, float]], path: Path, reach: int, cha
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
+    distances = list(next(iter(recall.values())))
     for name, values in recall.items():
         axes.plot(list(values), [100 * share for share in values.values()], marker="o", label=name)
-    axes.axvline(reach, color="grey", linestyle="--", linewidth=1, label=f"reach of the windows, {reach} bytes")
+    label = f"within the window's reach, {reach} bytes"
+    axes.axvspan(min(distances) / 1.5, reach, color="grey", alpha=0.15, linewidth=0, label=label)
     axes.axhline(100 * chance, color="grey", linestyle=":", linewidth=1, label=f"chance, {100 * chance:g} %")
     axes.set(xscale="log", ylim=(-3, 103), xlabel="bytes back to the fact", ylabel="facts recalled, %")
-    distances = list(next(iter(recall.values())))
     axes.set_xticks(distances, labels=map(str, distances))
     axes.minorticks_off()
     axes.legend()
@@ -100,61 +102,114 @@ def heat_map(records: Sequence[dict[str, Any]], task: Task, path: Path) -> None:
     _save(figure, path, 100)
 
 
-TITLES = {
-    "surprise": "surprise |f(k) - v|²",
-    "theta": "theta: size of a write",
-    "eta": "eta: momentum kept",
-    "alpha": "alpha: share forgotten",
-}
-COLUMNS = 600  # of a trace's picture; more could not be told apart
+COLUMNS = 600  # of a panel over a whole text; more could not be told apart
+STRETCH = 36  # tokens of the panel with words, for a long text
+SHORT = 200  # tokens of a text that this panel shows whole
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def plot_trace(trace: MemoryTrace, path: Path, title: str, tokens: Sequence[str] = ()) -> None:
-    """Draw surprise and gates over the text, a row per block, and the memories' norms.
+def plot_trace(trace: MemoryTrace, path: Path, title: str, tokens: Sequence[str]) -> None:
+    """Draw the writes over the text and word by word, how far the memories move, and the surprise.
+
+    The panels of eta, alpha and momentum are drawn where these are not zero everywhere.
 
     Args:
-        tokens: the text of each token of a short text, to be written under the picture; empty = its place alone.
+        tokens: the text of each token. The panel with words shows all tokens of a short text, else the `STRETCH` of
+            them with the largest writes.
     """
-    figure = Figure(figsize=(max(10.0, 0.11 * len(tokens)), 10.5), layout="constrained")
-    axes = figure.subplots(6, 1, sharex=True)
-    length = trace.per_token["surprise"].shape[1]
-    for axis, (name, label) in zip(axes[:4], TITLES.items(), strict=True):
-        values = _binned(trace.per_token[name])
-        values = np.where(np.isfinite(values), values, np.nan)
-        low, high = (0.0, 1.0) if np.isnan(values).all() else np.nanpercentile(values, [1, 99])
-        cmap = "magma" if name == "surprise" else "viridis"
-        style: Any = {"aspect": "auto", "interpolation": "nearest", "extent": (0, length, len(values) - 0.5, -0.5)}
-        image = axis.imshow(values, cmap=cmap, vmin=low, vmax=max(high, low + 1e-12), **style)
-        axis.set_yticks(range(len(values)), [f"block {i + 1}" for i in range(len(values))], fontsize=7)
-        axis.set_title(label, fontsize=9, loc="left")
-        figure.colorbar(image, ax=axis, pad=0.01, format="%.3g")
-    for axis, rows, label in (
-        (axes[4], trace.moved, "how far the memory is from where it started: |M - M₀| / |M₀|"),
-        (axes[5], trace.momentum, "momentum: |S| / |M₀|"),
-    ):
-        for i, row in enumerate(rows):
-            axis.plot(trace.places, row, label=f"block {i + 1}", linewidth=1.2)
-        axis.set_title(label, fontsize=9, loc="left")
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    axes[4].legend(fontsize=7, ncols=6, loc="lower right")
-    if tokens:
-        texts = [token.replace("$", r"\$") for token in tokens]
-        axes[5].set_xticks(np.arange(length) + 0.5, texts, fontsize=7, family="monospace")
-        axes[5].tick_params(axis="x", length=0)
-    else:
-        axes[5].set_xlabel("tokens read")
-    figure.suptitle(title, fontsize=10, parse_math=False)
-    _save(figure, path, 120)
+    theta, places = trace.per_token["theta"], trace.places
+    length = theta.shape[1]
+    short = length <= SHORT
+    first, last = (0, length) if short else largest_stretch(theta)
+    gates = [name for name in ("eta", "alpha") if np.nan_to_num(trace.per_token[name]).any()]
+    panels = 4 + len(gates) + ("eta" in gates)
+    figure = Figure(figsize=(max(8.0, 0.11 * length) if short else 8.0, 0.5 + 1.75 * panels), layout="constrained")
+    remaining = iter(figure.subplots(panels, 1))
+
+    def panel(heading: str, **settings: Any) -> Any:
+        axes = next(remaining)
+        axes.set_title(heading, loc="left", fontsize=10, fontweight="bold")
+        axes.set(**settings)
+        return axes
+
+    def lines(heading: str, x: np.ndarray, rows: np.ndarray, unit: str, style: str = "default") -> Any:
+        axes = panel(heading, xlabel="tokens read", ylabel=unit, xlim=(-0.01 * length, 1.01 * length))
+        for number, row in enumerate(rows):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(x, row, label=f"block {number + 1}", color=colour, linewidth=1.4, drawstyle=style)
+        axes.set_ylim(0, 1.1 * (_largest(rows) or 1.0))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#ddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        return axes
+
+    def squares(heading: str, values: np.ndarray, low: float, high: float, colours: str) -> Any:
+        axes = panel(heading)
+        extent = (0, length, len(values) - 0.5, -0.5)
+        style: Any = {"aspect": "auto", "interpolation": "nearest", "cmap": colours}
+        image = axes.imshow(values, vmin=low, vmax=max(high, low + 1e-12), extent=extent, **style)
+        named = range(0, len(values), -(-len(values) // 8))  # at most eight names
+        axes.set_yticks(named, [f"block {i + 1}" for i in named], fontsize=8)
+        figure.colorbar(image, ax=axes, pad=0.01, format="%.3g")
+        return axes
+
+    middles, highest = _binned(theta)
+    writes = lines("size of the write at each token", middles, highest, "theta", "steps-mid")
+    writes.legend(fontsize=8, frameon=False, ncols=6, loc="lower right", bbox_to_anchor=(1.0, 0.97))
+    words = squares("word by word", theta[:, first:last], 0.0, _largest(theta), "Oranges")
+    if not short:
+        writes.axvspan(first, last, color="#F0E442", alpha=0.4, linewidth=0)
+        words.set_title("the yellow stretch, word by word", loc="left", fontsize=10, fontweight="bold")
+    shown = [token.strip() or token.encode("unicode_escape").decode() for token in tokens[first:last]]
+    middles = (np.arange(last - first) + 0.5) * length / (last - first)
+    turn = 0 if max(map(len, shown)) == 1 else 90
+    words.set_xticks(middles, shown, rotation=turn, fontsize=8, family="monospace", parse_math=False)
+    words.tick_params(axis="x", length=0)
+    lines("how far the memory is from its start", places, trace.moved, "|M - M₀| / |M₀|")
+    for name in gates:
+        heading = {"eta": "eta: momentum kept", "alpha": "alpha: share forgotten"}[name]
+        squares(heading, _binned(trace.per_token[name])[1], 0.0, _largest(trace.per_token[name]), "viridis")
+    if "eta" in gates:
+        lines("momentum", places, trace.momentum, "|S| / |M₀|")
+    surprise = _binned(trace.per_token["surprise"])[1]
+    low, high = (0.0, 1.0) if np.isnan(surprise).all() else np.nanpercentile(surprise, [1, 99])
+    last_panel = squares("surprise |f(k) - v|² before the write", surprise, low, high, "magma")
+    last_panel.set_xlabel("tokens read")
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a text may hold any character
+        _save(figure, path, 120)
+
+
+def largest_stretch(theta: np.ndarray) -> tuple[int, int]:
+    """First and last index (exclusive) of the `STRETCH` tokens with the largest sum of writes, `theta [B, T]`.
+
+    The first four tokens of the text do not count: a model may write at every start. Of several such stretches the
+    middle one is taken, so that the writes stand in its middle.
+    """
+    total = np.nan_to_num(theta, nan=0.0, posinf=0.0, neginf=0.0).max(0)
+    total[:4] = 0.0
+    sums = np.convolve(total, np.ones(STRETCH), "valid")
+    best = int(sums.argmax())
+    near = range(best, min(len(sums), best + STRETCH))
+    alike = [i for i in near if sums[i] >= 0.999 * sums[best]]
+    first = alike[len(alike) // 2]
+    return first, first + STRETCH
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest finite value, 0 if there is none."""
+    return float(values[np.isfinite(values)].max(initial=0.0))
 
 
 def _save(figure: Figure, path: Path, dpi: int) -> None:
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=dpi))
 
 
-def _binned(values: np.ndarray) -> np.ndarray:
-    """Means of neighbouring tokens [B, COLUMNS] where `values [B, T]` has more tokens than that."""
-    if values.shape[1] <= COLUMNS:
-        return values
-    edges = np.linspace(0, values.shape[1], COLUMNS + 1).astype(int)[:-1]
-    return np.add.reduceat(values, edges, axis=1) / np.diff([*edges, values.shape[1]])
+def _binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in the text and largest finite values `[B, n]` of at most `COLUMNS` runs of tokens; `values [B, T]`."""
+    count = values.shape[1]
+    edges = np.linspace(0, count, min(count, COLUMNS) + 1).astype(int)[:-1]
+    known = np.where(np.isfinite(values), values, -np.inf)
+    highest = np.maximum.reduceat(known, edges, axis=1)
+    return edges + np.diff([*edges, count]) / 2, np.where(np.isfinite(highest), highest, np.nan)

@@ -92,7 +92,7 @@ def trace_memory(
     total, chunk = input_ids.shape[1], model.config.chunk_size
     every = every or max(1, total // 256 // chunk) * chunk
     seen: list[np.ndarray] = []  # of each piece [B, 4, t]
-    places, norms = [0], [_norms(memories, cache)]
+    places, norms = [0], [memory_norms(memories, cache)]
     before = 0 if cache is None else cache.columns
 
     def record(stats: tuple[dict[str, Tensor], ...]) -> None:
@@ -106,7 +106,7 @@ def trace_memory(
         hooks.callback(base.register_forward_hook(lambda _, __, output: record(output.memory_stats)).remove)
         for state in model.read_pieces(input_ids, cache, piece_size=every):
             places.append(state.columns - before)
-            norms.append(_norms(memories, state))
+            norms.append(memory_norms(memories, state))
             if progress is not None:
                 progress(places[-1], total)
     per_token = dict(zip(PER_TOKEN, np.concatenate(seen, 2).swapaxes(0, 1), strict=True))
@@ -114,7 +114,7 @@ def trace_memory(
     return MemoryTrace(per_token, np.array(places), moved, momentum)
 
 
-def _norms(memories: list[NeuralMemory], cache: TitansCache | None) -> list[tuple[float, float]]:
+def memory_norms(memories: list[NeuralMemory], cache: TitansCache | None) -> list[tuple[float, float]]:
     """|M - M_0| / |M_0| and |S| / |M_0| of each memory, over all heads and layers; zeros before the first token."""
     if cache is None or cache.position is None:
         return [(0.0, 0.0)] * len(memories)
@@ -150,7 +150,7 @@ def write_report(
         )
     page, picture, numbers = (folder / f"inspect.{suffix}" for suffix in ("html", "png", "json"))
     folder.mkdir(parents=True, exist_ok=True)
-    plot_trace(trace, picture, f"{title}\n{subtitle}")
+    plot_trace(trace, picture, f"{title}\n{subtitle}", tokens)
     values = trace.to_dict()
     write_whole(numbers, json.dumps(about | values) + "\n")
     shown = {name: values[name] for name in trace.per_token}

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from titanslab.experiments.study import TokenizerPlan
@@ -19,8 +19,6 @@ REPEATS = 200  # copies of the fixed phrases, which makes BPE merge them into fe
 def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) -> Path:
     """Train a tokenizer and save it in Hugging Face's format in `folder`. An existing tokenizer there is kept.
 
-    Each digit is a token.
-
     Args:
         plan: size of the vocabulary, and further texts.
         files: `train_text` is a file or folder, of which the first 5 million characters are read; `train_facts` is
@@ -29,21 +27,9 @@ def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) 
     """
     if (folder / "tokenizer.json").exists():
         return folder
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
+    from titanslab.data.bpe import train_bpe
     from titanslab.files import write_whole
 
-    tokenizer: Any = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=plan.vocabulary,
-        special_tokens=["<bos>", "<eos>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     parts = [_text(files["train_text"])]
     if "train_facts" in files:
         parts.append(_facts(files["train_facts"]))
@@ -51,14 +37,9 @@ def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) 
         parts.append(_stories())
     if plan.phrases:
         parts.append(_phrases())
-    tokenizer.train_from_iterator(itertools.chain(*parts), trainer)
-    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-    write_whole(folder, whole.save_pretrained)
+    made = train_bpe(itertools.chain(*parts), plan.vocabulary)
+    write_whole(folder, made.save_pretrained)
     return folder
-
-
-def _pieces(text: str) -> Iterator[str]:
-    return (text[start : start + 2000] for start in range(0, len(text), 2000))
 
 
 def _text(path: str) -> Iterator[str]:
@@ -66,7 +47,7 @@ def _text(path: str) -> Iterator[str]:
 
     left = TEXT_CHARS
     for text in iter_texts(path):
-        yield from _pieces(text[:left])
+        yield text[:left]
         left -= len(text)
         if left <= 0:
             return
@@ -77,7 +58,7 @@ def _facts(folder: str) -> Iterator[str]:
     if not files:
         raise ValueError(f"facts folder {folder!r} holds no training file of qa1 to qa5, such as qa1_..._train.txt")
     for file in files:
-        yield from _pieces(file.read_text(encoding="utf-8")[: FACTS_CHARS // len(files)])
+        yield file.read_text(encoding="utf-8")[: FACTS_CHARS // len(files)]
 
 
 def _stories() -> Iterator[str]:

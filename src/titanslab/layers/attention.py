@@ -37,7 +37,7 @@ class Attention(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """`[B, T, hidden]` -> `[B, H, T, D]`."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.num_heads, x.shape[-1] // self.num_heads)).transpose(1, 2)
 
     def projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v `[B, T, hidden]` of `x [B, T, hidden]`, not rotated, for `forward`."""

@@ -131,7 +131,7 @@ def _banded(
     if both is not None:
         documents = F.pad(both[0], (0, short), value=-2).view(batch, blocks, size)
         key_documents = F.pad(both[1], (0, short), value=-2).unfold(1, span, size)
-        group = max(1, MASK_ELEMENTS // (batch * size * (prefix_size + span)))
+        group = max(1, MASK_ELEMENTS // (max(1, batch) * size * (prefix_size + span)))
     outputs = []
     for start in range(0, blocks, group):
         stop = min(start + group, blocks)
@@ -143,7 +143,7 @@ def _banded(
         out = F.scaled_dot_product_attention(
             q[:, start:stop].flatten(0, 1), spans(k, 0, start, stop), spans(v, 1, start, stop), attn_mask=mask
         )
-        outputs.append(out.unflatten(0, (batch, -1)))
+        outputs.append(out.unflatten(0, (batch, stop - start)))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     return out.transpose(1, 2).reshape(batch, heads, blocks * size, width)[:, :, :length]
 

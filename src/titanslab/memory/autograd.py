@@ -1,12 +1,37 @@
-"""The arguments that the chunk-loop ops share, and how each op is tied to its backward op."""
+"""The arguments that the chunk-loop ops share, how each op is tied to its backward op, and what autograd may ask."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from titanslab.memory.rows import Schedule
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode AD is at work, whose tensors no compiled pass can take."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def first_order(backward: Callable[..., Any]) -> Any:
+    """Mark a backward pass that cannot be differentiated: it raises where autograd records it (`create_graph=True`).
+
+    PyTorch's `once_differentiable` gives gradients without a graph in some of these cases, and says nothing.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, *grads: Any) -> Any:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "the fast paths of NeuralMemory and neural_memory have no second derivative, which create_graph=True "
+                "asks for; use backend='recurrent' or backend='reference', which have one"
+            )
+        return backward(ctx, *grads)
+
+    return checked
 
 
 class Inputs(NamedTuple):
@@ -79,6 +104,7 @@ def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., lis
             q, k, v, gates, offset, mask, reset, *anchor, *held, *norm, *kept_states(output[5], state)
         )
 
+    @first_order
     def differentiate(ctx, dy, d_loss, d_offset, d_end, d_running, d_kept):
         q, k, v, gates, offset, mask, reset, *rest = ctx.saved_tensors
         anchors, depth, norms = ctx.counts

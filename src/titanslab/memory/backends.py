@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.memory import measured
+from titanslab.memory.autograd import transformed
 from titanslab.memory.cpu.build import MAX_LAYERS, load
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Tokens
@@ -74,6 +75,12 @@ def choose(
     """
     if channelwise and backend in ("chunked", "triton"):
         raise ValueError(f"backend {backend!r} takes no channel-wise alpha; use 'recurrent', 'reference' or 'auto'")
+    if transformed():
+        if backend not in ("auto", "recurrent"):
+            raise ValueError(
+                f"backend {backend!r} does not run inside torch.func or forward-mode AD; use 'recurrent' or 'auto'"
+            )
+        return Way("recurrent" if backend == "auto" else backend, "", "torch.func goes token by token")
     few = tokens <= STEP_TOKENS
     if backend == "chunked" or (backend == "auto" and not few and not channelwise):
         if torch.compiler.is_compiling():  # the op chooses: a trace must not load kernels or read files
@@ -124,7 +131,7 @@ def takes_step(tokens: Tokens, params: MemoryParams, state: MemoryState) -> bool
     q = tokens.q
     if q.device.type != "cpu" or q.shape[1] != 1 or tokens.mask is not None or tokens.reset is not None:
         return False
-    if type(q) is not Tensor or torch.compiler.is_compiling() or len(state.weights) > MAX_LAYERS:
+    if type(q) is not Tensor or torch.compiler.is_compiling() or transformed() or len(state.weights) > MAX_LAYERS:
         return False
     if any(gate.shape[-1] != 1 for gate in tokens.gates[0]):
         return False
@@ -140,13 +147,18 @@ def takes_step(tokens: Tokens, params: MemoryParams, state: MemoryState) -> bool
 def takes_features(*tensors: Tensor) -> bool:
     """Whether the compiled passes of `cpu/features.py` run on these tensors: on a CPU, float32 or float64, untraced."""
     dtype = tensors[0].dtype
-    if dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
+    if dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling() or transformed():
         return False  # torch.compile fuses PyTorch's own operations
     for t in tensors:
         # a fake or a wrapped tensor has no data to point at
         if type(t) not in (Tensor, nn.Parameter) or t.device.type != "cpu" or t.dtype != dtype:
             return False
     return load(dtype, "features").handle is not None
+
+
+def is_bare(projection: nn.Module) -> bool:
+    """Whether a projection is `nn.Linear` without hooks, so that its weight may be read without calling it."""
+    return type(projection) is nn.Linear and not any(getattr(projection, hook) for hook in _HOOKS)
 
 
 def takes_layer(
@@ -164,7 +176,7 @@ def takes_layer(
         return False
     if torch.is_autocast_enabled(x.device.type):
         return False
-    if not all(type(p) is nn.Linear and not any(getattr(p, hook) for hook in _HOOKS) for p in projections):
+    if not all(is_bare(p) for p in projections):
         return False
     if not takes_features(x, *(p.weight for p in projections), *others):  # type: ignore[arg-type]
         return False

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from titanslab.memory.autograd import transformed
 from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network
 from titanslab.memory.state import MemoryState, where_rows
 
@@ -45,7 +46,8 @@ def restart(state: MemoryState, start: MemoryState, reset: Tensor) -> MemoryStat
 
 
 def _read(x: Tensor, weights: tuple[Tensor, ...], network: MemoryNetwork, params: MemoryParams) -> Tensor:
-    apply = _Read.apply if torch.is_grad_enabled() and not torch.compiler.is_compiling() else _apply
+    plain = not torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
+    apply = _apply if plain else _Read.apply
     return apply(network, x, params.norm_weight, params.norm_bias, *(w.to(x.dtype) for w in weights))
 
 
@@ -65,13 +67,12 @@ class _Read(torch.autograd.Function):
         return _apply(network, x, *tensors)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        needed = ctx.needs_input_grad[1:]
+        needed, again = ctx.needs_input_grad[1:], torch.is_grad_enabled()  # again: there may be a second derivative
         with torch.enable_grad(), torch.autocast(dy.device.type, enabled=False):
             saved = zip(ctx.saved_tensors, needed, strict=True)
-            inputs = [None if t is None else t.detach().requires_grad_(need) for t, need in saved]
+            inputs = [t if t is None or (again and need) else t.detach().requires_grad_(need) for t, need in saved]
             y = _apply(ctx.network, *inputs)  # type: ignore[arg-type]
         wanted = [t for t in inputs if t is not None and t.requires_grad]
-        found = iter(torch.autograd.grad(y, wanted, dy))
+        found = iter(torch.autograd.grad(y, wanted, dy, create_graph=again))
         return None, *(next(found) if t is not None and t.requires_grad else None for t in inputs)

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.memory.backends import takes_features, takes_layer
-from titanslab.memory.config import MemoryConfig
+from titanslab.memory.autograd import transformed
+from titanslab.memory.backends import is_bare, takes_features, takes_layer
+from titanslab.memory.checks import as_flags, check_input, check_lengths, check_state
+from titanslab.memory.config import MemoryConfig, check_integer
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
 from titanslab.memory.frozen import read_frozen, restart
@@ -21,7 +23,7 @@ from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
 from titanslab.memory.padding import Padding, real_tokens
 from titanslab.memory.start import start_layer, step_limits
-from titanslab.memory.state import MemoryState, NeuralMemoryState, with_read
+from titanslab.memory.state import MemoryState, NeuralMemoryState, not_the_layers, with_read
 
 # calls of more tokens than this compute projections and gates again in backward instead of holding them
 RECOMPUTE_TOKENS = 512
@@ -40,7 +42,11 @@ class NeuralMemory(nn.Module):
 
     def __init__(self, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__()
-        self.config = config = MemoryConfig(*options, **named)
+        check_integer("hidden_size", hidden_size, 1)
+        try:
+            self.config = config = MemoryConfig(*options, **named)
+        except TypeError as error:  # a missing or an unknown option
+            raise TypeError(str(error).replace("MemoryConfig.__init__", "NeuralMemory")) from None
         self.hidden_size, self.num_heads, self.head_dim = hidden_size, config.num_heads, config.width(hidden_size)
         self.network = config.network(self.head_dim)
         self.chunk_size, self.conv_size, self.backend = config.chunk_size, config.conv_size, config.backend
@@ -95,7 +101,8 @@ class NeuralMemory(nn.Module):
             return self.update(persistent.unsqueeze(0)).as_start().expand(batch_size)
         params = MemoryParams(tuple(self.memory_weights)).to(torch.promote_types(weight.dtype, torch.float32))
         empty = weight.new_zeros(batch_size, self.conv_size - 1, self.num_heads * self.head_dim)
-        return NeuralMemoryState(MemoryState.initial(params, batch_size), dict.fromkeys(("q", "k", "v", "read"), empty))
+        memory = MemoryState.initial(params, batch_size).map(not_the_layers)
+        return NeuralMemoryState(memory, dict.fromkeys(("q", "k", "v", "read"), empty))
 
     def forward(
         self,
@@ -132,6 +139,8 @@ class NeuralMemory(nn.Module):
             ValueError: mask and lengths are both given, or write_scale is negative or not finite.
         """
         check_writes(learn, write_scale)
+        mask, reset = self._check(x, state, mask, reset, initial)
+        check_lengths(lengths, x)
         padding = self._padding(mask, lengths)
         if padding is not None:
             x, lengths = padding.compact(x), padding.lengths
@@ -142,10 +151,12 @@ class NeuralMemory(nn.Module):
             y = self.output(written.y, x)
         else:
             y = emit(written.y, written.gate, self.o_norm, self.o_proj.weight, NORM_EPS)
-        stats = written.stats
+        new, stats = written.state, written.stats
+        if state is None and x.shape[1] < self.chunk_size:
+            new = new.map(not_the_layers)  # the weights of the chunk's start are M_0
         if padding is not None:
             y, stats = padding.restore(y), {name: padding.restore(t) for name, t in stats.items()}
-        return (y, written.state, _as_stats(stats)) if return_stats else (y, written.state)
+        return (y, new, _as_stats(stats)) if return_stats else (y, new)
 
     def update(
         self,
@@ -173,12 +184,16 @@ class NeuralMemory(nn.Module):
         Arguments as in `forward`. Returns y `[B,T,hidden_size]` and a state with the same memory, except for rows in
         which a document begins, and with the last inputs of the read's own convolution.
         """
+        if state is None:
+            raise ValueError("state is None; retrieve reads a state: give one, such as layer.initial_state(batch_size)")
+        mask, reset = self._check(x, state, mask, reset, initial)
         padding = self._padding(mask, None)
         if padding is not None:
             x, reset = padding.compact(x), None if reset is None else padding.compact(reset & padding.mask)
         lengths = None if padding is None else padding.lengths
         q, tail = self.queries(x, state, lengths=lengths, reset=reset, initial=initial)
         memory, start = state.memory, None
+        memory.check("state", q, self.network.widths(self.head_dim), {q.shape[0]})
         if reset is not None:
             start = (self.initial_state() if initial is None else initial).memory
             memory = restart(memory, start, reset)
@@ -196,6 +211,7 @@ class NeuralMemory(nn.Module):
         initial: NeuralMemoryState | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The first half of `retrieve`, which no write changes: q `[B,T,H,D]`, and the tail of its convolution."""
+        check_input(self, x)
         (q,), (tail,) = self._features("q", x, state, initial, lengths, reset, ("read",))
         return q, tail
 
@@ -211,13 +227,13 @@ class NeuralMemory(nn.Module):
 
     def output(self, y: Tensor, x: Tensor) -> Tensor:
         """The layer's output `[B,T,hidden_size]` for reads `y [B,T,H,D]` by tokens `x`."""
-        if takes_features(y, self.o_norm, x):
+        if self._compiled(y, self.o_norm, x):
             return self.gated_output(y, self.g_proj(x))
         return recompute(lambda y, x: self.gated_output(y, self.g_proj(x)), y, x)
 
     def gated_output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Norm per head of `y [B,T,H,D]`, times `gate [B,T,H*D]` (`g_proj` of the tokens), and the projection."""
-        if takes_features(y, self.o_norm, gate):
+        if self._compiled(y, self.o_norm, gate):
             return self.o_proj(norm_and_gate(y, self.o_norm, gate, NORM_EPS))
         return self.o_proj((rms_norm(y, self.o_norm, NORM_EPS).flatten(-2) * gate).to(gate.dtype))
 
@@ -238,6 +254,8 @@ class NeuralMemory(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         projections = self.gate_projections()
         with torch.autocast(x.device.type, enabled=False):
+            if not all(is_bare(p) for p in projections):
+                return self.activate(torch.cat([p(x) for p in projections], -1), k)
             weight = torch.cat([p.weight.to(x.dtype) for p in projections])
             bias = torch.cat([p.bias.to(x.dtype) for p in projections])
             return self.activate(F.linear(x, weight, bias), k)
@@ -252,7 +270,7 @@ class NeuralMemory(nn.Module):
             if k is None:
                 raise ValueError("k is None, but the gates of a memory with gate_keys are made of the keys too")
             # A key has norm 1. The factor gives its entries the size of the input's entries.
-            added = F.linear(k.flatten(-2).to(raw.dtype), self.theta_key_proj.weight.to(raw.dtype)) * self.head_dim**0.5
+            added = _linear(self.theta_key_proj, k.flatten(-2).to(raw.dtype)) * self.head_dim**0.5
             raw = raw + F.pad(added, (0, raw.shape[-1] - added.shape[-1]))
         raw = torch.sigmoid(raw).unflatten(-1, (-1, self.num_heads, self.gate_layers))
         parts = iter(raw.unbind(-3))
@@ -285,6 +303,25 @@ class NeuralMemory(nn.Module):
         others = [*others, *self.parameters(recurse=False), *self.memory_weights, *convs]
         return takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend)
 
+    def _compiled(self, *tensors: Tensor) -> bool:
+        """Whether compiled passes run; beside the two plain backends they would take the second derivative away."""
+        return self.backend not in ("reference", "recurrent") and takes_features(*tensors)
+
+    def _check(
+        self,
+        x: Tensor,
+        state: NeuralMemoryState | None,
+        mask: Tensor | None,
+        reset: Tensor | None,
+        initial: NeuralMemoryState | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The mask and the reset as bool; ValueError for an argument that does not fit."""
+        check_input(self, x)
+        batch = x.shape[0]
+        check_state(self, "state", state, x, {batch})
+        check_state(self, "initial", initial, x, {1, batch})
+        return as_flags("mask", mask, x), as_flags("reset", reset, x)
+
     @staticmethod
     def _padding(mask: Tensor | None, lengths: Tensor | None) -> Padding | None:
         """Where real tokens are; None for rows of real tokens, and where `lengths` says it."""
@@ -316,7 +353,7 @@ class NeuralMemory(nn.Module):
             return self._convolve(names, x, tails, lengths, reset, fresh)
 
         # the compiled passes hold little
-        light = lengths is not None or reset is not None or not takes_features(x, self.o_norm)
+        light = lengths is not None or reset is not None or not self._compiled(x, self.o_norm)
         y = recompute(compute, x, *tails) if light else compute(x, *tails)
         return y[: len(names)], y[len(names) :]
 
@@ -334,7 +371,7 @@ class NeuralMemory(nn.Module):
         weights = [getattr(self, f"{n}_conv1d").weight for n in names] if self.conv_size > 1 else []
         tails = tuple(t.to(y[0].dtype).expand(x.shape[0], -1, -1) for t in tails)
         unit = len(names.replace("v", ""))  # q and k have unit norm, v comes last
-        if weights and lengths is None and reset is None and takes_features(*y, *weights):
+        if weights and lengths is None and reset is None and self._compiled(*y, *weights):
             parts = convolve(y, weights, list(tails), self.num_heads, unit)
             back = self.conv_size - 1
             before = tails or (y[0].new_zeros(x.shape[0], back, y[0].shape[2]),) * len(y)
@@ -347,8 +384,13 @@ class NeuralMemory(nn.Module):
             convolved, tail = short_conv(joined, torch.cat(weights, -1), tail, lengths, reset, start)
         else:
             convolved, tail = joined, joined[:, :0]
+        # Under autocast the float32 taps make the convolution float32. On a GPU the kernels take the narrow dtype.
+        narrow = joined.dtype if x.device.type != "cpu" else convolved.dtype
         z = F.silu(convolved).unflatten(-1, (len(names) * self.num_heads, self.head_dim))
-        units, values = unit_norm(z[:, :, : unit * self.num_heads]), z[:, :, unit * self.num_heads :]
+        units, values = (
+            unit_norm(z[:, :, : unit * self.num_heads]).to(narrow),
+            z[:, :, unit * self.num_heads :].to(narrow),
+        )
         parts = [*units.split(self.num_heads, 2), *(values.split(self.num_heads, 2) if "v" in names else ())]
         return *parts, *tail.split(self.num_heads * self.head_dim, -1)
 
@@ -411,6 +453,11 @@ def check_writes(learn: bool | None, write_scale: float | None) -> None:
         raise ValueError(f"write_scale is {write_scale}, but with learn=False nothing is written; give one of them")
 
 
+def _linear(projection: nn.Linear, x: Tensor) -> Tensor:
+    """The projection of `x` in the dtype of `x`; a wrapped projection is called as it is."""
+    return F.linear(x, projection.weight.to(x.dtype)) if is_bare(projection) else projection(x)
+
+
 def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
     """Detached but for the write gate, each gate with a dimension for the layers."""
     found = {name: t if name == "write" else t.detach() for name, t in stats.items()}
@@ -419,7 +466,7 @@ def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def recompute(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
-    if not torch.is_grad_enabled() or x.shape[1] <= RECOMPUTE_TOKENS or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or x.shape[1] <= RECOMPUTE_TOKENS or torch.compiler.is_compiling() or transformed():
         return compute(x, *rest)
     from torch.utils.checkpoint import checkpoint
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.autograd import Inputs, or_zeros
+from titanslab.memory.autograd import Inputs, first_order, or_zeros
 from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import convolve, features, features_backward, gated_norm, gated_norm_backward
@@ -58,7 +58,7 @@ class _Project(torch.autograd.Function):
         return raw, raw[..., first : first + scalars].contiguous(), *ends, *columns[3:]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_raw: Any, d_scalars: Any, *rest: Any) -> tuple[Any, ...]:
         x, *weights = ctx.saved_tensors
         d_raw = x.new_zeros(ctx.shape) if d_raw is None else d_raw
@@ -110,7 +110,7 @@ class _Memory(torch.autograd.Function):
         return y, loss, end_offset, *end, *running
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Any, d_loss: Any, d_offset: Any, *d_states: Any) -> tuple[Any, ...]:
         (n, states, anchors, norms), (raw, *rest) = ctx.counts, ctx.saved_tensors
         convs, tails, (gates, *rest) = rest[:3], rest[3 : 3 + n], rest[3 + n :]
@@ -177,8 +177,8 @@ def write(
     first.check("initial", q, widths, {1, batch})
     if state is not None:
         state.memory.check("state", q, widths, {batch})
-        before = state.memory.to(q.dtype)
-    first = first.to(q.dtype)
+        before = state.memory.in_dtype(q.dtype)
+    first = first.in_dtype(q.dtype)
     aligned = before is not None and is_aligned(x.shape[1], chunk_size, before.offset, None, None)
     rows = first.batch_size if before is None else batch
     start = begin(torch.stack((theta, eta, alpha)).movedim(-1, 1), params, before, first, rows, aligned=aligned)
@@ -204,7 +204,7 @@ class _Emit(torch.autograd.Function):
         return gated_norm(y, scale, gate, eps) @ weight.t()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
         y, gate, scale, weight = ctx.saved_tensors
         d_weight = d_out.flatten(0, 1).t() @ gated_norm(y, scale, gate, ctx.eps).flatten(0, 1)

@@ -1,5 +1,6 @@
 """The memory network f(x; W): its shape, its slow parameters and its forward pass (paper §3.1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -70,10 +71,21 @@ class MemoryParams:
         return MemoryParams(tuple(w.to(dtype) for w in self.weights), *(n.to(dtype) for n in self.norm))
 
 
-def output(x: Tensor, z: Tensor, network: MemoryNetwork, params: MemoryParams) -> Tensor:
+def layer_norm(z: Tensor) -> Tensor:
+    """LayerNorm over the last dimension without its affine part."""
+    return F.layer_norm(z, z.shape[-1:], eps=NORM_EPS)
+
+
+def output(
+    x: Tensor,
+    z: Tensor,
+    network: MemoryNetwork,
+    params: MemoryParams,
+    normalize: Callable[[Tensor], Tensor] = layer_norm,
+) -> Tensor:
     """f(x) from the last layer's product: `x + LayerNorm(z)`, all `[B,H,T,D]`."""
     if network.norm:
-        z = F.layer_norm(z, z.shape[-1:], eps=NORM_EPS)
+        z = normalize(z)
         if params.norm_weight is not None:
             z = z * params.norm_weight[:, None, :]
         if params.norm_bias is not None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titanslab.memory.autograd import transformed
 from titanslab.memory.cpu import features
 from titanslab.memory.cpu.build import load
 
@@ -16,7 +17,7 @@ def own_backward(x: Tensor) -> bool:
     Without autograd the wrapping would only slow a decode step. torch.compile fuses PyTorch's own operations, and torch
     2.11 loses the gradients of SwiGLU's function in it.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or transformed():
         return False
     return torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 

@@ -115,9 +115,9 @@ def neural_memory(
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         chunk_size = fitting_chunk(chunk_size, tokens, None if state is None else state.offset)
     given = Tokens(q, k, v, gates, mask, reset)
-    state = None if state is None else state.to(dtype)
+    state = None if state is None else state.in_dtype(dtype)
     if initial is not None:
-        initial = initial.to(dtype)
+        initial = initial.in_dtype(dtype)
     elif way.backend == "recurrent" and state is not None and reset is None:
         initial = state  # no document begins, so a step does not read it
     else:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network, last_product, output
+from titanslab.memory.network import NORM_EPS, MemoryNetwork, MemoryParams, apply_network, last_product, output
 from titanslab.memory.state import MemoryState, where_rows
 
 # per layer (theta, eta, alpha), each [B,T,H,1]; alpha may be [B,T,H,d_in]
@@ -28,6 +28,12 @@ class Tokens(NamedTuple):
     gates: Gates
     mask: Tensor | None
     reset: Tensor | None
+
+
+def plain_norm(z: Tensor) -> Tensor:
+    """LayerNorm without its affine part, of operations that can be differentiated any number of times."""
+    centred = z - z.mean(-1, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + NORM_EPS)
 
 
 def inner_gradient(
@@ -49,7 +55,8 @@ def inner_gradient(
         # Use views: k may depend on the weights too, and the inner gradient takes k as constant.
         weights = tuple(w.view_as(w) if w.requires_grad else w.detach().requires_grad_() for w in weights)
         z = last_product(k.unsqueeze(2), weights)
-        prediction = output(k.unsqueeze(2), z, network, params)
+        # PyTorch's LayerNorm has a wrong third derivative on a CPU, which a second derivative of the outputs needs.
+        prediction = output(k.unsqueeze(2), z, network, params, plain_norm)
         loss = (prediction - v.unsqueeze(2)).square().sum((-1, -2))  # Eq. 12, summed over D
         (seed,) = torch.autograd.grad(loss.sum(), z, create_graph=outer)
         if network.grad_clip is not None:

@@ -55,7 +55,9 @@ def start_layer(layer: "NeuralMemory") -> None:
         return
     low, high = (math.log2(h) for h in layer.config.half_lives)
     heads = layer.num_heads
-    steps = torch.linspace(low, high, heads) if heads > 1 else torch.tensor([(low + high) / 2])
+    wide = torch.float32  # half-lives are beyond the range of float16
+    middle = torch.tensor([(low + high) / 2], dtype=wide)
+    steps = torch.linspace(low, high, heads, dtype=wide) if heads > 1 else middle
     half_lives = (2**steps)[:, None].repeat(1, layer.gate_layers)
     half_lives[:, :-1].clamp_(min=LOWER_HALF_LIFE)
     alpha = -torch.expm1(-math.log(2) / half_lives)

@@ -9,13 +9,13 @@ from inspect import get_annotations
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from titanslab.memory.network import MemoryParams
 
 
 def tree_map(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """A tree of the same structure with `fn` applied to each tensor."""
+    """A tree of the same structure with `fn` applied to each tensor; counters keep their dtype, see `_applied`."""
     kind = type(tree)
     if kind is tuple or kind is list:
         return kind([tree_map(fn, part) for part in tree])
@@ -24,8 +24,14 @@ def tree_map(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if tree is None:
         return None
     if isinstance(tree, Tensor):
-        return fn(tree)
+        return fn(tree) if tree.is_floating_point() else _applied(fn, tree)
     return kind(**{name: tree_map(fn, getattr(tree, name)) for name in tree.parts})
+
+
+def _applied(fn: Callable[[Tensor], Tensor], counter: Tensor) -> Tensor:
+    """`fn(counter)`; where `fn` is a cast, only its device counts: float16 does not hold a position of 2,049."""
+    new = fn(counter)
+    return new if new.dtype == counter.dtype else counter.to(new.device)
 
 
 def named_tensors(tree: Any, name: str = "") -> dict[str, Tensor]:
@@ -45,10 +51,15 @@ def named_tensors(tree: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def own_storage(tensor: Tensor) -> Tensor:
-    """The tensor, copied if it is a view of less than a quarter of a larger one, which the view would keep alive."""
+    """The tensor, copied if it is a view of a parameter or of a much larger tensor, which it would keep alive."""
     if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
         return tensor.clone()
-    return tensor
+    return not_the_layers(tensor)
+
+
+def not_the_layers(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it is a parameter or a view of one: who edits a state must not edit the learned M_0."""
+    return tensor.clone() if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter) else tensor
 
 
 class TensorTree:
@@ -62,6 +73,14 @@ class TensorTree:
     def __init_subclass__(cls) -> None:
         cls.parts = tuple(n for n in get_annotations(cls) if getattr(getattr(cls, n, None), "compare", True))
 
+    def __repr__(self) -> str:
+        tensors = self.tensors()
+        rows = {t.shape[0] for t in tensors.values()}
+        kinds = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()})
+        facts = [f"batch_size={rows.pop()}"] if len(rows) == 1 else []
+        facts += [*kinds, *sorted({str(t.device) for t in tensors.values()}), f"{self.nbytes() / 1024:,.1f} KiB"]
+        return f"{type(self).__name__}({', '.join(facts)})"
+
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
         """The same value with `fn` applied to every tensor."""
         return tree_map(fn, self)
@@ -73,6 +92,10 @@ class TensorTree:
     def clone(self) -> Self:
         """The same value in memory of its own."""
         return self.map(Tensor.clone)
+
+    def to(self, *target: Any) -> Self:
+        """The same value on a device or in a dtype, as `Tensor.to` takes them; counters keep their dtype."""
+        return self.map(lambda t: t.to(*target))
 
     def expand(self, batch_size: int) -> Self:
         """A state of one row, seen as `batch_size` equal rows; nothing is copied."""
@@ -111,7 +134,7 @@ def _restored(hint: Any, part: dict[str, Tensor]) -> Any:
     return trees[0].from_tensors(part) if trees else part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MemoryState(TensorTree):
     """State of the memories of one layer after some tokens.
 
@@ -152,32 +175,33 @@ class MemoryState(TensorTree):
             return None  # `dataclasses.replace` keeps `joined` although it changes the weights
         return list(self.joined[0])
 
-    def map_weights(self, fn: Callable[[Tensor], Tensor]) -> "MemoryState":
-        """The same state with `fn` applied to every floating-point tensor, so to all but `offset`."""
-        return self.map(lambda t: fn(t) if t.is_floating_point() else t)
-
-    def to(self, dtype: torch.dtype) -> "MemoryState":
+    def in_dtype(self, dtype: torch.dtype) -> "MemoryState":
         """The state in another dtype, or the state itself if it already has that dtype."""
         parts = (*self.weights, *self.momentum, *self.chunk_weights)
-        return self if all(t.dtype == dtype for t in parts) else self.map_weights(lambda t: t.to(dtype))
+        return self if all(t.dtype == dtype for t in parts) else self.map(lambda t: t.to(dtype))
 
     def check(self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int]) -> None:
         """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]`."""
         if self.batch_size not in batches:
             raise ValueError(f"{name} holds {self.batch_size} rows, q has a batch of {q.shape[0]}")
+        check_shape(f"{name}.offset", self.offset, (self.batch_size,), q)
+        if self.offset.dtype != torch.int64:
+            raise ValueError(f"{name}.offset must be int64, got {self.offset.dtype}")
         for part in ("weights", "momentum", "chunk_weights"):
             tensors = getattr(self, part)
             if len(tensors) != len(widths):
                 raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {len(tensors)}")
             for layer, (tensor, width) in enumerate(zip(tensors, widths, strict=True)):
                 check_shape(f"{name}.{part}[{layer}]", tensor, (self.batch_size, q.shape[2], *width), q)
+                if not tensor.is_floating_point():
+                    raise ValueError(f"{name}.{part}[{layer}] must have a floating dtype, got {tensor.dtype}")
 
     def at_boundary(self) -> "MemoryState":
         """The same memory; its current weights become the start of a new chunk."""
         return MemoryState(self.weights, self.momentum, self.weights, torch.zeros_like(self.offset))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NeuralMemoryState(TensorTree):
     """State of a `NeuralMemory` layer between calls: its memories and the last inputs of its convolutions.
 

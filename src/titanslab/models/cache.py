@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -166,9 +165,9 @@ class TitansCache(Cache):
         """The same content without its graph, for truncated backpropagation."""
         return self.map(Tensor.detach)
 
-    def to(self, device: torch.device | str) -> "TitansCache":
-        """The same content on another device."""
-        return self.map(lambda t: t.to(device))
+    def to(self, *target: Any) -> "TitansCache":
+        """The same content on a device or in a dtype, as `Tensor.to` takes them; positions stay whole numbers."""
+        return self.map(lambda t: t.to(*target))
 
     def _replace(self, fn: Callable[[Tensor], Tensor]) -> None:
         self.__dict__.update(self.map(fn).__dict__)

@@ -146,7 +146,7 @@ def _make_steps(segment_len: int, position: Tensor, mask: Tensor | None, reset: 
     cuts = (column - latest) % segment_len == 0
     index = cuts.cumsum(1) - 1
     place = (column - latest) % segment_len
-    if tokens == 1:
+    if tokens == 1 or batch == 0:
         count = size = 1  # a decode step, without waiting for the device
     else:
         used = torch.stack((index.masked_fill(~mask, 0).max(), place.masked_fill(~mask, 0).max())).tolist()

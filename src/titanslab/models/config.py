@@ -67,6 +67,8 @@ class TitansConfig(PreTrainedConfig):
             None = all ("attention" only). "lmm" and "mac" do not read it.
         num_persistent_tokens: learned vectors of each block, 0 = none.
         gate_type: how "mag" and "mac" join attention and memory, see `titanslab.layers.MemoryGate`.
+        max_position_embeddings: the length that other programs, such as lm-eval, take as the model's. The models
+            themselves have no limit; the default is the longest text that was tested.
         initializer_range: standard deviation of linear layers at the start; embeddings take `hidden_size ** -0.5`.
         rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`; other types raise.
         fused_loss: in training with labels, compute the loss in chunks of tokens and return no logits.
@@ -74,7 +76,8 @@ class TitansConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "titans"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
-    # Every new config calls this function, which `register.py` sets so that the first one registers the models.
+    # Every new config calls this function, which `register.py` sets so that the first one registers the models. It is
+    # set once transformers has loaded its Auto classes, see there.
     first_use: ClassVar[Callable[[], None] | None] = None
 
     variant: str = "mac"
@@ -92,6 +95,7 @@ class TitansConfig(PreTrainedConfig):
     num_persistent_tokens: int = 128
     gate_type: str = "mix"
     rope_parameters: dict[str, Any] | None = None
+    max_position_embeddings: int = 10_000_000
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -114,6 +118,8 @@ class TitansConfig(PreTrainedConfig):
             raise ValueError(f"rope_parameters: rope_type must be 'default', got {self.rope_parameters['rope_type']!r}")
         super().__post_init__(**kwargs)
         self.check()
+        from transformers import AutoConfig  # noqa: F401  its import sets `first_use`
+
         if TitansConfig.first_use is not None:
             TitansConfig.first_use()
 
@@ -189,7 +195,7 @@ class TitansConfig(PreTrainedConfig):
         check_choice("variant", self.variant, VARIANTS)
         check_choice("gate_type", self.gate_type, GATES)
         sizes = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads attention_conv_size"
-        for name in [*sizes.split(), "segment_len"]:
+        for name in [*sizes.split(), "segment_len", "max_position_embeddings"]:
             check_integer(name, getattr(self, name), 1)
         check_integer("num_persistent_tokens", self.num_persistent_tokens, 0)
         if self.window_size is not None:

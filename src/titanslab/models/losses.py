@@ -21,20 +21,20 @@ def write_loss(stats: tuple[dict[str, Tensor], ...], attention_mask: Tensor | No
     return mean_write(gates, floor)
 
 
-def block_loss(hidden: tuple[Tensor, ...], norm: nn.Module, head: nn.Linear, block_labels: Tensor) -> Tensor:
+def block_loss(hidden: tuple[Tensor, ...], norm: nn.Module, head: nn.Module, block_targets: Tensor) -> Tensor:
     """Mean cross entropy of the outputs of the first blocks, through the final norm and the head. OURS.
 
     Args:
         hidden: embeddings, then the output of each block, `[B, T, hidden]`.
-        block_labels: int64 `[B, T, N]`, not shifted, -100 where none counts; N is less than the number of blocks.
+        block_targets: int64 `[B, T, N]`, not shifted, -100 where none counts; N is less than the number of blocks.
     """
-    blocks = block_labels.shape[-1]
-    if block_labels.dim() != 3 or block_labels.shape[:2] != hidden[0].shape[:2] or not 0 < blocks < len(hidden) - 1:
+    blocks = block_targets.shape[-1]
+    if block_targets.dim() != 3 or block_targets.shape[:2] != hidden[0].shape[:2] or not 0 < blocks < len(hidden) - 1:
         raise ValueError(
-            f"block_labels must have shape [{hidden[0].shape[0]}, {hidden[0].shape[1]}, N] with N from 1 to "
-            f"{len(hidden) - 2}, all blocks but the last, got {list(block_labels.shape)}"
+            f"block_targets must have shape [{hidden[0].shape[0]}, {hidden[0].shape[1]}, N] with N from 1 to "
+            f"{len(hidden) - 2}, all blocks but the last, got {list(block_targets.shape)}"
         )
-    scored = block_labels != -100
+    scored = block_targets != -100
     outputs = torch.stack(hidden[1 : blocks + 1], dim=2)[scored]
     items = scored.sum().clamp(min=1)  # a batch may have none
-    return linear_cross_entropy(norm(outputs), head.weight, block_labels[scored], num_items=items)
+    return linear_cross_entropy(norm(outputs), head, block_targets[scored], num_items=items)

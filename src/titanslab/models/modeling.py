@@ -84,7 +84,7 @@ class TitansModel(TitansPreTrainedModel):
         check_arguments(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = self._embed(input_ids) if inputs_embeds is None else self._embedded(inputs_embeds)
         batch, tokens = x.shape[:2]
         if tokens == 0:
             raise ValueError(
@@ -141,6 +141,28 @@ class TitansModel(TitansPreTrainedModel):
             memory_stats=tuple(stats) if output_memory_stats else None,
             **{CACHE: cache if use_cache else None},  # type: ignore[arg-type]
         )
+
+    def _embed(self, ids: Tensor | None) -> Tensor:
+        """Embeddings of `ids [B, T]`; ValueError for other shapes, dtypes and ids outside the vocabulary."""
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
+            got = f"{list(ids.shape)} of {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise ValueError(f"input_ids must be int64 [B, T], got {got}; one row: ids.unsqueeze(0)")
+        try:
+            return self.embed_tokens(ids)
+        except IndexError:  # on a CPU; a GPU reports it in its own way
+            raise ValueError(
+                f"input_ids must be within the vocabulary 0..{self.embed_tokens.num_embeddings - 1}, got "
+                f"{int(ids.min())}..{int(ids.max())}; is it the tokenizer of this model?"
+            ) from None
+
+    def _embedded(self, x: Tensor) -> Tensor:
+        """The given embeddings; ValueError for other shapes and dtypes than the model's."""
+        width, weight = self.config.hidden_size, self.embed_tokens.weight
+        if x.dim() != 3 or x.shape[2] != width:
+            raise ValueError(f"inputs_embeds must have shape [B, T, {width}], got {list(x.shape)}")
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"inputs_embeds is {x.dtype}, the model {weight.dtype}; cast it: embeds.to(model.dtype)")
+        return x
 
     def _check_cache(self, cache: object, batch: int) -> None:
         if not isinstance(cache, TitansCache):
@@ -202,8 +224,11 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             kwargs["use_cache"] = True  # whatever a saved config says
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """As usual; new tokens belong to the document the prompt ended in."""
+        kwargs["inputs_embeds"] = inputs_embeds  # generate() looks for this name in the signature
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc,arg-type]
         ids = inputs.get("document_ids")
         if ids is not None:
@@ -211,9 +236,10 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             if cache is not None and cache.get_seq_length() >= ids.shape[1]:
                 del inputs["document_ids"]
             else:
+                given = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
                 new = input_ids.shape[1] - ids.shape[1]
                 ids = torch.cat((ids, ids[:, -1:].expand(-1, max(new, 0))), dim=1)
-                inputs["document_ids"] = ids[:, -inputs["input_ids"].shape[1] :]
+                inputs["document_ids"] = ids[:, -given.shape[1] :]
         return inputs
 
     @can_return_tuple
@@ -228,7 +254,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         document_ids: Tensor | None = None,
         cache: TitansCache | None = None,
-        block_labels: Tensor | None = None,
+        block_targets: Tensor | None = None,
         **kwargs: Any,
     ) -> TitansCausalLMOutput:
         """Next-token logits, and the loss where labels are given; the rest as in `TitansModel.forward`.
@@ -236,8 +262,8 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         Args:
             labels: int64 `[B, T]`, the tokens themselves (shifted inside), -100 for tokens without a loss.
             logits_to_keep: number of last tokens that get logits, 0 = all; or a tensor of positions.
-            block_labels: int64 `[B, T, N]` with labels; what the outputs of the first N blocks should say at a token,
-                through the final norm and the head, -100 where nothing. Not shifted. In training the loss holds
+            block_targets: int64 `[B, T, N]`, with labels: the tokens that the outputs of the first N blocks predict,
+                through the final norm and the head; not shifted, -100 = no target. In training the loss holds
                 their mean cross entropy too: a step of an answer is learned in the block meant for it. OURS.
             kwargs: `output_hidden_states` and `output_memory_stats` of `TitansModel.forward`; `num_items_in_batch`, the
                 divisor of the summed loss; `write_cost_share`, a factor of `config.memory_write_cost`.
@@ -247,7 +273,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         """
         remembers = self.config.variant != "attention"
         priced = remembers and self.training and labels is not None and self.config.memory_write_cost > 0
-        hinted = self.training and labels is not None and block_labels is not None
+        hinted = self.training and labels is not None and block_targets is not None
         with_hidden, share = kwargs.pop("output_hidden_states", None), kwargs.pop("write_cost_share", 1.0)
         with_stats = kwargs.pop("output_memory_stats", False)
         outputs = self.model(
@@ -264,10 +290,14 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden, items = outputs.last_hidden_state, kwargs.get("num_items_in_batch")
+        if labels is not None and labels.shape != hidden.shape[:2]:
+            raise ValueError(
+                f"labels must have shape {list(hidden.shape[:2])} like the tokens, got {list(labels.shape)}"
+            )
         logits = loss = None
         if labels is not None and self.training and self.config.fused_loss:
             targets = F.pad(labels[:, 1:], (0, 1), value=-100).to(hidden.device).flatten()
-            loss = linear_cross_entropy(hidden.flatten(0, 1), self.lm_head.weight, targets, num_items=items)
+            loss = linear_cross_entropy(hidden.flatten(0, 1), self.lm_head, targets, num_items=items)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, keep])
@@ -277,8 +307,8 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         if priced:
             mean = write_loss(outputs.memory_stats, attention_mask, self.config.memory_write_floor)
             extra.append(share * self.config.memory_write_cost * mean)
-        if hinted and block_labels is not None:
-            extra.append(block_loss(outputs.hidden_states, self.model.norm, self.lm_head, block_labels))
+        if hinted and block_targets is not None:
+            extra.append(block_loss(outputs.hidden_states, self.model.norm, self.lm_head, block_targets))
         if loss is not None and labels is not None:
             for part in extra:
                 if items is not None:  # this batch's share, as of the loss

@@ -14,6 +14,7 @@ from titanslab.models.baseline import AttentionMixer
 from titanslab.models.cache import NEW, OLD
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
+from titanslab.models.plain_trainer import spare_in_weight_decay
 from titanslab.models.read import Reads
 
 GATES = ("theta_proj", "theta_key_proj", "eta_proj", "alpha_proj")
@@ -32,6 +33,12 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
     _supports_sdpa = True
     # A gate is applied over thousands of tokens, and its rounding error would accumulate.
     _keep_in_fp32_modules_strict = [*GATES, "memory_weights", "memory_norm_weight", "memory_norm_bias"]  # noqa: RUF012
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """True: the loss takes `num_items_in_batch`. Every Trainer asks its model this, hence the call here."""
+        spare_in_weight_decay()
+        return True
 
     def initialize_weights(self) -> None:
         """Draw the initial values of all weights that were not loaded."""
@@ -81,7 +88,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
         It does not act on gates, norms, convolutions, biases, persistent tokens and M_0, because it would pull
         half-lives, write sizes and M_0 towards arbitrary values.
         """
-        modules = [(name, module) for name, module in self.named_modules() if name.rpartition(".")[2] not in GATES]
+        modules = [(name, module) for name, module in self.named_modules() if not {*GATES} & {*name.split(".")}]
         names = [f"{name}.weight" for name, module in modules if isinstance(module, nn.Linear | nn.Embedding)]
         known = dict(self.named_parameters())  # tied weights once
         return [name for name in names if name in known]

@@ -9,7 +9,7 @@ from titanslab.memory import NeuralMemoryState
 from titanslab.memory.state import TensorTree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MixerState(TensorTree):
     """State of one block's token mixer; every tensor has the batch first.
 

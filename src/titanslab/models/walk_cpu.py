@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from titanslab.memory.autograd import Inputs
+from titanslab.memory.autograd import Inputs, first_order
 from titanslab.memory.chunked.op import end_state, group_size, is_aligned, stack, state_bytes
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.build import LAYERS, fields, load
@@ -186,7 +186,7 @@ class _Walk(torch.autograd.Function):
         return y, normed, reads, loss, read_tail, tails[count].clone(), *end
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *d_out: Tensor) -> Any:
         saved, inputs = ctx.saved_tensors, len(GIVEN) + ctx.depth
         tensors, rest = saved[:inputs], saved[inputs:]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from titanslab.evaluation.pictures import plot_recall, plot_trace
 from titanslab.evaluation.trace import trace_memory
-from titanslab.files import put_in_place
+from titanslab.files import check_writable, naming, put_in_place
 from titanslab.models.modeling import TitansForCausalLM
 from titanslab.progress import Progress, bar
 from titanslab.quickstart.corpus import Facts
@@ -33,8 +33,11 @@ TOKENS_AT_ONCE = 1 << 15  # of a batch whose logits are formed
 VALIDATION_SEED = 10_000  # added to the seed, so that no row is one of training
 
 
-def check_output(folder: Path) -> None:
-    """Raise a ValueError if `folder` is a file or holds files that a quickstart did not write."""
+def check_output(folder: Path, overwrite: bool = False) -> None:
+    """Raise a ValueError if `folder` is a file, cannot be written, or holds files of others, or of a quickstart without
+    `overwrite`.
+    """
+    check_writable(folder, "output folder")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -47,17 +50,23 @@ def check_output(folder: Path) -> None:
         raise ValueError(
             f"output folder {str(folder)!r} holds files that are not of a quickstart; give --output another name"
         )
+    if mine and not overwrite:
+        raise ValueError(
+            f"output folder {str(folder)!r} holds a finished quickstart; give --output another name, or --overwrite to "
+            "replace it"
+        )
 
 
-def quickstart(settings: Settings, output: Path, seed: int) -> dict[str, Any]:
+def quickstart(settings: Settings, output: Path, seed: int, overwrite: bool = False) -> dict[str, Any]:
     """Train, measure and write; returns the contents of results.json.
 
     Args:
         settings: sizes of the run.
         output: folder for the model, its tokenizer, results.json and the pictures; checked by `check_output`.
         seed: of the weights, the rows and the sample.
+        overwrite: replace the files of an earlier quickstart.
     """
-    check_output(output)
+    check_output(output, overwrite)
     start = time.perf_counter()
     with ExitStack() as at_end:
         at_end.callback(torch.set_num_threads, torch.get_num_threads())
@@ -116,7 +125,8 @@ def _measure(model: Any, run: Fit, facts: Facts, seed: int, show: Progress) -> d
         "last_loss": run.losses[-1],
         "bits_per_byte": float(loss) / math.log(2),
         "recall": recall,
-        "recall_beyond_window": beyond(recall, facts.settings.reach),
+        "recall_within_window": mean_recall(recall, within=facts.settings.reach),
+        "recall_beyond_window": mean_recall(recall, beyond=facts.settings.reach),
     }
 
 
@@ -133,9 +143,9 @@ def recall_by_distance(model: Any, facts: Facts, seed: int, show: Progress = lam
     return found
 
 
-def beyond(recall: dict[int, float], reach: int) -> float:
-    """The mean recall over the distances of more than `reach` bytes."""
-    values = [share for distance, share in recall.items() if distance > reach]
+def mean_recall(recall: dict[int, float], *, beyond: float = 0, within: float = math.inf) -> float:
+    """The mean recall over the distances of more than `beyond` and at most `within` bytes."""
+    values = [share for distance, share in recall.items() if beyond < distance <= within]
     return sum(values) / len(values)
 
 
@@ -173,7 +183,7 @@ def demonstration(facts: Facts) -> str:
 def _write(output: Path, results: dict[str, Any], model: Any, facts: Facts) -> None:
     """Write all files into a folder beside `output`, then put them in place, results.json last."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
+    with naming(output), tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
         made = Path(temporary) / "made"
         model.save_pretrained(made)
         facts.tokenizer.save_pretrained(made)

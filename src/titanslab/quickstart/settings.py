@@ -27,10 +27,11 @@ class Settings:
         gap: the mean number of bytes between two facts, which stand at the ends of clauses.
         distances: numbers of bytes from a value to the question for it.
         questions: the number of questions per distance.
+        window, conv_size: bytes that attention sees, and taps of the short convolutions of both models.
     """
 
     steps: int = 450
-    train_seconds: float = 150.0
+    train_seconds: float = 110.0
     batch_size: int = 8
     length: int = 256
     longer: tuple[int, ...] = (1, 2, 4)
@@ -47,6 +48,7 @@ class Settings:
     validation_rows: int = 16
     sample_bytes: int = 160
     window: int = 32
+    conv_size: int = 4
     layers: int = 2
     hidden_size: int = 128
 
@@ -57,11 +59,15 @@ class Settings:
 
     @property
     def reach(self) -> int:
-        """The number of bytes from which information can pass through the windows of all blocks."""
-        return self.layers * (self.window - 1) + 1
+        """The number of bytes from which information can pass through the windows and convolutions of all blocks."""
+        return self.layers * (self.window - 1 + self.conv_size - 1) + 1
 
     def config(self, variant: str) -> TitansConfig:
-        """The config of the Titans ("lmm") or of a model of equal size with a window alone ("attention")."""
+        """The config of the Titans ("lmm") or of a model of equal size with a window alone ("attention").
+
+        The queries, keys and values of both have short convolutions and start in the same way, so that both can learn
+        the task from this little text within their reach.
+        """
         return TitansConfig(
             variant=variant,
             vocab_size=260,
@@ -69,7 +75,8 @@ class Settings:
             intermediate_size=256 if variant == "lmm" else 352,
             num_hidden_layers=self.layers,
             num_attention_heads=4,
-            memory=MemoryConfig(num_heads=2, expansion=1, half_lives=(256.0, 16384.0)),
+            memory=MemoryConfig(num_heads=2, expansion=1, conv_size=self.conv_size, half_lives=(256.0, 16384.0)),
+            attention_conv_size=self.conv_size if variant == "attention" else 1,
             window_size=self.window,
             num_persistent_tokens=0,
             bos_token_id=256,

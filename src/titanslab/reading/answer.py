@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,49 @@ class Sampling:
             **more,
         )
         return out[:, ids.shape[1] :]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How questions are put to a model and answered; a value that is None is left to the model's folder.
+
+    Args:
+        template: a plain template, see `question_prompt`.
+        max_new_tokens: length of the longest answer.
+        temperature, top_p: as in `Sampling`.
+    """
+
+    template: str | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The values that are not None, for the notes of a session."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def over(self, earlier: dict[str, Any]) -> Manner:
+        """This manner, with values of `earlier`, as `given` wrote them, where it has None."""
+        known = {name: value for name, value in earlier.items() if name in asdict(self)}
+        return replace(self, **(known | self.given()))
+
+    def sampling(self, model: Any, otherwise: Sampling) -> Sampling:
+        """How tokens are drawn: by this manner, else by the model's `generation_config`, else by `otherwise`.
+
+        A `generation_config` decides on the temperature only if it sets `do_sample`: False is temperature 0.
+        """
+        config = model.generation_config
+        found: dict[str, Any] = {"max_new_tokens": config.max_new_tokens}
+        if config.do_sample is not None:
+            draws = bool(config.do_sample)
+            found |= {"temperature": _first(config.temperature, 1.0) if draws else 0.0}
+            found |= {"top_p": _first(config.top_p, 1.0), "top_k": _first(config.top_k, 0)} if draws else {}
+        found |= {name: value for name, value in self.given().items() if name != "template"}
+        return replace(otherwise, **{name: value for name, value in found.items() if value is not None})
+
+
+def _first(value: Any, otherwise: Any) -> Any:
+    return otherwise if value is None else value
 
 
 def answer(

@@ -5,18 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titanslab.files import check_writable
 from titanslab.runs.loading import find_model_folder, open_model, quiet_libraries
 
 if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
 
 
-def check_save(save: Path, given_as: str = "--save") -> None:
-    """ValueError if no memory can be saved under the name `save`, the value of the option `given_as`."""
-    if save.is_dir():
-        raise ValueError(f"{given_as} {str(save)!r} is a folder; give the name of a file")
-    if not save.parent.exists():
-        raise ValueError(f"{given_as} {str(save)!r}: the folder {str(save.parent)!r} does not exist")
+def check_place(file: Path, given_as: str) -> None:
+    """ValueError if no file can be written under the name `file`, the value of the option `given_as`."""
+    if file.is_dir():
+        raise ValueError(f"{given_as} {str(file)!r} is a folder; give the name of a file")
+    if not file.parent.exists():
+        raise ValueError(f"{given_as} {str(file)!r}: the folder {str(file.parent)!r} does not exist")
+    check_writable(file.parent, f"{given_as}: folder")
+
+
+def check_save(save: Path, given_as: str = "--save", overwrite: bool = False) -> None:
+    """ValueError if a memory may not be saved under the name `save`, the value of the option `given_as`.
+
+    A file that is there may be replaced if it is a memory file and `overwrite` is set.
+    """
+    check_place(save, given_as)
+    if not save.exists():
+        return
+    held = describe_notes(read_notes(save, given_as))
+    if not overwrite:
+        raise ValueError(f"{given_as} {str(save)!r} holds {held}; give another name, or --overwrite to replace it")
+
+
+def describe_notes(notes: dict[str, Any]) -> str:
+    """The content of a memory file in words, by its notes."""
+    if "turns" in notes:
+        return f"a session of {notes['turns']} turns"
+    text = notes.get("text")
+    return "a memory" if text is None else f"the memory of {Path(text['path']).name}"
 
 
 def read_notes(memory: Path, given_as: str = "") -> dict[str, Any]:
@@ -60,27 +83,35 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
             raise ValueError(f"{memory} was written by a model that is not there: {error}; give --model RUN") from None
         raise
     network, tokenizer = open_model(name, device)
-    from titanslab.models.cache import TitansCache
-
     if network.config.model_type != "titans":
         raise ValueError(
             f"model {name!r} is a {network.config.model_type!r}; only Titans models keep memories in files"
         )
-    cache = None if memory is None else TitansCache.load(memory, network)
-    if cache is not None and cache.batch_size != 1:
-        raise ValueError(f"{memory} holds {cache.batch_size} rows; the commands work with one")
+    cache = None if memory is None else load_memory(memory, network)
     return network, tokenizer, cache, str(Path(name).expanduser().resolve())
 
 
-def unfinished_reading(save: Path, resume: bool, about: dict[str, Any]) -> dict[str, Any]:
+def load_memory(memory: Path, network: Any) -> TitansCache:
+    """The cache in a memory file of a model; ValueError if it is of another model or has more rows than one."""
+    from titanslab.models.cache import TitansCache
+
+    cache = TitansCache.load(memory, network)
+    if cache.batch_size != 1:
+        raise ValueError(f"{memory} holds {cache.batch_size} rows; the commands work with one")
+    return cache
+
+
+def unfinished_reading(save: Path, resume: bool, about: dict[str, Any], overwrite: bool = False) -> dict[str, Any]:
     """The notes of the reading that `resume` continues, or {} for a new one.
 
     Args:
         save, resume: the memory file, and whether its reading is to be continued.
         about: `path` and `bytes` of the text, as the notes under "text" have them.
+        overwrite: whether a new reading may replace the file.
 
     Raises:
-        ValueError: there is no unfinished reading of this text to resume, or a new one would overwrite one.
+        ValueError: there is no unfinished reading of this text to resume, or a new one would replace a memory file
+            without `overwrite`, or a file of another kind.
     """
     if not save.exists():
         if resume:
@@ -90,10 +121,12 @@ def unfinished_reading(save: Path, resume: bool, about: dict[str, Any]) -> dict[
     text = notes.get("text", {})
     finished = text.get("finished", True)
     if not resume:
-        if not finished:
+        if not finished and not overwrite:
             raise ValueError(
-                f"{save} holds an unfinished reading of {text['path']}; go on with --resume, or delete the file"
+                f"{save} holds an unfinished reading of {text['path']}; go on with --resume, or replace it with "
+                "--overwrite"
             )
+        check_save(save, overwrite=overwrite)
         return {}
     if finished:
         raise ValueError(f"{save} holds no unfinished reading; to read on with another text use --from {save}")

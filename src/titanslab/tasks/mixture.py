@@ -69,7 +69,7 @@ class Mixture:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Row `index`: int64 tensors `[T]` with T = `sequence_length`, or the drawn length with `same_length_rows`.
 
-        A task with hints adds `block_labels [T, blocks]`; see `TitansForCausalLM.forward`.
+        A task with hints adds `block_targets [T, blocks]`; see `TitansForCausalLM.forward`.
         """
         ids, labels, documents = list[int](), list[int](), list[int]()
         hints = list[tuple[int, int, int]]()
@@ -87,9 +87,9 @@ class Mixture:
             documents += [documents[-1] + 1 if documents else 0] * len(more.ids)
         row = {"input_ids": np.array(ids), "labels": np.array(labels)}
         if blocks:
-            row["block_labels"] = np.full((len(ids), blocks), IGNORED)
+            row["block_targets"] = np.full((len(ids), blocks), IGNORED)
             for at, block, label in hints:
-                row["block_labels"][at, block] = label
+                row["block_targets"][at, block] = label
         if self.pack:
             row["document_ids"] = np.array(documents)
         return {name: torch.from_numpy(values) for name, values in padded(row, full, self.pad).items()}

@@ -70,6 +70,9 @@ class Task:
         parts, parts_option: names of the sub-tasks, and the option that chooses among them.
         options: the task's own options.
         average: sub-tasks that the result table averages where all of them are present.
+        shorter: the default lengths where an option is not given, by the option's name.
+        headings: called with the options, returns words about the samples and each score, by the score's name; they
+            stand above its table.
         picture: rows of the heat map: `depth` of the answer, with a panel per sub-task, or `task`, in one panel.
         lm_eval: the task in lm-eval; None = it is not there.
     """
@@ -90,6 +93,8 @@ class Task:
     parts_option: str = ""
     options: tuple[Option, ...] = ()
     average: tuple[str, ...] = ()
+    shorter: Mapping[str, str] = field(default_factory=dict)
+    headings: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda options: {}
     picture: Literal["depth", "task"] = "task"
     lm_eval: LmEval | None = None
 
@@ -101,6 +106,13 @@ def _later(module: str, name: str) -> Callable[..., Any]:
         return getattr(import_module(f"titanslab.tasks.{module}"), name)(*args, **kwargs)
 
     return call
+
+
+def _babilong_headings(options: Mapping[str, Any]) -> dict[str, str]:
+    """Whose stories a run of BABILong asks; the metric is the official one for bAbI's alone."""
+    if options["facts"] is None:
+        return {"official": "own stories, right answers", "corrected": "own stories, right by the corrected metric"}
+    return {name: f"bAbI's stories, right by the {name} metric" for name in ("official", "corrected")}
 
 
 _ROWS = (
@@ -126,6 +138,7 @@ _ROWS = (
             Option("adjectives", "Word list for the first halves of the keys, one word a line."),
             Option("nouns", "Word list for the second halves of the keys."),
         ),
+        headings=lambda options: {"contained": "answers that contain the value"},
         picture="depth",
         lm_eval=LmEval(length="4k", samples=500, metrics={"contained": "acc"}),
     ),
@@ -147,11 +160,13 @@ _ROWS = (
                 "facts", "Folder of bAbI's files, qa1_..._test.txt and so on; default: generated stories, qa1 to qa5."
             ),
             Option("tasks", "qa1 to qa10: a range, or several with commas.", "qa1-qa5"),
-            Option("background", "Books to hide the facts in: a file or a folder."),
+            Option("background", "Books to hide the facts in: a file or a folder; without them lengths are 0k alone."),
             Option("split", "Which of bAbI's questions: test or train.", "test"),
             Option("form", "Form of the prompt: base, the context and the question.", "base"),
         ),
         average=BABILONG_TASKS[:5],
+        shorter={"background": "0k"},
+        headings=_babilong_headings,
         lm_eval=LmEval(length="0k", samples=100, needs=("facts",)),
     ),
     Task(

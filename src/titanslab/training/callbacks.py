@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from titanslab.files import write_whole
+from titanslab.files import naming, write_whole
 from titanslab.progress import Progress
 from titanslab.runs import checkpoints
 
@@ -45,7 +45,7 @@ class MetricsWriter(TrainerCallback):
                 line["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) / self.bytes_per_token
         line["tokens"] = tokens
         self._since, self.last = (now, tokens), line
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,9 +1,11 @@
 """The model that [model] of a recipe describes: new from a preset, from a checkpoint, or a baseline of transformers."""
 
+from contextlib import suppress
 from typing import Any
 
+from titanslab.data.template import chat_template
 from titanslab.models.config import TitansConfig
-from titanslab.runs.loading import load_config, load_model
+from titanslab.runs.loading import load_config, load_model, load_model_tokenizer
 from titanslab.training.baselines import architecture_config, start_gated_deltanet
 from titanslab.training.recipe import ModelRecipe, Recipe
 
@@ -26,6 +28,24 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     if section.start is not None:
         start_gated_deltanet(model, section.start)
     return model
+
+
+def set_manner(section: ModelRecipe, model: Any, tokenizer: Any) -> None:
+    """Give the tokenizer and the model the template, length and temperature of answers that the section names.
+
+    A model that starts from a checkpoint keeps the template of its own tokenizer, where the other has none.
+    """
+    if section.template is not None:
+        tokenizer.chat_template = chat_template(section.template)
+    elif section.pretrained is not None and tokenizer.chat_template is None:
+        with suppress(ValueError):  # no tokenizer is saved beside that model
+            tokenizer.chat_template = load_model_tokenizer(section.pretrained).chat_template
+    config = model.generation_config
+    if section.max_new_tokens is not None:
+        config.max_new_tokens = section.max_new_tokens
+    if section.temperature is not None:
+        config.do_sample = section.temperature > 0
+        config.temperature = section.temperature if config.do_sample else None
 
 
 def model_config(recipe: Recipe, tokenizer: Any) -> Any:

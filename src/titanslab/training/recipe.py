@@ -5,14 +5,16 @@ import inspect
 import itertools
 import tomllib
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from titanslab.models.config import MEMORY_OPTIONS, TitansConfig, nearest
+from titanslab.data.bpe import bpe_size
+from titanslab.data.template import check_template
+from titanslab.models.config import MEMORY_OPTIONS, PRESETS, VARIANTS, TitansConfig, nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
-from titanslab.training.settings import build_settings, read_assignment, toml_text
+from titanslab.training.settings import build_settings, read_assignment, toml_text, unknown_key
 
 
 @dataclass
@@ -24,6 +26,10 @@ class ModelRecipe:
         pretrained: the folder of a run or a saved model to start from.
         architecture: the `model_type` of a model of transformers, such as "llama".
         start: the initial values of a Gated DeltaNet, see `start_gated_deltanet`.
+        template: the text that the model reads for a question, such as " {question}". It becomes the chat template of
+            the tokenizer in the run folder, which `titans ask`, `titans chat` and `apply_chat_template` use. Where it
+            is missing, the tokenizer keeps the template that it has.
+        max_new_tokens, temperature: of answers; they are written to generation_config.json in the run folder.
         options: every other key of the section, a field of TitansConfig or of the architecture's config;
             `window_size = "all"` stands for None.
     """
@@ -33,9 +39,16 @@ class ModelRecipe:
     pretrained: str | None = None
     architecture: str | None = None
     start: str | None = None
+    template: str | None = None
+    max_new_tokens: int | None = None
+    temperature: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
+        if self.template is not None:
+            check_template(self.template, "model.template")
+        _at_least(1, self, "model", "max_new_tokens")
+        _at_least(0, self, "model", "temperature")
         sources = ("pretrained", "architecture")
         for source, name in itertools.product(sources, ("preset", "variant", "architecture")):
             if source != name and getattr(self, source) is not None and getattr(self, name):
@@ -51,6 +64,8 @@ class ModelRecipe:
                 raise ValueError(f"model.start = {self.start!r} needs model.architecture; remove one or name the other")
         if self.pretrained is None and self.architecture is None:
             self.preset, self.variant = self.preset or "tiny", self.variant or "mac"
+            _one_of("model.preset", self.preset, tuple(PRESETS))
+            _one_of("model.variant", self.variant, VARIANTS)
 
 
 @dataclass
@@ -66,7 +81,8 @@ class DataRecipe:
         text_column, subset, split, validation_split: of JSONL, parquet and datasets on the hub.
         text_documents: a document of plain text is a "file", a "line" or a "paragraph".
         validation_samples: validate on this many rows at most.
-        tokenizer: a name for `titanslab.data.load_tokenizer`, such as "byte".
+        tokenizer: a name for `titanslab.data.load_tokenizer`, such as "byte", or "bpe:2048" for one of 2,048 tokens
+            that is made of the training text and kept in the run folder.
         pack_documents: a row may hold several documents; False gives each row one document or a part of it.
         shuffle, shuffle_buffer: draw the rows in random order; with `streaming`, from a buffer of this many rows.
     """
@@ -110,6 +126,7 @@ class DataRecipe:
             if not getattr(self, name):
                 raise ValueError(f"data.{name} is empty; leave it out for {getattr(DataRecipe, name)!r}")
         _one_of("data.text_documents", self.text_documents, ("file", "line", "paragraph"))
+        bpe_size(self.tokenizer)
 
 
 @dataclass
@@ -184,12 +201,17 @@ class Recipe:
         self.model.check()
         self.data.check()
         self.training.check()
+        if self.model.pretrained is not None and bpe_size(self.data.tokenizer) is not None:
+            raise ValueError(
+                f"data.tokenizer = {self.data.tokenizer!r} makes a new tokenizer, and model.pretrained needs its own; "
+                f"give data.tokenizer = {self.model.pretrained!r}"
+            )
         if self.training.eval_every is not None and self.data.validation is None:
             raise ValueError("training.eval_every needs data.validation, which is missing")
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """The recipe as nested values, laid out as in the TOML file."""
-        model = {k: v for k, v in dataclasses.asdict(self.model).items() if k != "options" and v}
+        model = {k: v for k, v in dataclasses.asdict(self.model).items() if k != "options" and v not in (None, "")}
         return {
             "model": model | self.model.options,
             "data": dataclasses.asdict(self.data),
@@ -234,19 +256,23 @@ def parse_recipe(table: dict[str, Any], assignments: Sequence[str] = (), origin:
             )
         if not isinstance(section, dict):
             raise ValueError(f"{origin}: {name} must be a section [{name}], got {section!r}")
+    origins: dict[str, dict[str, str]] = {name: {} for name in SECTIONS}  # of the keys that were assigned
     for assignment in assignments:
-        _assign(table, assignment)
+        section, key = _assign(table, assignment)
+        origins[section][key] = f"--set {assignment!r}"
     model = table.get("model", {})
     options = {key: value for key, value in model.items() if key not in MODEL_KEYS}
     table["model"] = {key: value for key, value in model.items() if key in MODEL_KEYS} | {"options": options}
-    parts = {name: build_settings(kind, table.get(name, {}), name, origin) for name, kind in SECTIONS.items()}
+    parts = {
+        name: build_settings(kind, table.get(name, {}), name, origin, origins[name]) for name, kind in SECTIONS.items()
+    }
     recipe = Recipe(**parts)
     recipe.check()
-    check_model_options(recipe.model, origin)
+    check_model_options(recipe.model, origin, origins["model"])
     return recipe
 
 
-def check_model_options(model: ModelRecipe, origin: str) -> None:
+def check_model_options(model: ModelRecipe, origin: str, origins: Mapping[str, str]) -> None:
     """Raise ValueError when [model] holds a key that is neither ours nor a field of the model's config."""
     if model.architecture is not None:
         allowed = option_names(model.architecture)
@@ -256,10 +282,11 @@ def check_model_options(model: ModelRecipe, origin: str) -> None:
         allowed = sorted(MEMORY_OPTIONS) + sorted(name for name in fields if name[0] != "_" and name != "model_type")
     for key in model.options:
         if key not in allowed:
-            raise ValueError(f"{origin}: unknown key {key!r} in [model]{nearest(key, (*allowed, *MODEL_KEYS))}")
+            raise unknown_key(key, "model", (*allowed, *MODEL_KEYS), origins.get(key, origin))
 
 
-def _assign(table: dict[str, Any], assignment: str) -> None:
+def _assign(table: dict[str, Any], assignment: str) -> tuple[str, str]:
+    """Put the value of an assignment into the table; returns its section and its key there."""
     section, key, value = read_assignment(assignment)
     if section not in SECTIONS:
         raise ValueError(
@@ -278,6 +305,7 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
         place[name] = dict(inner)
         place = place[name]
     place[last] = value
+    return section, (*tables, last)[0]
 
 
 def _at_least(lowest: int, settings: Any, section: str, *names: str) -> None:

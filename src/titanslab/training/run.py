@@ -1,7 +1,7 @@
 """One training run: a recipe in, a run folder out.
 
-The folder holds recipe.toml (every default filled in), versions.json, metrics.jsonl, checkpoints/, and at the end
-the model with its tokenizer and result.json.
+The folder holds recipe.toml (every default filled in), versions.json, metrics.jsonl, loss.png, checkpoints/, and at the
+end the model with its tokenizer and result.json.
 """
 
 import contextlib
@@ -16,19 +16,29 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from titanslab.files import put_in_place, write_whole
+from titanslab.data import load_tokenizer
+from titanslab.data.bpe import bpe_size
+from titanslab.files import check_writable, naming, put_in_place, write_whole
+from titanslab.models.config import PRESETS
 from titanslab.progress import Progress, bar
 from titanslab.runs import checkpoints
 from titanslab.runs.versions import versions
 from titanslab.training.callbacks import METRICS, MetricsWriter, ProgressLine, truncate_metrics
-from titanslab.training.model import build_model
+from titanslab.training.interrupt import StopOnSignal
+from titanslab.training.model import build_model, set_manner
+from titanslab.training.picture import draw_losses
 from titanslab.training.recipe import Recipe, load_recipe
 from titanslab.training.sources import open_data
 from titanslab.training.trainer import make_trainer
 
 RECIPE, VERSIONS, RESULT = "recipe.toml", "versions.json", "result.json"
+PICTURE = "loss.png"
+TOKENIZER = "tokenizer"  # folder of a tokenizer that was made for the run
 # Keys that no loss depends on; they may change when a run is resumed.
-FREE_KEYS = {"training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size"}}
+FREE_KEYS = {
+    "model": {"template", "max_new_tokens", "temperature"},
+    "training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size"},
+}
 
 Say = Callable[[str], None]
 
@@ -53,6 +63,8 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     Raises:
         ValueError: the folder holds something else, or the recipe cannot work with the data or the model.
         NonFiniteError: the loss or a gradient is not finite.
+        KeyboardInterrupt: SIGINT or SIGTERM came while it trained; a checkpoint of the last step was saved. After a
+            second signal it may not have been.
     """
     output = Path(output)
     check_output(output, recipe, resume)
@@ -63,14 +75,17 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     world.wait_for_everyone()
     say = say if world.is_main_process else lambda text: None
     set_seed(recipe.training.seed)
-    data = open_data(recipe, world.num_processes, quiet=not world.is_main_process)
+    kept = load_tokenizer(str(output / TOKENIZER)) if resume and (output / TOKENIZER).exists() else None
+    data = open_data(recipe, world.num_processes, quiet=not world.is_main_process, tokenizer=kept)
     model = build_model(recipe, data.tokenizer)
-    say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
+    set_manner(recipe.model, model, data.tokenizer)
+    say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters{_about_preset(recipe, model)}")
     metrics = MetricsWriter(output / METRICS, data.bytes_per_token)
-    trainer = make_trainer(recipe, model, data, output, [metrics])
+    stop = StopOnSignal() if world.is_main_process else StopOnSignal(message="")
+    trainer = make_trainer(recipe, model, data, output, [stop, metrics])
     world.wait_for_everyone()
     if world.is_main_process:
-        _open_folder(output, recipe, resume)
+        _open_folder(output, recipe, data.tokenizer, resume)
     world.wait_for_everyone()
     checkpoint = _checkpoint_to_resume(output, say) if resume else None
     step = checkpoints.step_of(checkpoint) if checkpoint else None
@@ -82,7 +97,12 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
         if world.is_main_process:
             show: Progress = stack.enter_context(bar("training", "steps", start=None, every=None, keep=True))
             trainer.add_callback(ProgressLine(show, metrics))
+        stack.enter_context(stop)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if world.is_main_process:
+        _draw(output, say)
+    if stop.stopped:
+        raise KeyboardInterrupt
     result = {
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
@@ -94,10 +114,22 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     return result
 
 
+def _about_preset(recipe: Recipe, model: Any) -> str:
+    """Why a model has another number of parameters than its preset's name says, where that is so."""
+    counted = PRESETS.get(recipe.model.preset, {}).get("vocab_size")
+    has = model.config.vocab_size
+    if counted is None or recipe.model.preset == "tiny" or counted == has:
+        return ""
+    return (
+        f" (the name {recipe.model.preset} counts a vocabulary of {counted:,}, and this tokenizer has {has:,} tokens)"
+    )
+
+
 def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
     """Raise ValueError unless `output` is new or empty, or with `resume` the folder of a run of this recipe."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"output {str(output)!r} is a file; give a folder")
+    check_writable(output, "output folder")
     used = output.is_dir() and any(output.iterdir())
     if not resume:
         if used:
@@ -119,8 +151,10 @@ def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
                 )
 
 
-def _open_folder(output: Path, recipe: Recipe, resume: bool) -> None:
+def _open_folder(output: Path, recipe: Recipe, tokenizer: Any, resume: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
+    if bpe_size(recipe.data.tokenizer) is not None and not (output / TOKENIZER).exists():
+        write_whole(output / TOKENIZER, tokenizer.save_pretrained)
     if resume:
         checkpoints.remove_half_written(output / "checkpoints")
     else:
@@ -139,10 +173,19 @@ def _checkpoint_to_resume(output: Path, say: Say) -> Path | None:
     return last
 
 
+def _draw(output: Path, say: Say) -> None:
+    """Draw the losses of the run; a run never fails for its picture."""
+    try:
+        draw_losses(output / METRICS, output / PICTURE, output.name)
+    except Exception as error:
+        say(f"warning: {output / PICTURE} was not drawn: {error}")
+
+
 def _save_final(trainer: Any, output: Path, result: dict[str, Any]) -> None:
     """Put the model and the tokenizer into the run folder, then result.json."""
     staging = output / ".final"
-    trainer.save_model(str(staging))
+    with naming(output):
+        trainer.save_model(str(staging))
     if not trainer.is_world_process_zero():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)

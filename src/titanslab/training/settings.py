@@ -4,6 +4,7 @@ import json
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from titanslab.models.config import nearest
@@ -18,15 +19,50 @@ TYPE_NAMES = {
 }
 
 
-def build_settings(kind: type, table: dict[str, Any], section: str, origin: str) -> Any:
-    """Make the dataclass `kind` from `table`; ValueError names an unknown key, or one whose value has a wrong type."""
+# Names that other programs have for keys of a recipe, too far from ours to be found by their letters.
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "epochs": "steps",
+    "iterations": "steps",
+    "grad_clip": "gradient_clip",
+    "max_grad_norm": "gradient_clip",
+    "grad_accum": "accumulation",
+    "seq_len": "sequence_length",
+    "max_length": "sequence_length",
+    "context_length": "sequence_length",
+    "block_size": "sequence_length",
+    "dtype": "precision",
+    "bf16": "precision",
+    "dim": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+}
+
+
+def build_settings(
+    kind: type, table: dict[str, Any], section: str, origin: str, origins: Mapping[str, str] | None = None
+) -> Any:
+    """Make the dataclass `kind` from `table`; ValueError names an unknown key, or one whose value has a wrong type.
+
+    `origin` is named in errors; `origins` has another one for some keys.
+    """
     hints = typing.get_type_hints(kind)
     values = {}
     for key, value in table.items():
+        where = (origins or {}).get(key, origin)
         if key not in hints:
-            raise ValueError(f"{origin}: unknown key {key!r} in [{section}]{nearest(key, tuple(hints))}")
-        values[key] = _checked(value, hints[key], f"{origin}: {section}.{key}")
+            raise unknown_key(key, section, tuple(hints), where)
+        values[key] = _checked(value, hints[key], f"{where}: {section}.{key}")
     return kind(**values)
+
+
+def unknown_key(key: str, section: str, known: tuple[str, ...], origin: str) -> ValueError:
+    """The error for a key that a section does not have, with the nearest one or else the list of all."""
+    other = OTHER_NAMES.get(key.lower())
+    hint = f"; did you mean {other!r}?" if other in known else nearest(key, known)
+    return ValueError(f"{origin}: unknown key {key!r} in [{section}]{hint or '; its keys: ' + ', '.join(known)}")
 
 
 def read_assignment(text: str) -> tuple[str, str, Any]:

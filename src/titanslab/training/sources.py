@@ -11,6 +11,7 @@ from torch.utils.data import Subset
 from transformers import PreTrainedTokenizerBase
 
 from titanslab.data import collate, load_tokenizer, open_corpus, padding_id, tokenize
+from titanslab.data.bpe import bpe_size, corpus_bpe
 from titanslab.data.corpus import Corpus
 from titanslab.data.order import MixedRows, ShuffledRows
 from titanslab.data.packing import Row, TokenRows
@@ -36,8 +37,10 @@ class RunData:
     bytes_per_token: float | None = None
 
 
-def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) -> RunData:
+def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False, tokenizer: Any = None) -> RunData:
     """Read the data of a recipe; `num_processes` share the rows of a step, and `quiet` shows no progress bar.
+
+    `tokenizer` is one to use in the place of the recipe's.
 
     Raises FileNotFoundError or ValueError for data that is missing, unreadable or too little.
     """
@@ -46,7 +49,10 @@ def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) ->
         return nullcontext() if quiet else bar(f"reading {name}", "bytes")
 
     data, settings = recipe.data, recipe.training
-    tokenizer = load_tokenizer(data.tokenizer)
+    if tokenizer is None:
+        made = not quiet and bpe_size(data.tokenizer) is not None
+        with bar("making the tokenizer") if made else nullcontext():
+            tokenizer = open_tokenizer(data)
     per_step = settings.batch_size * settings.accumulation * num_processes
     with reading("data.train") as show:
         rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
@@ -56,6 +62,26 @@ def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False) ->
         return RunData(tokenizer, rows)
     with reading("data.validation") as show:
         return RunData(tokenizer, rows, *validation_rows(data, tokenizer, show))
+
+
+def open_tokenizer(data: DataRecipe) -> PreTrainedTokenizerBase:
+    """The tokenizer that [data] names: one that exists, or for `bpe:N` one that is made of the training text.
+
+    Without data.train the text is that of the files which data.task_options name, such as a haystack. Raises ValueError
+    where there is no text.
+    """
+    size = bpe_size(data.tokenizer)
+    if size is None:
+        return load_tokenizer(data.tokenizer)
+    source: Any = data.train
+    if source is None:
+        source = [text for text in data.task_options.values() if isinstance(text, str) and Path(text).exists()]
+    if not source:
+        raise ValueError(
+            f"data.tokenizer = {data.tokenizer!r} is made of the training text, and data.train is missing; "
+            "make one with titans tokenizer BOOKS --output FOLDER, and give the folder"
+        )
+    return corpus_bpe(_corpus(data, "train", source), size)
 
 
 def collator(
@@ -147,8 +173,9 @@ def tokens_folder() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "titanslab-tokens"
 
 
-def _corpus(data: DataRecipe, name: str) -> Corpus:
-    """The corpus of data.train or data.validation, by the name of the field."""
+def _corpus(data: DataRecipe, name: str, source: Any = None) -> Corpus:
+    """The corpus of data.train or data.validation, by the name of the field; `source` if it is not the field's."""
     split = data.split if name == "train" else data.validation_split
     options = {"column": data.text_column, "text_documents": data.text_documents, "streaming": data.streaming}
-    return open_corpus(getattr(data, name), f"data.{name}", subset=data.subset, split=split, **options)
+    source = getattr(data, name) if source is None else source
+    return open_corpus(source, f"data.{name}", subset=data.subset, split=split, **options)

@@ -9,6 +9,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from titanslab.files import naming
 from titanslab.models.config import TitansConfig
 from titanslab.training import state_files
 from titanslab.training.callbacks import CheckpointCallback
@@ -81,6 +82,10 @@ class TitansTrainer(Trainer):
         full = self.accelerator.sync_gradients
         check_step(model, loss, inputs, self.state.global_step + 1, gradients=full)
         return loss
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with naming(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         """Write the model with `use_cache = True` in its config; the Trainer sets it to False while it trains."""
@@ -196,6 +201,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         seed=settings.seed,
         full_determinism=settings.deterministic,
         logging_steps=settings.log_every,
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         eval_strategy="no" if settings.eval_every is None else "steps",
         eval_steps=settings.eval_every,

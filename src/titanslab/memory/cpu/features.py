@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from titanslab.memory.autograd import first_order
 from titanslab.memory.cpu.build import MAX_PARTS, fields, load
 
 _PARTS = ctypes.c_void_p * MAX_PARTS
@@ -147,7 +148,7 @@ class _Convolve(torch.autograd.Function):
         return tuple(features(x, weight, tail, heads, unit))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, *dy: Tensor) -> tuple[Any, ...]:
         x, weight, tail = _thirds(ctx.saved_tensors, ctx.parts)
         return None, None, None, *features_backward(list(dy), x, weight, tail, ctx.heads, ctx.unit)
@@ -167,7 +168,7 @@ class _GateNorm(torch.autograd.Function):
         return gated_norm(y, weight, gate, eps)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
         y, weight, gate = ctx.saved_tensors
         return *gated_norm_backward(d_out, y, weight, gate, ctx.eps), None

@@ -141,7 +141,7 @@ class BABILong:
         sentences: list[str] = []
         if length > 0 and budget > 0:
             if self.background is None:
-                raise ValueError(f"background is missing; a length of {length} tokens needs books to draw from")
+                raise ValueError(f"background is missing; {length} tokens need books to draw from (--background FILE)")
             sentences = self.background.draw(rng, budget)
         positions = sorted(rng.randrange(len(sentences) + 1) for _ in question.facts)
         places = [position + number for number, position in enumerate(positions)]
@@ -179,7 +179,9 @@ def babilong_cells(
     check_form(form)
     chosen = split_names(tasks, TASKS, "tasks")
     if background is None and any(lengths):
-        raise ValueError("background is missing; lengths above 0k need books to draw sentences from: name a file")
+        raise ValueError(
+            "background is missing; lengths above 0k draw sentences from books: give --background FILE, or --lengths 0k"
+        )
     books = Background(list(iter_texts(background)), counter) if background is not None and any(lengths) else None
     makers = {task: BABILong(task, facts, counter, background=books, split=split) for task in chosen}
     stories, hidden_in, nothing = file_identity(facts), file_identity(background), file_identity(None)

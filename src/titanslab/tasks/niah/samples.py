@@ -86,7 +86,7 @@ class NIAH:
         if variant == "single_1" and haystack is not None:
             raise ValueError("haystack was given, but single_1 hides its needle in a line of its own; leave it out")
         if variant != "single_1" and not haystack:
-            raise ValueError(f"haystack is missing; {variant} hides its needle in running text: name a file of it")
+            raise ValueError(f"haystack is missing; {variant} needs running text: name a file (--haystack FILE)")
         self.variant = variant
         self.name = f"niah_{variant}"
         self.kind = "uuid" if variant == "single_3" else "number"

@@ -1,0 +1,29 @@
+"""The picture of a run: its losses by step, from metrics.jsonl."""
+
+import json
+from pathlib import Path
+
+from titanslab.files import write_whole
+
+LABELS = {"loss": "training", "eval_loss": "validation"}
+
+
+def draw_losses(metrics: Path, picture: Path, title: str) -> None:
+    """Draw the losses in a metrics.jsonl over the steps as a PNG file; nothing is drawn where none is logged."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    points = {name: [(line["step"], line[name]) for line in lines if name in line] for name in LABELS}
+    if not any(points.values()):
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, pairs in points.items():
+        if pairs:
+            steps, losses = zip(*pairs, strict=True)
+            axes.plot(steps, losses, label=LABELS[name], marker="o", markersize=3 if len(steps) < 100 else 0)
+    axes.set(xlabel="step", ylabel="loss, nats per token")
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_whole(picture, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
