@@ -141,3 +141,15 @@ def test_forward_mode(backend, count):
         found = along(x)
         wanted = (memory(x + 1e-6 * v)[0] - memory(x - 1e-6 * v)[0]) / 2e-6
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_vmap_and_gradients_go_on_from_a_state():
+    memory, xs = layer("auto"), tokens(3, 2, 9)
+
+    def split(x):
+        y, state = memory(x[:, :5])
+        return torch.cat((y, memory(x[:, 5:], state)[0]), 1)
+
+    torch.testing.assert_close(torch.func.vmap(split)(xs), torch.stack([memory(x)[0] for x in xs]))
+    found = torch.func.grad(lambda x: split(x).square().sum())(xs[0])
+    torch.testing.assert_close(found, slope(lambda x: memory(x)[0].square().sum(), xs[0])[1])

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from titanslab.memory.autograd import transformed
 from titanslab.memory.backends import choose, takes_step
 from titanslab.memory.chunked.op import chunked
 from titanslab.memory.config import BACKENDS
@@ -113,7 +114,8 @@ def neural_memory(
     # the fused kernels compute products in the dtype of q, k and v
     if way.backend != "triton":
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        chunk_size = fitting_chunk(chunk_size, tokens, None if state is None else state.offset)
+        if not transformed():  # torch.func hides the values of a counter
+            chunk_size = fitting_chunk(chunk_size, tokens, None if state is None else state.offset)
     given = Tokens(q, k, v, gates, mask, reset)
     state = None if state is None else state.in_dtype(dtype)
     if initial is not None:
