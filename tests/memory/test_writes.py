@@ -53,6 +53,21 @@ def test_the_loss_holds_the_cost_in_training_alone(variant, fused, floor):
     torch.testing.assert_close(model.eval()(input_ids=ids, labels=ids).loss, free, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("tokens", [1, 15, 65, 70, 130])  # the last segment is too short for the fused pass
+@pytest.mark.parametrize("depth", [1, 2])
+def test_stats_of_segments_of_any_length(tokens, depth):
+    model = small("mac", memory_write_cost=2.0, segment_len=64, memory_depth=depth)
+    ids = torch.randint(0, 260, (2, tokens))
+    given = {"input_ids": ids, "output_memory_stats": True}
+    found = model.model(**given).memory_stats
+    with torch.no_grad():
+        wanted = model.model(**given).memory_stats
+    for one, other in zip(found, wanted, strict=True):
+        for name in ("theta", "eta", "alpha", "write", "loss"):
+            assert one[name].shape == (2, tokens, 4) + (depth,) * (name != "loss")
+            torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=1e-4)
+
+
 def test_parts_of_a_batch_pay_as_the_whole():
     model = small("lmm", memory_write_cost=2.0, num_persistent_tokens=0)
     ids = torch.randint(0, 260, (4, 60))

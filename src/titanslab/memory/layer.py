@@ -17,7 +17,7 @@ from titanslab.memory.config import MemoryConfig, check_integer
 from titanslab.memory.conv import ShortConv, short_conv
 from titanslab.memory.cpu.features import convolve, norm_and_gate
 from titanslab.memory.frozen import read_frozen, restart
-from titanslab.memory.layer_cpu import Written, emit, write
+from titanslab.memory.layer_cpu import STATS, Written, emit, write
 from titanslab.memory.network import MemoryParams
 from titanslab.memory.norms import rms_norm, unit_norm
 from titanslab.memory.op import neural_memory
@@ -416,8 +416,9 @@ class NeuralMemory(nn.Module):
         theta, eta, alpha, gate = self.all_gates(x, k)
         if write_scale != 1.0:
             theta = theta * write_scale
+        gates = theta, eta, alpha
         if self.gate_layers == 1:
-            theta, eta, alpha = theta[..., 0], eta[..., 0], alpha[..., 0]
+            theta, eta, alpha = (t[..., 0] for t in gates)
         before = None if state is None else state.memory
         start = None if initial is None else initial.memory
         if learn:
@@ -432,7 +433,7 @@ class NeuralMemory(nn.Module):
             loss = self._loss(k, v, memory.weights, first.weights, reset) if return_stats else None
             memory = memory if reset is None else restart(memory, first, reset)
         tails = dict(zip("qkv", conv, strict=True))
-        stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": gate} if return_stats else {}
+        stats = dict(zip(STATS, (*gates, loss, gate), strict=True)) if return_stats else {}
         return Written(y, NeuralMemoryState(memory, with_read(tails, state or initial)), stats, None)
 
     def _loss(
@@ -459,9 +460,8 @@ def _linear(projection: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Detached but for the write gate, each gate with a dimension for the layers."""
-    found = {name: t if name == "write" else t.detach() for name, t in stats.items()}
-    return {name: t if t.dim() == 4 or name == "loss" else t[..., None] for name, t in found.items()}
+    """Detached but for the write gate."""
+    return {name: t if name == "write" else t.detach() for name, t in stats.items()}
 
 
 def recompute(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:

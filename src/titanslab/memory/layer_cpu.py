@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 WHOLE = 16
 # the first two of q, k, v have unit norm
 UNIT = 2
+STATS = ("theta", "eta", "alpha", "loss", "write")
 
 
 class Written(NamedTuple):
     """What a layer's writer returns.
 
-    y: reads `[B,T,H,D]`, each right after its own write. stats: the gates, "loss" and "write", see
+    y: reads `[B,T,H,D]`, each right after its own write. stats: the gates `[B,T,H,1 or L]`, "loss" and "write", see
     `NeuralMemory.forward`; empty where not wanted. gate: the output gate `[B,T,H*D]`, or None where it is not computed.
     """
 
@@ -192,7 +193,7 @@ def write(
     y, loss, offset, *ends = _Memory.apply(raw, counts, static, *convs, *tails, start.gates, *lists, start.offset)
     memory = end_state(ends[: counts[1]], ends[counts[1] :], offset, heads)
     conv = with_read({"q": tail_q, "k": tail_k, "v": tail_v}, source)
-    stats = {"theta": theta, "eta": eta, "alpha": alpha, "loss": loss, "write": share} if return_stats else {}
+    stats = dict(zip(STATS, (theta, eta, alpha, loss, share), strict=True)) if return_stats else {}
     return Written(y, NeuralMemoryState(memory, conv), stats, gate[0] if gate else None)
 
 
