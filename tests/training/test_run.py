@@ -17,7 +17,7 @@ from titanslab.runs import checkpoints
 from titanslab.training.model import build_model
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
-from titanslab.training.sources import open_data
+from titanslab.training.sources import open_data, open_tokenizer
 from titanslab.training.trainer import compile_blocks, make_trainer
 
 RUN_FILES = {"recipe.toml", "versions.json", "metrics.jsonl", "result.json", "config.json", "model.safetensors"}
@@ -301,6 +301,14 @@ def test_wrong_wishes_for_a_tokenizer_are_refused(table, tmp_path):
     table["data"] |= {"task": "niah", "tokenizer": "bpe:300", "sequence_length": 512}
     with pytest.raises(ValueError, match=r"data\.train is missing; make one with titans tokenizer"):
         train(parse_recipe(table), tmp_path / "run")
+
+
+def test_a_tokenizer_is_made_of_the_files_of_a_task(table, text_file, tmp_path):
+    for haystack in (text_file, text_file.parent / "*.txt"):
+        data = {"task": "niah", "tokenizer": "bpe:300", "task_options": {"haystack": str(haystack)}}
+        table["data"] = {**data, "sequence_length": 512}
+        table["training"].pop("eval_every", None)
+        assert 260 < len(open_tokenizer(parse_recipe(table).data)) <= 300
 
 
 def test_a_full_disk_is_an_error_that_names_the_checkpoint(recipe, tmp_path, monkeypatch):

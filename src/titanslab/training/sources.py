@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def open_tokenizer(data: DataRecipe) -> PreTrainedTokenizerBase:
         return load_tokenizer(data.tokenizer)
     source: Any = data.train
     if source is None:
-        source = [text for text in data.task_options.values() if isinstance(text, str) and Path(text).exists()]
+        source = [t for t in data.task_options.values() if isinstance(t, str) and (Path(t).exists() or glob(t))]
     if not source:
         raise ValueError(
             f"data.tokenizer = {data.tokenizer!r} is made of the training text, and data.train is missing; "
