@@ -61,20 +61,22 @@ def train(
 
 def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
     """Lines with the picture of the losses and with commands for the model in `output`, ready to paste."""
-    import shlex
+    from titanslab.tasks.table import TASKS
 
     if (output / "loss.png").exists():
         yield f"The loss by step: {output / 'loss.png'}"
     yield "Next:"
-    run = shlex.quote(str(output))
-    yield f'  titans generate --model {run} --prompt "Once upon a time"'
-    source = settings.data.validation or settings.data.train
-    text = "book.txt" if source is None else shlex.quote(source if isinstance(source, str) else source[0])
-    yield f"  titans evaluate --model {run} --data {text}"
+    run, data = shlex.quote(str(output)), settings.data
+    if data.train is not None:
+        yield f'  titans generate --model {run} --prompt "Once upon a time"'
+        source = data.validation or data.train
+        yield f"  titans evaluate --model {run} --data {shlex.quote(source if isinstance(source, str) else source[0])}"
+    if data.task is not None and TASKS[data.task].cells is not None:
+        yield f"  titans evaluate {data.task} --model {run} --samples 10"
     if settings.model.architecture is None and settings.model.variant != "attention":
         memory = shlex.quote(str(output / "book.memory"))
         yield f"  titans read book.txt --model {run} --save {memory}"
-        yield f'  titans ask --memory {memory} "Who came to the door?"'
+        yield f'  titans ask --memory {memory} "QUESTION"'
 
 
 def _how_to_resume(recipe: Path, assignments: list[str], output: Path) -> str:
