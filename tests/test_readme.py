@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pages import blocks, shell_with
+
 ROOT = Path(__file__).parents[1]
 CARDS = sorted((ROOT / "checkpoints").glob("*/README.md"))
 EVERY = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *CARDS)
@@ -20,6 +22,19 @@ def test_python_blocks_run(page: Path, tmp_path, monkeypatch) -> None:
     scope: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(block, page.name, "exec"), scope)
+
+
+def test_thirty_seconds(tmp_path, monkeypatch) -> None:
+    for name in ("checkpoints", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TITANS_STATE", str(tmp_path / "state"))
+    shell = shell_with(tmp_path / "programs", monkeypatch)
+    (block,) = (b for b in blocks(ROOT / "README.md") if "titans chat" in b.code)
+    said = shell(block.code, "Mary took the milk. Mary went to the garden.\nWhere is the milk?\n")
+    assert "4821937" in said
+    assert "garden" in said
+    assert list(tmp_path.rglob("inspect.png"))
 
 
 def test_commands_exist() -> None:

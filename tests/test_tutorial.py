@@ -1,15 +1,13 @@
 """The tutorial followed block by block, with a local download, a shorter training and a smaller measurement."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from pages import blocks
+
+from pages import blocks, shell_with
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 SENTENCES = "The light of the house was seen from the sea. Nobody knew who had put it there. It was a cold night.\n"
-TITANS = f"#!/bin/sh\nexec {sys.executable} -c 'from titanslab.cli import main; main()' \"$@\"\n"
 CURL = '#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && out="$2"; shift; done\ncp "$TEXT" "$out"\n'
 SHORTER = (
     ("steps = 400", "steps = 2"),
@@ -24,26 +22,13 @@ SHORTER = (
 
 @pytest.fixture
 def shell(tmp_path, monkeypatch):
-    """A folder with `titans` and a `curl` that copies a text; runs a block there."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name, text in (("titans", TITANS), ("curl", CURL)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
+    """An empty folder, with a `curl` that copies a text; runs a block there."""
     text = tmp_path / "text.txt"
     text.write_text(SENTENCES * 300)
-    monkeypatch.setenv("PATH", str(programs), prepend=":")
     monkeypatch.setenv("TEXT", str(text))
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-    def run(code: str) -> str:
-        done = subprocess.run(["bash", "-ec", code], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    return run
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    return shell_with(tmp_path / "programs", monkeypatch, curl=CURL)
 
 
 def test_every_block_works(shell) -> None:
