@@ -23,7 +23,7 @@ except SystemExit as stop:
     print("\\n" + str(stop.code), *sys.modules)
 """
 HEAVY = {"torch", "transformers", "numpy", "datasets", "accelerate", "matplotlib"}
-TRAINING = {"transformers.trainer", "datasets", "matplotlib", "pandas", "titanslab.training", "titanslab.evaluation"}
+TRAINING = {"transformers.trainer", "datasets", "matplotlib", "titanslab.training", "titanslab.evaluation"}
 
 
 def loaded(*arguments: object) -> tuple[str, set[str]]:
