@@ -131,6 +131,12 @@ def test_a_full_disk_is_an_error_that_names_the_file(error, tmp_path):
     assert "free some" in caught.value.strerror
 
 
+def test_an_error_of_the_system_in_another_library_names_the_file(tmp_path):
+    with pytest.raises(PermissionError) as caught, naming(tmp_path / "x"):
+        raise RuntimeError("Error while serializing: I/O error: Permission denied (os error 13)")
+    assert caught.value.filename == str(tmp_path / "x")
+
+
 def test_other_errors_stay_as_they_are(tmp_path):
     for error in (ValueError("bad"), OSError("odd"), PermissionError(13, "Permission denied", "y")):
         with pytest.raises(type(error)) as caught, naming(tmp_path / "x"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # Errors of writing that have no file name, and the words for them in the errors of other libraries.
-FULL = {errno.ENOSPC: ("No space left", "os error 28"), getattr(errno, "EDQUOT", -1): ("Disk quota exceeded",)}
+FULL = {errno.ENOSPC: ("No space left",), getattr(errno, "EDQUOT", -1): ("Disk quota exceeded",)}
 _PIECE, _PIECES = 1 << 20, 64  # bytes of a piece and number of pieces that identify a very large file
 
 
@@ -86,15 +86,31 @@ def check_new_folder(path: Path, name: str) -> None:
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """An error of a full disk or quota, in whatever library it arises, becomes an OSError that names `path`."""
+    """An error of the system in writing, such as a full disk, becomes an OSError that names `path`.
+
+    Other libraries raise such errors with types of their own and without a file name.
+    """
     try:
         yield
     except Exception as error:
-        code = error.errno if isinstance(error, OSError) else None
-        full = next((n for n, texts in FULL.items() if code == n or any(t in str(error) for t in texts)), None)
-        if full is None or (isinstance(error, OSError) and error.filename is not None):
+        if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise OSError(full, f"{os.strerror(full)}; free some and run the command again", str(path)) from error
+        number = _system_error(error)
+        if number is None or (isinstance(error, OSError) and number not in FULL):
+            raise
+        advice = "; free some and run the command again" if number in FULL else ""
+        raise OSError(number, os.strerror(number) + advice, str(path)) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of the system's error that is behind an error of any library, if one is."""
+    text = str(error)
+    if full := next((n for n, texts in FULL.items() if any(t in text for t in texts)), None):
+        return full
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found[1]) if found else None
 
 
 def sync(path: Path) -> None:

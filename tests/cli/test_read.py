@@ -241,6 +241,10 @@ def test_ask(titans, memory, trained):
     assert after.columns == cache.columns + len("\n\nRoom 3?\n") + 8
 
 
+def test_an_empty_question_is_refused(fails, memory):
+    assert "the question is empty; ask one" in fails("ask", "--memory", memory, " ")
+
+
 def test_ask_without_learning(titans, memory, tmp_path):
     kept = tmp_path / "after"
     code, _, err = titans("ask", "--memory", memory, "Room 3?", "--no-learn", "--max-new-tokens", "4", "--save", kept)

@@ -38,6 +38,8 @@ def ask(
     The question is put as the model was trained to be asked, where its folder says so.
     """
     text = in_utf8(sys.stdin.read() if question == "-" else question, "the question")
+    if not text.strip():
+        raise ValueError('the question is empty; ask one: titans ask --memory book.memory "Who came to the door?"')
     template = read_template(template)
     from titanslab.cli.generate import TextWriter
     from titanslab.reading.files import check_save, load_reader
