@@ -59,6 +59,6 @@ def test_commands_exist() -> None:
                 break
             command = deeper
             words.pop(0)
-        known = {name for p in command.params for name in p.opts}
+        known = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
         unknown = [w for w in words if w.startswith("--") and w not in known]
         assert not unknown, f"{line}: {unknown}"
