@@ -8,7 +8,7 @@ from pages import blocks, shell_with
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 SENTENCES = "The light of the house was seen from the sea. Nobody knew who had put it there. It was a cold night.\n"
-CURL = '#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && out="$2"; shift; done\ncp "$TEXT" "$out"\n'
+CURL = '#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = -sSLo ] && out="$2"; shift; done\ncp "$TEXT" "$out"\n'
 SHORTER = (
     ("steps = 400", "steps = 2"),
     ("batch_size = 16", "batch_size = 2"),
