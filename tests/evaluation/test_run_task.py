@@ -9,9 +9,10 @@ import torch
 from titanslab.data import byte_tokenizer
 from titanslab.data.encode import load_counter
 from titanslab.evaluation.pictures import heat_map
-from titanslab.evaluation.results import hold, read_records
+from titanslab.evaluation.results import read_records
 from titanslab.evaluation.run_task import TaskRun, run_cells
 from titanslab.evaluation.table import summarise, tables
+from titanslab.locks import only_writer
 from titanslab.tasks.niah.samples import niah_cells
 from titanslab.tasks.table import TASKS
 
@@ -150,7 +151,7 @@ def test_a_sample_counts_once_and_a_folder_has_one_writer(cells, tokenizer, tmp_
     path.write_text(path.read_text() + json.dumps(double) + "\n")
     assert _run(cells, Reader(tokenizer), tokenizer, tmp_path, num_samples=2) == records
     assert read_records(tmp_path) == sorted(records, key=lambda r: (r["length"], r["index"]))
-    with hold(tmp_path), pytest.raises(ValueError, match="another process works on"):
+    with only_writer(tmp_path, "it"), pytest.raises(ValueError, match="written by another process"):
         _run(cells, Reader(tokenizer), tokenizer, tmp_path)
     _run(cells, Reader(tokenizer), tokenizer, tmp_path)
 

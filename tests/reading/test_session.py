@@ -1,5 +1,7 @@
 """Sessions: what the file keeps, and beginning again."""
 
+import os
+
 import pytest
 import torch
 
@@ -38,6 +40,7 @@ def test_a_session_has_a_default_place_per_model_and_goes_on_there(model):
     assert not first.file.exists()
     assert first.prompt("hi") == "<hi>"
     first.say("hi")
+    first.close()
     tokens = first.cache.columns
     assert tokens == 1 + len("<hi>") + 2  # the start token, the prompt and the answer
     second = open_session(None, model, None, "cpu", Manner())
@@ -46,11 +49,13 @@ def test_a_session_has_a_default_place_per_model_and_goes_on_there(model):
 
 def test_what_was_chosen_by_hand_is_kept(model, tmp_path):
     file = tmp_path / "a.session"
-    open_session(file, model, None, "cpu", Manner(template="!{question}", max_new_tokens=1)).say("hi")
+    with open_session(file, model, None, "cpu", Manner(template="!{question}", max_new_tokens=1)) as session:
+        session.say("hi")
     session = open_session(file, None, None, "cpu", Manner(temperature=0.5))
     assert session.prompt("x") == "!x"
     assert (session.sampling.max_new_tokens, session.sampling.temperature) == (1, 0.5)
     session.say("x")
+    session.close()
     assert open_session(file, None, None, "cpu", Manner()).sampling.temperature == 0.5
 
 
@@ -58,6 +63,7 @@ def test_a_session_of_an_earlier_release_goes_on(model, tmp_path):
     session = open_session(tmp_path / "a.session", model, None, "cpu", Manner())
     session.say("hi")
     session.cache.save(session.file, session.model, {"model": model, "turns": 1})  # without a manner
+    session.close()
     again = open_session(session.file, None, None, "cpu", Manner())
     assert (again.turns, again.manner) == (1, Manner())
 
@@ -85,18 +91,26 @@ def test_forgetting_begins_again_and_keeps_the_file(model, tmp_path):
 
 def test_two_chats_do_not_overwrite_each_other(model, tmp_path):
     file = tmp_path / "a.session"
-    first, second = (open_session(file, model, None, "cpu", Manner()) for _ in range(2))
-    first.say("one")
-    with pytest.raises(ValueError, match="was changed by another program"):
-        second.say("two")
-    first.say("three")
+    with open_session(file, model, None, "cpu", Manner()) as first:
+        for name in (file, file.parent / "." / "a.session"):
+            with pytest.raises(ValueError, match=r"session .* is being written by another process"):
+                open_session(name, model, None, "cpu", Manner())
+        first.say("one")
+        os.utime(file)  # a program without locks
+        with pytest.raises(ValueError, match="was changed by another program"):
+            first.say("two")
+    with open_session(file, model, None, "cpu", Manner()) as again:
+        assert again.turns == 1
+        assert again.say("two") is not None
     assert TitansCache.header(file).notes["turns"] == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_refusals(model, tmp_path):
     session = open_session(tmp_path / "a.session", model, None, "cpu", Manner())
     session.say("hi")
     session.save_as(tmp_path / "m.memory")
+    session.close()
     with pytest.raises(ValueError, match="give --model RUN"):
         open_session(None, None, None, "cpu", Manner())
     with pytest.raises(ValueError, match="is new: give --model RUN"):

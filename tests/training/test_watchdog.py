@@ -85,3 +85,29 @@ def test_a_run_that_breaks_down_stops_and_keeps_its_checkpoints(recipe, tmp_path
         train(recipe, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-5" / "complete.json").exists()
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("step", [10, 12])  # where a checkpoint is due, and at the end
+def test_weights_that_are_not_finite_are_never_saved(recipe, tmp_path, monkeypatch, step):
+    from titanslab.training import trainer as trainer_module
+
+    plain = trainer_module.TitansTrainer.training_step
+
+    def poisoned(self, model, *args, **kwargs):
+        loss = plain(self, model, *args, **kwargs)
+        if self.state.global_step == step - 1 and self.accelerator.sync_gradients:
+            with torch.no_grad():
+                model.get_parameter("model.layers.0.mlp.down_proj.weight").fill_(float("inf"))
+        return loss
+
+    monkeypatch.setattr(trainer_module.TitansTrainer, "training_step", poisoned)
+    name, last = (
+        rf"step {step}: parameter model\.layers\.0\.mlp\.down_proj\.weight",
+        f"checkpoint-{(step - 1) // 5 * 5}",
+    )
+    with pytest.raises(NonFiniteError, match=rf"{name} is not finite .* The last good checkpoint is .*{last}$"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert last in names
+    assert f"checkpoint-{step}" not in names

@@ -42,6 +42,7 @@ def ask(
         raise ValueError('the question is empty; ask one: titans ask --memory book.memory "Who came to the door?"')
     template = read_template(template)
     from titanslab.cli.generate import TextWriter
+    from titanslab.locks import only_writer
     from titanslab.reading.files import check_save, load_reader
 
     if save is not None:
@@ -65,7 +66,9 @@ def ask(
         print(f"titans: {empty_answer(prompt)}", file=sys.stderr)
     if save is not None:
         cache.learn = before
-        cache.save(save, network, {"model": folder})
+        with only_writer(save, "--save"):
+            check_save(save, overwrite=overwrite)  # another process may have written it meanwhile
+            cache.save(save, network, {"model": folder})
 
 
 def read_template(template: str | None) -> str | None:

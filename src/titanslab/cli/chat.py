@@ -62,24 +62,24 @@ def chat(
     from titanslab.reading.session import open_session, state_folder
 
     manner = Manner(read_template(template), max_new_tokens, temperature, top_p)
-    talk = open_session(session, model, start, device, manner)
-    set_freeze(talk.cache, learn)
-    if seed is not None:
-        from accelerate.utils import set_seed
+    with open_session(session, model, start, device, manner) as talk:
+        set_freeze(talk.cache, learn)
+        if seed is not None:
+            from accelerate.utils import set_seed
 
-        set_seed(seed + talk.turns)
-    terminal = sys.stdin.isatty()
-    if terminal or session is None:
-        known = f"{_turns(talk)}, {talk.cache.columns:,} tokens" if talk.turns else "new"
-        _note(f"session {talk.file} ({known})" + ("; /help lists the commands, Ctrl-D ends" if terminal else ""))
-    next_line = line_reader(state_folder() / "chat.history", [name.split()[0] for name in COMMANDS])
-    try:
-        _converse(talk, next_line, terminal)
-    except KeyboardInterrupt:
-        raise Interrupted(f"ended; {_kept(talk)}") from None
-    if terminal:
-        again = shlex.join(["titans", "chat", "--session", str(talk.file)])
-        _note(_kept(talk) + (f"; go on with: {again}" if talk.file.exists() else ""))
+            set_seed(seed + talk.turns)
+        terminal = sys.stdin.isatty()
+        if terminal or session is None:
+            known = f"{_turns(talk)}, {talk.cache.columns:,} tokens" if talk.turns else "new"
+            _note(f"session {talk.file} ({known})" + ("; /help lists the commands, Ctrl-D ends" if terminal else ""))
+        next_line = line_reader(state_folder() / "chat.history", [name.split()[0] for name in COMMANDS])
+        try:
+            _converse(talk, next_line, terminal)
+        except KeyboardInterrupt:
+            raise Interrupted(f"ended; {_kept(talk)}") from None
+        if terminal:
+            again = shlex.join(["titans", "chat", "--session", str(talk.file)])
+            _note(_kept(talk) + (f"; go on with: {again}" if talk.file.exists() else ""))
 
 
 def _converse(talk: Session, next_line: Callable[[], str | None], terminal: bool) -> None:

@@ -30,6 +30,7 @@ def inspect(
     """
     from titanslab.data.text import TextSource
     from titanslab.files import check_writable
+    from titanslab.locks import only_writer
     from titanslab.reading.files import load_reader
 
     source = TextSource(text)
@@ -53,7 +54,9 @@ def inspect(
     subtitle = f"{'' if whole else 'the first '}{len(ids):,} tokens, {network.config.variant} model"
     about = {"text": str(text), "model": name, "tokens": len(ids)}
     title = f"The memory of {short} on {text.name}"
-    written = write_report(trace, token_texts(tokenizer, ids), folder, title=title, subtitle=subtitle, about=about)
+    with only_writer(folder, "--output"):
+        check_folder(folder, overwrite)  # another process may have written it meanwhile
+        written = write_report(trace, token_texts(tokenizer, ids), folder, title=title, subtitle=subtitle, about=about)
     if not trace.finite:
         typer.echo("warning: the memory holds values that are not finite; they are grey on the page", err=True)
     typer.echo("\n".join(map(str, written)))

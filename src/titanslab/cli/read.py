@@ -42,6 +42,7 @@ def read(
     """
     from titanslab.cli.errors import Interrupted
     from titanslab.data.text import TextSource
+    from titanslab.locks import only_writer
     from titanslab.memory.layer import check_writes
     from titanslab.reading.files import check_place, load_reader, unfinished_reading
 
@@ -50,56 +51,57 @@ def read(
         raise ValueError("--resume goes on from --save; leave out --from")
     source = TextSource(text)
     check_place(save, "--save")
-    about = {"path": str(text.resolve()), "bytes": source.size}
-    notes = unfinished_reading(save, resume, about, overwrite)
-    if model is None and start is None and not resume:
-        raise ValueError("--model is missing: titans read TEXT --model RUN --save FILE")
-    network, tokenizer, cache, folder = load_reader(model, save if resume else start, device)
+    with only_writer(save, "--save"):
+        about = {"path": str(text.resolve()), "bytes": source.size}
+        notes = unfinished_reading(save, resume, about, overwrite)
+        if model is None and start is None and not resume:
+            raise ValueError("--model is missing: titans read TEXT --model RUN --save FILE")
+        network, tokenizer, cache, folder = load_reader(model, save if resume else start, device)
 
-    from titanslab.progress import bar
-    from titanslab.reading.text import Place, read_text
+        from titanslab.progress import bar
+        from titanslab.reading.text import Place, read_text
 
-    place, done, saved = None, None, time.monotonic()
-    if resume:
-        before = notes["text"]
-        place = Place(before["start"], before["tokens"])
-        learn = before.get("learn") if learn is None else learn
-        write_scale = before.get("write_scale") if write_scale is None else write_scale
-        check_writes(learn, write_scale)
-    writes: Any = {"learn": learn, "write_scale": write_scale}
-    about |= writes
+        place, done, saved = None, None, time.monotonic()
+        if resume:
+            before = notes["text"]
+            place = Place(before["start"], before["tokens"])
+            learn = before.get("learn") if learn is None else learn
+            write_scale = before.get("write_scale") if write_scale is None else write_scale
+            check_writes(learn, write_scale)
+        writes: Any = {"learn": learn, "write_scale": write_scale}
+        about |= writes
 
-    def keep(finished: bool) -> bool:
-        if done is not None:
-            text_notes = about | {"start": done.place.start, "tokens": done.place.tokens, "finished": finished}
-            done.cache.save(save, network, {"model": folder, "text": text_notes})
-        return done is not None
+        def keep(finished: bool) -> bool:
+            if done is not None:
+                text_notes = about | {"start": done.place.start, "tokens": done.place.tokens, "finished": finished}
+                done.cache.save(save, network, {"model": folder, "text": text_notes})
+            return done is not None
 
-    try:
-        with bar(f"reading {text.name}", "bytes", start=None) as show:
-            for done in read_text(network, text, tokenizer, cache, place=place, piece_size=piece_size, **writes):
-                now = done.progress
-                show(now.bytes, now.total_bytes, f"{now.tokens:,} tokens, {now.tokens_per_second:,.0f} tokens/s")
-                if time.monotonic() - saved >= save_every:
-                    keep(False)
-                    saved = time.monotonic()
-        keep(True)
-    except KeyboardInterrupt:
-        if not keep(False):
-            raise Interrupted("interrupted before the first piece was read; nothing was written") from None
-        words = ["titans", "read", str(text), "--save", str(save), "--model", folder]
-        words += [] if piece_size is None else ["--piece-size", str(piece_size)]
-        words += [] if save_every == SAVE_EVERY else ["--save-every", f"{save_every:g}"]
-        words += [] if device == "auto" else ["--device", device]
-        raise Interrupted(
-            f"interrupted after {done.progress.tokens:,} tokens, kept in {save}; "  # type: ignore[union-attr]
-            f"go on with: {shlex.join([*words, '--resume'])}"
-        ) from None
-    if done is None:  # the reading before was stopped after its last token
-        assert cache is not None
-        cache.save(save, network, {"model": folder, "text": notes["text"] | {"finished": True}})
-        typer.echo(f"{save}: nothing of {text} was left to read, {cache.columns:,} tokens in all")
-        return
+        try:
+            with bar(f"reading {text.name}", "bytes", start=None) as show:
+                for done in read_text(network, text, tokenizer, cache, place=place, piece_size=piece_size, **writes):
+                    now = done.progress
+                    show(now.bytes, now.total_bytes, f"{now.tokens:,} tokens, {now.tokens_per_second:,.0f} tokens/s")
+                    if time.monotonic() - saved >= save_every:
+                        keep(False)
+                        saved = time.monotonic()
+            keep(True)
+        except KeyboardInterrupt:
+            if not keep(False):
+                raise Interrupted("interrupted before the first piece was read; nothing was written") from None
+            words = ["titans", "read", str(text), "--save", str(save), "--model", folder]
+            words += [] if piece_size is None else ["--piece-size", str(piece_size)]
+            words += [] if save_every == SAVE_EVERY else ["--save-every", f"{save_every:g}"]
+            words += [] if device == "auto" else ["--device", device]
+            raise Interrupted(
+                f"interrupted after {done.progress.tokens:,} tokens, kept in {save}; "  # type: ignore[union-attr]
+                f"go on with: {shlex.join([*words, '--resume'])}"
+            ) from None
+        if done is None:  # the reading before was stopped after its last token
+            assert cache is not None
+            cache.save(save, network, {"model": folder, "text": notes["text"] | {"finished": True}})
+            typer.echo(f"{save}: nothing of {text} was left to read, {cache.columns:,} tokens in all")
+            return
     pace = done.progress.tokens / max(done.progress.seconds, 1e-9)
     typer.echo(
         f"{save}: {done.progress.tokens:,} tokens read in {done.progress.seconds:.1f} s ({pace:,.0f} tokens/s), "

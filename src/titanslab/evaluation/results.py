@@ -2,13 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from titanslab.files import fingerprint, write_whole
+from titanslab.locks import only_writer
 from titanslab.tasks.sample import Cell, TaskSample
 
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
@@ -34,7 +34,7 @@ def open_results(
         ValueError: the folder has other settings or cells with other samples, or another process writes to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder):
+    with only_writer(folder, "output folder"):
         settings, cells = json.loads(json.dumps([settings, cells], default=str))
         known, before = folder / SETTINGS, {**settings, CELLS: {}}
         if known.exists():
@@ -82,20 +82,6 @@ def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
             ) from error
         records.setdefault(key, record)
     return list(records.values())
-
-
-def hold(folder: Path) -> IO[str]:
-    """Lock a folder until the returned file is closed or this process ends; ValueError if another process holds it."""
-    file = open(folder / "lock", "w", encoding="utf-8")  # noqa: SIM115 - the caller closes it
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise ValueError(f"another process works on {folder}; wait for it or end it") from None
-    return file
 
 
 def _refuse_changes(folder: Path, of: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from titanslab.experiments import asking
 from titanslab.experiments.study import MAIN, Ask, Study, load_study
+from titanslab.locks import only_writer
 
 if TYPE_CHECKING:
     from titanslab.training.recipe import Recipe
@@ -117,15 +118,12 @@ def run(job: Job) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of the folder; exit if another process holds it. The system releases it when this process ends."""
-    from titanslab.evaluation.results import hold
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = hold(folder)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
-    with lock:
+    """Be the only process that writes the folder; exit if another one does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(only_writer(folder, "job folder"))
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
         yield
 
 

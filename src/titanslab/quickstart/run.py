@@ -17,6 +17,7 @@ from torch import Tensor
 from titanslab.evaluation.pictures import plot_recall, plot_trace
 from titanslab.evaluation.trace import trace_memory
 from titanslab.files import check_writable, naming, put_in_place
+from titanslab.locks import only_writer
 from titanslab.models.modeling import TitansForCausalLM
 from titanslab.progress import Progress, bar
 from titanslab.quickstart.corpus import Facts
@@ -69,6 +70,8 @@ def quickstart(settings: Settings, output: Path, seed: int, overwrite: bool = Fa
     check_output(output, overwrite)
     start = time.perf_counter()
     with ExitStack() as at_end:
+        at_end.enter_context(only_writer(output, "output folder"))
+        check_output(output, overwrite)  # another process may have written it meanwhile
         at_end.callback(torch.set_num_threads, torch.get_num_threads())
         with _bar("getting ready"):
             facts = Facts(settings)

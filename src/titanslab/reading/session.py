@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from titanslab.data.template import question_prompt
+from titanslab.locks import only_writer
 from titanslab.models.cache import TitansCache
 from titanslab.models.cache_file import weights_fingerprint
 from titanslab.reading.answer import Manner, Sampling, answer
@@ -33,6 +35,7 @@ class Session:
         start: the memory that the session began with, and begins with again after `forget`.
         manner: what was chosen by hand, now or when the session began.
         turns: number of lines that were answered.
+        held: the lock of the file, released by `close` or at the end of a `with` block.
     """
 
     model: Any
@@ -43,9 +46,20 @@ class Session:
     start: TitansCache
     manner: Manner
     turns: int = 0
+    held: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self._written = _identity(self.file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes open the session."""
+        self.held.close()
 
     @property
     def sampling(self) -> Sampling:
@@ -99,7 +113,7 @@ class Session:
 
 
 def open_session(file: Path | None, model: str | None, start: Path | None, device: str, manner: Manner) -> Session:
-    """Begin a session, or go on with one.
+    """Begin a session, or go on with one; its file is locked until the session is closed.
 
     Args:
         file: the session's file; None = the one of this model, and of `start`, in the user's state folder.
@@ -110,8 +124,21 @@ def open_session(file: Path | None, model: str | None, start: Path | None, devic
 
     Raises:
         FileNotFoundError, ValueError: no model is named or found, `file` holds something else than a session, a
-            session that goes on was given a start, or the state folder cannot be made.
+            session that goes on was given a start, another process has it open, or the state folder cannot be made.
     """
+    with ExitStack() as stack:
+        if file is not None:
+            check_place(file, "--session")
+            stack.enter_context(only_writer(file, "session"))
+        session = _session(file, model, start, device, manner, stack)
+        session.held = stack.pop_all()
+        return session
+
+
+def _session(
+    file: Path | None, model: str | None, start: Path | None, device: str, manner: Manner, stack: ExitStack
+) -> Session:
+    """`open_session` for a file that is locked already; the lock of the default file goes onto `stack`."""
     goes_on = file is not None and file.exists()
     if file is not None:
         _check_file(file, start)
@@ -121,6 +148,7 @@ def open_session(file: Path | None, model: str | None, start: Path | None, devic
     network, tokenizer, cache, folder = load_reader(model, file if goes_on else start, device)
     if file is None:
         file = _default_file(network, folder, start)
+        stack.enter_context(only_writer(file, "session"))
         if file.exists():
             _check_file(file, start)
             cache, goes_on = load_memory(file, network), True

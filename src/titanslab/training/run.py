@@ -19,6 +19,7 @@ from accelerate.utils import set_seed
 from titanslab.data import load_tokenizer
 from titanslab.data.bpe import bpe_size
 from titanslab.files import check_writable, naming, put_in_place, write_whole
+from titanslab.locks import only_writer
 from titanslab.models.config import PRESETS
 from titanslab.progress import Progress, bar
 from titanslab.runs import checkpoints
@@ -30,9 +31,11 @@ from titanslab.training.picture import draw_losses
 from titanslab.training.recipe import Recipe, load_recipe
 from titanslab.training.sources import open_data
 from titanslab.training.trainer import make_trainer
+from titanslab.training.watchdog import NonFiniteError, check_weights
 
 RECIPE, VERSIONS, RESULT = "recipe.toml", "versions.json", "result.json"
 PICTURE = "loss.png"
+NO_CHECKPOINT = "There is no checkpoint yet"
 TOKENIZER = "tokenizer"  # folder of a tokenizer that was made for the run
 # Keys that no loss depends on; they may change when a run is resumed.
 FREE_KEYS = {
@@ -61,8 +64,9 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
         The content of result.json: steps, tokens, last loss, seconds, and the step that the run was resumed from.
 
     Raises:
-        ValueError: the folder holds something else, or the recipe cannot work with the data or the model.
-        NonFiniteError: the loss or a gradient is not finite.
+        ValueError: the folder holds something else, another process writes it, or the recipe cannot work with the data
+            or the model.
+        NonFiniteError: the loss, a gradient or a weight is not finite; nothing of it was saved.
         KeyboardInterrupt: SIGINT or SIGTERM came while it trained; a checkpoint of the last step was saved. After a
             second signal it may not have been.
     """
@@ -72,6 +76,13 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
         say(f"the run in {output} is finished; nothing to resume")
         return json.loads((output / RESULT).read_text())
     world = PartialState(cpu=recipe.training.cpu)
+    with only_writer(output, "output folder") if world.is_main_process else contextlib.nullcontext():
+        check_output(output, recipe, resume)  # another process may have written between
+        return _train(recipe, output, resume, say, world)
+
+
+def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialState) -> dict[str, Any]:
+    """`train` after its checks; the first process holds the folder."""
     world.wait_for_everyone()
     say = say if world.is_main_process else lambda text: None
     set_seed(recipe.training.seed)
@@ -98,7 +109,14 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
             show: Progress = stack.enter_context(bar("training", "steps", start=None, every=None, keep=True))
             trainer.add_callback(ProgressLine(show, metrics))
         stack.enter_context(stop)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            check_weights(model, trainer.state.global_step)
+        except NonFiniteError as error:
+            last = checkpoints.last_complete(output / "checkpoints")
+            raise NonFiniteError(
+                f"{error}. {f'The last good checkpoint is {last}' if last else NO_CHECKPOINT}"
+            ) from None
     if world.is_main_process:
         _draw(output, say)
     if stop.stopped:

@@ -16,7 +16,7 @@ from titanslab.training.callbacks import CheckpointCallback
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe
 from titanslab.training.sources import RunData, collator
-from titanslab.training.watchdog import check_step
+from titanslab.training.watchdog import check_step, check_weights
 
 
 class TitansTrainer(Trainer):
@@ -84,6 +84,8 @@ class TitansTrainer(Trainer):
         return loss
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        assert self.model is not None
+        check_weights(self.model, self.state.global_step)
         with naming(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Stop a run whose loss or gradient is not finite, and name the first layer that is not."""
+"""Stop a run whose loss, gradient or weights are not finite, and name the first layer that is not."""
 
 import re
 from collections.abc import Mapping
@@ -12,8 +12,14 @@ from torch.utils._pytree import tree_leaves
 _WRAPPERS = re.compile(r"(_orig_mod|(_fsdp_wrapped_|_checkpoint_wrapped_)?module)\.")
 
 
+ADVICE = (
+    "Training stopped. Try a lower training.learning_rate, more training.warmup_steps, a smaller "
+    "training.gradient_clip or training.weight_decay, or fp32"
+)
+
+
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient is NaN or infinite; the message names the step, the layer and changes to try."""
+    """A loss, a gradient or a weight is NaN or infinite; the message names the step, the layer and changes to try."""
 
 
 def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: int, *, gradients: bool = True) -> None:
@@ -33,9 +39,16 @@ def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: 
         return
     raise NonFiniteError(
         f"step {step}: the {'loss' if not torch.isfinite(loss).all() else 'gradient'} is not finite; "
-        f"{_where(model, inputs)}. Training stopped; the checkpoints before it are whole. Try a lower "
-        "training.learning_rate, more training.warmup_steps, a smaller training.gradient_clip, or fp32"
+        f"{_where(model, inputs)}. {ADVICE}"
     )
+
+
+def check_weights(model: nn.Module, step: int) -> None:
+    """Raise NonFiniteError if a parameter is not finite after `step`; called before the model is saved."""
+    if bad := [_name(name) for name, p in model.named_parameters() if not _all_finite(p.data)]:
+        raise NonFiniteError(
+            f"step {step}: parameter {bad[0]} is not finite after the step ({len(bad)} such parameters). {ADVICE}"
+        )
 
 
 def _where(model: nn.Module, inputs: Mapping[str, Any]) -> str:
