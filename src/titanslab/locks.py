@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -32,14 +33,14 @@ def only_writer(place: str | os.PathLike[str], name: str) -> Iterator[None]:
     made = [folder for folder in place.parents if not folder.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
     path = _lock_path(place)
-    holder = _holder(path)
+    holder = _holder(path)  # filelock before version 4 empties the file when it tries
     lock = FileLock(path, timeout=0, is_singleton=False)
     try:
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"{name} {str(place)!r} is being written by another process{holder or _holder(path)}; wait for it, end it, "
-            "or give another place"
+            f"{name} {str(place)!r} is being written by another process{holder or _holder(path, 0.5)}; wait for it, end "
+            "it, or give another place"
         ) from None
     try:
         _sign(path)
@@ -68,9 +69,11 @@ def _sign(path: Path) -> None:
         path.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")
 
 
-def _holder(path: Path) -> str:
-    """Who signed the lock's file, in words for a message, or nothing."""
-    said = _read(path)
+def _holder(path: Path, seconds: float = 0.0) -> str:
+    """Who signed the lock's file, or signs it within some seconds, in words for a message; else nothing."""
+    end = time.monotonic() + seconds
+    while not (said := _read(path)) and time.monotonic() < end:
+        time.sleep(0.01)
     if not said:
         return ""
     return f" (process {said['process']} on {said['host']}, since {said['since']})"
