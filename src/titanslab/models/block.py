@@ -5,6 +5,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from titanslab.layers import RMSNorm, SwiGLU
+from titanslab.memory.transforms import transformed
 from titanslab.models.baseline import AttentionMixer
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
@@ -35,7 +36,8 @@ class TitansBlock(GradientCheckpointingLayer):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size or 0)
 
     def forward(self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False) -> Update:
-        if self.config._attn_implementation == "eager":  # PyTorch's plain code of attention has a second derivative
+        # PyTorch's plain code of attention has second derivatives and forward mode, its fast code on a CPU has neither.
+        if self.config._attn_implementation == "eager" or transformed():
             with sdpa_kernel(SDPBackend.MATH):
                 mixed, state = self.mixer(x, call, state, return_state)
         else:
