@@ -104,3 +104,11 @@ def test_prompts_that_end_in_padding_are_refused(model, ids: torch.Tensor, use_c
     for options in ({"attention_mask": (prompt != 0).long()}, {}):  # without a mask, generate() makes it of the id
         with pytest.raises(ValueError, match=r"attention_mask ends in padding; pad prompts on the left"):
             model.generate(prompt, use_cache=use_cache, **options, **OPTIONS)
+
+
+@torch.no_grad()
+def test_a_cache_that_has_read_the_whole_prompt_is_refused(model, ids: torch.Tensor) -> None:
+    cache = model(ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"the prompt has 9 tokens, and the cache has read 9"):
+        model.generate(ids, past_key_values=cache, **OPTIONS)
+    assert cache.get_seq_length() == 9

@@ -219,13 +219,21 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         """Generate tokens as every model of transformers does, after the `TitansCache` in `past_key_values` or `cache`.
 
         Raises:
-            ValueError: a cache with `use_cache=False`, with which every step would read all tokens again.
+            ValueError: a cache with `use_cache=False`, with which every step would read all tokens again, or a cache
+                that has read the whole prompt.
         """
         kwargs = renamed(kwargs)
         if kwargs.get(CACHE) is not None:
             if kwargs.get("use_cache") is False:
                 raise ValueError("use_cache=False and a cache do not go together; leave one of them out")
             kwargs["use_cache"] = True  # whatever a saved config says
+            prompt = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+            read = kwargs[CACHE].get_seq_length()
+            if isinstance(prompt, Tensor) and prompt.dim() == 2 and 0 < prompt.shape[1] == read:
+                raise ValueError(
+                    f"the prompt has {read} tokens, and the cache has read {read}: no token is left from which to "
+                    "generate; pass the text with new tokens, or new tokens alone with cache.continued()"
+                )
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(
