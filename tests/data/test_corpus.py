@@ -160,3 +160,23 @@ def test_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(ValueError, match=r"neither a file or folder here .* nor a dataset .*: no route$"):
         list(open_corpus("someone/stories"))
+
+
+def test_an_empty_name_a_path_and_names_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"data is an empty name; give a file, a folder or a pattern"):
+        open_corpus("")
+    (tmp_path / "~draft.txt").write_text("one")
+    assert list(open_corpus("~draft.txt")) == ["one"]
+    assert list(open_corpus(tmp_path / "~draft.txt")) == list(open_corpus([tmp_path])) == ["one"]
+    with pytest.raises(FileNotFoundError, match=r"data: '~nobody-of-that-name/a.txt' does not exist"):
+        open_corpus("~nobody-of-that-name/a.txt")
+
+
+def test_two_columns_of_one_name_and_an_unknown_cut(tmp_path):
+    columns = [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text"] * 2), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet' has 2 columns named 'text'; rename all but one"):
+        list(open_corpus(str(tmp_path / "a.parquet")))
+    with pytest.raises(ValueError, match=r"text_documents must be 'file', 'line' or 'paragraph', got 'page'"):
+        open_corpus(str(tmp_path / "a.parquet"), text_documents="page")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from titanslab import NeuralMemory
+from titanslab import NeuralMemory, TitansConfig, TitansForCausalLM
 from titanslab.memory import MemoryNetwork, MemoryParams, neural_memory
 
 WIDE = {"dtype": torch.float64}
@@ -153,3 +153,41 @@ def test_vmap_and_gradients_go_on_from_a_state():
     torch.testing.assert_close(torch.func.vmap(split)(xs), torch.stack([memory(x)[0] for x in xs]))
     found = torch.func.grad(lambda x: split(x).square().sum())(xs[0])
     torch.testing.assert_close(found, slope(lambda x: memory(x)[0].square().sum(), xs[0])[1])
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mal", "mag", "mac", "attention"])
+def test_models_inside_torch_func(variant):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "segment_len": 4}
+    config = TitansConfig(variant=variant, chunk_size=4, num_persistent_tokens=1, **sizes)
+    network = TitansForCausalLM(config).double().eval()
+    weights = {name: p.detach() for name, p in network.named_parameters()}
+    ids = torch.randint(0, 20, (2, 2, 9))
+
+    def loss(weights, ids):
+        logits = torch.func.functional_call(network, weights, (ids,)).logits  # with a cache, as eval mode returns it
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+
+    losses = torch.func.vmap(lambda ids: loss(weights, ids))(ids)
+    torch.testing.assert_close(losses, torch.stack([loss(weights, row) for row in ids]))
+    found = torch.func.grad(loss)(weights, ids[0])
+    leaves = {name: p.clone().requires_grad_() for name, p in weights.items()}
+    wanted = torch.autograd.grad(loss(leaves, ids[0]), list(leaves.values()))
+    for name, gradient in zip(leaves, wanted, strict=True):
+        torch.testing.assert_close(found[name], gradient)
+    direction = {name: torch.ones_like(p) for name, p in weights.items()}
+    slope = torch.func.jvp(lambda w: loss(w, ids[0]), (weights,), (direction,))[1]
+    torch.testing.assert_close(slope, sum(gradient.sum() for gradient in wanted))
+
+
+@pytest.mark.parametrize("variant", ["mal", "mag", "mac", "attention"])
+def test_eager_attention_has_a_second_derivative(variant):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "segment_len": 4}
+    config = TitansConfig(
+        variant=variant, chunk_size=4, window_size=4, memory_backend="recurrent", attn_implementation="eager", **sizes
+    )
+    network = TitansForCausalLM(config).double()
+    x, v = tokens(1, 9), tokens(1, 9).flip(1)
+    found, wanted = second(lambda x: network(inputs_embeds=x).logits.square().sum(), x, v)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())

@@ -47,3 +47,24 @@ def test_auto_says_why() -> None:
     assert name == "chunked"
     assert reason
     assert choose_backend(torch.device("cpu"), torch.float32, 1, MemoryNetwork(), 64, 16).name == "recurrent"
+
+
+def test_a_layer_names_what_is_no_tensor_of_flags_and_what_autocast_does_not_cast() -> None:
+    layer, x = NeuralMemory(16, 2), torch.randn(2, 9, 16)
+    with pytest.raises(ValueError, match=r"mask must be a bool tensor \[2, 9\], got list"):
+        layer(x, mask=[[True] * 9] * 2)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"x is torch.float64, the layer"):
+        layer(x.double())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_trace_of_torch_jit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"torch.jit.trace cannot record a NeuralMemory; use torch.export"):
+        torch.jit.trace(NeuralMemory(16, 2), torch.randn(2, 9, 16))
+
+
+def test_the_function_says_that_a_layers_state_holds_its_own() -> None:
+    problem = make(Case())
+    problem.state = NeuralMemory(16, 2).initial_state(2)
+    with pytest.raises(ValueError, match=r"state must be a MemoryState, got NeuralMemoryState; .* in its .memory"):
+        problem.run("auto")

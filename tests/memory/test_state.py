@@ -1,5 +1,7 @@
 """States as trees of tensors: their names, `map`, and the conversion to tensors and back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,3 +89,34 @@ def test_an_edit_of_a_state_does_not_edit_the_layer(tokens: int, backend: str) -
             for tensor in state.tensors().values():
                 tensor.zero_()
     assert all(torch.equal(a, b) for a, b in zip(before, (*layer.parameters(), *model.parameters()), strict=True))
+
+
+@pytest.mark.parametrize("backend", ["auto", "recurrent", "reference"])
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_a_running_chunk_of_a_layer_with_longer_chunks_is_refused(backend: str, tokens: int) -> None:
+    long, short = NeuralMemory(12, 2, chunk_size=8), NeuralMemory(12, 2, chunk_size=4, backend=backend)
+    x = torch.randn(2, 9, 12)
+    refused = r"state.offset must be from 0 to 3, .* got 7..7; is it the state of a layer with another chunk_size"
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=refused):
+            short(x[:, :tokens], long.update(x[:, :7]))
+    short(x, long.update(x[:, :8]))  # at a boundary of both
+
+
+def test_a_broken_state_is_refused_by_name(state: NeuralMemoryState) -> None:
+    layer, x = NeuralMemory(12, 2, depth=2, chunk_size=4), torch.randn(3, 6, 12)
+    memory = state.memory
+    for broken, message in (
+        (replace(state, conv=list(state.conv.values())), "state must hold a MemoryState and a dict"),
+        (replace(state, memory=None), "state must hold a MemoryState and a dict"),
+        (replace(state, memory=replace(memory, weights=None)), "state.weights must hold 2 tensors"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layer(x, broken)
+
+
+def test_no_tokens_are_read_with_a_mask_and_a_reset(state: NeuralMemoryState) -> None:
+    layer, flags = NeuralMemory(12, 2, depth=2, chunk_size=4), torch.ones(3, 0, dtype=torch.bool)
+    y, after = layer.retrieve(torch.randn(3, 0, 12), state, mask=flags, reset=flags)
+    assert y.shape == (3, 0, 12)
+    assert torch.equal(after.memory.weights[0], state.memory.weights[0])

@@ -95,3 +95,20 @@ def test_a_prompt_of_packed_documents(model, ids):
 def test_assisted_decoding_is_refused(model, ids):
     with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
         model.generate(ids[:1], assistant_model=model, **OPTIONS)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_prompts_that_end_in_padding_are_refused(model, ids: torch.Tensor, use_cache: bool) -> None:
+    prompt = ids.clone()
+    prompt[1, 5:] = 0
+    for options in ({"attention_mask": (prompt != 0).long()}, {}):  # without a mask, generate() makes it of the id
+        with pytest.raises(ValueError, match=r"attention_mask ends in padding; pad prompts on the left"):
+            model.generate(prompt, use_cache=use_cache, **options, **OPTIONS)
+
+
+@torch.no_grad()
+def test_a_cache_that_has_read_the_whole_prompt_is_refused(model, ids: torch.Tensor) -> None:
+    cache = model(ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"the prompt has 9 tokens, and the cache has read 9"):
+        model.generate(ids, past_key_values=cache, **OPTIONS)
+    assert cache.get_seq_length() == 9

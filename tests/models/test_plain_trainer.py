@@ -107,3 +107,23 @@ def test_adapters_of_gates_do_not_decay(tmp_path):
     assert not any("theta_proj" in name for name in names)
     run.train()
     assert all(math.isfinite(loss) for loss in losses(run))
+
+
+def test_a_write_cost_without_gradient_is_refused(tmp_path):
+    gradients = []
+    for reentrant in (None, False):
+        network = model("mac", memory_write_cost=0.5).train()
+        if reentrant is not None:
+            network.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        network(ROWS[0]["input_ids"][None], labels=ROWS[0]["labels"][None]).loss.backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters()})
+    torch.testing.assert_close(*gradients)
+    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(ValueError, match="memory_write_cost has no gradient under gradient checkpointing"):
+        trainer(tmp_path, model("mac", memory_write_cost=0.5), **options).train()
+    trainer(tmp_path, model("mac"), **options).train()
+
+
+def test_a_loss_of_trainers_own_says_that_it_holds_no_write_cost(tmp_path):
+    with pytest.warns(UserWarning, match="memory_write_cost adds nothing in a call without labels"):
+        trainer(tmp_path, model("lmm", memory_write_cost=0.5), label_smoothing_factor=0.1, max_steps=1).train()

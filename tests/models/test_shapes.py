@@ -111,3 +111,23 @@ def test_the_arguments_of_a_layer_are_named_when_it_is_made():
     for size in (0, "64", 64.0):
         with pytest.raises(ValueError, match="hidden_size must be an integer of at least 1"):
             NeuralMemory(size, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": IDS + 64}, r"labels must be -100 or within the vocabulary 0..63, got 64..64"),
+        ({"labels": IDS - 1}, r"labels must be -100 or within the vocabulary 0..63, got -1..-1"),
+        ({"labels": IDS.int()}, r"labels must be int64, got torch.int32"),
+        ({"labels": IDS.tolist()}, r"labels must have shape \[2, 9\] like the tokens, got list"),
+        ({"labels": IDS, "logits_to_keep": 3}, r"labels need the logits of all tokens, and logits_to_keep"),
+        ({"attention_mask": (IDS - 1) * 1e9}, r"attention_mask has numbers below 0, as a mask that is added"),
+        ({"attention_mask": IDS.tolist()}, r"attention_mask must be a tensor \[2, 9\], got list"),
+        ({"document_ids": IDS.tolist()}, r"document_ids must have shape \[2, 9\] like the tokens, got list"),
+        ({"seq_idx": IDS}, r"seq_idx is not an argument of Titans models; pass document_ids"),
+        ({"cu_seq_lens_q": IDS[0]}, r"cu_seq_lens_q is not an argument of Titans models"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model("lmm")(IDS, **arguments)

@@ -108,3 +108,72 @@ def test_blocks_may_lie_on_devices_of_their_own(tmp_path):
     names = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "lm_head"]
     other = AutoModelForCausalLM.from_pretrained(tmp_path, device_map=dict.fromkeys(names, "cpu")).eval()
     torch.testing.assert_close(other(IDS).logits, network(IDS).logits)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("variant", ["lmm", "mac"])
+def test_a_hook_on_any_convolution_or_norm_runs(variant, training):
+    network = model(variant, segment_len=32, chunk_size=16).train(training)  # whole segments, which a kernel walks over
+    called = set()
+    hooked = {n: m for n, m in network.named_modules() if n.endswith(("conv1d", "norm"))}
+    for name, module in hooked.items():
+        module.register_forward_hook(lambda module, given, result, name=name: called.add(name))
+    with torch.set_grad_enabled(training):
+        network(IDS)
+    assert called == set(hooked)
+
+
+@pytest.mark.parametrize("options", [{}, {"backend": "recurrent"}], ids=["auto", "recurrent"])
+def test_a_called_convolution_computes_the_same_and_its_hook_counts(options):
+    torch.manual_seed(0)
+    layer, x = NeuralMemory(16, 2, chunk_size=4, **options), torch.randn(2, 20, 16)
+    mask, reset = torch.ones(2, 20, dtype=torch.bool), torch.zeros(2, 20, dtype=torch.bool)
+    mask[0, :4], reset[1, 7] = False, True
+    before = layer.update(x)
+    first = layer.initial_state(1, persistent=x[0, :3])
+    for call in ({}, {"state": before}, {"mask": mask, "reset": reset, "state": before, "initial": first}):
+        y, state = layer(x, **call)
+        with layer.q_conv1d.register_forward_hook(lambda module, given, result: None):
+            again, after = layer(x, **call)
+        torch.testing.assert_close(again, y)
+        torch.testing.assert_close(after.conv, state.conv)
+        with layer.k_conv1d.register_forward_hook(lambda module, given, result: (0.5 * result[0] - 1, result[1])):
+            assert (layer(x, **call)[0] - y).abs().max() > 1e-4
+
+
+def test_hooks_on_all_modules_and_a_replaced_forward_reach_every_linear_layer():
+    network, called = model("lmm").train(), set()
+    linear = {module for module in network.modules() if isinstance(module, nn.Linear)}
+    with nn.modules.module.register_module_forward_hook(lambda module, given, result: called.add(module)):
+        network(IDS)
+    assert linear <= called
+    called.clear()
+    for module in linear:
+        plain = module.forward
+        module.forward = lambda x, plain=plain, module=module: (called.add(module), plain(x))[1]
+    network(IDS)
+    assert linear == called
+
+
+@pytest.mark.parametrize("part", ["memory", "attention"])
+def test_a_hook_that_mac_cannot_call_is_named(part):
+    network = model("mac")
+    getattr(network.model.layers[0].mixer, part).register_forward_hook(lambda module, given, result: None)
+    with pytest.warns(UserWarning, match=f"a hook on the {part} of a MAC block is never called"):
+        network(IDS)
+
+
+def test_an_output_projection_of_ones_own_needs_no_weight():
+    class Own(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)
+
+    torch.manual_seed(0)
+    layer, x = NeuralMemory(16, 2, chunk_size=4), torch.randn(2, 20, 16)
+    y = layer(x, layer.initial_state(2))[0]
+    layer.o_proj = Own(layer.o_proj)
+    torch.testing.assert_close(layer(x, layer.initial_state(2))[0], y)

@@ -1,13 +1,14 @@
 """The documents of a corpus, from files, folders or the hub, one at a time."""
 
 import glob
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from titanslab.data.text import COMPRESSIONS, entry_texts, file_texts, find_files, text_kind
+from titanslab.data.text import COMPRESSIONS, entry_texts, file_texts, find_files, local_path, text_kind
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Corpus:
     text_documents: str = "file"
     streaming: bool = False
     name: str = field(default="data", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.text_documents not in ("file", "line", "paragraph"):
+            raise ValueError(f"text_documents must be 'file', 'line' or 'paragraph', got {self.text_documents!r}")
 
     def __iter__(self) -> Iterator[str]:
         return (text for _, text in self.with_places())
@@ -96,7 +101,7 @@ class Corpus:
         return [[path, s.st_size, s.st_mtime_ns] for path, s in stats] + [self.column, self.text_documents]
 
 
-def open_corpus(source: str | list[str], name: str = "data", **options: Any) -> Corpus:
+def open_corpus(source: str | os.PathLike[str] | list[str], name: str = "data", **options: Any) -> Corpus:
     """Find the documents that `source` names: files, folders, glob patterns, a list of these, or one hub dataset.
 
     Args:
@@ -108,19 +113,21 @@ def open_corpus(source: str | list[str], name: str = "data", **options: Any) -> 
         FileNotFoundError: a file or folder does not exist.
         ValueError: a file is of an unknown kind, or the list is empty.
     """
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
     if isinstance(source, str) and _is_hub_name(source):
         return Corpus(hub=source, name=name, **options)
     sources = [source] if isinstance(source, str) else source
     if not sources:
         raise ValueError(f"{name} is an empty list; give at least one file or folder")
-    files = dict.fromkeys(file for one in sources for file in find_files(one, name))
+    files = dict.fromkeys(file for one in sources for file in find_files(os.fspath(one), name))
     return Corpus(files=tuple(files), name=name, **options)
 
 
 def _is_hub_name(source: str) -> bool:
     """Whether `source` looks like owner/dataset (or a bare name) and nothing of that name is here."""
     path = Path(source)
-    if path.expanduser().exists() or glob.has_magic(source) or text_kind(path) or path.suffix in COMPRESSIONS:
+    if local_path(source).exists() or glob.has_magic(source) or text_kind(path) or path.suffix in COMPRESSIONS:
         return False
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
 

@@ -33,6 +33,15 @@ def text_kind(path: Path) -> str | None:
     return KINDS.get(suffixes[-1]) if suffixes else None
 
 
+def local_path(source: str) -> Path:
+    """The path `source`, with `~` for a home where nothing of that very name is here."""
+    path = Path(source)
+    try:
+        return path if path.exists() else path.expanduser()
+    except RuntimeError:  # no such user
+        return path
+
+
 def find_files(source: str, name: str) -> list[Path]:
     """The files of texts that `source` names: one file, the files of a folder and its subfolders, or a pattern.
 
@@ -42,7 +51,9 @@ def find_files(source: str, name: str) -> list[Path]:
         FileNotFoundError, ValueError: nothing is there, or nothing of a known kind; `name` is how the message
             calls the source.
     """
-    path = Path(source).expanduser()
+    if not str(source):
+        raise ValueError(f"{name} is an empty name; give a file, a folder or a pattern, '.' for the folder here")
+    path = local_path(source)
     if path.is_file():
         if text_kind(path) is None:
             raise ValueError(
@@ -88,7 +99,7 @@ def file_texts(
         return
     with _opened(path, where, kind) as (raw, stream):
         if kind == "parquet":
-            count, rows = _parquet_rows(raw if stream is raw else io.BytesIO(stream.read()), column)
+            count, rows = _parquet_rows(raw if stream is raw else io.BytesIO(stream.read()), column, where)
             texts, size = entry_texts(rows, column, where), path.stat().st_size
         else:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
@@ -306,12 +317,15 @@ def _json_entries(lines: Iterator[str]) -> Iterator[Any]:
         yield from whole if isinstance(whole, list) else [whole]
 
 
-def _parquet_rows(file: IO[bytes], column: str) -> tuple[int, Iterator[dict[str, Any]]]:
+def _parquet_rows(file: IO[bytes], column: str, where: str) -> tuple[int, Iterator[dict[str, Any]]]:
     """The number of rows and the rows."""
     from pyarrow import parquet
 
     table = parquet.ParquetFile(file)
-    columns = [column] if column in table.schema_arrow.names else None  # an error lists all of them
+    names = table.schema_arrow.names
+    if names.count(column) > 1:
+        raise ValueError(f"{where} has {names.count(column)} columns named {column!r}; rename all but one")
+    columns = [column] if column in names else None  # an error lists all of them
     batches = table.iter_batches(PARQUET_ROWS, columns=columns)
     return table.metadata.num_rows, (row for batch in batches for row in batch.to_pylist())
 

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.memory import measured
-from titanslab.memory.autograd import transformed
 from titanslab.memory.cpu.build import MAX_LAYERS, load
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Tokens
 from titanslab.memory.state import MemoryState
+from titanslab.memory.transforms import transformed
 
 # calls of at most this many tokens go step by step (docs/log.md)
 STEP_TOKENS = 2
 # calls of at least this many tokens gain from the layer's own CPU pass
 LAYER_TOKENS = 2
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = [getattr(torch.nn.modules.module, f"_global{name}") for name in _HOOKS]  # dicts that PyTorch keeps
 
 
 class BackendChoice(NamedTuple):
@@ -156,9 +157,19 @@ def takes_features(*tensors: Tensor) -> bool:
     return load(dtype, "features").handle is not None
 
 
-def is_bare(projection: nn.Module) -> bool:
-    """Whether a projection is `nn.Linear` without hooks, so that its weight may be read without calling it."""
-    return type(projection) is nn.Linear and not any(getattr(projection, hook) for hook in _HOOKS)
+def is_bare(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Whether a module is a `kind` that nothing wraps, so that its weight may be read without calling it.
+
+    Adapters replace the module, hooks hang on it or on all modules, and accelerate replaces its `forward`.
+    """
+    if type(module) is not kind or "forward" in vars(module) or any(_GLOBAL_HOOKS):
+        return False
+    return not has_hooks(module)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether forward or backward hooks hang on the module itself."""
+    return any(getattr(module, hook) for hook in _HOOKS)
 
 
 def takes_layer(

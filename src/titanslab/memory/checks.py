@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from titanslab.memory.state import NeuralMemoryState
+from titanslab.memory.state import MemoryState, NeuralMemoryState
 
 if TYPE_CHECKING:
     from titanslab.memory.layer import NeuralMemory
@@ -15,6 +15,8 @@ def check_input(layer: "NeuralMemory", x: Tensor) -> None:
     """Raise a ValueError unless `x` is `[B,T,hidden_size]` with the layer's dtype and device, or autocast is on."""
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a tensor [B, T, {layer.hidden_size}], got {type(x).__name__}")
+    if torch.jit.is_tracing():
+        raise ValueError("torch.jit.trace cannot record a NeuralMemory; use torch.export or torch.compile")
     if x.dim() != 3 or x.shape[2] != layer.hidden_size:
         raise ValueError(f"x must have shape [B, T, {layer.hidden_size}] (hidden_size), got {list(x.shape)}")
     if layer.memory_weights[0].is_meta and not x.is_meta:
@@ -26,13 +28,18 @@ def check_input(layer: "NeuralMemory", x: Tensor) -> None:
         raise ValueError(f"x is on {x.device}, the layer on {layer.o_norm.device}; move one of them")
     if type(layer.q_proj) is not nn.Linear or x.dtype == (dtype := layer.q_proj.weight.dtype):
         return  # what wraps a projection may cast
-    if not x.is_floating_point() or not torch.is_autocast_enabled(x.device.type):
+    narrow = x.dtype in (torch.float32, torch.bfloat16, torch.float16)  # autocast casts no other dtype
+    if not narrow or not torch.is_autocast_enabled(x.device.type):
         raise ValueError(f"x is {x.dtype}, the layer {dtype}; cast one of them, such as layer.to({x.dtype})")
 
 
 def as_flags(name: str, flags: Tensor | None, x: Tensor) -> Tensor | None:
     """A mask or a reset as bool `[B,T]`; whole numbers are taken too, as Hugging Face's masks have them."""
-    if flags is None or (flags.dtype == torch.bool and flags.shape == x.shape[:2]):
+    if flags is None:
+        return None
+    if not isinstance(flags, Tensor):
+        raise ValueError(f"{name} must be a bool tensor {list(x.shape[:2])}, got {type(flags).__name__}")
+    if flags.dtype == torch.bool and flags.shape == x.shape[:2]:
         return flags
     if flags.shape != x.shape[:2]:
         raise ValueError(f"{name} must have shape {list(x.shape[:2])} like the tokens, got {list(flags.shape)}")
@@ -63,6 +70,9 @@ def check_state(layer: "NeuralMemory", name: str, state: NeuralMemoryState | Non
             f"{name} must be a NeuralMemoryState, which forward, update and initial_state give, got "
             f"{type(state).__name__}"
         )
+    if not isinstance(state.memory, MemoryState) or not isinstance(state.conv, dict):
+        got = f"{type(state.memory).__name__} and {type(state.conv).__name__}"
+        raise ValueError(f"{name} must hold a MemoryState and a dict of tensors, as a layer gives them, got {got}")
     batch, width = state.batch_size, layer.num_heads * layer.head_dim
     if batch not in rows:
         raise ValueError(f"{name} holds {batch} rows, x has {x.shape[0]}; give each row its own state")

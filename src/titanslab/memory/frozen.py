@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from titanslab.memory.autograd import transformed
 from titanslab.memory.network import MemoryNetwork, MemoryParams, apply_network
 from titanslab.memory.state import MemoryState, where_rows
+from titanslab.memory.transforms import transformed
 
 
 def read_frozen(

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.memory.autograd import transformed
 from titanslab.memory.backends import is_bare, takes_features, takes_layer
 from titanslab.memory.checks import as_flags, check_input, check_lengths, check_state
 from titanslab.memory.config import MemoryConfig, check_integer
@@ -24,6 +23,7 @@ from titanslab.memory.op import neural_memory
 from titanslab.memory.padding import Padding, real_tokens
 from titanslab.memory.start import start_layer, step_limits
 from titanslab.memory.state import MemoryState, NeuralMemoryState, not_the_layers, with_read
+from titanslab.memory.transforms import transformed
 
 # calls of more tokens than this compute projections and gates again in backward instead of holding them
 RECOMPUTE_TOKENS = 512
@@ -96,11 +96,10 @@ class NeuralMemory(nn.Module):
 
     def initial_state(self, batch_size: int = 1, persistent: Tensor | None = None) -> NeuralMemoryState:
         """The state at which every document starts: M_0, or M after reading `persistent [N_p, hidden_size]`."""
-        weight = self.o_proj.weight
         if persistent is not None and persistent.shape[0] > 0:
             return self.update(persistent.unsqueeze(0)).as_start().expand(batch_size)
-        params = MemoryParams(tuple(self.memory_weights)).to(torch.promote_types(weight.dtype, torch.float32))
-        empty = weight.new_zeros(batch_size, self.conv_size - 1, self.num_heads * self.head_dim)
+        params = MemoryParams(tuple(self.memory_weights)).to(torch.promote_types(self.o_norm.dtype, torch.float32))
+        empty = self.o_norm.new_zeros(batch_size, self.conv_size - 1, self.num_heads * self.head_dim)
         memory = MemoryState.initial(params, batch_size).map(not_the_layers)
         return NeuralMemoryState(memory, dict.fromkeys(("q", "k", "v", "read"), empty))
 
@@ -187,6 +186,8 @@ class NeuralMemory(nn.Module):
         if state is None:
             raise ValueError("state is None; retrieve reads a state: give one, such as layer.initial_state(batch_size)")
         mask, reset = self._check(x, state, mask, reset, initial)
+        if x.shape[1] == 0:  # nothing is read, and no document begins
+            mask = reset = None
         padding = self._padding(mask, None)
         if padding is not None:
             x, reset = padding.compact(x), None if reset is None else padding.compact(reset & padding.mask)
@@ -299,8 +300,10 @@ class NeuralMemory(nn.Module):
         if not torch.is_grad_enabled():
             return False
         projections = [*projections, *(getattr(self, f"{n}_proj") for n in "qkvgo"), *self.gate_projections()]
-        convs = [getattr(self, f"{n}_conv1d").weight for n in "qkv" if self.conv_size > 1]
-        others = [*others, *self.parameters(recurse=False), *self.memory_weights, *convs]
+        convs = [getattr(self, f"{n}_conv1d") for n in "qkv" if self.conv_size > 1]
+        if not all(is_bare(conv, ShortConv) for conv in convs):
+            return False
+        others = [*others, *self.parameters(recurse=False), *self.memory_weights, *(conv.weight for conv in convs)]
         return takes_layer(x, projections, others, self.conv_size, self.network.depth, self.backend)
 
     def _compiled(self, *tensors: Tensor) -> bool:
@@ -368,7 +371,9 @@ class NeuralMemory(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Projection, short convolution, SiLU and, for q and k, unit norm; then the new tails."""
         y = [getattr(self, f"{n}_proj")(x) for n in names]
-        weights = [getattr(self, f"{n}_conv1d").weight for n in names] if self.conv_size > 1 else []
+        convs = [getattr(self, f"{n}_conv1d") for n in names] if self.conv_size > 1 else []
+        bare = all(is_bare(conv, ShortConv) for conv in convs)
+        weights = [conv.weight for conv in convs] if bare else []
         tails = tuple(t.to(y[0].dtype).expand(x.shape[0], -1, -1) for t in tails)
         unit = len(names.replace("v", ""))  # q and k have unit norm, v comes last
         if weights and lengths is None and reset is None and self._compiled(*y, *weights):
@@ -378,10 +383,15 @@ class NeuralMemory(nn.Module):
             ends = [torch.cat([t, p[:, -back:]], 1)[:, -back:] for t, p in zip(before, y, strict=True)]
             return *(p.unflatten(-1, (self.num_heads, self.head_dim)) for p in parts), *ends
         joined = torch.cat(y, -1)
-        if weights:
-            tail = torch.cat(tails, -1) if tails else None
+        if not bare:  # a hook or a wrapper: each module is called
+            befores, starts = tails or (None,) * len(y), fresh or (None,) * len(y)
+            each = zip(convs, y, befores, starts, strict=True)
+            called = [conv(part, before, lengths, reset, first) for conv, part, before, first in each]
+            convolved, tail = (torch.cat([pair[i] for pair in called], -1) for i in (0, 1))
+        elif weights:
+            given = torch.cat(tails, -1) if tails else None
             start = None if fresh is None else torch.cat(fresh, -1)
-            convolved, tail = short_conv(joined, torch.cat(weights, -1), tail, lengths, reset, start)
+            convolved, tail = short_conv(joined, torch.cat(weights, -1), given, lengths, reset, start)
         else:
             convolved, tail = joined, joined[:, :0]
         # Under autocast the float32 taps make the convolution float32. On a GPU the kernels take the narrow dtype.

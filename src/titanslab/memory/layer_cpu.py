@@ -177,7 +177,7 @@ def write(
     first = MemoryState.initial(params, 1) if initial is None else initial.memory
     first.check("initial", q, widths, {1, batch})
     if state is not None:
-        state.memory.check("state", q, widths, {batch})
+        state.memory.check("state", q, widths, {batch}, layer.chunk_size)
         before = state.memory.in_dtype(q.dtype)
     first = first.in_dtype(q.dtype)
     aligned = before is not None and is_aligned(x.shape[1], chunk_size, before.offset, None, None)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.memory.autograd import transformed
 from titanslab.memory.cpu import features
 from titanslab.memory.cpu.build import load
+from titanslab.memory.transforms import transformed
 
 
 def own_backward(x: Tensor) -> bool:

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from titanslab.memory.autograd import transformed
 from titanslab.memory.backends import choose, takes_step
 from titanslab.memory.chunked.op import chunked
 from titanslab.memory.config import BACKENDS
@@ -14,6 +13,7 @@ from titanslab.memory.recurrent import recurrent
 from titanslab.memory.reference import Gates, Tokens, reference
 from titanslab.memory.rows import fitting_chunk
 from titanslab.memory.state import MemoryState, check_shape
+from titanslab.memory.transforms import transformed
 
 
 def _layer_gates(
@@ -102,7 +102,9 @@ def neural_memory(
             if flags.dtype != torch.bool:
                 raise ValueError(f"{name} must be bool, got {flags.dtype}")
     if state is not None:
-        state.check("state", q, widths, {batch})
+        if not isinstance(state, MemoryState):
+            raise ValueError(f"state must be a MemoryState, got {type(state).__name__}; a layer's is in its .memory")
+        state.check("state", q, widths, {batch}, chunk_size)
     if initial is not None:
         initial.check("initial", q, widths, {1, batch})
 

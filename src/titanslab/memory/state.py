@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from titanslab.memory.network import MemoryParams
+from titanslab.memory.transforms import transformed
 
 
 def tree_map(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
@@ -52,6 +53,8 @@ def named_tensors(tree: Any, name: str = "") -> dict[str, Tensor]:
 
 def own_storage(tensor: Tensor) -> Tensor:
     """The tensor, copied if it is a view of a parameter or of a much larger tensor, which it would keep alive."""
+    if transformed():  # a tensor of torch.func has no storage
+        return not_the_layers(tensor)
     if tensor.untyped_storage().nbytes() > 4 * tensor.numel() * tensor.element_size():
         return tensor.clone()
     return not_the_layers(tensor)
@@ -180,21 +183,38 @@ class MemoryState(TensorTree):
         parts = (*self.weights, *self.momentum, *self.chunk_weights)
         return self if all(t.dtype == dtype for t in parts) else self.map(lambda t: t.to(dtype))
 
-    def check(self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int]) -> None:
-        """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]`."""
+    def check(
+        self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int], chunk_size: int | None = None
+    ) -> None:
+        """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]` and the chunk size."""
         if self.batch_size not in batches:
             raise ValueError(f"{name} holds {self.batch_size} rows, q has a batch of {q.shape[0]}")
         check_shape(f"{name}.offset", self.offset, (self.batch_size,), q)
         if self.offset.dtype != torch.int64:
             raise ValueError(f"{name}.offset must be int64, got {self.offset.dtype}")
+        self._check_offset(name, chunk_size)
         for part in ("weights", "momentum", "chunk_weights"):
             tensors = getattr(self, part)
-            if len(tensors) != len(widths):
-                raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {len(tensors)}")
+            if not isinstance(tensors, tuple | list) or len(tensors) != len(widths):
+                got = len(tensors) if isinstance(tensors, tuple | list) else type(tensors).__name__
+                raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {got}")
             for layer, (tensor, width) in enumerate(zip(tensors, widths, strict=True)):
                 check_shape(f"{name}.{part}[{layer}]", tensor, (self.batch_size, q.shape[2], *width), q)
                 if not tensor.is_floating_point():
                     raise ValueError(f"{name}.{part}[{layer}] must have a floating dtype, got {tensor.dtype}")
+
+    def _check_offset(self, name: str, chunk_size: int | None) -> None:
+        """On a CPU, where a look does not wait for a device: no running chunk is longer than the chunk size."""
+        offset = self.offset
+        unseen = offset.device.type != "cpu" or torch.compiler.is_compiling() or transformed()
+        if chunk_size is None or unseen or not offset.numel():
+            return
+        least, most = (int(end) for end in offset.aminmax())
+        if least < 0 or most >= chunk_size:
+            raise ValueError(
+                f"{name}.offset must be from 0 to {chunk_size - 1}, the tokens of a running chunk of chunk_size="
+                f"{chunk_size}, got {least}..{most}; is it the state of a layer with another chunk_size?"
+            )
 
     def at_boundary(self) -> "MemoryState":
         """The same memory; its current weights become the start of a new chunk."""

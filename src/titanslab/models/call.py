@@ -108,15 +108,23 @@ def read_mask(attention_mask: Tensor | None, batch: int, tokens: int, past: int)
     """The padding of the newest `tokens` columns of an attention mask; None where all of them are real.
 
     Raises:
-        ValueError: a mask that is not `[B, T]` or `[B, past + T]`.
+        ValueError: a mask that is not `[B, T]` or `[B, past + T]`, or whose numbers are added to scores.
     """
     if attention_mask is None:
         return None
+    if not isinstance(attention_mask, Tensor):
+        raise ValueError(f"attention_mask must be a tensor [{batch}, {tokens}], got {type(attention_mask).__name__}")
     shape = tuple(attention_mask.shape)
     if len(shape) != 2 or shape[0] != batch or shape[1] not in (tokens, past + tokens):
         longer = f" or [{batch}, {past + tokens}] with the past" if past else ""
         raise ValueError(f"attention_mask must have shape [{batch}, {tokens}]{longer}, got {list(shape)}")
-    mask = attention_mask[:, -tokens:].bool()
+    mask = attention_mask[:, -tokens:]
+    if mask.is_floating_point() and bool((mask < 0).any()):
+        raise ValueError(
+            "attention_mask has numbers below 0, as a mask that is added to scores; give one with 1 for tokens and 0 "
+            "for padding, as a tokenizer returns it"
+        )
+    mask = mask.bool()
     if bool(mask.all()):
         return None
     lengths = mask.sum(dim=1)

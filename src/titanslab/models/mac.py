@@ -1,9 +1,12 @@
 """MAC: memory as context. Read, attend, write, read (paper §4.1, eqs. 21-25)."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
 from titanslab.layers import Attention, MemoryGate, RMSNorm
+from titanslab.memory.backends import has_hooks
 from titanslab.memory.layer import recompute
 from titanslab.models.call import Call
 from titanslab.models.config import TitansConfig
@@ -39,6 +42,8 @@ class MemoryAsContext(Mixer):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, call: Call, state: MixerState | None = None, return_state: bool = False) -> Update:
+        if not torch.compiler.is_compiling():
+            self._warn_of_hooks()
         segments = Segments(self, self.norm(x), call, state, keep=return_state)
         written = segments.written  # of the segments that a kernel has walked over
         for s in segments:
@@ -51,6 +56,16 @@ class MemoryAsContext(Mixer):
         )
         o = self.o_proj(recompute(self._combine, y, normed, reads))
         return segments.in_rows(o), segments.state() if return_state else None
+
+    def _warn_of_hooks(self) -> None:
+        """MAC reads and writes its memory in steps of its own, so that no single call of it exists for a hook."""
+        for name in ("memory", "attention"):
+            if has_hooks(getattr(self, name)):
+                warnings.warn(
+                    f"a hook on the {name} of a MAC block is never called, because the block calls its parts in turn; "
+                    f"put the hook on the block or on a layer inside its {name}, such as q_proj or o_proj",
+                    stacklevel=2,
+                )
 
     def _combine(self, y: Tensor, normed: Tensor, reads: Tensor) -> Tensor:
         """The gate of attention and memory, from the reads `[B, T, H, D]` of the normalised tokens. Eq. 25."""

@@ -1,5 +1,6 @@
 """`TitansModel` and `TitansForCausalLM`: blocks, head and losses, as Hugging Face models."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from transformers.utils import can_return_tuple
 from titanslab.layers import RMSNorm, linear_cross_entropy
 from titanslab.memory.padding import Padding
 from titanslab.memory.state import own_storage
+from titanslab.memory.transforms import transformed
 from titanslab.models.block import TitansBlock
 from titanslab.models.cache import CACHE, TitansCache, either, renamed
 from titanslab.models.call import make_call, read_mask
@@ -158,8 +160,9 @@ class TitansModel(TitansPreTrainedModel):
     def _embedded(self, x: Tensor) -> Tensor:
         """The given embeddings; ValueError for other shapes and dtypes than the model's."""
         width, weight = self.config.hidden_size, self.embed_tokens.weight
-        if x.dim() != 3 or x.shape[2] != width:
-            raise ValueError(f"inputs_embeds must have shape [B, T, {width}], got {list(x.shape)}")
+        if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != width:
+            got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"inputs_embeds must have shape [B, T, {width}], got {got}")
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"inputs_embeds is {x.dtype}, the model {weight.dtype}; cast it: embeds.to(model.dtype)")
         return x
@@ -184,8 +187,9 @@ class TitansModel(TitansPreTrainedModel):
         last = None if cache is None else cache.document
         if ids is None:
             return None, last
-        if tuple(ids.shape) != shape:
-            raise ValueError(f"document_ids must have shape {list(shape)} like the tokens, got {list(ids.shape)}")
+        if not isinstance(ids, Tensor) or tuple(ids.shape) != shape:
+            got = list(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+            raise ValueError(f"document_ids must have shape {list(shape)} like the tokens, got {got}")
         if padding is not None:
             ids = padding.compact(ids)
         first = torch.zeros_like(ids[:, :1], dtype=torch.bool) if last is None else ids[:, :1] != last[:, None]
@@ -215,13 +219,21 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         """Generate tokens as every model of transformers does, after the `TitansCache` in `past_key_values` or `cache`.
 
         Raises:
-            ValueError: a cache with `use_cache=False`, with which every step would read all tokens again.
+            ValueError: a cache with `use_cache=False`, with which every step would read all tokens again, or a cache
+                that has read the whole prompt.
         """
         kwargs = renamed(kwargs)
         if kwargs.get(CACHE) is not None:
             if kwargs.get("use_cache") is False:
                 raise ValueError("use_cache=False and a cache do not go together; leave one of them out")
             kwargs["use_cache"] = True  # whatever a saved config says
+            prompt = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+            read = kwargs[CACHE].get_seq_length()
+            if isinstance(prompt, Tensor) and prompt.dim() == 2 and 0 < prompt.shape[1] == read:
+                raise ValueError(
+                    f"the prompt has {read} tokens, and the cache has read {read}: no token is left from which to "
+                    "generate; pass the text with new tokens, or new tokens alone with cache.continued()"
+                )
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(
@@ -230,6 +242,7 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         """As usual; new tokens belong to the document the prompt ended in."""
         kwargs["inputs_embeds"] = inputs_embeds  # generate() looks for this name in the signature
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # type: ignore[misc,arg-type]
+        check_left_padding(inputs)
         ids = inputs.get("document_ids")
         if ids is not None:
             cache = inputs.get(CACHE)
@@ -241,6 +254,16 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
                 ids = torch.cat((ids, ids[:, -1:].expand(-1, max(new, 0))), dim=1)
                 inputs["document_ids"] = ids[:, -given.shape[1] :]
         return inputs
+
+    def _check_checkpointing(self) -> None:
+        """ValueError where the write cost would have no gradient: reentrant checkpoints return outputs alone."""
+        block = self.model.layers[0]
+        how: Any = getattr(block, "_gradient_checkpointing_func", None)
+        if getattr(block, "gradient_checkpointing", False) and getattr(how, "keywords", {}).get("use_reentrant"):
+            raise ValueError(
+                "memory_write_cost has no gradient under gradient checkpointing with use_reentrant=True; give "
+                "gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
 
     @can_return_tuple
     def forward(
@@ -272,10 +295,12 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         `logits` is None. With `config.memory_write_cost`, in training and with labels, the loss holds that too.
         """
         remembers = self.config.variant != "attention"
+        with_stats = kwargs.pop("output_memory_stats", False)
         priced = remembers and self.training and labels is not None and self.config.memory_write_cost > 0
         hinted = self.training and labels is not None and block_targets is not None
         with_hidden, share = kwargs.pop("output_hidden_states", None), kwargs.pop("write_cost_share", 1.0)
-        with_stats = kwargs.pop("output_memory_stats", False)
+        if priced and torch.is_grad_enabled():
+            self._check_checkpointing()
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -290,9 +315,13 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden, items = outputs.last_hidden_state, kwargs.get("num_items_in_batch")
-        if labels is not None and labels.shape != hidden.shape[:2]:
-            raise ValueError(
-                f"labels must have shape {list(hidden.shape[:2])} like the tokens, got {list(labels.shape)}"
+        if labels is not None:
+            check_labels(labels, hidden, self.lm_head, logits_to_keep)
+        elif remembers and self.training and self.config.memory_write_cost > 0 and not with_stats:
+            warnings.warn(
+                "memory_write_cost adds nothing in a call without labels, as Trainer makes with label_smoothing_factor "
+                "or compute_loss_func; leave those out, set memory_write_cost=0, or add write_loss to your own loss",
+                stacklevel=2,
             )
         logits = loss = None
         if labels is not None and self.training and self.config.fused_loss:
@@ -323,8 +352,28 @@ class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
         )
 
 
+def check_labels(labels: Tensor, hidden: Tensor, head: nn.Module, logits_to_keep: int | Tensor) -> None:
+    """ValueError for labels that do not fit the outputs `hidden [B, T, hidden]`; on a CPU also for unknown tokens."""
+    shape = list(hidden.shape[:2])
+    if not isinstance(labels, Tensor) or list(labels.shape) != shape:
+        got = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must have shape {shape} like the tokens, got {got}")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64, got {labels.dtype}; cast them: labels.long()")
+    if isinstance(logits_to_keep, Tensor) or logits_to_keep:
+        raise ValueError("labels need the logits of all tokens, and logits_to_keep leaves some out; give one of them")
+    size, looks = getattr(head, "out_features", None), not (torch.compiler.is_compiling() or transformed())
+    if size is not None and looks and labels.device.type == "cpu" and labels.numel():
+        least, most = int(labels.masked_fill(labels == -100, 0).min()), int(labels.max())
+        if least < 0 or most >= size:
+            raise ValueError(f"labels must be -100 or within the vocabulary 0..{size - 1}, got {least}..{most}")
+
+
 def check_arguments(kwargs: dict[str, Any]) -> None:
     """Raise for arguments that would change nothing though they look as if they did."""
+    for name in ("seq_idx", "cu_seq_lens_q", "cu_seq_lens_k"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{name} is not an argument of Titans models; pass document_ids to mark packed documents")
     if kwargs.get("position_ids") is not None:
         raise ValueError(
             "position_ids is not an argument of Titans models: positions follow from attention_mask and "
@@ -332,3 +381,13 @@ def check_arguments(kwargs: dict[str, Any]) -> None:
         )
     if kwargs.get("output_attentions"):
         raise ValueError("output_attentions=True is not supported: attention weights are never formed")
+
+
+def check_left_padding(inputs: dict[str, Any]) -> None:
+    """ValueError where a prompt for generation ends in padding, whose outputs say nothing of the next token."""
+    mask = inputs.get("attention_mask")
+    given = inputs["input_ids"] if inputs.get("inputs_embeds") is None else inputs["inputs_embeds"]
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or given.shape[1] == 1:
+        return
+    if not torch.compiler.is_compiling() and not bool((mask[:, -1] != 0).all()):
+        raise ValueError("attention_mask ends in padding; pad prompts on the left: tokenizer.padding_side = 'left'")

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.autograd import Inputs, first_order
+from titanslab.memory.backends import is_bare
 from titanslab.memory.chunked.op import end_state, group_size, is_aligned, stack, state_bytes
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.build import LAYERS, fields, load
 from titanslab.memory.cpu.features import features, features_backward
 from titanslab.memory.layer import NORM_EPS
 from titanslab.memory.layer_cpu import join
+from titanslab.memory.norms import RMSNorm
 from titanslab.memory.state import MemoryState, NeuralMemoryState
 from titanslab.models.call import Call
 
@@ -55,6 +57,8 @@ def takes_walk(mixer: "MemoryAsContext", x: Tensor, call: Call, memory: MemorySt
     """
     layer, attention, length = mixer.memory, mixer.attention, mixer.segment_len
     if count < 1 or not call.learn or layer.theta_key_proj is not None:
+        return False
+    if not (is_bare(mixer.h_norm, RMSNorm) and is_bare(mixer.y_norm, RMSNorm)):
         return False
     others = [mixer.h_norm.weight, mixer.y_norm.weight, *memory.weights, *memory.momentum]
     if not layer.takes_pass(x[:, :length], [attention.q_proj, attention.k_proj, attention.v_proj], others):
