@@ -34,15 +34,16 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[P
     """
     path = Path(path)
     _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = made = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with naming(path):
             if callable(content):
-                content(temporary)
+                temporary.mkdir()  # a library may put a temporary file of its own beside the one that it writes
+                content(made := temporary / path.name)
             else:
-                temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-            sync(temporary)
-            os.replace(temporary, path)
+                made.write_bytes(content.encode() if isinstance(content, str) else content)
+            sync(made)
+            os.replace(made, path)
     finally:
         _remove(temporary)
 

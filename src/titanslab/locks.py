@@ -39,8 +39,8 @@ def only_writer(place: str | os.PathLike[str], name: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"{name} {str(place)!r} is being written by another process{holder or _holder(path, 0.5)}; wait for it, end "
-            "it, or give another place"
+            f"{name} {str(place)!r} is being written by another process{holder or _holder(path, 0.5)}; wait for it, "
+            "end it, or give another place"
         ) from None
     try:
         _sign(path)
