@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from pages import blocks
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
