@@ -5,9 +5,9 @@
     read_toml(path, "recipe")                       a TOML file as a dict
     checked(value, int, "recipe.toml: training.steps")      a value that was read already
 
-A schema is any type that msgspec knows: `int`, `str | None`, `dict[str, float]`, `tuple[int, list[int]]`, a dataclass, a
-`TypedDict` or a `msgspec.Struct`, with bounds such as `Annotated[int, msgspec.Meta(ge=1)]`. Nothing is converted, except
-that a whole number is taken where a float is asked for.
+A schema is any type that msgspec knows: `int`, `str | None`, `dict[str, float]`, `tuple[int, list[int]]`, a dataclass,
+a `TypedDict` or a `msgspec.Struct`, with bounds such as `Annotated[int, msgspec.Meta(ge=1)]`. Nothing is converted,
+except that a whole number is taken where a float is asked for.
 
 Every fault of the contents is a `DocumentError`, a ValueError with one line that names the file, the key, the value and
 the fix. A file that is missing or cannot be opened raises the OSError of the system, which names the file.
@@ -44,6 +44,10 @@ class DocumentError(ValueError):
     """A file or a text has contents that cannot be used. The message is one line."""
 
 
+class FormatError(DocumentError):
+    """The text is not JSON, or not TOML, at all."""
+
+
 def read_json(
     path: str | os.PathLike[str], kind: Any = Any, *, fix: str = "", finite: bool = True, limit: int = JSON_BYTES
 ) -> Any:
@@ -57,7 +61,8 @@ def read_json(
         limit: most bytes.
 
     Raises:
-        DocumentError: the contents cannot be used. OSError: the file is missing or cannot be read.
+        DocumentError: the contents cannot be used; `FormatError` where they are no JSON.
+        OSError: the file is missing or cannot be read.
     """
     return parse_json(_bytes(path, limit, fix), kind, origin=str(path), fix=fix, finite=finite)
 
@@ -76,7 +81,7 @@ def parse_json(
     except RecursionError:
         raise _too_deep(origin, fix) from None
     except ValueError as error:
-        raise DocumentError(f"{origin} is not valid JSON: {_brief(str(error), 200)}{_end(fix)}") from None
+        raise FormatError(f"{origin} is not valid JSON: {_brief(str(error), 200)}{_end(fix)}") from None
     _check_parts(value, origin, fix, finite)
     return value if kind is Any else checked(value, kind, origin, fix)
 
@@ -99,7 +104,7 @@ def parse_toml(text: str | bytes, *, origin: str, fix: str = "") -> dict[str, An
         raise _too_deep(origin, fix) from None
     except ValueError as error:
         kind = "a text file in UTF-8" if isinstance(error, UnicodeDecodeError) else "valid TOML"
-        raise DocumentError(f"{origin} is not {kind}: {_brief(str(error), 200)}{_end(fix)}") from None
+        raise FormatError(f"{origin} is not {kind}: {_brief(str(error), 200)}{_end(fix)}") from None
     _check_parts(table, origin, fix, finite=True)
     return table
 
@@ -157,7 +162,7 @@ def _check_parts(value: Any, origin: str, fix: str, finite: bool) -> None:
         elif item is not None:
             problem = f"must be text in quotes, got the {type(item).__name__} {item}"
         if problem:
-            raise DocumentError(f"{origin}: {_name(path) or 'the whole'} {problem}{_end(fix)}")
+            raise DocumentError(f"{_join(origin, _name(path))} {problem}{_end(fix)}")
 
 
 def _encodable(text: str) -> bool:
@@ -180,9 +185,9 @@ def _explain(text: str, value: Any, origin: str) -> str:
     """One line of msgspec about `value`, such as "Expected `int`, got `str` - at `$.a[0]`", in this project's words."""
     text, _, path = text.partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
-    where = f"{origin}: {path}" if path else origin
+    where = _join(origin, path)
     if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
-        return f"{origin}: {path}{'.' * bool(path)}{missing[1]} is missing"
+        return f"{_join(origin, f'{path}.{missing[1]}'.lstrip('.'))} is missing"
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
         return f"{where} has the unknown key {unknown[1]!r}"
     wanted = re.match(r"Expected `([^`]*)`(.*?)(?:, got .*)?$", text, re.DOTALL)
@@ -219,6 +224,10 @@ def _too_long(origin: str, limit: int, fix: str) -> DocumentError:
 
 def _too_deep(origin: str, fix: str) -> DocumentError:
     return DocumentError(f"{origin} has more than {DEPTH} tables and lists inside each other{_end(fix)}")
+
+
+def _join(origin: str, path: str) -> str:
+    return origin + path if path.startswith("[") else f"{origin}: {path}" if path else origin
 
 
 def _end(fix: str) -> str:

@@ -57,6 +57,8 @@ def find_files(source: str, name: str) -> list[Path]:
     elif glob.has_magic(source):
         inside = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         missing = f"no text, JSONL or parquet file matches the pattern {source!r}"
+    elif path.exists():
+        raise ValueError(f"{name}: {source!r} is a device or a pipe; give a file, or write its text to one")
     else:
         raise FileNotFoundError(f"{name}: {source!r} does not exist (looked for {path.absolute()})")
     found = [p for p in inside if p.is_file() and text_kind(p)]
