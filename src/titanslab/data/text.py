@@ -253,6 +253,10 @@ def _opened(path: Path, where: str, kind: str = "text") -> Iterator[tuple[IO[byt
                 or (isinstance(error, OSError) and error.errno is None)
             ):
                 reason = f"it does not decompress ({error})"
+            elif isinstance(error, RecursionError):
+                reason = "its JSON has too many tables and lists inside each other"
+            elif "integer string conversion" in str(error):
+                reason = "its JSON has a number of thousands of digits"
             else:
                 raise
             raise ValueError(f"{where} cannot be read as {kind}: {reason}; is it whole?") from error

@@ -239,7 +239,7 @@ class TitansConfig(PreTrainedConfig):
             raise ValueError(
                 f"memory_write_floor must be None or a number between 0 and 1, such as 1e-4, got {floor!r}"
             )
-        theta = (self.rope_parameters or {}).get("rope_theta")
+        theta: Any = (self.rope_parameters or {}).get("rope_theta")
         check_positive("rope_parameters: rope_theta", theta)
         if theta < 1:
             raise ValueError(f"rope_parameters: rope_theta must be a number of at least 1, got {theta!r}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titanslab.documents import read_json
 from titanslab.runs.checkpoints import last_complete
+from titanslab.runs.weights import check_model_files, difference
 
 if TYPE_CHECKING:
     import torch
@@ -101,14 +102,14 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     if folder != Path(name).expanduser():
         logger.warning("model %r is a run that has not finished; its newest checkpoint %s is loaded", str(name), folder)
     config = load_config(folder, **config_changes)
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
+    files = check_model_files(folder, config)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True, **SAFE
         )
     except Exception as error:
-        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
+        reason = _wrong_tensor(files, config) or _one_line(error)
+        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {reason}") from error
     model, report = loaded
     if missing := sorted(map(str, report.get("missing_keys", ()))):
         raise ValueError(
@@ -126,11 +127,8 @@ def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
 
     folder = find_model_folder(name)
     file = folder / "config.json"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(file)!r} is not valid JSON: {error}") from error
-    if not isinstance(values, dict) or "model_type" not in values:
+    values = read_json(file, finite=False)
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         raise ValueError(f"{str(file)!r} names no model_type; it is not a model's config")
     try:
         config, unknown = AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **SAFE, **changes)
@@ -146,6 +144,18 @@ def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     from titanslab.data import load_tokenizer
 
     return load_tokenizer(str(find_model_folder(name)))
+
+
+def _wrong_tensor(files: list[Path], config: PreTrainedConfig) -> str:
+    """The tensor whose shape is not that of a Titans model of this config, in words; "" where the shapes agree."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if config.model_type != "titans":
+        return ""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return difference(files, model.state_dict(), names_too=False)
 
 
 def _one_line(error: BaseException) -> str:
