@@ -43,10 +43,10 @@ def checksum(path: Path) -> str:
     """The XXH3 checksum of a file's bytes, 32 hexadecimal digits. It finds damage, and no change made on purpose."""
     import xxhash
 
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as stream:
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
+    digest, piece = xxhash.xxh3_128(), memoryview(bytearray(_PIECE))
+    with open(path, "rb", buffering=0) as stream:
+        while size := stream.readinto(piece):
+            digest.update(piece[:size])
     return digest.hexdigest()
 
 

@@ -8,7 +8,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titanslab.documents import read_json
+from msgspec import Struct
+
+from titanslab.documents import checked, read_json
 from titanslab.runs.checkpoints import last_complete
 from titanslab.runs.weights import check_model_files, difference
 
@@ -18,6 +20,18 @@ if TYPE_CHECKING:
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 logger = logging.getLogger(__name__)
+
+
+class _Config(Struct, rename={"attention": "attn_implementation", "own_attention": "_attn_implementation"}):
+    """Keys of every config.json that transformers uses without a check."""
+
+    attention: str | dict[str, str] | None = None
+    own_attention: str | dict[str, str] | None = None
+    dtype: str | dict[str, str] | None = None
+    torch_dtype: str | dict[str, str] | None = None
+    architectures: list[str] | None = None
+    transformers_version: str | None = None
+    quantization_config: dict[str, Any] | None = None
 
 
 def open_model(name: str | Path, device: str | torch.device = "auto") -> tuple[Any, Any]:
@@ -127,9 +141,10 @@ def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
 
     folder = find_model_folder(name)
     file = folder / "config.json"
-    values = read_json(file, finite=False)
-    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+    values = read_json(file, dict[str, Any], finite=False)
+    if not isinstance(values.get("model_type"), str):
         raise ValueError(f"{str(file)!r} names no model_type; it is not a model's config")
+    checked(values, _Config, str(file))
     try:
         config, unknown = AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **SAFE, **changes)
     except Exception as error:

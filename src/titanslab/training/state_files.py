@@ -66,7 +66,13 @@ class TrainerState(Struct):
     max_steps: int
     log_history: list[dict[str, Any]]
     train_batch_size: int | None = None
+    num_train_epochs: int | None = None
+    epoch: float | None = None
+    save_steps: float | None = None
+    logging_steps: float | None = None
+    eval_steps: float | None = None
     best_model_checkpoint: str | None = None
+    best_global_step: int | None = None
     best_metric: float | None = None
     total_flos: float = 0
     stateful_callbacks: dict[str, Any] = {}

@@ -130,6 +130,10 @@ class TitansTrainer(Trainer):
         else:
             state_files.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if not self.own_state:  # no precision of a recipe scales the loss, and the Trainer's file is a pickle
+            super()._load_scaler(checkpoint)
+
     def _save_rng_state(self, output_dir: str) -> None:
         state_files.save_random_state(self._random_state_file(output_dir))
 
