@@ -103,7 +103,7 @@ def test_a_pickle_in_the_place_of_weights_is_not_read(folder, tmp_path):
 
     (folder / SINGLE).unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match=r"holds no model\.safetensors; other formats are not read"):
+    with pytest.raises(ValueError, match=r"holds no .safetensors file of a model; other formats are not read"):
         load_model(folder)
     (folder / SINGLE).write_bytes(pickle.dumps(Trap()))
     with pytest.raises(ValueError, match="is not a whole safetensors file"):
@@ -130,3 +130,13 @@ def test_missing_and_strange_tensors_are_differences(folder):
     save_file(tensors | {"other": torch.zeros(1)}, folder / SINGLE)
     assert "'other'" in difference([folder / SINGLE], wanted)
     assert difference([folder / SINGLE], wanted, names_too=False) == ""
+
+
+@pytest.mark.parametrize(
+    "change", [{"bos_token_id": "x"}, {"temperature": -1.0}, {"eos_token_id": [1.5]}, {"top_p": 2.0}]
+)
+def test_a_generation_config_of_wrong_types_is_named(folder, change):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"generation_config\.json: {next(iter(change))}.*; correct it, or delete it"):
+        load_model(folder)

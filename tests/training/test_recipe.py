@@ -1,5 +1,6 @@
 """Recipes: typed, checked, written back as they were read."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -111,6 +112,33 @@ def test_what_is_wrong_is_named_with_the_fix(table, message):
     with pytest.raises(ValueError, match=message) as caught:
         parse_recipe(MINIMAL | table, origin="my.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("training.steps=2147483648", "training.steps must be a whole number of at most 2147483647"),
+        ("training.batch_size=9223372036854775808", "training.batch_size must be a whole number of at most"),
+        ("training.seed=4294967296", "training.seed must be a whole number of at most 4294967295"),
+        ("training.seed=" + "9" * 30, "training.seed: value must fit in 64 bits"),
+        ("training.weight_decay=1e308", "training.weight_decay must be a number of at most 1000"),
+        ("training.learning_rate=nan", "training.learning_rate: value must be a finite number, got nan"),
+        ("training.gradient_clip=inf", "value must be a finite number, got inf"),
+        ("data.task_share=0.0", "data.task_share must be a number above 0"),
+        ("data.sequence_length=2000000000", "tokens, and a forward pass takes"),
+        ("training.steps=" + "[" * 5000, "tables and lists inside each other"),
+        ("data.task_options=1979-05-27", "must be text in quotes, got the date"),
+    ],
+)
+def test_impossible_numbers_name_their_key(assignment, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        parse_recipe(MINIMAL, [assignment])
+    assert len(str(caught.value)) < 300
+
+
+def test_a_decay_that_changes_the_sign_of_weights_is_refused():
+    with pytest.raises(ValueError, match=r"training\.weight_decay = 200\.0 times training\.learning_rate = 0\.01"):
+        parse_recipe(MINIMAL, ["training.weight_decay=200", "training.learning_rate=0.01"])
 
 
 @pytest.mark.parametrize("assignment", ["steps=3", "training.steps", "=3", "x.y=1", "training.=1"])

@@ -147,7 +147,7 @@ def test_pickles_beside_missing_weights_are_refused_by_our_own_check(run, tmp_pa
     checkpoints.mark_complete(newest)
     step, said = resume()
     assert step == 2
-    assert "holds no model.safetensors" in said
+    assert "holds no .safetensors file" in said
     assert not (tmp_path / "unpickled").exists()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+FAR = 8  # times the parameters of the files: no model is made to find such a difference
 WAY_OUT = "save the model again, or copy the file again from its source"
 
 
@@ -41,7 +42,9 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        raise ValueError(f"model folder {str(folder)!r} holds no {SINGLE}; other formats are not read")
+        raise ValueError(
+            f"model folder {str(folder)!r} holds no .safetensors file of a model; other formats are not read"
+        )
     names = sorted(set(read_json(folder / INDEX, _Index, fix=WAY_OUT).weight_map.values()))
     for name in names:
         where = f"{str(folder / INDEX)!r} names the file {name[:80]!r}"
@@ -92,7 +95,7 @@ def check_model_files(folder: Path, config: Any) -> list[Path]:
     if own:
         from titanslab.models.cost import least_parameters
 
-        if (least := least_parameters(config)) > size:
+        if (least := least_parameters(config)) > FAR * size:  # what is nearer is told by the tensors' names and shapes
             raise ValueError(
                 f"the config in {str(folder)!r} describes at least {least:,} parameters, and its files hold {size:,}; "
                 "the config belongs to another model"
