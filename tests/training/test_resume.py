@@ -100,6 +100,7 @@ FAULTS = {
     "tokens": lambda c: change_json(c / "trainer_state.json", num_input_tokens_seen=-1),
     "trainer key": lambda c: change_json(c / "trainer_state.json", zz=1),
     "trainer null": lambda c: (c / "trainer_state.json").write_text("null"),
+    "config": lambda c: change_json(c / "config.json", vocab_size=""),
     "no states": lambda c: (c / "optimizer.safetensors").unlink(),
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from titanslab.models.config import TitansConfig
 from titanslab.runs import checkpoints
+from titanslab.runs.loading import read_config
 from titanslab.runs.weights import SINGLE, difference, weight_files
 from titanslab.training.state_files import check_states
 
@@ -43,6 +44,7 @@ def checkpoint_to_resume(output: Path, trainer: Any, say: Say) -> Path | None:
 def fault_inside(checkpoint: Path, model: Any) -> str:
     """Why the files of a checkpoint cannot be those of this model and of its optimiser, in words; "" if they can."""
     try:
+        read_config(checkpoint / "config.json")
         check_weights(checkpoint, model)
         check_states(checkpoint)
     except (ValueError, OSError) as error:
