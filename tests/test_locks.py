@@ -1,9 +1,12 @@
 """One writer a place: the second is refused and told who holds it, a killed one blocks nobody."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -68,6 +71,53 @@ def test_a_lock_of_another_content_blocks_nobody(tmp_path):
         (tmp_path / ".x.lock").write_text(content)
         with only_writer(tmp_path / "x", "x"):
             pass
+
+
+def test_one_that_waits_is_told_for_whom_and_goes_on(tmp_path):
+    first, said = start(tmp_path / "x"), []
+    threading.Timer(0.3, first.kill).start()
+    with only_writer(tmp_path / "x", "the place", waiting=said.append):
+        pass
+    first.communicate()
+    assert len(said) == 1
+    assert f"is being written by another process (process {first.pid} on " in said[0]
+
+
+@pytest.fixture
+def without_flock(monkeypatch):
+    """A file system such as a network's, that knows no locks."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(number):
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    return refuse
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_without_flock_the_file_itself_is_the_lock(tmp_path, without_flock):
+    without_flock(errno.ENOSYS)
+    with only_writer(tmp_path / "x", "x"):
+        assert f"process {os.getpid()} on {socket.gethostname()}" in refused(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    (tmp_path / ".x.lock").write_text(f"{killed.pid}\n{socket.gethostname()}\n")
+    with only_writer(tmp_path / "x", "x"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_cannot_lock_is_named(tmp_path, without_flock):
+    without_flock(errno.ENOLCK)
+    with (
+        pytest.raises(ValueError, match=r"x '.*' is on a file system that cannot lock files"),
+        only_writer(tmp_path / "x", "x"),
+    ):
+        pass
 
 
 def test_one_at_a_time_among_many(tmp_path):

@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -122,3 +124,21 @@ def test_progress_moves_inside_a_file(name, tmp_path, monkeypatch):
     assert seen == sorted(seen)
     assert seen[-1] <= 1
     assert len({round(share, 2) for share in seen}) > 4
+
+
+def test_two_processes_tokenise_a_text_once(text_file, tmp_path):
+    """The second waits for the first, which is made slow, and reads what it wrote."""
+    program = (
+        "import sys, time\nfrom titanslab.data import byte_tokenizer, open_corpus, tokenize\n"
+        "import titanslab.data.tokens as module\nfrom pathlib import Path\nmade, encode = [], module._encode\n"
+        "def slow(*a):\n    made.append(1); time.sleep(1); return encode(*a)\n"
+        "module._encode = slow\nnotes = []\n"
+        "tokens = tokenize(open_corpus(sys.argv[1]), byte_tokenizer(), cache=Path(sys.argv[2]),\n"
+        "                  progress=lambda done, total, note='': notes.append(note))\n"
+        "print(len(made), len(tokens), sum('waiting: token cache' in n for n in notes))\n"
+    )
+    words = [sys.executable, "-c", program, str(text_file), str(tmp_path / "cache")]
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(process.communicate()[0].strip() for process in both)
+    assert said in (["0 11 1", "1 11 0"], ["0 11 0", "1 11 0"])  # the latter if the second began after the first's end
+    assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -41,33 +41,36 @@ def ask(
     if not text.strip():
         raise ValueError('the question is empty; ask one: titans ask --memory book.memory "Who came to the door?"')
     template = read_template(template)
+    from contextlib import ExitStack
+
     from titanslab.cli.generate import TextWriter
     from titanslab.locks import only_writer
-    from titanslab.reading.files import check_save, load_reader
+    from titanslab.reading.files import check_place, check_save, load_reader
 
-    if save is not None:
-        check_save(save, overwrite=overwrite)
-    network, tokenizer, cache, folder = load_reader(model, memory, device)
-    from accelerate.utils import set_seed
+    with ExitStack() as held:
+        if save is not None:
+            check_place(save, "--save")
+            held.enter_context(only_writer(save, "--save"))
+            check_save(save, overwrite=overwrite)
+        network, tokenizer, cache, folder = load_reader(model, memory, device)
+        from accelerate.utils import set_seed
 
-    from titanslab.data.template import question_prompt
-    from titanslab.reading.answer import Manner, Sampling, answer
+        from titanslab.data.template import question_prompt
+        from titanslab.reading.answer import Manner, Sampling, answer
 
-    assert cache is not None
-    before = cache.learn
-    set_freeze(cache, learn)
-    set_seed(seed)
-    manner = Manner(template, max_new_tokens, temperature)
-    sampling = manner.sampling(network, Sampling())
-    prompt = question_prompt(tokenizer, text, template)
-    writer = TextWriter(tokenizer, sampling.max_new_tokens)
-    said, cache = answer(network, tokenizer, cache, prompt, sampling, writer)
-    if not said.strip():
-        print(f"titans: {empty_answer(prompt)}", file=sys.stderr)
-    if save is not None:
-        cache.learn = before
-        with only_writer(save, "--save"):
-            check_save(save, overwrite=overwrite)  # another process may have written it meanwhile
+        assert cache is not None
+        before = cache.learn
+        set_freeze(cache, learn)
+        set_seed(seed)
+        manner = Manner(template, max_new_tokens, temperature)
+        sampling = manner.sampling(network, Sampling())
+        prompt = question_prompt(tokenizer, text, template)
+        writer = TextWriter(tokenizer, sampling.max_new_tokens)
+        said, cache = answer(network, tokenizer, cache, prompt, sampling, writer)
+        if not said.strip():
+            print(f"titans: {empty_answer(prompt)}", file=sys.stderr)
+        if save is not None:
+            cache.learn = before
             cache.save(save, network, {"model": folder})
 
 

@@ -16,6 +16,7 @@ from titanslab.data.corpus import Corpus
 from titanslab.data.encode import TextEncoder
 from titanslab.documents import read_json
 from titanslab.files import write_whole
+from titanslab.locks import only_writer
 from titanslab.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,17 +59,29 @@ def tokenize(
 
     Raises:
         ValueError: the corpus holds no text.
+
+    A process that finds another one at work on the same tokens waits and reads them from the cache.
     """
-    encoder = TextEncoder(tokenizer)
+    report: Progress = progress or (lambda *_: None)
     folder = None if cache is None else _cache_folder(cache, corpus, tokenizer)
-    if folder is not None and folder.exists():
-        ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
-        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        return Tokens(ids, offsets, read_json(folder / "text.json", _Text).text_bytes)
+    if folder is None:
+        return _encode(corpus, tokenizer, report)
+    if folder.exists():
+        return _read(folder)
+    with only_writer(folder, "token cache", waiting=lambda busy: report(0, None, f"waiting: {busy}")):
+        if folder.exists():  # another process has written it meanwhile
+            return _read(folder)
+        tokens = _encode(corpus, tokenizer, report)
+        _write(folder, tokens)
+        return tokens
+
+
+def _encode(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, report: Progress) -> Tokens:
+    """`tokenize` without a cache."""
+    encoder = TextEncoder(tokenizer)
     parts, text_bytes = list[np.ndarray](), 0
     total = sum(path.stat().st_size for path in corpus.files) or None  # none for the hub
     before = 0
-    report: Progress = progress or (lambda *_: None)
     report(0, total)
     for place, texts in corpus.batches(BATCH_CHARACTERS):
         parts += encoder.documents(texts, partial(_report_share, report, before, place, total))
@@ -76,10 +89,7 @@ def tokenize(
         before = place
     if not parts:
         raise ValueError(corpus.describe_empty())
-    tokens = Tokens(np.concatenate(parts), np.cumsum([0, *map(len, parts)], dtype=np.int64), text_bytes)
-    if folder is not None:
-        _write(folder, tokens)
-    return tokens
+    return Tokens(np.concatenate(parts), np.cumsum([0, *map(len, parts)], dtype=np.int64), text_bytes)
 
 
 def _report_share(report: Progress, start: float, end: float, total: float | None, share: float) -> None:
@@ -95,6 +105,12 @@ def _cache_folder(cache: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBas
     return cache / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
+def _read(folder: Path) -> Tokens:
+    ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
+    offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+    return Tokens(ids, offsets, read_json(folder / "text.json", _Text).text_bytes)
+
+
 def _write(folder: Path, tokens: Tokens) -> None:
     def fill(temporary: Path) -> None:
         temporary.mkdir()
@@ -102,9 +118,4 @@ def _write(folder: Path, tokens: Tokens) -> None:
         np.save(temporary / "offsets.npy", tokens.offsets, allow_pickle=False)
         (temporary / "text.json").write_text(json.dumps({"text_bytes": tokens.text_bytes}))
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        write_whole(folder, fill)
-    except OSError:
-        if not folder.exists():  # otherwise another process wrote the same tokens first
-            raise
+    write_whole(folder, fill)

@@ -106,10 +106,12 @@ class Session:
         """Write the memory of the turns so far to another file, for `titans ask` or a new session.
 
         Raises:
-            ValueError: the file exists, its folder does not, or nothing was said yet.
+            ValueError: the file exists, another process writes it, its folder does not exist, or nothing was said yet.
         """
-        check_save(file, "/save")
-        self.cache.save(file, self.model, {"model": self.folder})
+        check_place(file, "/save")
+        with only_writer(file, "/save"):
+            check_save(file, "/save")
+            self.cache.save(file, self.model, {"model": self.folder})
 
 
 def open_session(file: Path | None, model: str | None, start: Path | None, device: str, manner: Manner) -> Session:
