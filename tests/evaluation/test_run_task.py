@@ -170,7 +170,7 @@ def test_a_broken_line_in_the_middle_is_named(cells, tokenizer, tmp_path):
     _run(cells, Reader(tokenizer), tokenizer, tmp_path, num_samples=2)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     (tmp_path / "results.jsonl").write_text("\n".join([lines[0], "{half", *lines[1:]]) + "\n")
-    with pytest.raises(ValueError, match="line 2 is not a result"):
+    with pytest.raises(ValueError, match=r"line 2 is not valid JSON.*; remove that line"):
         _run(cells, Reader(tokenizer), tokenizer, tmp_path)
 
 

@@ -7,12 +7,14 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from titanslab.data.corpus import Corpus
 from titanslab.data.encode import TextEncoder
+from titanslab.documents import read_json
 from titanslab.files import write_whole
 from titanslab.progress import Progress
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 BATCH_CHARACTERS = 2_000_000
 FORMAT_VERSION = 1
+
+
+class _Text(Struct):
+    text_bytes: Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def tokenize(
     if folder is not None and folder.exists():
         ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        return Tokens(ids, offsets, json.loads((folder / "text.json").read_text())["text_bytes"])
+        return Tokens(ids, offsets, read_json(folder / "text.json", _Text).text_bytes)
     parts, text_bytes = list[np.ndarray](), 0
     total = sum(path.stat().st_size for path in corpus.files) or None  # none for the hub
     before = 0
