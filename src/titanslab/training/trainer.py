@@ -15,7 +15,7 @@ from titanslab.training import state_files
 from titanslab.training.callbacks import CheckpointCallback
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe
-from titanslab.training.resume import check_weights as check_files
+from titanslab.training.resume import check_weights as check_weight_files
 from titanslab.training.sources import RunData, collator
 from titanslab.training.watchdog import check_step, check_weights
 
@@ -123,7 +123,7 @@ class TitansTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.own_state:  # the Trainer would take a pickle where the safetensors are missing
-            check_files(Path(resume_from_checkpoint), self.model if model is None else model)
+            check_weight_files(Path(resume_from_checkpoint), self.model if model is None else model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
