@@ -113,8 +113,6 @@ def test_empty_files_hold_no_document(tmp_path):
         ("bad.txt.gz", b"\x1f\x8b\x08\0 cut off", r"bad\.txt\.gz' cannot be read as text"),
         ("bad.txt.xz", lzma.compress(b"x" * 10_000)[:40], r"bad\.txt\.xz' cannot be read as text"),
         ("other.jsonl", b'{"body": "a"}\n', r"no column 'text'; its columns: body"),
-        ("mixed.jsonl", b'{"text": "a"}\n"b"\n', "entry 2 is a text, and those before it are objects; clean the data"),
-        ("mixed.jsonl", b'"b"\n{"text": "a"}\n', "entry 2 is an object, and those before it are texts"),
         ("number.jsonl", b'{"text": 3}\n', r"entry 1 has int in column 'text'"),
         ("data.csv", b"a,b\n", r"unknown kind; name it \.txt"),
     ],

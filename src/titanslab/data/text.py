@@ -125,16 +125,8 @@ def _running_texts(lines: io.TextIOWrapper, cut: str) -> Iterator[str]:
 
 
 def entry_texts(entries: Iterable[Any], column: str, where: str) -> Iterator[str]:
-    """The text in `column` of each entry, an object or the text itself; ValueError naming the entry without one.
-
-    All entries are of one kind: a text among objects is damage.
-    """
-    objects: bool | None = None
+    """The text in `column` of each entry, an object or the text itself; ValueError naming the entry without one."""
     for number, entry in enumerate(entries, 1):
-        objects = isinstance(entry, dict) if objects is None else objects
-        if isinstance(entry, dict | str) and isinstance(entry, dict) != objects:
-            kind, before = ("a text", "objects") if objects else ("an object", "texts")
-            raise ValueError(f"{where}, entry {number} is {kind}, and those before it are {before}; clean the data")
         text = entry.get(column) if isinstance(entry, dict) else entry
         if isinstance(text, str):  # JSON can name half a character, which no tokenizer takes
             yield text.encode("utf-8", "replace").decode("utf-8")
