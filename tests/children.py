@@ -1,8 +1,10 @@
-"""Commands in forked children of the test process: everything is imported already, so that one takes little time."""
+"""Commands in forked children of the test process, where everything is imported already; and waiting for a process."""
 
 import multiprocessing
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("fork") if sys.platform != "win32" else multiprocessing.get_context()
@@ -51,3 +53,12 @@ def _run(folder: Path, arguments: list[str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def wait_for_lines(process: subprocess.Popen, path: Path, count: int, seconds: float = 200) -> None:
+    """Wait until a file has `count` lines, the process that writes it has ended, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_text().count("\n") >= count:
+            return
+        time.sleep(0.02)

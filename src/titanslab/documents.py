@@ -117,6 +117,11 @@ def checked(value: Any, kind: Any, origin: str, fix: str = "") -> Any:
         raise DocumentError(_explain(str(error), value, origin) + _end(fix)) from None
 
 
+def reason(error: BaseException, longest: int = 300) -> str:
+    """The message of an error of another library in one line, cut to `longest` characters; its type if it has none."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
 def _bytes(path: str | os.PathLike[str], limit: int, fix: str) -> bytes:
     with open(path, "rb") as stream:
         data = stream.read(limit + 1)  # not the file's size: a pipe or a device has none

@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[P
     """
     path = Path(path)
     _remove_leftovers(path)
-    temporary = made = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = made = _temporary(path)
     try:
         with naming(path):
             if callable(content):
@@ -46,6 +46,17 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes | Callable[[P
             os.replace(made, path)
     finally:
         _remove(temporary)
+
+
+def remove_whole(path: Path) -> None:
+    """Delete a file or a folder, if it is there, so that a reader finds all of it or nothing.
+
+    What a killed process leaves of it is deleted by the next `write_whole` of the same path.
+    """
+    aside = _temporary(path)
+    with suppress(FileNotFoundError):
+        os.replace(path, aside)
+        _remove(aside)
 
 
 def put_in_place(made: Path, target: Path, last: str) -> None:
@@ -123,8 +134,13 @@ def sync(path: Path) -> None:
                 os.fsync(stream.fileno())
 
 
+def _temporary(path: Path) -> Path:
+    """The name under which this thread prepares `path`; `_remove_leftovers` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -162,6 +178,18 @@ def checksum(parts: Iterable[bytes | memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """The `checksum` of a file's bytes, which are read piece by piece."""
+
+    def pieces() -> Iterator[memoryview]:
+        piece = memoryview(bytearray(_PIECE))
+        with open(path, "rb", buffering=0) as stream:
+            while size := stream.readinto(piece):
+                yield piece[:size]
+
+    return checksum(pieces())
 
 
 def file_identity(path: str | os.PathLike[str] | None) -> list[Any]:

@@ -7,8 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
+from children import wait_for_lines
 from titanslab.training import trainer
 
 
@@ -111,12 +111,8 @@ def test_ctrl_c_keeps_the_running_step(titans, recipe_file, tmp_path):
     for name in ("training.steps=100000", "training.save_every=100000"):
         words += ["--set", name]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 200
     metrics = output / "metrics.jsonl"
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") >= 3:
-            break
-        time.sleep(0.02)
+    wait_for_lines(process, metrics, 3)
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=120)[1]
     assert process.returncode == 130, err

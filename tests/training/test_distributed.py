@@ -6,11 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from children import wait_for_lines
 from titanslab import TitansForCausalLM
 from titanslab.runs.checkpoints import last_complete
 from titanslab.training.recipe import parse_recipe
@@ -73,11 +73,8 @@ def test_two_processes_stop_at_the_same_step(table, tmp_path):
     path.write_text(parse_recipe(table).to_toml())
     words, environment = two_processes(path, tmp_path / "two", tmp_path)
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics, deadline = tmp_path / "two" / "metrics.jsonl", time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if metrics.exists() and metrics.read_text().count("\n") >= 3:
-            break
-        time.sleep(0.02)
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    wait_for_lines(process, metrics, 3)
     process.send_signal(signal.SIGTERM)
     out = process.communicate(timeout=120)[0]
     last = last_complete(tmp_path / "two" / "checkpoints")

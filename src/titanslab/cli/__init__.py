@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-# verb -> (module that defines `app`, a typer.Typer; its line in `titans --help`)
+# verb -> (module with a function or a typer.Typer of the verb's name; its line in `titans --help`)
 VERBS = {
     "quickstart": ("titanslab.cli.quickstart", "See a memory recall facts that a window cannot, in minutes."),
     "train": ("titanslab.cli.train", "Train a model from a recipe into a run folder."),

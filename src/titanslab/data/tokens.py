@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +16,8 @@ from msgspec import Meta, Struct
 
 from titanslab.data.corpus import Corpus
 from titanslab.data.encode import TextEncoder
-from titanslab.documents import read_json
-from titanslab.files import checksum, write_whole
+from titanslab.documents import read_json, reason
+from titanslab.files import checksum, remove_whole, write_whole
 from titanslab.locks import only_writer
 from titanslab.progress import Progress
 
@@ -32,7 +31,7 @@ IDS, OFFSETS, TEXT = "ids.npy", "offsets.npy", "text.json"
 
 class _Text(Struct):
     text_bytes: Annotated[int, Meta(ge=0)]
-    checksum: str | None = None  # of `_checksum`; caches of before have none
+    checksum: str | None = None  # of `_checksum`; caches of earlier releases have none
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,16 @@ def tokenize(
 ) -> Tokens:
     """Tokenise a corpus.
 
+    A process that finds another one at work on the same tokens waits and reads them from the cache. A cache that is
+    damaged is made again, and a warning says so. One of an earlier release, without a checksum, is checked as far as it
+    can be and used with a warning.
+
     Args:
         cache: a folder in which the result is kept and from which it is read the next time; None = no cache.
         progress: called with the bytes of files done and in all.
 
     Raises:
         ValueError: the corpus holds no text.
-
-    A process that finds another one at work on the same tokens waits and reads them from the cache.
-
-    A cache that is damaged is made again, and a warning says so; one of an earlier release, without a checksum, is
-    checked as far as it can be and used with a warning.
     """
     encoder = TextEncoder(tokenizer)
     report: Progress = progress or (lambda *_: None)
@@ -94,7 +92,7 @@ def _usable(folder: Path, encoder: TextEncoder, tokenizer: PreTrainedTokenizerBa
     if said and (alone or kept is not None):
         warnings.warn(said, stacklevel=3)
     if kept is None and alone:
-        _remove(folder)
+        remove_whole(folder)
     return kept
 
 
@@ -140,8 +138,7 @@ def _kept(folder: Path, dtype: np.dtype, vocab_size: int) -> tuple[Tokens | None
     except PermissionError:
         raise
     except Exception as error:  # of any library that reads the files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return None, f"the tokens in {folder} are damaged and are made again: {reason}"
+        return None, f"the tokens in {folder} are damaged and are made again: {reason(error, 200)}"
     remark = f"the tokens in {folder} carry no checksum: an earlier release wrote them; deleted, they are made again"
     return tokens, "" if proved else remark
 
@@ -163,19 +160,6 @@ def _read(folder: Path, dtype: np.dtype, vocab_size: int) -> tuple[Tokens, bool]
     elif text.checksum != _checksum(tokens):
         raise ValueError("they do not agree with their checksum")
     return tokens, text.checksum is not None
-
-
-def _remove(folder: Path) -> None:
-    """Remove a damaged cache; a temporary name of `write_whole` first, so that nobody finds a part of it."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        os.replace(folder, aside)
-    except FileNotFoundError:  # another process was faster
-        return
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        aside.unlink()
 
 
 def _write(folder: Path, tokens: Tokens) -> None:

@@ -21,7 +21,7 @@ from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
 
 FORMAT = "titans-cache"
 VERSION = "2"
-CHECKSUM = "checksum"  # "XXH3 of the tensors:XXH3 of the header and of the first"; files of before have none
+CHECKSUM = "checksum"  # "XXH3 of the tensors:XXH3 of the header and of the first"; files of earlier releases have none
 WAY_OUT = "read the text again, or restore the file from a copy"
 
 # Fields that decide the meaning of a state, besides a memory's options. Token ids, dtype and the rest may differ.

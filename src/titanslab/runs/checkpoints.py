@@ -11,15 +11,14 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from titanslab.documents import DocumentError, checked, read_json
-from titanslab.files import sync, write_whole
+from titanslab.files import file_checksum, sync, write_whole
 
 MARKER = "complete.json"
 _NAME = re.compile(r"checkpoint-([0-9]{1,18})$", re.ASCII)
-_PIECE = 1 << 20
 
 
 class FileFacts(Struct):
-    """The size of a file in bytes and the checksum of its contents; a marker of before has the size alone."""
+    """The size of a file in bytes and the checksum of its contents, which markers of earlier releases lack."""
 
     bytes: int
     xxh3: str | UnsetType = UNSET
@@ -34,20 +33,10 @@ def mark_complete(folder: Path) -> None:
     sync(folder)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MARKER)
     facts = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3": checksum(path)} for path in files
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3": file_checksum(path)}
+        for path in files
     }
     write_whole(folder / MARKER, json.dumps({"files": facts}, indent=1))
-
-
-def checksum(path: Path) -> str:
-    """The XXH3 checksum of a file's bytes, 32 hexadecimal digits. It finds damage, and no change made on purpose."""
-    import xxhash
-
-    digest, piece = xxhash.xxh3_128(), memoryview(bytearray(_PIECE))
-    with open(path, "rb", buffering=0) as stream:
-        while size := stream.readinto(piece):
-            digest.update(piece[:size])
-    return digest.hexdigest()
 
 
 def is_complete(folder: Path) -> bool:
@@ -74,7 +63,7 @@ def problem(folder: Path, *, contents: bool = True) -> str:
             size = path.stat().st_size
             if size != fact.bytes or not path.is_file():
                 return f"{name} has {size:,} bytes in the place of {fact.bytes:,}"
-            if contents and fact.xxh3 is not UNSET and checksum(path) != fact.xxh3:
+            if contents and fact.xxh3 is not UNSET and file_checksum(path) != fact.xxh3:
                 return f"{name} was changed after it was written: its checksum is another"
         except OSError as error:
             return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
@@ -84,7 +73,7 @@ def problem(folder: Path, *, contents: bool = True) -> str:
 
 
 def has_checksums(folder: Path) -> bool:
-    """Whether the marker of a whole checkpoint lists a checksum for each file; markers of before list sizes alone."""
+    """Whether the marker of a whole checkpoint lists a checksum for each file, as this release writes it."""
     return all(fact.xxh3 is not UNSET for fact in _facts(folder).values())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, Struct
 
-from titanslab.documents import checked, read_json
+from titanslab.documents import checked, read_json, reason
 from titanslab.runs.checkpoints import last_complete
 from titanslab.runs.weights import check_model_files, difference
 
@@ -150,8 +150,8 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
             folder, config=config, use_safetensors=True, output_loading_info=True, **SAFE
         )
     except Exception as error:
-        reason = _wrong_tensor(files, config) or _one_line(error)
-        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {reason}") from error
+        fault = _wrong_tensor(files, config) or _one_line(error)
+        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {fault}") from error
     model, report = loaded
     if missing := sorted(map(str, report.get("missing_keys", ()))):
         raise ValueError(
@@ -205,5 +205,5 @@ def _wrong_tensor(files: list[Path], config: PreTrainedConfig) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    kind, text = type(error).__name__, reason(error)
+    return kind if text == kind else f"{kind}: {text}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
-from titanslab.documents import read_json
+from titanslab.documents import read_json, reason
 
 if TYPE_CHECKING:
     import torch
@@ -68,8 +68,9 @@ def headers(files: list[Path]) -> Iterator[Header]:
                     part = held.get_slice(name)
                     yield Header(file, name, str(part.get_dtype()), tuple(part.get_shape()))
         except (SafetensorError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{str(file)!r} is not a whole safetensors file: {reason}; {WAY_OUT}") from None
+            raise ValueError(
+                f"{str(file)!r} is not a whole safetensors file: {reason(error, 200)}; {WAY_OUT}"
+            ) from None
 
 
 def check_model_files(folder: Path, config: Any) -> list[Path]:

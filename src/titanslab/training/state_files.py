@@ -19,7 +19,7 @@ import transformers
 from msgspec import Meta, Struct
 from safetensors.torch import load_file, save_file
 
-from titanslab.documents import checked, read_json
+from titanslab.documents import checked, read_json, reason
 from titanslab.files import write_whole
 from titanslab.runs.checkpoints import step_of
 from titanslab.runs.weights import headers
@@ -124,9 +124,10 @@ def check_states(folder: Path) -> None:
     Every file is checked by itself; `load_optimizer` compares them with the optimiser.
     """
     with _using(folder / TRAINER_JSON):
-        state = read_json(folder / TRAINER_JSON, TrainerState, finite=False)
+        table = read_json(folder / TRAINER_JSON, dict[str, Any], finite=False)
+        state = checked(table, TrainerState, str(folder / TRAINER_JSON))
         known = {field.name for field in dataclasses.fields(transformers.TrainerState)}
-        if unknown := read_json(folder / TRAINER_JSON, finite=False).keys() - known:
+        if unknown := table.keys() - known:
             raise ValueError(f"it has the unknown key {min(unknown)!r}")
         if state.global_step != (step := step_of(folder)):
             raise ValueError(f"global_step is {state.global_step} in the checkpoint of step {step}")
@@ -231,7 +232,7 @@ def _using(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
-            f"the state in {str(path)!r} is broken: {reason}; delete its folder to resume from the checkpoint before"
+            f"the state in {str(path)!r} is broken: {reason(error)}; delete its folder to resume from the checkpoint "
+            "before"
         ) from error

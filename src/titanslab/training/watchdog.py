@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 _WRAPPERS = re.compile(r"(_orig_mod|(_fsdp_wrapped_|_checkpoint_wrapped_)?module)\.")
-
-
 ADVICE = (
     "Training stopped. Try a lower training.learning_rate, more training.warmup_steps, a smaller "
     "training.gradient_clip or training.weight_decay, or fp32"
@@ -45,15 +43,19 @@ def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: 
 
 def check_weights(model: nn.Module, step: int) -> None:
     """Raise NonFiniteError if a parameter is not finite after `step`; called before the model is saved."""
-    if bad := [_name(name) for name, p in model.named_parameters() if not _all_finite(p.data)]:
-        raise NonFiniteError(
-            f"step {step}: parameter {bad[0]} is not finite after the step ({len(bad)} such parameters). {ADVICE}"
-        )
+    if parameters := _bad_parameters(model, "after"):
+        raise NonFiniteError(f"step {step}: {parameters}. {ADVICE}")
+
+
+def _bad_parameters(model: nn.Module, when: str) -> str:
+    """The first parameter that is not finite before or after the step, in words; "" if there is none."""
+    bad = [_name(name) for name, p in model.named_parameters() if not _all_finite(p.data)]
+    return f"parameter {bad[0]} is not finite {when} the step ({len(bad)} such parameters)" if bad else ""
 
 
 def _where(model: nn.Module, inputs: Mapping[str, Any]) -> str:
-    if bad := [_name(name) for name, p in model.named_parameters() if not _all_finite(p.data)]:
-        return f"parameter {bad[0]} is not finite before the step ({len(bad)} such parameters)"
+    if parameters := _bad_parameters(model, "before"):
+        return parameters
     if layer := first_bad_activation(model, inputs):
         return f"first layer with an output that is not finite: {layer}"
     if bad := [_name(n) for n, p in model.named_parameters() if p.grad is not None and not _all_finite(p.grad)]:
