@@ -5,7 +5,7 @@ import re
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -124,6 +124,7 @@ def tables(page: str, heading: str) -> list[list[list[str]]]:
 def kinds(annotation: Any) -> str:
     """A type as the tables write it."""
     text = annotation.__name__ if inspect.isclass(annotation) and not get_args(annotation) else str(annotation)
+    text = re.sub(r"^typing\.Optional\[(.*)\]$", r"\1", text)
     text = text.replace("tuple[float, float]", "two floats").replace(" | None", "").replace(" | ", " or ")
     return re.sub(r"(\w+\.)+|\[.*?\]+", "", text).replace("Sequence", "list")
 
@@ -137,6 +138,8 @@ def check_table(rows: list[list[str]], kind: Any, skipped: tuple[str, ...] = ())
     """Assert that the rows name every field of a dataclass, or parameter of a function, with type and default."""
     wanted = {name: p for name, p in inspect.signature(kind).parameters.items() if name not in skipped}
     assert [row[0].strip("`") for row in rows] == list(wanted)
+    recipe = kind in (ModelRecipe, DataRecipe, TrainingRecipe)
+    hints = get_type_hints(kind) if recipe else {}  # without the bounds of `Annotated`
     for row, parameter in zip(rows, wanted.values(), strict=True):
         name, kind_of, default, meaning = row
         value = parameter.default
@@ -145,7 +148,7 @@ def check_table(rows: list[list[str]], kind: Any, skipped: tuple[str, ...] = ())
             value = factories[parameter.name]()
         expected = {"required"} if value is parameter.empty else {f"`{shown(value)}`", f"`{shown(value).lower()}`"}
         assert default in expected | {"see the code"}, name
-        assert kind_of.replace("table", "dict") == kinds(parameter.annotation), name
+        assert kind_of.replace("table", "dict") == kinds(hints.get(parameter.name, parameter.annotation)), name
         assert meaning.endswith("."), name
 
 

@@ -72,6 +72,9 @@ def test_unexpected_errors_are_one_line_with_their_type(capsys):
         "titans: error: RuntimeError: odd thing (unexpected; TITANS_DEBUG=1 shows where)\n"
     )
     assert "lower the batch size" in errors.describe(MemoryError())
+    torch_says = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296000 bytes."
+    assert errors.describe(RuntimeError(torch_says)).startswith("out of memory: 4,000.0 GiB at once; lower the batch")
+    assert "out of memory" in errors.describe(RuntimeError("Storage size calculation overflowed with sizes=[9]"))
     assert errors.describe(PermissionError(13, "Permission denied", "/x")) == "'/x': Permission denied"
     assert len(errors.describe(ValueError("long " * 1000))) < 1000
     assert errors.exit_code(KeyboardInterrupt()) == 130

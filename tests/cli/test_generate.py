@@ -75,8 +75,12 @@ def damage(name):
         path.write_text(json.dumps(config | {"hidden_size": 32}))
 
     return {
-        "cut off": ("model.safetensors", truncate, "cannot be loaded"),
-        "no header": ("model.safetensors", lambda path: path.write_bytes(b"\xff" * 100), "cannot be loaded"),
+        "cut off": ("model.safetensors", truncate, "is not a whole safetensors file"),
+        "no header": (
+            "model.safetensors",
+            lambda path: path.write_bytes(b"\xff" * 100),
+            "is not a whole safetensors file",
+        ),
         "tensor missing": ("model.safetensors", drop_tensor, "parameters of the model, "),
         "no weights": ("model.safetensors", lambda path: path.unlink(), r"holds no .safetensors file"),
         "other shapes": ("config.json", change_config, "cannot be loaded"),

@@ -170,7 +170,7 @@ def test_a_broken_line_in_the_middle_is_named(cells, tokenizer, tmp_path):
     _run(cells, Reader(tokenizer), tokenizer, tmp_path, num_samples=2)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     (tmp_path / "results.jsonl").write_text("\n".join([lines[0], "{half", *lines[1:]]) + "\n")
-    with pytest.raises(ValueError, match="line 2 is not a result"):
+    with pytest.raises(ValueError, match=r"line 2 is not valid JSON.*; remove that line"):
         _run(cells, Reader(tokenizer), tokenizer, tmp_path)
 
 
@@ -253,3 +253,30 @@ def test_a_wide_table_is_cut_into_readable_ones():
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert text.count("100.0") == 6 * 12
     assert len(tables(summary, TASKS["babilong"], "official", "BABILong", 1000)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scores": [1]}, "scores must be a table, got list [1]"),
+        ({"scores": {}}, "scores must be"),
+        ({"scores": {"other": 1.0}}, "scores has other, and lines before"),
+        ({"scores": {"string_match": "x"}}, "scores[...] must be a number"),
+        ({"index": "x"}, "index must be a whole number, got str 'x'"),
+        ({"index": {}}, "index must be a whole number, got dict {}"),
+        ({"length": -1}, "length must be a whole number of at least 0"),
+        ({"depth": "x"}, "depth must be a number"),
+        ({"depth": 101}, "depth must be a number of at most 100"),
+        ({"task": None}, "task must be text"),
+        ({"output": None}, "output must be text"),
+    ],
+)
+def test_a_line_with_a_value_of_a_wrong_type_is_named(tmp_path, change, words):
+    whole = {"task": "niah_single_1", "length": 600, "index": 0, "depth": 5, "target": "a", "output": "b", "seconds": 1}
+    whole["scores"] = {"match": 1.0}
+    lines = [json.dumps(whole), json.dumps(whole | {"index": 1} | change)]
+    (tmp_path / "results.jsonl").write_text("".join(line + "\n" for line in lines))
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        read_records(tmp_path)
+    assert "results.jsonl, line 2" in str(caught.value)
+    assert str(caught.value).endswith("; remove that line or name another folder")

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.memory import MemoryNetwork, backends
-from titanslab.models.cost import cache_bytes, chunk_flops, cost, forward_flops
+from titanslab.models.cost import cache_bytes, chunk_flops, cost, forward_flops, least_parameters
 
 VARIANTS = ["lmm", "mal", "mag", "mac", "attention", "attention_conv"]
 OPTIONS = [
@@ -34,7 +34,9 @@ def small(variant: str, **overrides) -> TitansConfig:
 def test_parameters_and_cache_bytes_are_exact(variant, options):
     config = small(variant, **options)
     model = TitansForCausalLM(config).eval()
-    assert cost(config).parameters == sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.parameters())
+    assert cost(config).parameters == parameters
+    assert parameters / 2 < least_parameters(config) <= parameters
     for tokens in (5, 30):
         with torch.no_grad():
             cache = model(torch.zeros(2, tokens, dtype=torch.int64)).past_key_values

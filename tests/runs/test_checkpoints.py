@@ -1,5 +1,9 @@
 """Only whole checkpoints count."""
 
+import json
+
+import pytest
+
 from titanslab.runs import checkpoints
 
 
@@ -51,3 +55,49 @@ def test_the_newest_are_kept(tmp_path):
         make(tmp_path, step)
     checkpoints.keep_newest(tmp_path, 2)
     assert [path.name for path in checkpoints.all_checkpoints(tmp_path)] == ["checkpoint-20", "checkpoint-100"]
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[50] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_changed_byte_is_found_by_its_checksum(tmp_path):
+    path = make(tmp_path, 1)
+    assert checkpoints.problem(path) == ""
+    assert checkpoints.has_checksums(path)
+    damage(path / "model.safetensors")
+    assert checkpoints.is_complete(path)  # the size is the same
+    assert checkpoints.problem(path) == "model.safetensors was changed after it was written: its checksum is another"
+
+
+def test_a_marker_with_sizes_alone_still_counts(tmp_path):
+    path = make(tmp_path, 1)
+    (path / checkpoints.MARKER).write_text('{"model.safetensors": 100}')
+    assert checkpoints.problem(path) == ""
+    assert not checkpoints.has_checksums(path)
+    damage(path / "model.safetensors")
+    assert checkpoints.problem(path) == ""
+
+
+@pytest.mark.parametrize(
+    ("marker", "words"),
+    [
+        ("", "is not valid JSON"),
+        ("[]", "must be a table"),
+        ("{}", "lists no file"),
+        ('{"files": {}}', "lists no file"),
+        ('{"model.safetensors": "100"}', "must be a whole number"),
+        ('{"files": {"model.safetensors": {"bytes": null}}}', "must be a whole number"),
+        ('{"files": {"other": {"bytes": 1}}}', "other is missing"),
+        ('{"model.safetensors": 5}', "model.safetensors has 100 bytes in the place of 5"),
+        (json.dumps({"\0": 5}), "cannot exist"),
+        ("[" * 100_000, "tables and lists inside each other"),
+    ],
+)
+def test_a_damaged_marker_says_why(tmp_path, marker, words):
+    path = make(tmp_path, 1)
+    (path / checkpoints.MARKER).write_text(marker)
+    assert words in checkpoints.problem(path)
+    assert not checkpoints.is_complete(path)

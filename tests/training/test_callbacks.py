@@ -49,5 +49,5 @@ def test_a_resumed_run_pays_the_same(tmp_path):
 
 
 def test_a_negative_warmup_is_refused():
-    with pytest.raises(ValueError, match=r"training\.write_cost_warmup must be 0 or more"):
+    with pytest.raises(ValueError, match=r"training\.write_cost_warmup must be a whole number of at least 0"):
         parse_recipe(table(write_cost_warmup=-1))

@@ -71,6 +71,6 @@ def test_a_run_resumes_loss_for_loss(muon, tmp_path, monkeypatch):
 def test_sharded_parameters_are_refused(muon, tmp_path, monkeypatch):
     from titanslab.training.trainer import TitansTrainer
 
-    monkeypatch.setattr(TitansTrainer, "_own_state", property(lambda self: False))
+    monkeypatch.setattr(TitansTrainer, "own_state", property(lambda self: False))
     with pytest.raises(ValueError, match=r'training\.optimizer is "muon", which needs whole matrices'):
         train(muon, tmp_path / "run")

@@ -1,5 +1,6 @@
 """Recipes: typed, checked, written back as they were read."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -80,20 +81,26 @@ def test_model_fields_can_be_assigned_and_the_last_one_wins():
         ({"training": {"steps": "ten"}}, r"training\.steps must be a whole number, got str 'ten'"),
         ({"training": {"steps": True}}, r"training\.steps must be a whole number, got bool True"),
         ({"training": {"steps": 2.5}}, r"training\.steps must be a whole number, got float 2\.5"),
-        ({"training": {"report_to": [1]}}, r"training\.report_to must be a list of text"),
-        ({"data": {"train": 3}}, r"data\.train must be text or a list of text, got int 3"),
+        ({"training": {"report_to": [1]}}, r"training\.report_to\[0\] must be text, got int 1"),
+        ({"data": {"train": 3}}, r"data\.train must be text or a list, got int 3"),
         ({"training": 5}, r"training must be a section"),
-        ({"training": {"steps": 0}}, r"training\.steps must be 1 or more, got 0"),
-        ({"training": {"learning_rate": 0.0}}, r"training\.learning_rate must be above 0"),
-        ({"training": {"beta1": 1.0}}, r"training\.beta1 must be at least 0 and below 1"),
+        ({"training": {"steps": 0}}, r"training\.steps must be a whole number of at least 1, got int 0"),
+        ({"training": {"learning_rate": 0.0}}, r"training\.learning_rate must be a number above 0\.0, got float 0\.0"),
+        ({"training": {"beta1": 1.0}}, r"training\.beta1 must be a number below 1\.0"),
         ({"training": {"schedule": "cosin"}}, r"; allowed: cosine, linear, constant; did you mean 'cosine'\?"),
         ({"training": {"precision": "fp8"}}, r"allowed: fp32, bf16"),
         ({"training": {"eval_every": 5}}, r"training\.eval_every needs data\.validation"),
         ({"data": {}}, r"data\.train is missing"),
         ({"data": {"train": "x"}, "model": {"template": "no"}}, r"model\.template must hold \{question\} once"),
-        ({"data": {"train": "x"}, "model": {"max_new_tokens": 0}}, r"model\.max_new_tokens must be 1 or more"),
-        ({"data": {"train": "x"}, "model": {"temperature": -1.0}}, r"model\.temperature must be 0 or more"),
-        ({"data": {"train": "a", "sequence_length": 1}}, r"data\.sequence_length must be at least 2"),
+        (
+            {"data": {"train": "x"}, "model": {"max_new_tokens": 0}},
+            r"model\.max_new_tokens must be a whole number of at least 1",
+        ),
+        (
+            {"data": {"train": "x"}, "model": {"temperature": -1.0}},
+            r"model\.temperature must be a number of at least 0",
+        ),
+        ({"data": {"train": "a", "sequence_length": 1}}, r"data\.sequence_length must be a whole number of at least 2"),
         ({"data": {"train": "a", "tokenizer": ""}}, r"data\.tokenizer is empty"),
         ({"data": {"train": "a", "task_share": 0.5}}, r"need data\.task"),
         ({"data": {"train": "a", "task": "recall"}}, r"task_share is 1\.0"),
@@ -105,6 +112,33 @@ def test_what_is_wrong_is_named_with_the_fix(table, message):
     with pytest.raises(ValueError, match=message) as caught:
         parse_recipe(MINIMAL | table, origin="my.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("training.steps=2147483648", "training.steps must be a whole number of at most 2147483647"),
+        ("training.batch_size=9223372036854775808", "training.batch_size must be a whole number of at most"),
+        ("training.seed=4294967296", "training.seed must be a whole number of at most 4294967295"),
+        ("training.seed=" + "9" * 30, "training.seed: value must fit in 64 bits"),
+        ("training.weight_decay=1e308", "training.weight_decay must be a number of at most 1000"),
+        ("training.learning_rate=nan", "training.learning_rate: value must be a finite number, got nan"),
+        ("training.gradient_clip=inf", "value must be a finite number, got inf"),
+        ("data.task_share=0.0", "data.task_share must be a number above 0"),
+        ("data.sequence_length=2000000000", "tokens, and a forward pass takes"),
+        ("training.steps=" + "[" * 5000, "tables and lists inside each other"),
+        ("data.task_options=1979-05-27", "must be text in quotes, got the date"),
+    ],
+)
+def test_impossible_numbers_name_their_key(assignment, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        parse_recipe(MINIMAL, [assignment])
+    assert len(str(caught.value)) < 300
+
+
+def test_a_decay_that_changes_the_sign_of_weights_is_refused():
+    with pytest.raises(ValueError, match=r"training\.weight_decay = 200\.0 times training\.learning_rate = 0\.01"):
+        parse_recipe(MINIMAL, ["training.weight_decay=200", "training.learning_rate=0.01"])
 
 
 @pytest.mark.parametrize("assignment", ["steps=3", "training.steps", "=3", "x.y=1", "training.=1"])

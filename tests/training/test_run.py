@@ -359,9 +359,14 @@ def test_nothing_is_written_when_something_is_wrong(table, tmp_path):
         (["model.hidden_size=15"], "hidden_size must be a multiple"),
         (["model.vocab_size=100"], "vocab_size is 100, but the tokenizer 'byte' has 259"),
         (["data.tokenizer=missing.json"], r"missing\.json"),
+        (["data.train=/dev/null"], r"'/dev/null' is a device or a pipe; give a file"),
+        (
+            ["model.hidden_size=1000000"],
+            r"describes at least [\d,]+ parameters, which take [\d,]+ GiB, and this machine",
+        ),
         (["training.report_to=['nosuch']"], r"training\.report_to names 'nosuch'; the Trainer can report to"),
     ):
-        with pytest.raises((ValueError, FileNotFoundError), match=message):
+        with pytest.raises((ValueError, FileNotFoundError, MemoryError), match=message):
             train(parse_recipe(table, changes), output)
         assert not output.exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,10 @@ import typer
 
 FAILED, INTERRUPTED = 2, 130
 LONGEST = 600
+LESS = "lower the batch size, the context length or the model's size"
+ALLOCATION = re.compile(
+    r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes|Storage size calculation overflowed|multiplication overflow"
+)
 # ClickException, of typer's own copy of click or of the installed click
 CLICK_ERROR: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
@@ -71,9 +76,11 @@ def describe(error: BaseException) -> str:
         return f"{error.filename!r}: {error.strerror}"
     if len(text) > LONGEST:
         text = text[:LONGEST] + " ..."
+    if allocation := ALLOCATION.search(text):  # torch raises RuntimeError for the CPU's memory
+        size = f"{int(allocation[1]) / 2**30:,.1f} GiB at once" if allocation[1] else "a tensor beyond any memory"
+        return f"out of memory: {size}; {LESS}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        fix = "lower the batch size, the context length or the model's size"
-        return f"out of memory: {text or 'no detail'}; {fix}"
+        return f"out of memory: {text or 'no detail'}; {LESS}"
     if isinstance(error, ValueError | FileNotFoundError | ImportError | FloatingPointError | ConnectionError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text} (unexpected; TITANS_DEBUG=1 shows where)"

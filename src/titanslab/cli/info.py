@@ -53,9 +53,7 @@ def info(
 
 def read_config(path: Path) -> Any:
     """The config at `path`: a config.json, a model or run folder, or a recipe; else ValueError."""
-    from transformers import AutoConfig
-
-    from titanslab.runs.loading import find_model_folder
+    from titanslab.runs.loading import find_model_folder, read_config
 
     if path.suffix == ".toml":
         from titanslab.training.model import model_config
@@ -67,9 +65,7 @@ def read_config(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"--config {str(path)!r} does not exist (looked for {path.absolute()})")
     try:
-        return AutoConfig.from_pretrained(
-            path if path.is_file() else find_model_folder(path), trust_remote_code=False, local_files_only=True
-        )
+        return read_config(path if path.is_file() else find_model_folder(path) / "config.json")
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"--config {str(path)!r} is not a model's config: {error}") from error
 

@@ -68,6 +68,8 @@ def find_files(source: str, name: str) -> list[Path]:
     elif glob.has_magic(source):
         inside = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         missing = f"no text, JSONL or parquet file matches the pattern {source!r}"
+    elif path.exists():
+        raise ValueError(f"{name}: {source!r} is a device or a pipe; give a file, or write its text to one")
     else:
         raise FileNotFoundError(f"{name}: {source!r} does not exist (looked for {path.absolute()})")
     found = [p for p in inside if p.is_file() and text_kind(p)]
@@ -262,6 +264,10 @@ def _opened(path: Path, where: str, kind: str = "text") -> Iterator[tuple[IO[byt
                 or (isinstance(error, OSError) and error.errno is None)
             ):
                 reason = f"it does not decompress ({error})"
+            elif isinstance(error, RecursionError):
+                reason = "its JSON has too many tables and lists inside each other"
+            elif "integer string conversion" in str(error):
+                reason = "its JSON has a number of thousands of digits"
             else:
                 raise
             raise ValueError(f"{where} cannot be read as {kind}: {reason}; is it whole?") from error

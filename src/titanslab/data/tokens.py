@@ -7,12 +7,14 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from msgspec import Meta, Struct
 
 from titanslab.data.corpus import Corpus
 from titanslab.data.encode import TextEncoder
+from titanslab.documents import read_json
 from titanslab.files import write_whole
 from titanslab.locks import only_writer
 from titanslab.progress import Progress
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 BATCH_CHARACTERS = 2_000_000
 FORMAT_VERSION = 1
+
+
+class _Text(Struct):
+    text_bytes: Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def _cache_folder(cache: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBas
 def _read(folder: Path) -> Tokens:
     ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
     offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-    return Tokens(ids, offsets, json.loads((folder / "text.json").read_text())["text_bytes"])
+    return Tokens(ids, offsets, read_json(folder / "text.json", _Text).text_bytes)
 
 
 def _write(folder: Path, tokens: Tokens) -> None:

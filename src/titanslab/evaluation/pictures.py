@@ -75,6 +75,8 @@ def heat_map(records: Sequence[dict[str, Any]], task: Task, path: Path) -> None:
     size = (DEPTH_BINS if by_depth else len(names), len(lengths))
     panels = names if by_depth else [task.title]
     sums, counts = np.zeros((len(panels), *size)), np.zeros((len(panels), *size))
+    if by_depth and any(record.get("depth") is None for record in records):
+        raise ValueError(f"a result of {task.name} has no depth, which its picture needs; ask that sample again")
     for record in records:
         number = names.index(record["task"])
         row = min(DEPTH_BINS - 1, int(record["depth"] * DEPTH_BINS / 100)) if by_depth else number

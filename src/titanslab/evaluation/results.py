@@ -2,17 +2,38 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta, Struct
+
+from titanslab.documents import checked, parse_json, read_json
 from titanslab.files import fingerprint, write_whole
 from titanslab.locks import only_writer
 from titanslab.tasks.sample import Cell, TaskSample
 
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
 CELLS = "cells"  # key in settings.json of the settings of each cell
+OTHER = "name another output folder"
+Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+
+
+class Record(Struct):
+    """A line of results.jsonl as far as tables and pictures depend on it."""
+
+    task: Annotated[str, Meta(min_length=1)]
+    length: Count
+    index: Count
+    target: str
+    output: str
+    scores: Annotated[dict[str, Annotated[float, Meta(ge=-1e9, le=1e9)]], Meta(min_length=1)]
+    depth: Annotated[float, Meta(ge=0, le=100)] | None = None
+    prompt_tokens: Count | None = None
+    seconds: float = 0.0
+
+
 MAX_CELL_TOKENS = 1 << 24  # the samples of a cell with more tokens are not kept
 
 
@@ -38,13 +59,10 @@ def open_results(
         settings, cells = json.loads(json.dumps([settings, cells], default=str))
         known, before = folder / SETTINGS, {**settings, CELLS: {}}
         if known.exists():
-            try:
-                before = {CELLS: {}, **json.loads(known.read_text(encoding="utf-8"))}
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{known} is not a JSON object; name another output folder") from error
+            before = {CELLS: {}, **read_json(known, dict[str, Any], fix=OTHER, finite=False)}
         elif (folder / RESULTS).exists():
             raise ValueError(f"output {folder} has {RESULTS} but no {SETTINGS}; name another folder")
-        kept = before.pop(CELLS)
+        kept = checked(before.pop(CELLS), dict[str, dict[str, Any]], f"{known}: {CELLS}", OTHER)
         _refuse_changes(folder, "", before, settings)
         for name in cells.keys() & kept.keys():
             _refuse_changes(folder, f" of {name}", kept[name], cells[name])
@@ -71,16 +89,16 @@ def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
     if repair and whole < len(data):
         os.truncate(path, whole)
     records: dict[tuple[str, int, int], dict[str, Any]] = {}
+    names: dict[str, Set[str]] = {}  # task -> names of its scores
     for number, line in enumerate(data[:whole].decode(errors="replace").split("\n")[:-1], 1):
-        try:
-            record = json.loads(line)
-            key = record["task"], record["length"], record["index"]
-            _ = record["scores"]
-        except (ValueError, KeyError, TypeError) as error:
+        where, fix = f"{path}, line {number}", "remove that line or name another folder"
+        record = parse_json(line, origin=where, fix=fix)
+        facts = checked(record, Record, where, fix)
+        if facts.scores.keys() != (first := names.setdefault(facts.task, facts.scores.keys())):
             raise ValueError(
-                f"{path}, line {number} is not a result; remove that line or name another folder"
-            ) from error
-        records.setdefault(key, record)
+                f"{where}: scores has {', '.join(facts.scores)}, and lines before {', '.join(first)}; {fix}"
+            )
+        records.setdefault((facts.task, facts.length, facts.index), record)
     return list(records.values())
 
 
@@ -98,7 +116,8 @@ def _brief(value: Any) -> str:
     """A setting as text; for the identity of files their number, size, hash and first name."""
     if value is None or value == ["None"]:
         return "none"
-    if isinstance(value, list) and value and all(isinstance(part, list) and len(part) == 3 for part in value):
+    files = isinstance(value, list) and value and all(isinstance(part, list) and len(part) == 3 for part in value)
+    if files and all(isinstance(one, kind) for part in value for one, kind in zip(part, (str, int, str), strict=True)):
         names = sorted({part[0] for part in value} - {"."})
         size = f"{sum(part[1] for part in value):,} bytes, {value[0][2][:8]}"
         return f"{len(value)} file{'s' * (len(value) > 1)} of {size}" + (f", {names[0]} ..." if names else "")
@@ -119,9 +138,9 @@ def kept_samples(folder: Path, cell: Cell, count: int) -> list[TaskSample]:
     for line in text.split("\n")[:-1]:
         try:
             sample = TaskSample.from_json(line)
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             break
-        if sample.index != len(samples):
+        if (sample.task, sample.length, sample.index) != (cell.task, cell.length, len(samples)):
             break
         samples.append(sample)
     if len(samples) < count:

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from titanslab.documents import parse_json
 from titanslab.experiments import asking
 from titanslab.experiments.study import MAIN, Ask, Study, load_study
 from titanslab.locks import only_writer
@@ -58,8 +59,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        values = json.loads(text)
-        return cls(**{**values, "changes": tuple(values["changes"])})
+        return parse_json(text, cls, origin="JOB")
 
     @property
     def name(self) -> str:

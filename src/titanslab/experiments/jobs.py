@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
+from titanslab.documents import DocumentError, parse_json
 from titanslab.experiments import asking
 from titanslab.experiments.job import LOG, Job
 from titanslab.experiments.report import say
@@ -110,11 +112,19 @@ class _Work:
         return trained + sum(min(whole, _answered(self.folder / name)) for name, whole in self.answers.items())
 
 
+class _Step(Struct):
+    step: int
+
+
+class _Sample(Struct):
+    length: int
+
+
 def _last_step(run: Path) -> int:
     """Number of the last step in a run's log."""
     for line in reversed(_lines(run / "metrics.jsonl")):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            return json.loads(line)["step"]
+        with contextlib.suppress(DocumentError):
+            return parse_json(line, _Step, origin="metrics", finite=False).step
     return 0
 
 
@@ -122,8 +132,8 @@ def _answered(folder: Path) -> int:
     """Tokens of the answered samples."""
     found = 0
     for line in _lines(folder / "results.jsonl"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            found += max(1, json.loads(line)["length"])
+        with contextlib.suppress(DocumentError):
+            found += max(1, parse_json(line, _Sample, origin="results").length)
     return found
 
 

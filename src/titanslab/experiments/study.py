@@ -16,12 +16,12 @@ The rows, stages and base at the top level form the set `main`. Tables are merge
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from titanslab.documents import checked, read_toml
 from titanslab.models.config import nearest
 from titanslab.training.recipe import SECTIONS, Recipe, parse_recipe
 from titanslab.training.settings import build_settings, read_assignment
@@ -201,7 +201,7 @@ class Study:
         """
         found = []
         for stage, table in zip(stages, self.sets[set_name].tables(row, stages), strict=True):
-            own_seed = table.get("training", {}).get("seed", 0) + seed
+            own_seed = checked(table.get("training", {}).get("seed", 0), int, f"{self.path}: training.seed") + seed
             table = merged(table, {"training": {"seed": own_seed}})
             wanted = [
                 assignment
@@ -241,11 +241,7 @@ def load_study(name: str) -> Study:
             f"study {name!r} is neither a study of this package nor a file; "
             f"give {', '.join(known)} or the path of a TOML file"
         )
-    try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"study {str(path)!r} is not valid TOML: {error}") from error
-    return _parse(table, path)
+    return _parse(read_toml(path, "study"), path)
 
 
 def split_change(change: str) -> tuple[str, str]:
@@ -315,7 +311,7 @@ def _parse(table: dict[str, Any], path: Path) -> Study:
 
 def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str) -> RowSet:
     where = "" if name == MAIN else f"sets.{name}."
-    base = merged(below, part.get("base", {}))
+    base = merged(below, checked(part.get("base", {}), dict[str, dict[str, Any]], f"{origin}: {where}base"))
     _known_keys(base, tuple(SECTIONS), origin, f"{where}base")
     rows = {row: build_settings(Row, own, f"{where}rows.{row}", origin) for row, own in _tables(part, "rows", origin)}
     stages = {

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from titanslab.documents import read_json
+from titanslab.evaluation.results import read_records
 from titanslab.evaluation.table import summarise
 from titanslab.experiments import asking
 from titanslab.experiments.report import picture
 from titanslab.experiments.study import MAIN, Ask, Paper, Study
 from titanslab.tasks.sample import length_label
+from titanslab.training.picture import metric_lines
 
 MEMORY_OFF = ", memory off"
 PAPER = ", the paper"
@@ -62,14 +64,14 @@ def _seed(folder: Path) -> int:
 
 def training(run: Path) -> dict[str, Any]:
     """Steps, tokens, seconds (over all sessions), losses, recipe and versions of a run."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = metric_lines(run / "metrics.jsonl")
     logged = [line for line in lines if "loss" in line]
     seconds, before = 0.0, 0
     for line in logged:
         if line.get("tokens_per_second"):
             seconds += (line["tokens"] - before) / line["tokens_per_second"]
         before = line["tokens"]
-    result = json.loads((run / "result.json").read_text())
+    result = read_json(run / "result.json", dict[str, Any], fix="train this stage again")
     return {
         "steps": result["steps"],
         "tokens": result["tokens"],
@@ -77,7 +79,7 @@ def training(run: Path) -> dict[str, Any]:
         "final_loss": result["loss"],
         "losses": [[line["step"], round(line["loss"], 4)] for line in logged],
         "recipe": (run / "recipe.toml").read_text(),
-        "versions": json.loads((run / "versions.json").read_text()),
+        "versions": read_json(run / "versions.json", dict[str, Any]),
     }
 
 
@@ -100,8 +102,7 @@ def _cells(folder: Path) -> list[dict[str, Any]]:
     path = folder / "results.jsonl"
     if not path.exists():
         return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-    records = [json.loads(line) for line in whole]
+    records = read_records(folder)
     seconds: dict[tuple[str, int], float] = {}
     for record in records:
         key = (record["task"], record["length"])

@@ -9,6 +9,9 @@ from titanslab.memory.network import MemoryNetwork
 BACKENDS = ("reference", "recurrent", "chunked", "triton")
 # These options decide how a memory starts and which code runs it; its state means the same whatever their values.
 NOT_IN_THE_STATE = ("half_lives", "theta_bias", "backend")
+MOST = (1 << 31) - 1  # of sizes and counts: torch's kernels index with 32 bits
+MOST_LAYERS = 10_000  # of weight matrices of a memory, and of blocks of a model
+HALF_LIVES = 0.1, 1e30  # a shorter or longer half-life has no finite bias of its gate in float32
 
 
 class OptionError(ValueError):
@@ -69,7 +72,7 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "depth", "expansion", "chunk_size", "conv_size"):
-            check_integer(name, getattr(self, name), 1)
+            check_integer(name, getattr(self, name), 1, MOST_LAYERS if name == "depth" else MOST)
         if self.head_dim is not None:
             check_integer("head_dim", self.head_dim, 1)
         for name in ("residual", "norm", "gates_per_layer", "momentum", "forgetting", "gate_keys"):
@@ -81,8 +84,9 @@ class MemoryConfig:
         check_choice("backend", self.backend, ("auto", *BACKENDS))
         lives = self.half_lives
         pair = isinstance(lives, list | tuple) and len(lives) == 2 and all(is_number(v) and v > 0 for v in lives)
-        if not pair or lives[0] > lives[1]:
-            raise OptionError("half_lives", f"must be [shortest, longest] in tokens, both above 0, got {lives!r}")
+        if not pair or not HALF_LIVES[0] <= lives[0] <= lives[1] <= HALF_LIVES[1]:
+            low, high = HALF_LIVES
+            raise OptionError("half_lives", f"must be [shortest, longest] in tokens, {low} to {high:g}, got {lives!r}")
         object.__setattr__(self, "half_lives", tuple(lives))
 
     @property
@@ -113,16 +117,20 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def check_integer(name: str, value: object, least: int) -> None:
-    """OptionError unless `value` is an integer of at least `least`."""
+def check_integer(name: str, value: object, least: int, most: int = MOST) -> None:
+    """OptionError unless `value` is an integer of at least `least` and at most `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise OptionError(name, f"must be an integer of at least {least}, got {value!r}")
+    if value > most:
+        raise OptionError(name, f"must be an integer of at most {most}, got {value!r}")
 
 
-def check_positive(name: str, value: Any) -> None:
-    """OptionError unless `value` is a finite number above 0."""
+def check_positive(name: str, value: Any, most: float = 1e30) -> None:
+    """OptionError unless `value` is a number above 0 and at most `most`, by default one that float32 holds."""
     if not is_number(value) or not 0 < value < float("inf"):
         raise OptionError(name, f"must be a positive number, got {value!r}")
+    if value > most:
+        raise OptionError(name, f"must be a number of at most {most:g}, got {value!r}")
 
 
 def check_flag(name: str, value: object) -> None:

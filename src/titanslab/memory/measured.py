@@ -59,7 +59,7 @@ def read() -> dict[str, Measured]:
         return {name: Measured(**entry) for name, entry in json.loads(path().read_text(encoding="utf-8")).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         _log.warning("%s is not read (%s); `titans info --measure` writes it again", path(), error)
         return {}
 

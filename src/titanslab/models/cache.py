@@ -11,7 +11,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from titanslab.memory.state import named_tensors, tree_map
+from titanslab.models.cache_checks import fault, not_finite
 from titanslab.models.cache_file import (
+    WAY_OUT,
     CacheHeader,
     config_identity,
     differences,
@@ -131,6 +133,10 @@ class TitansCache(Cache):
         """Bytes of all states as they are stored."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
+    def not_finite(self) -> str:
+        """The name of the first tensor with a NaN or an infinite number, "" if there is none."""
+        return not_finite(self.tensors())
+
     def tensors(self) -> dict[str, Tensor]:
         """Flat names to tensors."""
         return named_tensors(self._tree())
@@ -205,7 +211,7 @@ class TitansCache(Cache):
         """Write the cache to a safetensors file, whole or not at all.
 
         The header holds the model's identity: the config fields that a cache depends on and a fingerprint of the
-        weights.
+        weights; and a checksum of the tensors and of the header.
 
         Args:
             path: file to write; replaced if it exists.
@@ -213,7 +219,9 @@ class TitansCache(Cache):
             notes: JSON values to keep in the header; `TitansCache.header(path).notes` returns them.
 
         Raises:
-            ValueError: an empty cache, a path that is no file, or a model that no longer exists and is not given.
+            ValueError: an empty cache, a path that is no file, notes that are no JSON values, or a model that no longer
+                exists and is not given.
+            FloatingPointError: the cache holds numbers that are not finite; nothing is written.
         """
         if self.position is None:
             raise ValueError("the cache is empty: run the model on some tokens before save()")
@@ -222,9 +230,12 @@ class TitansCache(Cache):
             raise ValueError(
                 "the model that filled the cache is gone, and its file has to say whose it is: give save(path, model)"
             )
+        tensors = self.tensors()
+        if name := not_finite(tensors):
+            raise FloatingPointError(f"{path} was not written: the cache has numbers that are not finite in {name!r}")
         identity = config_identity(self.config)
         header = CacheHeader(identity, written_by, self.columns, self.learn, self.write_scale, notes or {})
-        write_file(path, self.tensors(), header)
+        write_file(path, tensors, header)
 
     @staticmethod
     def header(path: str | os.PathLike[str]) -> CacheHeader:
@@ -242,47 +253,43 @@ class TitansCache(Cache):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a cache, cut short, or the cache of another model.
+            ValueError: not a cache, cut short, or the cache of another model; its contents do not agree with its
+                checksum; or a tensor is missing, has another shape or dtype than the model's, is not finite, or counts
+                what cannot be. A file without a checksum, of an earlier release, gives a warning.
         """
         header, tensors = read_file(path)
         if model is None:
-            config = TitansConfig(**header.config)
+            config = _stored_config(path, header)
         else:
             config = model if isinstance(model, TitansConfig) else model.config
             if different := differences(header.config, config):
                 raise ValueError(f"{path} is the cache of another model: {different}")
+        if isinstance(model, nn.Module) and header.weights and header.weights != weights_fingerprint(model):
+            raise ValueError(f"{path} was written by a model of the same shape with other weights")
+        if problem := fault(tensors, config):
+            raise ValueError(f"{path} {problem}; {WAY_OUT}")
         if isinstance(model, nn.Module):
-            if header.weights and header.weights != weights_fingerprint(model):
-                raise ValueError(f"{path} was written by a model of the same shape with other weights")
             device = next(model.parameters()).device
             tensors = {name: t.to(device) for name, t in tensors.items()}
         cache = cls(config)
         cache.columns = header.columns
         cache.learn, cache.write_scale = header.learn, header.write_scale
         cache._fingerprint = header.weights
-        try:
-            cache.position, cache.document = tensors.pop("position"), tensors.pop("document", None)
-            for i in range(len(cache)):
-                prefix = f"layers.{i}."
-                mine = {n.removeprefix(prefix): tensors.pop(n) for n in list(tensors) if n.startswith(prefix)}
-                cache.states[i] = MixerState.from_tensors(mine)
-            complete = not tensors and all(t.shape[0] == cache.batch_size for t in cache.tensors().values())
-            complete &= all(_is_complete(state, config) for state in cache.states if state is not None)
-        except (KeyError, IndexError, TypeError):
-            complete = False
-        if not complete:
-            raise ValueError(f"{path} lacks tensors of the cache that its header describes; it cannot be read")
+        cache.position, cache.document = tensors["position"], tensors.get("document")
+        for i in range(len(cache)):
+            prefix = f"layers.{i}."
+            mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            cache.states[i] = MixerState.from_tensors(mine)
         return cache
 
 
-def _is_complete(state: MixerState, config: TitansConfig) -> bool:
-    """Whether a block's state holds the parts that the blocks of `config` have."""
-    depths: set[int] = set()
-    if state.memory is not None:
-        memory = state.memory.memory
-        depths = {len(memory.weights), len(memory.momentum), len(memory.chunk_weights)}
-    return (
-        depths == (set() if config.variant == "attention" else {config.memory.depth})
-        and (config.variant == "lmm" or state.attention is not None)
-        and (config.attention_conv_size > 1) == bool(state.conv)
-    )
+def _stored_config(path: str | os.PathLike[str], header: CacheHeader) -> TitansConfig:
+    """The config that a file's header describes."""
+    try:
+        config = TitansConfig(**header.config)
+        different = differences(header.config, config)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} has a damaged header ({error}); {WAY_OUT}") from None
+    if different:
+        raise ValueError(f"{path} has a damaged header: {different}; {WAY_OUT}")
+    return config

@@ -3,19 +3,26 @@
 import hashlib
 import json
 import os
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from titanslab.files import write_whole
+from titanslab.documents import parse_json
+from titanslab.files import checksum, write_whole
 from titanslab.memory.config import NOT_IN_THE_STATE
+from titanslab.models.cache_checks import MOST_TOKENS
 from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
 
 FORMAT = "titans-cache"
 VERSION = "2"
+CHECKSUM = "checksum"  # "XXH3 of the tensors:XXH3 of the header and of the first"; files of before have none
+WAY_OUT = "read the text again, or restore the file from a copy"
 
 # Fields that decide the meaning of a state, besides a memory's options. Token ids, dtype and the rest may differ.
 # fmt: off
@@ -27,6 +34,15 @@ IDENTITY = (
 # fmt: on
 # Values of the fields that a file written before they existed does not name.
 LATER_FIELDS = {"attention_conv_size": 1, "memory_head_dim": None}
+
+# field of the header -> its type, and its value in a file without it
+SCHEMA: dict[str, tuple[Any, Any]] = {
+    "config": (dict[str, Any], None),
+    "columns": (Annotated[int, Meta(ge=0, lt=MOST_TOKENS)], None),
+    "learn": (bool, True),
+    "write_scale": (Annotated[float, Meta(ge=0, le=1e30)], 1.0),
+    "notes": (dict[str, Any], {}),
+}
 
 
 @dataclass(frozen=True)
@@ -83,11 +99,15 @@ def differences(stored: dict[str, Any], config: TitansConfig) -> str:
 def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: CacheHeader) -> None:
     """Write a cache file; a reader finds the old or the new one, see `write_whole`.
 
-    A symbolic link stays: the file it points to is replaced.
+    A symbolic link stays: the file it points to is replaced. A `DocumentError` says which note no file can hold.
     """
     from safetensors.torch import save_file
 
-    metadata = {name: json.dumps(value, sort_keys=True) for name, value in vars(header).items()}
+    try:
+        metadata = {name: json.dumps(value, sort_keys=True) for name, value in vars(header).items()}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"notes must be JSON values, such as text, numbers, lists and dicts: {error}") from None
+    parse_json(metadata["notes"], dict[str, Any], origin="notes", finite=False)
     metadata |= {"format": FORMAT, "version": VERSION, "weights": header.weights}
     plain = {k: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
     path = Path(path)
@@ -98,14 +118,31 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header:
         raise ValueError(f"{path} is {kind}; give the name of a file to save the cache to")
     if not path.parent.exists():
         raise FileNotFoundError(f"folder {path.parent} does not exist, {path.name} cannot be saved there")
+    of_tensors = checksum(_parts(plain))
+    metadata[CHECKSUM] = f"{of_tensors}:{_header_checksum(metadata, of_tensors)}"
     write_whole(path, lambda temporary: save_file(plain, temporary, metadata))
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """Name, dtype, shape and bytes of each tensor, in the order of the names."""
+    for name, tensor in sorted(tensors.items()):
+        yield f"{name} {tensor.dtype} {list(tensor.shape)};".encode()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _header_checksum(metadata: Mapping[str, str], of_tensors: str) -> str:
+    """Checksum of the header without its entry `checksum`, and of the checksum of the tensors."""
+    entries = sorted((name, value) for name, value in metadata.items() if name != CHECKSUM)
+    return checksum([json.dumps([of_tensors, *entries]).encode()])
 
 
 def read_file(path: str | os.PathLike[str], tensors: bool = True) -> tuple[CacheHeader, dict[str, Tensor]]:
     """Header of a cache file and its tensors, or {} without `tensors`.
 
+    With `tensors`, a file without a checksum gives a warning.
+
     Raises:
-        FileNotFoundError, ValueError: no such file; not a cache, cut short, or of another release.
+        FileNotFoundError, ValueError: no such file; not a cache, cut short, damaged, or of another release.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -119,23 +156,48 @@ def read_file(path: str | os.PathLike[str], tensors: bool = True) -> tuple[Cache
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable cache file (cut short or of another kind): {error}") from None
+        raise ValueError(
+            f"{path} is not a readable cache file (cut short or of another kind): {error}; {WAY_OUT}"
+        ) from None
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is a safetensors file but not a cache written by TitansCache.save")
     if metadata.get("version") != VERSION:
         raise ValueError(
-            f"{path} has cache format version {metadata.get('version')!r}, this release reads {VERSION!r}; "
+            f"{path} has cache format version {metadata.get('version')!r:.40}, this release reads {VERSION!r}; "
             "load it with the release that wrote it"
         )
-    try:
-        header = CacheHeader(
-            config=dict(json.loads(metadata["config"])),
-            weights=metadata["weights"],
-            columns=int(metadata["columns"]),
-            learn=bool(json.loads(metadata.get("learn", "true"))),
-            write_scale=float(json.loads(metadata.get("write_scale", "1.0"))),
-            notes=dict(json.loads(metadata.get("notes", "{}"))),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} has a damaged header ({type(error).__name__}: {error}); it cannot be read") from None
-    return header, found
+    _check_checksum(path, metadata, found if tensors else None)
+    return _header(path, metadata), found
+
+
+def _check_checksum(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor] | None) -> None:
+    """ValueError if header or tensors are not those that were saved; a warning where there are no checksums."""
+    stored = metadata.get(CHECKSUM)
+    if stored is None:
+        if tensors is not None:
+            warnings.warn(
+                f"{path} carries no checksum: an earlier release wrote it; saved again, it has one", stacklevel=4
+            )
+        return
+    of_tensors = stored.partition(":")[0] if tensors is None else checksum(_parts(tensors))
+    if stored != f"{of_tensors}:{_header_checksum(metadata, of_tensors)}":
+        raise ValueError(f"{path} is damaged: its contents do not agree with its checksum; {WAY_OUT}")
+
+
+def _header(path: Path, metadata: dict[str, str]) -> CacheHeader:
+    """The header in a file's metadata; ValueError for one that is damaged."""
+    origin, values = f"{path}: header", dict[str, Any]()
+    for name, (kind, otherwise) in SCHEMA.items():
+        text = metadata.get(name)
+        if text is None and otherwise is None:
+            raise ValueError(f"{path} has a damaged header: {name} is missing; {WAY_OUT}")
+        if text is None:
+            values[name] = otherwise
+        else:
+            place, finite = f"{origin}: {name}", name != "notes"
+            values[name] = parse_json(text, kind, origin=place, fix=WAY_OUT, finite=finite)
+    if "weights" not in metadata:
+        raise ValueError(f"{path} has a damaged header: weights is missing; {WAY_OUT}")
+    if unknown := [name for name in values["config"] if name not in IDENTITY]:
+        raise ValueError(f"{path} has a damaged header: its config has the unknown key {unknown[0]!r:.80}; {WAY_OUT}")
+    return CacheHeader(weights=metadata["weights"], **values)

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from titanslab.memory.config import (
+    MOST,
+    MOST_LAYERS,
     MemoryConfig,
     OptionError,
     check_choice,
@@ -113,6 +115,10 @@ class TitansConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = -(-8 * self.hidden_size // 3 // 64) * 64
         self.memory = self._memory(self.memory, options)
+        if not isinstance(self.rope_parameters, dict | None):
+            raise ValueError(
+                f"rope_parameters must be a table of rope_type and rope_theta, got {self.rope_parameters!r}"
+            )
         self.rope_parameters = dict(self.rope_parameters or {})
         if self.rope_parameters.get("rope_type", "default") != "default":
             raise ValueError(f"rope_parameters: rope_type must be 'default', got {self.rope_parameters['rope_type']!r}")
@@ -196,7 +202,7 @@ class TitansConfig(PreTrainedConfig):
         check_choice("gate_type", self.gate_type, GATES)
         sizes = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads attention_conv_size"
         for name in [*sizes.split(), "segment_len", "max_position_embeddings"]:
-            check_integer(name, getattr(self, name), 1)
+            check_integer(name, getattr(self, name), 1, MOST_LAYERS if name == "num_hidden_layers" else MOST)
         check_integer("num_persistent_tokens", self.num_persistent_tokens, 0)
         if self.window_size is not None:
             check_integer("window_size", self.window_size, 1)
@@ -223,17 +229,20 @@ class TitansConfig(PreTrainedConfig):
             )
         for name in ("tie_word_embeddings", "fused_loss", "use_cache"):
             check_flag(name, getattr(self, name))
-        for name in ("rms_norm_eps", "initializer_range"):
-            check_positive(name, getattr(self, name))
+        check_positive("rms_norm_eps", self.rms_norm_eps, 1.0)
+        check_positive("initializer_range", self.initializer_range, 1000.0)
         cost = self.memory_write_cost
-        if not is_number(cost) or not 0 <= cost < float("inf"):
-            raise ValueError(f"memory_write_cost must be a number of at least 0, got {cost!r}")
+        if not is_number(cost) or not 0 <= cost <= 1e6:
+            raise ValueError(f"memory_write_cost must be a number of at least 0 and at most 1e6, got {cost!r}")
         floor = self.memory_write_floor
         if floor is not None and not (is_number(floor) and 0 < floor < 1):
             raise ValueError(
                 f"memory_write_floor must be None or a number between 0 and 1, such as 1e-4, got {floor!r}"
             )
-        check_positive("rope_parameters: rope_theta", (self.rope_parameters or {}).get("rope_theta"))
+        theta: Any = (self.rope_parameters or {}).get("rope_theta")
+        check_positive("rope_parameters: rope_theta", theta)
+        if theta < 1:
+            raise ValueError(f"rope_parameters: rope_theta must be a number of at least 1, got {theta!r}")
         for name in ("pad_token_id", "bos_token_id"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and 0 <= value < self.vocab_size):

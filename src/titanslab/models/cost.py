@@ -50,6 +50,19 @@ def num_parameters(config: PreTrainedConfig) -> int:
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
+def least_parameters(config: TitansConfig) -> int:
+    """A lower bound of the number of parameters, without making a model: its large matrices alone."""
+    d = config.hidden_size
+    block = 3 * d * (config.intermediate_size or 0) + config.num_persistent_tokens * d
+    if config.variant != "lmm":
+        block += 4 * d * d
+    if config.variant != "attention":
+        inner = _inner(config)
+        block += 4 * d * inner + _fast_weights(config) + 3 * config.memory.conv_size * inner
+    tables = 1 if config.tie_word_embeddings else 2
+    return tables * config.vocab_size * d + config.num_hidden_layers * block
+
+
 def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
     """FLOPs of one forward pass over `[batch, tokens]` with logits, without cache, padding or documents."""
     d, rows = config.hidden_size, batch * tokens

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from titanslab.documents import read_json
 from titanslab.evaluation.pictures import plot_recall, plot_trace
 from titanslab.evaluation.trace import trace_memory
 from titanslab.files import check_writable, naming, put_in_place
@@ -44,8 +45,8 @@ def check_output(folder: Path, overwrite: bool = False) -> None:
     if not folder.is_dir():
         raise ValueError(f"output {str(folder)!r} is a file; give --output another name")
     try:
-        mine = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["made_by"] == MADE_BY
-    except (OSError, ValueError, KeyError, TypeError):
+        mine = read_json(folder / RESULTS, dict[str, Any], finite=False).get("made_by") == MADE_BY
+    except (OSError, ValueError):
         mine = False
     if not mine and any(folder.iterdir()):
         raise ValueError(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from msgspec import Meta, Struct
+
+from titanslab.documents import checked, read_json
 from titanslab.runs.checkpoints import last_complete
+from titanslab.runs.weights import check_model_files, difference
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +20,44 @@ if TYPE_CHECKING:
 
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 logger = logging.getLogger(__name__)
+
+
+class _Config(Struct, rename={"attention": "attn_implementation", "own_attention": "_attn_implementation"}):
+    """Keys of every config.json that transformers uses without a check."""
+
+    attention: str | dict[str, str] | None = None
+    own_attention: str | dict[str, str] | None = None
+    dtype: str | dict[str, str] | None = None
+    torch_dtype: str | dict[str, str] | None = None
+    architectures: list[str] | None = None
+    transformers_version: str | None = None
+    quantization_config: dict[str, Any] | None = None
+    auto_map: dict[str, Any] | None = None
+
+
+Id = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Size = Annotated[int, Meta(ge=0, lt=1 << 31)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class _Generation(Struct):
+    """Keys of generation_config.json that `generate()` uses without a check."""
+
+    bos_token_id: Id | None = None
+    eos_token_id: Id | list[Id] | None = None
+    pad_token_id: Id | None = None
+    max_new_tokens: Size | None = None
+    max_length: Size | None = None
+    min_length: Size | None = None
+    min_new_tokens: Size | None = None
+    num_beams: Size | None = None
+    top_k: Size | None = None
+    top_p: Share | None = None
+    min_p: Share | None = None
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    do_sample: bool | None = None
+    use_cache: bool | None = None
 
 
 def open_model(name: str | Path, device: str | torch.device = "auto") -> tuple[Any, Any]:
@@ -101,14 +142,16 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     if folder != Path(name).expanduser():
         logger.warning("model %r is a run that has not finished; its newest checkpoint %s is loaded", str(name), folder)
     config = load_config(folder, **config_changes)
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
+    files = check_model_files(folder, config)
+    if (manner := folder / "generation_config.json").is_file():
+        read_json(manner, _Generation, fix="correct it, or delete it for the settings of transformers", finite=False)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True, **SAFE
         )
     except Exception as error:
-        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
+        reason = _wrong_tensor(files, config) or _one_line(error)
+        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {reason}") from error
     model, report = loaded
     if missing := sorted(map(str, report.get("missing_keys", ()))):
         raise ValueError(
@@ -120,24 +163,25 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
 
 def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
     """The config of the model in a folder, with changes; no weights are read. Raises the errors of `load_model`."""
+    return read_config(find_model_folder(name) / "config.json", **changes)
+
+
+def read_config(file: Path, **changes: Any) -> PreTrainedConfig:
+    """The config in a JSON file, with changes; ValueError in one line where it cannot be used."""
     from transformers import AutoConfig
 
     import titanslab.models.modeling  # noqa: F401  registers the Titans configs with the Auto classes
 
-    folder = find_model_folder(name)
-    file = folder / "config.json"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(file)!r} is not valid JSON: {error}") from error
-    if not isinstance(values, dict) or "model_type" not in values:
+    values = read_json(file, dict[str, Any], finite=False)
+    if not isinstance(values.get("model_type"), str):
         raise ValueError(f"{str(file)!r} names no model_type; it is not a model's config")
+    checked(values, _Config, str(file))
     try:
-        config, unknown = AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **SAFE, **changes)
+        config, unknown = AutoConfig.from_pretrained(file, return_unused_kwargs=True, **SAFE, **changes)
     except Exception as error:
-        raise ValueError(f"the config in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
+        raise ValueError(f"the config in {str(file)!r} cannot be loaded: {_one_line(error)}") from error
     if wrong := sorted(unknown.keys() & changes.keys()):
-        raise ValueError(f"the config in {str(folder)!r} has no field {wrong[0]!r}")
+        raise ValueError(f"the config in {str(file)!r} has no field {wrong[0]!r}")
     return config
 
 
@@ -146,6 +190,18 @@ def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     from titanslab.data import load_tokenizer
 
     return load_tokenizer(str(find_model_folder(name)))
+
+
+def _wrong_tensor(files: list[Path], config: PreTrainedConfig) -> str:
+    """The tensor whose shape is not that of a Titans model of this config, in words; "" where the shapes agree."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if config.model_type != "titans":
+        return ""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return difference(files, model.state_dict(), names_too=False)
 
 
 def _one_line(error: BaseException) -> str:

@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from titanslab.documents import parse_json
+
+LONGEST = 1 << 30  # bytes of one sample's JSON
+
 
 @dataclass(frozen=True)
 class TaskSample:
@@ -33,8 +37,8 @@ class TaskSample:
 
     @classmethod
     def from_json(cls, line: str) -> "TaskSample":
-        """Inverse of `to_json`."""
-        return cls(**json.loads(line))
+        """Inverse of `to_json`; DocumentError for a line that is none of a sample."""
+        return parse_json(line, cls, origin="a sample", limit=LONGEST)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,22 @@ import math
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta, Struct
 from transformers import TrainerCallback
 
+from titanslab.documents import DocumentError, parse_json
 from titanslab.files import naming, write_whole
 from titanslab.progress import Progress
 from titanslab.runs import checkpoints
 
 METRICS = "metrics.jsonl"
+
+
+class _Line(Struct):
+    step: Annotated[int, Meta(ge=0)]
 
 
 class MetricsWriter(TrainerCallback):
@@ -100,8 +106,8 @@ def truncate_metrics(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(json.JSONDecodeError, KeyError, TypeError):
-            if json.loads(line)["step"] <= step:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(DocumentError):
+            if parse_json(line, _Line, origin=str(path), finite=False).step <= step:
                 kept.append(line)
     write_whole(path, "".join(line + "\n" for line in kept))

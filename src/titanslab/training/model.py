@@ -1,9 +1,11 @@
 """The model that [model] of a recipe describes: new from a preset, from a checkpoint, or a baseline of transformers."""
 
+import os
 from contextlib import suppress
 from typing import Any
 
 from titanslab.data.template import chat_template
+from titanslab.memory.config import MOST_LAYERS, check_integer
 from titanslab.models.config import TitansConfig
 from titanslab.runs.loading import load_config, load_model, load_model_tokenizer
 from titanslab.training.baselines import architecture_config, start_gated_deltanet
@@ -13,7 +15,8 @@ from titanslab.training.recipe import ModelRecipe, Recipe
 def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     """The model of a recipe, in float32; a new one is drawn with torch's random numbers.
 
-    Raises ValueError for a vocabulary smaller than the tokenizer's and for fields that the config refuses.
+    Raises ValueError for a vocabulary smaller than the tokenizer's and for fields that the config refuses, and
+    MemoryError for a Titans model that this machine's memory cannot hold.
     """
     section, config = recipe.model, model_config(recipe, tokenizer)
     if section.pretrained is not None:
@@ -21,6 +24,7 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     if section.architecture is None:
         from titanslab.models.modeling import TitansForCausalLM
 
+        _check_memory(config, recipe.training.cpu)
         return TitansForCausalLM(config)
     from transformers import AutoModelForCausalLM
 
@@ -28,6 +32,30 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     if section.start is not None:
         start_gated_deltanet(model, section.start)
     return model
+
+
+def _check_memory(config: TitansConfig, trains_on_cpu: bool) -> None:
+    """MemoryError if this machine has less memory than the weights take, in training with gradients and Adam's moments.
+
+    A model starts on the CPU wherever it is trained.
+    """
+    from titanslab.models.cost import least_parameters
+
+    parameters, has = least_parameters(config), memory_bytes()
+    needs = parameters * (16 if trains_on_cpu else 4)
+    if has is not None and needs > has:
+        raise MemoryError(
+            f"[model] describes at least {parameters:,} parameters, which take {needs / 2**30:,.0f} GiB, and this "
+            f"machine has {has / 2**30:,.0f} GiB"
+        )
+
+
+def memory_bytes() -> int | None:
+    """The memory of this machine in bytes; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def set_manner(section: ModelRecipe, model: Any, tokenizer: Any) -> None:
@@ -62,6 +90,7 @@ def model_config(recipe: Recipe, tokenizer: Any) -> Any:
         )
     if config is not None:
         return config
+    check_integer("model.num_hidden_layers", options.get("num_hidden_layers", 1), 1, MOST_LAYERS)
     options = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")} | options
     if section.architecture is not None:
         return architecture_config(section.architecture, options)

@@ -1,16 +1,26 @@
 """The picture of a run: its losses by step, from metrics.jsonl."""
 
-import json
 from pathlib import Path
+from typing import Any
 
+from titanslab.documents import parse_json
 from titanslab.files import write_whole
 
 LABELS = {"loss": "training", "eval_loss": "validation"}
 
 
+def metric_lines(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; DocumentError for one that is no table."""
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    return [
+        parse_json(line, dict[str, Any], origin=f"{metrics}, line {number}", finite=False)
+        for number, line in enumerate(lines, 1)
+    ]
+
+
 def draw_losses(metrics: Path, picture: Path, title: str) -> None:
     """Draw the losses in a metrics.jsonl over the steps as a PNG file; nothing is drawn where none is logged."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = metric_lines(metrics)
     points = {name: [(line["step"], line[name]) for line in lines if name in line] for name in LABELS}
     if not any(points.values()):
         return

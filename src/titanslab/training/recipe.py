@@ -3,18 +3,25 @@
 import dataclasses
 import inspect
 import itertools
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from titanslab.data.bpe import bpe_size
 from titanslab.data.template import check_template
+from titanslab.documents import read_toml
 from titanslab.models.config import MEMORY_OPTIONS, PRESETS, VARIANTS, TitansConfig, nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
 from titanslab.training.settings import build_settings, read_assignment, toml_text, unknown_key
+
+MOST = (1 << 31) - 1  # of counts: torch's kernels index with 32 bits
+Count = Annotated[int, Meta(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Meta(ge=0, le=MOST)]
+Beta = Annotated[float, Meta(ge=0, lt=1)]
 
 
 @dataclass
@@ -40,15 +47,13 @@ class ModelRecipe:
     architecture: str | None = None
     start: str | None = None
     template: str | None = None
-    max_new_tokens: int | None = None
-    temperature: float | None = None
+    max_new_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=1000)] | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         if self.template is not None:
             check_template(self.template, "model.template")
-        _at_least(1, self, "model", "max_new_tokens")
-        _at_least(0, self, "model", "temperature")
         sources = ("pretrained", "architecture")
         for source, name in itertools.product(sources, ("preset", "variant", "architecture")):
             if source != name and getattr(self, source) is not None and getattr(self, name):
@@ -91,19 +96,19 @@ class DataRecipe:
     validation: str | list[str] | None = None
     task: str | None = None
     task_options: dict[str, Any] = field(default_factory=dict)
-    task_share: float = 1.0
+    task_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     streaming: bool = False
     text_column: str = "text"
     text_documents: str = "file"
     subset: str | None = None
     split: str = "train"
     validation_split: str = "validation"
-    validation_samples: int | None = None
+    validation_samples: Count | None = None
     tokenizer: str = "byte"
-    sequence_length: int = 512
+    sequence_length: Annotated[int, Meta(ge=2, le=MOST)] = 512  # one token to read and one to predict
     pack_documents: bool = True
     shuffle: bool = True
-    shuffle_buffer: int = 256
+    shuffle_buffer: Count = 256
 
     def check(self) -> None:
         if self.train is None and self.task is None:
@@ -119,9 +124,6 @@ class DataRecipe:
             )
         if self.task is not None and self.streaming:
             raise ValueError("data.streaming = true cannot be combined with data.task; set streaming = false")
-        _at_least(1, self, "data", "shuffle_buffer", "validation_samples")
-        if self.sequence_length < 2:
-            raise ValueError("data.sequence_length must be at least 2: one token to read and one to predict")
         for name in ("text_column", "split", "validation_split", "tokenizer"):
             if not getattr(self, name):
                 raise ValueError(f"data.{name} is empty; leave it out for {getattr(DataRecipe, name)!r}")
@@ -149,24 +151,24 @@ class TrainingRecipe:
         report_to: trackers that the Trainer reports to, such as "wandb".
     """
 
-    steps: int = 1000
-    batch_size: int = 8
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    warmup_steps: int = 50
+    steps: Count = 1000
+    batch_size: Count = 8
+    accumulation: Count = 1
+    learning_rate: Annotated[float, Meta(gt=0, le=100)] = 1e-3
+    warmup_steps: CountOrZero = 50
     schedule: str = "cosine"
     optimizer: str = "adamw"
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    gradient_clip: float = 1.0
-    write_cost_warmup: int = 0
-    seed: int = 0
-    log_every: int = 10
-    eval_every: int | None = None
-    eval_batch_size: int | None = None
-    save_every: int = 500
-    keep_checkpoints: int = 2
+    weight_decay: Annotated[float, Meta(ge=0, le=1000)] = 0.1
+    beta1: Beta = 0.9
+    beta2: Beta = 0.95
+    gradient_clip: Annotated[float, Meta(ge=0, le=1e30)] = 1.0
+    write_cost_warmup: CountOrZero = 0
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0  # NumPy takes 32 bits
+    log_every: Count = 10
+    eval_every: Count | None = None
+    eval_batch_size: Count | None = None
+    save_every: Count = 500
+    keep_checkpoints: Count = 2
     precision: str = "fp32"
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -175,14 +177,11 @@ class TrainingRecipe:
     report_to: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        counts = ("steps", "batch_size", "accumulation", "log_every", "save_every", "keep_checkpoints")
-        _at_least(1, self, "training", *counts, "eval_every", "eval_batch_size")
-        _at_least(0, self, "training", "warmup_steps", "weight_decay", "gradient_clip", "write_cost_warmup", "seed")
-        if not self.learning_rate > 0:
-            raise ValueError(f"training.learning_rate must be above 0, got {self.learning_rate}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if self.learning_rate * self.weight_decay > 1:
+            raise ValueError(
+                f"training.weight_decay = {self.weight_decay} times training.learning_rate = {self.learning_rate} is "
+                "above 1, so a step would change the sign of every weight; lower one of the two"
+            )
         _one_of("training.schedule", self.schedule, ("cosine", "linear", "constant"))
         _one_of("training.precision", self.precision, ("fp32", "bf16"))
         _one_of("training.optimizer", self.optimizer, ("adamw", "muon"))
@@ -205,6 +204,12 @@ class Recipe:
             raise ValueError(
                 f"data.tokenizer = {self.data.tokenizer!r} makes a new tokenizer, and model.pretrained needs its own; "
                 f"give data.tokenizer = {self.model.pretrained!r}"
+            )
+        tokens = self.training.batch_size * self.data.sequence_length
+        if tokens > MOST:
+            raise ValueError(
+                f"training.batch_size = {self.training.batch_size} rows of data.sequence_length = "
+                f"{self.data.sequence_length} are {tokens:,} tokens, and a forward pass takes {MOST:,}; lower one"
             )
         if self.training.eval_every is not None and self.data.validation is None:
             raise ValueError("training.eval_every needs data.validation, which is missing")
@@ -237,12 +242,7 @@ def load_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"recipe {str(path)!r} is a folder; give a TOML file, such as {str(path / 'recipe.toml')!r}")
     if not path.exists():
         raise FileNotFoundError(f"recipe {str(path)!r} does not exist (looked for {path.absolute()})")
-    try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except ValueError as error:
-        kind = "a text file in UTF-8" if isinstance(error, UnicodeDecodeError) else "valid TOML"
-        raise ValueError(f"recipe {str(path)!r} is not {kind}: {error}") from error
-    return parse_recipe(table, assignments, origin=str(path))
+    return parse_recipe(read_toml(path, "recipe"), assignments, origin=str(path))
 
 
 def parse_recipe(table: dict[str, Any], assignments: Sequence[str] = (), origin: str = "recipe") -> Recipe:
@@ -306,13 +306,6 @@ def _assign(table: dict[str, Any], assignment: str) -> tuple[str, str]:
         place = place[name]
     place[last] = value
     return section, (*tables, last)[0]
-
-
-def _at_least(lowest: int, settings: Any, section: str, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not value >= lowest:
-            raise ValueError(f"{section}.{name} must be {lowest} or more, got {value}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -11,13 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from titanslab.data import load_tokenizer
 from titanslab.data.bpe import bpe_size
+from titanslab.documents import read_json
 from titanslab.files import check_writable, naming, put_in_place, write_whole
 from titanslab.locks import only_writer
 from titanslab.models.config import PRESETS
@@ -29,6 +31,7 @@ from titanslab.training.interrupt import StopOnSignal
 from titanslab.training.model import build_model, set_manner
 from titanslab.training.picture import draw_losses
 from titanslab.training.recipe import Recipe, load_recipe
+from titanslab.training.resume import checkpoint_to_resume
 from titanslab.training.sources import open_data
 from titanslab.training.trainer import make_trainer
 from titanslab.training.watchdog import NonFiniteError, check_weights
@@ -42,6 +45,17 @@ FREE_KEYS = {
     "model": {"template", "max_new_tokens", "temperature"},
     "training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size"},
 }
+
+
+class Result(msgspec.Struct):
+    """result.json: steps, tokens read, last loss, seconds of the last session, and the step it was resumed from."""
+
+    steps: Annotated[int, msgspec.Meta(ge=0)]
+    tokens: Annotated[int, msgspec.Meta(ge=0)]
+    loss: float | None
+    seconds: float
+    resumed_from: int | None = None
+
 
 Say = Callable[[str], None]
 
@@ -74,7 +88,8 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     check_output(output, recipe, resume)
     if resume and (output / RESULT).exists():
         say(f"the run in {output} is finished; nothing to resume")
-        return json.loads((output / RESULT).read_text())
+        fix = "delete it, and resume again: the run then goes on from its last checkpoint"
+        return msgspec.to_builtins(read_json(output / RESULT, Result, fix=fix))
     world = PartialState(cpu=recipe.training.cpu)
     with only_writer(output, "output folder") if world.is_main_process else contextlib.nullcontext():
         check_output(output, recipe, resume)  # another process may have written between
@@ -98,7 +113,7 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
     if world.is_main_process:
         _open_folder(output, recipe, data.tokenizer, resume)
     world.wait_for_everyone()
-    checkpoint = _checkpoint_to_resume(output, say) if resume else None
+    checkpoint = checkpoint_to_resume(output, trainer, say) if resume else None
     step = checkpoints.step_of(checkpoint) if checkpoint else None
     if resume and world.is_main_process:
         truncate_metrics(output / METRICS, step or 0)
@@ -180,15 +195,6 @@ def _open_folder(output: Path, recipe: Recipe, tokenizer: Any, resume: bool) -> 
     if not (output / VERSIONS).exists():
         facts = versions() | {"seed": recipe.training.seed, "command": sys.argv, "folder": os.getcwd()}
         write_whole(output / VERSIONS, json.dumps(facts, indent=1) + "\n")
-
-
-def _checkpoint_to_resume(output: Path, say: Say) -> Path | None:
-    every = checkpoints.all_checkpoints(output / "checkpoints")
-    last = checkpoints.last_complete(output / "checkpoints")
-    if every and (last is None or every[-1] != last):
-        say(f"warning: {every[-1].name} is damaged and left aside")
-    say(f"resuming from {last.name}" if last else "no checkpoint yet: starting from the first step")
-    return last
 
 
 def _draw(output: Path, say: Say) -> None:

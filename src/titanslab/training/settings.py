@@ -1,23 +1,12 @@
 """Typed settings: tables of TOML become dataclasses with checked types, and are written back as TOML."""
 
 import json
-import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from titanslab.documents import FormatError, checked, parse_toml
 from titanslab.models.config import nearest
-
-TYPE_NAMES = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    dict: "a table",
-    list: "a list of text",
-}
-
 
 # Names that other programs have for keys of a recipe, too far from ours to be found by their letters.
 OTHER_NAMES = {
@@ -44,17 +33,18 @@ OTHER_NAMES = {
 def build_settings(
     kind: type, table: dict[str, Any], section: str, origin: str, origins: Mapping[str, str] | None = None
 ) -> Any:
-    """Make the dataclass `kind` from `table`; ValueError names an unknown key, or one whose value has a wrong type.
+    """Make the dataclass `kind` from `table`; ValueError names an unknown key, or one whose value has a wrong type or
+    is outside the bounds of its annotation.
 
     `origin` is named in errors; `origins` has another one for some keys.
     """
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     values = {}
     for key, value in table.items():
         where = (origins or {}).get(key, origin)
         if key not in hints:
             raise unknown_key(key, section, tuple(hints), where)
-        values[key] = _checked(value, hints[key], f"{where}: {section}.{key}")
+        values[key] = checked(value, hints[key], f"{where}: {section}.{key}")
     return kind(**values)
 
 
@@ -72,8 +62,8 @@ def read_assignment(text: str) -> tuple[str, str, Any]:
     if not equals or not dot or not section or not key:
         raise ValueError(f"--set {text!r} is not of the form section.key=value, such as training.learning_rate=1e-3")
     try:
-        value = tomllib.loads(f"value = {right.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {right.strip()}", origin=f"--set {left.strip()}")["value"]
+    except FormatError:
         value = right
     return section, key, value
 
@@ -97,19 +87,3 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
     raise ValueError(f"a recipe cannot hold a {type(value).__name__}: {value!r}")
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """The value, a float where the hint is one; ValueError if its type is none of the hint's."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        kind = typing.get_origin(option) or option
-        if kind is float and type(value) is int:
-            return float(value)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            continue
-        if kind is not list or all(isinstance(item, typing.get_args(option)[0]) for item in value):
-            return value
-    kinds = [typing.get_origin(option) or option for option in options if option is not type(None)]
-    wanted = " or ".join(TYPE_NAMES.get(kind, str(kind)) for kind in kinds)
-    raise ValueError(f"{where} must be {wanted}, got {type(value).__name__} {value!r}")

@@ -15,6 +15,7 @@ from titanslab.training import state_files
 from titanslab.training.callbacks import CheckpointCallback
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe
+from titanslab.training.resume import check_weights as check_weight_files
 from titanslab.training.sources import RunData, collator
 from titanslab.training.watchdog import check_step, check_weights
 
@@ -58,7 +59,7 @@ class TitansTrainer(Trainer):
         """AdamW as the Trainer makes it, or `MuonWithAdamW`; ValueError for the latter on sharded parameters."""
         if not self.muon or self.optimizer is not None:
             return super().create_optimizer(*args, **kwargs)
-        if not self._own_state:
+        if not self.own_state:
             raise ValueError(
                 'training.optimizer is "muon", which needs whole matrices on each device; use "adamw" under FSDP or '
                 "DeepSpeed"
@@ -110,20 +111,30 @@ class TitansTrainer(Trainer):
         return int(counts.sum())
 
     @property
-    def _own_state(self) -> bool:
+    def own_state(self) -> bool:
+        """Whether weights and states are files of this project, and not of FSDP or DeepSpeed."""
         return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self._own_state:
+        if not self.own_state:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
             state_files.save_optimizer(Path(output_dir), self.optimizer, self.lr_scheduler)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.own_state:  # the Trainer would take a pickle where the safetensors are missing
+            check_weight_files(Path(resume_from_checkpoint), self.model if model is None else model)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not self._own_state:
+        if checkpoint is None or not self.own_state:
             super()._load_optimizer_and_scheduler(checkpoint)
         else:
             state_files.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if not self.own_state:  # no precision of a recipe scales the loss, and the Trainer's file is a pickle
+            super()._load_scaler(checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         state_files.save_random_state(self._random_state_file(output_dir))
