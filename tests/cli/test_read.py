@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from titanslab import TitansCache
 from titanslab.runs.loading import load_model, load_model_tokenizer
@@ -349,9 +351,9 @@ def test_inspect_of_odd_names_and_of_a_memory_that_blew_up(titans, fails, traine
     assert "replace it with --overwrite" in fails("inspect", ".notes.txt", "--model", trained)
     assert Path("notes-run-memory/inspect.html").read_bytes() == before
     cache = TitansCache.load(memory)
-    cache.states[0].memory.memory.weights[0][:] = float("nan")
-    cache.save("nan.memory", notes=TitansCache.header(memory).notes)
-    code, _, err = titans("inspect", ".notes.txt", "--memory", "nan.memory", "--overwrite")
+    cache.states[0].memory.memory.weights[0][:] = 3e38  # finite itself, not what is computed with it
+    cache.save("huge.memory", notes=TitansCache.header(memory).notes)
+    code, _, err = titans("inspect", ".notes.txt", "--memory", "huge.memory", "--overwrite")
     assert code == 0, err
     assert "not finite" in err
     page = Path("notes-run-memory/inspect.html").read_text()
@@ -416,6 +418,94 @@ def test_what_cannot_be_read_is_said_in_one_line(fails, titans, trained, book, m
     assert "not a readable cache file" in fails("ask", "--memory", tmp_path / "short.memory", "x")
     assert "--template must hold" in fails("ask", "--memory", memory, "x", "--template", "y")
     assert "with learn=False nothing" in fails("read", book, "--save", save, "--no-learn", "--write-scale", "2")
+
+
+def put_notes(memory, path, change, **metadata):
+    """A copy of a memory file without its checksum, as a release before wrote it, with changed notes."""
+    with safe_open(memory, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    notes = json.loads(header["notes"])
+    change(notes)
+    del header["checksum"]
+    save_file(tensors, path, header | {"notes": json.dumps(notes)} | metadata)
+    return path
+
+
+def test_a_changed_byte_is_noticed_by_every_command(fails, memory, book, tmp_path):
+    damaged = tmp_path / "m"
+    data = bytearray(memory.read_bytes())
+    data[-100] ^= 4
+    damaged.write_bytes(data)
+    words = f"{damaged} is damaged: its contents do not agree with its checksum; read the text again"
+    assert words in fails("ask", "--memory", damaged, "x")
+    assert words in fails("read", book, "--from", damaged, "--save", tmp_path / "n")
+    assert words in fails("chat", "--from", damaged, "--session", tmp_path / "s")
+    assert damaged.read_bytes() == data
+    assert not (tmp_path / "n").exists()
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_memory_without_a_checksum_is_read_with_one_line(titans, memory, tmp_path):
+    code, _, err = titans("ask", "--memory", put_notes(memory, tmp_path / "m", lambda _: None), "x")
+    assert code == 0
+    lines = [line for line in err.splitlines() if "checksum" in line]
+    assert lines == [
+        f"titans: {tmp_path / 'm'} carries no checksum: an earlier release wrote it; saved again, it has one"
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*carries no checksum")
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("tokens", -5, "notes of the reading: tokens must be a whole number of at least 0, got int -5"),
+        ("tokens", "x", "tokens must be a whole number, got str 'x'"),
+        ("tokens", 10**6, "the notes name 1,000,000 tokens of the text, and the memory has read"),
+        ("tokens", None, "tokens must be a whole number"),
+        ("start", -3, "start must be"),
+        ("start", 1 << 40, "is shorter than the part that was read before"),
+        ("start", 400, "of them were read before"),
+        ("path", 5, "path must be text, got int 5"),
+        ("finished", "no", "finished must be true or false"),
+        ("write_scale", -1.0, "write_scale must be a number of at least 0"),
+    ],
+)
+def test_notes_of_a_reading_are_checked(name, value, words, fails, memory, book, tmp_path):
+    def change(notes):
+        notes["text"] |= {"finished": False, name: value}
+
+    path = put_notes(memory, tmp_path / "m", change)
+    before = path.read_bytes()
+    assert words in fails("read", book, "--resume", "--save", path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*carries no checksum")
+def test_a_position_after_the_last_token_is_refused(fails, memory, tmp_path):
+    columns = TitansCache.header(memory).columns
+    path = put_notes(memory, tmp_path / "m", lambda _: None, columns=str(columns - 1))
+    words = f"m is at token {columns} of a document, and has read {columns - 1} tokens in all; read the text again"
+    assert words in fails("ask", "--memory", path, "x")
+
+
+def test_a_reading_that_blows_up_stops_and_keeps_the_memory_before(fails, titans, trained, book, tmp_path):
+    model = load_model(trained)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[ord("Z")] = float("nan")
+    plain = book.read_text()[:270].replace("Z", "z")
+    model.save_pretrained(tmp_path / "model")
+    load_model_tokenizer(trained).save_pretrained(tmp_path / "model")
+    (tmp_path / "t.txt").write_text(plain + "Z" + plain)
+    command = ["read", tmp_path / "t.txt", "--model", tmp_path / "model", "--piece-size", "64"]
+    error = fails(*command, "--save", tmp_path / "m")
+    assert "made numbers that are not finite in 'layers.0" in error
+    assert "between token 256 and 320; the memory before them is kept in" in error
+    cache = TitansCache.load(tmp_path / "m")
+    assert (cache.columns, cache.not_finite()) == (256, "")
+    (tmp_path / "t.txt").write_text("Z" + plain)
+    assert "between token 0 and 64; nothing was written" in fails(*command, "--save", tmp_path / "n")
+    assert not (tmp_path / "n").exists()
 
 
 def test_a_memory_of_another_model_is_refused(fails, trained, memory, tmp_path):

@@ -142,3 +142,82 @@ def test_two_processes_tokenise_a_text_once(text_file, tmp_path):
     said = sorted(process.communicate()[0].strip() for process in both)
     assert said in (["0 11 1", "1 11 0"], ["0 11 0", "1 11 0"])  # the latter if the second began after the first's end
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def cached(tmp_path):
+    """A corpus, its cache's folder and its tokens."""
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(9)))
+    corpus = open_corpus(str(tmp_path / "a.jsonl"))
+    tokens = tokenize(corpus, byte_tokenizer(), cache=tmp_path / "cache")
+    return corpus, next((tmp_path / "cache").iterdir()), tokens
+
+
+def change(array: np.ndarray, place: int, value: int) -> np.ndarray:
+    array = np.array(array)
+    array[place] = value
+    return array
+
+
+def save(name: str, make):
+    return lambda folder, tokens: np.save(folder / name, make(tokens))
+
+
+def text(value):
+    return lambda folder, tokens: (folder / "text.json").write_text(value)
+
+
+DAMAGE = {
+    "do not agree with their checksum": save("ids.npy", lambda t: change(t.ids, 5, 66)),
+    "do not agree with their checksum ": save("offsets.npy", lambda t: change(t.offsets, 3, t.offsets[3] + 1)),
+    "offsets.npy does not cut the": save("offsets.npy", lambda t: change(t.offsets, 3, -7)),
+    "offsets.npy does not cut the ": save("offsets.npy", lambda t: change(t.offsets, 3, 10**9)),
+    "offsets.npy does not cut the  ": save("offsets.npy", lambda t: t.offsets[:-1]),
+    "ids.npy holds float32": save("ids.npy", lambda t: t.ids.astype(np.float32)),
+    "ids.npy holds uint16 .2": save("ids.npy", lambda t: t.ids[: len(t) // 2 * 2].reshape(2, -1)),
+    "Python objects in dtype": save("ids.npy", lambda t: np.array([{}], dtype=object)),
+    "mmap length is greater": lambda folder, tokens: os.truncate(folder / "ids.npy", 200),
+    "No data left|Cannot mmap|empty": lambda folder, tokens: os.truncate(folder / "offsets.npy", 0),
+    "No such file": lambda folder, tokens: (folder / "ids.npy").unlink(),
+    "text.json: text_bytes must be": text('{"text_bytes": -1}'),
+    "text.json must be a table": text("null"),
+    "more than 64 tables": text("[" * 100_000 + "]" * 100_000),
+}
+
+
+@pytest.mark.parametrize("words", DAMAGE)
+def test_a_damaged_cache_is_made_again_and_says_so(words, tmp_path):
+    corpus, folder, good = cached(tmp_path)
+    good = tokens_module.Tokens(np.array(good.ids), np.array(good.offsets), good.text_bytes)
+    DAMAGE[words](folder, good)
+    said = f"the tokens in {folder} are damaged and are made again: .*({words.strip()})"
+    with pytest.warns(UserWarning, match=said):
+        again = tokenize(corpus, byte_tokenizer(), cache=tmp_path / "cache")
+    third = tokenize(corpus, byte_tokenizer(), cache=tmp_path / "cache")  # without a warning
+    for tokens in (again, third):
+        assert tokens.ids.tolist() == good.ids.tolist()
+        assert tokens.offsets.tolist() == good.offsets.tolist()
+        assert tokens.text_bytes == good.text_bytes
+    assert list((tmp_path / "cache").iterdir()) == [folder]
+
+
+def test_a_cache_without_a_checksum_is_checked_and_used(tmp_path, monkeypatch):
+    corpus, folder, good = cached(tmp_path)
+    (folder / "text.json").write_text(json.dumps({"text_bytes": good.text_bytes}))
+    monkeypatch.setattr(tokens_module.TextEncoder, "documents", None)  # encoding again would fail
+    with pytest.warns(UserWarning, match=f"the tokens in {folder} carry no checksum"):
+        assert tokenize(corpus, byte_tokenizer(), cache=tmp_path / "cache").ids.tolist() == good.ids.tolist()
+    monkeypatch.undo()
+    np.save(folder / "ids.npy", change(good.ids, 5, 60_000))
+    with pytest.warns(UserWarning, match="ids.npy holds the id 60000, and the tokenizer has 2"):
+        assert tokenize(corpus, byte_tokenizer(), cache=tmp_path / "cache").ids.tolist() == good.ids.tolist()
+
+
+def test_a_file_in_place_of_the_cache_gives_way(tmp_path):
+    corpus, folder, _ = cached(tmp_path)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    folder.write_text("")
+    with pytest.warns(UserWarning, match="are damaged and are made again: .*Not a directory"):
+        tokenize(corpus, byte_tokenizer(), cache=tmp_path / "cache")
+    assert folder.is_dir()

@@ -53,7 +53,7 @@ def read(
     check_place(save, "--save")
     with only_writer(save, "--save"):
         about = {"path": str(text.resolve()), "bytes": source.size}
-        notes = unfinished_reading(save, resume, about, overwrite)
+        before = unfinished_reading(save, resume, about, overwrite)
         if model is None and start is None and not resume:
             raise ValueError("--model is missing: titans read TEXT --model RUN --save FILE")
         network, tokenizer, cache, folder = load_reader(model, save if resume else start, device)
@@ -62,11 +62,10 @@ def read(
         from titanslab.reading.text import Place, read_text
 
         place, done, saved = None, None, time.monotonic()
-        if resume:
-            before = notes["text"]
-            place = Place(before["start"], before["tokens"])
-            learn = before.get("learn") if learn is None else learn
-            write_scale = before.get("write_scale") if write_scale is None else write_scale
+        if before is not None:
+            place = Place(before.start, before.tokens)
+            learn = before.learn if learn is None else learn
+            write_scale = before.write_scale if write_scale is None else write_scale
             check_writes(learn, write_scale)
         writes: Any = {"learn": learn, "write_scale": write_scale}
         about |= writes
@@ -86,6 +85,9 @@ def read(
                         keep(False)
                         saved = time.monotonic()
             keep(True)
+        except FloatingPointError as error:
+            kept = f"the memory before them is kept in {save}" if keep(False) else "nothing was written"
+            raise FloatingPointError(f"{error}; {kept}; read with a smaller --write-scale, or --no-learn") from None
         except KeyboardInterrupt:
             if not keep(False):
                 raise Interrupted("interrupted before the first piece was read; nothing was written") from None
@@ -98,8 +100,9 @@ def read(
                 f"go on with: {shlex.join([*words, '--resume'])}"
             ) from None
         if done is None:  # the reading before was stopped after its last token
-            assert cache is not None
-            cache.save(save, network, {"model": folder, "text": notes["text"] | {"finished": True}})
+            assert cache is not None and place is not None  # noqa: PT018
+            text_notes = about | {"start": place.start, "tokens": place.tokens, "finished": True}
+            cache.save(save, network, {"model": folder, "text": text_notes})
             typer.echo(f"{save}: nothing of {text} was left to read, {cache.columns:,} tokens in all")
             return
     pace = done.progress.tokens / max(done.progress.seconds, 1e-9)

@@ -6,7 +6,11 @@ longer than all of that.
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from titanslab.cli import VERBS
@@ -44,8 +48,22 @@ def run(arguments: list[str]) -> int:
     from titanslab.cli.options import check_options
 
     check_options(verb, rest, f"titans {first}")
-    result = verb_command(first)(args=rest, prog_name=f"titans {first}", standalone_mode=False)
+    with warnings.catch_warnings():
+        warnings.showwarning = _shown(warnings.showwarning)
+        result = verb_command(first)(args=rest, prog_name=f"titans {first}", standalone_mode=False)
     return result if isinstance(result, int) else 0
+
+
+def _shown(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """The function that shows a warning of this package in one line of its own, and others by `otherwise`."""
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **options: Any) -> None:
+        if Path(filename).is_relative_to(Path(__file__).parents[1]):
+            print(f"titans: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+        else:
+            otherwise(message, category, filename, *more, **options)
+
+    return show
 
 
 def verb_command(name: str) -> Any:

@@ -211,7 +211,8 @@ class TextSource:
         """The pieces from byte `start` of the decompressed text on, counted after a byte order mark."""
         with _opened(self.path, str(self.path)) as (raw, stream):
             mark = len(BYTE_ORDER_MARK) if _head(stream).startswith(BYTE_ORDER_MARK) else 0
-            if start + mark and stream.seek(start + mark) < start + mark:
+            begin = start + mark
+            if begin and (stream.seek(begin) < begin or (stream is raw and begin > self.size)):
                 raise ValueError(f"{self.path} is shorter than the part that was read before; is it the same text?")
             buffer = b""
             place = raw.tell() if start else 0

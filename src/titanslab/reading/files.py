@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titanslab.files import check_writable
+from titanslab.reading.notes import Reading, describe_notes, reading_of
 from titanslab.runs.loading import find_model_folder, open_model, quiet_libraries
 
 if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
+    from titanslab.models.cache_file import CacheHeader
 
 
 def check_place(file: Path, given_as: str) -> None:
@@ -29,38 +31,32 @@ def check_save(save: Path, given_as: str = "--save", overwrite: bool = False) ->
     check_place(save, given_as)
     if not save.exists():
         return
-    held = describe_notes(read_notes(save, given_as))
+    held = describe_notes(read_header(save, given_as).notes)
     if not overwrite:
         raise ValueError(f"{given_as} {str(save)!r} holds {held}; give another name, or --overwrite to replace it")
 
 
-def describe_notes(notes: dict[str, Any]) -> str:
-    """The content of a memory file in words, by its notes."""
-    if "turns" in notes:
-        return f"a session of {notes['turns']} turns"
-    text = notes.get("text")
-    return "a memory" if text is None else f"the memory of {Path(text['path']).name}"
-
-
-def read_notes(memory: Path, given_as: str = "") -> dict[str, Any]:
-    """The notes in a memory file.
+def read_header(memory: Path, given_as: str = "") -> CacheHeader:
+    """The header of a memory file, with the notes in it.
 
     Args:
         memory: the file.
         given_as: the option that names a file to be overwritten; the error then asks for another name.
 
     Raises:
-        FileNotFoundError, ValueError: the file does not exist, or is no memory file.
+        FileNotFoundError, ValueError: the file does not exist, is damaged, or is no memory file.
     """
     quiet_libraries()
     from titanslab.models.cache import TitansCache
 
     try:
-        return TitansCache.header(memory).notes
+        return TitansCache.header(memory)
     except ValueError:
         if not given_as:
             raise
-        raise ValueError(f"{given_as} {str(memory)!r} exists and is no memory file; give another name") from None
+        raise ValueError(
+            f"{given_as} {str(memory)!r} exists and is no memory file, or a damaged one; give another name"
+        ) from None
 
 
 def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[Any, Any, TitansCache | None, str]:
@@ -72,7 +68,7 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
         FileNotFoundError, ValueError: no model is named or found, it is no Titans model, or the memory is of another
             model or has more rows than one.
     """
-    notes = {} if memory is None else read_notes(memory)
+    notes = {} if memory is None else read_header(memory).notes
     name = model or notes.get("model")
     if not isinstance(name, str):
         raise ValueError(f"{memory} does not say which model it belongs to; give --model RUN")
@@ -92,17 +88,23 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
 
 
 def load_memory(memory: Path, network: Any) -> TitansCache:
-    """The cache in a memory file of a model; ValueError if it is of another model or has more rows than one."""
+    """The cache in a memory file of a model; ValueError if it is damaged, of another model or of several rows."""
     from titanslab.models.cache import TitansCache
+    from titanslab.models.cache_file import WAY_OUT
 
     cache = TitansCache.load(memory, network)
-    if cache.batch_size != 1:
+    if cache.position is None or cache.batch_size != 1:
         raise ValueError(f"{memory} holds {cache.batch_size} rows; the commands work with one")
+    position = int(cache.position)
+    if position > cache.columns and "model" in read_header(memory).notes:  # as every command writes it
+        raise ValueError(
+            f"{memory} is at token {position:,} of a document, and has read {cache.columns:,} tokens in all; {WAY_OUT}"
+        )
     return cache
 
 
-def unfinished_reading(save: Path, resume: bool, about: dict[str, Any], overwrite: bool = False) -> dict[str, Any]:
-    """The notes of the reading that `resume` continues, or {} for a new one.
+def unfinished_reading(save: Path, resume: bool, about: dict[str, Any], overwrite: bool = False) -> Reading | None:
+    """The reading that `resume` continues, or None for a new one.
 
     Args:
         save, resume: the memory file, and whether its reading is to be continued.
@@ -110,29 +112,29 @@ def unfinished_reading(save: Path, resume: bool, about: dict[str, Any], overwrit
         overwrite: whether a new reading may replace the file.
 
     Raises:
-        ValueError: there is no unfinished reading of this text to resume, or a new one would replace a memory file
-            without `overwrite`, or a file of another kind.
+        ValueError: there is no unfinished reading of this text to resume, its notes are damaged, or a new one would
+            replace a memory file without `overwrite`, or a file of another kind.
     """
     if not save.exists():
         if resume:
             raise ValueError(f"--resume: there is no {save}; leave --resume out to begin")
-        return {}
-    notes = read_notes(save, given_as="" if resume else "--save")
-    text = notes.get("text", {})
-    finished = text.get("finished", True)
+        return None
+    header = read_header(save, given_as="" if resume else "--save")
     if not resume:
-        if not finished and not overwrite:
+        text = header.notes.get("text")
+        if isinstance(text, dict) and text.get("finished") is False and not overwrite:
             raise ValueError(
-                f"{save} holds an unfinished reading of {text['path']}; go on with --resume, or replace it with "
+                f"{save} holds an unfinished reading of {text.get('path')}; go on with --resume, or replace it with "
                 "--overwrite"
             )
         check_save(save, overwrite=overwrite)
-        return {}
-    if finished:
+        return None
+    reading = reading_of(save, header)
+    if reading is None or reading.finished:
         raise ValueError(f"{save} holds no unfinished reading; to read on with another text use --from {save}")
-    if (text["path"], text["bytes"]) != (about["path"], about["bytes"]):
+    if (reading.path, reading.bytes) != (about["path"], about["bytes"]):
         raise ValueError(
-            f"{save} was reading {text['path']} ({text['bytes']:,} bytes), not {about['path']} "
+            f"{save} was reading {reading.path} ({reading.bytes:,} bytes), not {about['path']} "
             f"({about['bytes']:,} bytes); --resume needs the same text"
         )
-    return notes
+    return reading

@@ -13,7 +13,8 @@ from titanslab.locks import only_writer
 from titanslab.models.cache import TitansCache
 from titanslab.models.cache_file import weights_fingerprint
 from titanslab.reading.answer import Manner, Sampling, answer
-from titanslab.reading.files import check_place, check_save, load_memory, load_reader, read_notes
+from titanslab.reading.files import check_place, check_save, load_memory, load_reader, read_header
+from titanslab.reading.notes import session_of
 
 SPOKEN = Sampling(128, 0.8, top_p=0.95)  # for a model whose folder leaves it open
 
@@ -154,12 +155,11 @@ def _session(
         if file.exists():
             _check_file(file, start)
             cache, goes_on = load_memory(file, network), True
-    notes = read_notes(file) if goes_on else {}
+    turns, earlier = session_of(file, read_header(file)) if goes_on else (0, dict[str, Any]())
     empty = TitansCache(network.config)
     cache = empty if cache is None else cache
     begun = empty if goes_on else cache
-    manner = manner.over(notes.get("manner", {}))
-    return Session(network, tokenizer, folder, file, cache, begun, manner, notes.get("turns", 0))
+    return Session(network, tokenizer, folder, file, cache, begun, manner.over(earlier), turns)
 
 
 def _check_file(file: Path, start: Path | None) -> None:
@@ -172,7 +172,7 @@ def _check_file(file: Path, start: Path | None) -> None:
             f"session {str(file)!r} exists already; go on with it by --session {str(file)!r} without --from, or name "
             "another session"
         )
-    if "turns" not in read_notes(file):
+    if "turns" not in read_header(file).notes:
         raise ValueError(f"{str(file)!r} is a memory, no session; begin one: --session FILE --from {str(file)!r}")
 
 

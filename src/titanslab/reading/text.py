@@ -86,14 +86,20 @@ def read_text(
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is not UTF-8, damaged, or without text.
+        ValueError: it is not UTF-8, damaged, or without text, or shorter than `place`.
+        FloatingPointError: a piece made the memory not finite; the steps before it are valid.
     """
     source = TextSource(path)
     tokens = _Tokens(source, tokenizer, place, with_start=cache is None)
     begin = time.perf_counter()
     recent = deque([(begin, 0)], maxlen=20)
-    before = 0 if cache is None else cache.columns
+    before, done = 0 if cache is None else cache.columns, 0
     for state in model.read_pieces(tokens, cache, piece_size=piece_size, learn=learn, write_scale=write_scale):
+        if name := state.not_finite():
+            raise FloatingPointError(
+                f"reading {source.path} made numbers that are not finite in {name!r} between token {done:,} and "
+                f"{state.columns - before:,}"
+            )
         done = state.columns - before
         now = time.perf_counter()
         recent.append((now, done))
@@ -130,6 +136,11 @@ class _Tokens:
         skip = self.place.tokens
         for piece in self.source.pieces(self.place.start):
             ids = self.encoder.chunk(piece.text, piece.start == 0)
+            if skip > len(ids):
+                raise ValueError(
+                    f"{self.source.path} has {len(ids):,} tokens after byte {piece.start:,}, and {skip:,} of them were "
+                    "read before; is it the same text, and its notes whole?"
+                )
             first = [] if self.count else self.first
             part = _Part(self.count + len(first), skip, len(ids), piece)
             if not self.ahead and not self.count:
