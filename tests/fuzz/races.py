@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -226,7 +227,9 @@ def main() -> int:
             process = start(words[0])
             while process.poll() is None and not (place / "metrics.jsonl").exists():
                 time.sleep(0.01)
+            process.send_signal(signal.SIGSTOP)  # or it may end before the other has begun
             code, said = end(start([*words[0], "--resume"]))
+            process.send_signal(signal.SIGCONT)
             fault = "" if code == 2 and REFUSED[0] in said else f"exit code {code}: {said}"
             code, said = end(process)
             fault = fault or (f"exit code {code}: {said}" if code else "")

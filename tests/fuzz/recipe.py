@@ -14,6 +14,7 @@ from .memory import not_finite
 
 VALUES = [value for value in STRANGE if value is not None and value != "\ud800"]  # TOML has neither
 SIZES = [10**6, 2**31, 2**62]
+RATES = [1e-300, 0.9, 30.0, 1e4, 1e30]  # some of them can be trained with, and some end in values that are not finite
 NUMBERS = [1e-310, 1e10, 1e308, -1.0, 0.0, float("inf"), float("nan")]
 LISTS = [[1.0], [0.0, 0.0], [5.0, 1.0], [1e300, 1e308], [1.0, float("inf")]]
 EXTREME: dict[str, dict[str, list[Any]]] = {
@@ -25,12 +26,12 @@ EXTREME: dict[str, dict[str, list[Any]]] = {
             ["chunk_size", "memory_depth", "memory_expansion", "num_persistent_tokens", "conv_size"], SIZES
         ),
         **dict.fromkeys(["memory_write_cost", "memory_theta_bias", "rms_norm_eps", "initializer_range"], NUMBERS),
-        "memory_half_lives": LISTS,
+        "memory_half_lives": [*LISTS, [1.0, 1e30], [0.1, 0.2]],
         "rope_parameters": [{"rope_theta": 0.0}, {"rope_theta": "a"}, {"rope_type": "yarn"}, {"rope_type": 5}, [1]],
     },
     "data": {"sequence_length": SIZES, "shuffle_buffer": SIZES},
     "training": {
-        **dict.fromkeys(["learning_rate", "weight_decay", "gradient_clip", "beta1", "beta2"], NUMBERS),
+        **dict.fromkeys(["learning_rate", "weight_decay", "gradient_clip", "beta1", "beta2"], NUMBERS + RATES),
         **dict.fromkeys(["batch_size", "accumulation", "warmup_steps", "log_every", "save_every", "seed"], SIZES),
     },
 }
