@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from titanslab.cli import VERBS
@@ -56,6 +55,7 @@ def run(arguments: list[str]) -> int:
 
 def _shown(otherwise: Callable[..., None]) -> Callable[..., None]:
     """The function that shows a warning of this package in one line of its own, and others by `otherwise`."""
+    from pathlib import Path  # the help does without it
 
     def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **options: Any) -> None:
         if Path(filename).is_relative_to(Path(__file__).parents[1]):
