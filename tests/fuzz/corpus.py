@@ -4,6 +4,7 @@ import gzip
 import json
 import pickle
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,9 +169,11 @@ def _cache(rng: random.Random, files: Path, folder: Path) -> Case:
 
     def run() -> Answer:
         found: list[Any] = []
-        answer = judged(lambda: found.append(_tokens(source, cache)))
-        if answer.verdict != DONE:
-            return answer
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            answer = judged(lambda: found.append(_tokens(source, cache)))
+        if answer.verdict != DONE or any("carry no checksum" in str(one.message) for one in said):
+            return answer  # without a checksum, as of an earlier release, a number may be wrong: the warning says so
         same = found[0].text_bytes == size and np.array_equal(found[0].offsets, offsets)
         same = same and np.array_equal(found[0].ids, ids)
         return answer if same else Answer(FAULT, "the damaged tokens were taken")

@@ -21,7 +21,7 @@ from .command import DONE, FAULT, REFUSED, Answer
 KINDS = {"memory": memory, "model": model, "recipe": recipe, "corpus": corpus, "run": run, "results": results}
 SHARES = {"memory": 28, "model": 20, "recipe": 18, "corpus": 14, "run": 13, "results": 7}
 TOGETHER = 25  # inputs of one child
-SECONDS = 60.0  # after which an input hangs
+SECONDS = 120.0  # after which an input hangs
 BYTES = 12 << 30  # of memory of a child
 OUTSIDE, UNPICKLED = "wrote outside of its folder", "code of an input was executed"
 _CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "shutil.rmtree")
@@ -128,7 +128,9 @@ def _batch(pipe: Any, batch: list[tuple[str, int]], seed: int, files: Path, fold
 
 
 def _settle(folder: Path) -> None:
-    """Set up a child: its temporary files and the cache of tokens are below `folder`, and warnings are no errors."""
+    """Set up a child: temporary files and the cache of tokens below `folder`, no network, warnings are no errors."""
+    import huggingface_hub.constants
+
     from titanslab.training import sources
 
     tempfile.tempdir = str(folder / "temporary")
@@ -136,7 +138,7 @@ def _settle(folder: Path) -> None:
     sources.tokens_folder = lambda: folder / "tokens"
     warnings.resetwarnings()
     warnings.simplefilter("default")
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # it has read its environment variable already
 
 
 _watching: list[tuple[str, list[str]]] = []
