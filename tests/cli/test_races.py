@@ -114,3 +114,23 @@ def test_killed_readings_go_on(trained, text_file, tmp_path):
     one, other = (TitansCache.header(path).notes["text"] for path in (save, whole))
     assert one == other
     assert not leftovers(tmp_path)
+
+
+def test_a_killed_evaluation_goes_on(trained, tmp_path):
+    words = ("evaluate", "niah", "--model", trained, "--lengths", "1k", "--samples", 12, "--max-new-tokens", 2)
+    words += ("--batch-size", 1)
+    assert Child(tmp_path / "whole-child", *words, "--output", tmp_path / "whole").wait() == 0
+    output = tmp_path / "killed"
+    child = Child(tmp_path / "child", *words, "--output", output)
+    while not (output / "results.jsonl").exists() and child.process.is_alive():
+        time.sleep(0.002)
+    child.process.kill()
+    assert child.wait() == -signal.SIGKILL
+    assert Child(tmp_path / "again", *words, "--output", output).wait() == 0
+
+    def answers(folder):
+        lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+        return [{name: line[name] for name in ("task", "index", "output", "scores")} for line in lines]
+
+    assert answers(output) == answers(tmp_path / "whole")
+    assert not leftovers(output)

@@ -83,6 +83,7 @@ FAULTS = {
     "in int32, and a floating-point dtype is needed": lambda t: t.update({MEMORY: t[MEMORY].view(torch.int32)}),
     "in float64 and 'layers.0.memory.memory.weights.0' in float32": lambda t: t.update({MEMORY: t[MEMORY].double()}),
     "has 'position' in int32, and counters are int64": lambda t: t.update(position=t["position"].int()),
+    "has 'position' in complex64, and counters": lambda t: t.update(position=t["position"].to(torch.complex64)),
     "has 'position' = -5, and 0 to": lambda t: t["position"].fill_(-5),
     "has 'position' = 1099511627776": lambda t: t["position"].fill_(1 << 40),
     "has 'layers.1.memory.memory.offset' = 4, and 0 to 3": lambda t: t["layers.1.memory.memory.offset"].fill_(4),

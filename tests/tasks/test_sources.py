@@ -31,3 +31,10 @@ def test_seeds_and_samples_are_plain_values():
     sample = TaskSample("t", 1, 2, "prompt é\n", "x", {"depth": 1.5})
     assert TaskSample.from_json(sample.to_json()) == sample
     assert "\n" not in sample.to_json()
+
+
+@pytest.mark.parametrize("depth", ["", -1, 101, [5], True])
+def test_a_depth_that_is_no_share_is_refused(depth):
+    sample = TaskSample("niah_single_1", 600, 0, "text", "7", {"depth": depth})
+    with pytest.raises(ValueError, match=r"a sample: info\.depth"):
+        TaskSample.from_json(sample.to_json())

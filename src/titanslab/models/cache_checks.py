@@ -31,6 +31,8 @@ def fault(tensors: Mapping[str, Tensor], config: TitansConfig) -> str:
         return "lacks the tensor 'position'"
     if position.dim() != 1 or position.numel() == 0:
         return f"has 'position' of shape {list(position.shape)}, and [rows] is needed"
+    if wrong := _wrong_dtypes(tensors, {}, {"position": MOST_TOKENS}):
+        return wrong
     rows = position.shape[0]
     counters = {"position": MOST_TOKENS} | ({"document": 0} if "document" in tensors else {})
     shapes: dict[str, tuple[int, ...]] = {name: (rows,) for name in counters}

@@ -5,11 +5,14 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from titanslab.documents import parse_json
+from msgspec import Meta
+
+from titanslab.documents import checked, parse_json
 
 LONGEST = 1 << 30  # bytes of one sample's JSON
+DEPTH = Annotated[float, Meta(ge=0, le=100)] | None  # percent
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class TaskSample:
     @classmethod
     def from_json(cls, line: str) -> "TaskSample":
         """Inverse of `to_json`; DocumentError for a line that is none of a sample."""
-        return parse_json(line, cls, origin="a sample", limit=LONGEST)
+        sample = parse_json(line, cls, origin="a sample", limit=LONGEST)
+        checked(sample.info.get("depth"), DEPTH, "a sample: info.depth")
+        return sample
 
 
 @dataclass(frozen=True)
