@@ -45,8 +45,8 @@ def pick_device(name: str | torch.device) -> Any:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(f"--device {name!r} cannot be used; here: auto, {', '.join(here)}") from error
     return device
@@ -72,6 +72,8 @@ def find_model_folder(name: str | Path) -> Path:
         FileNotFoundError: the folder does not exist. ValueError: it holds no model.
     """
     path = Path(name).expanduser()
+    if not str(name):
+        raise ValueError("the name of the model is empty; give a run folder or a saved model")
     if not path.exists():
         raise FileNotFoundError(f"model {str(name)!r} does not exist (looked for {path.absolute()})")
     if path.is_file():
@@ -105,11 +107,19 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
         raise ValueError(f"model folder {str(folder)!r} holds no .safetensors file; other formats are not read")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, use_safetensors=True, output_loading_info=True, **SAFE
+            folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE
         )
     except Exception as error:
-        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}") from error
+        cut = type(error).__name__ == "SafetensorError"
+        fix = "; are the weights whole? Copy or save them again" if cut else ""
+        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}{fix}") from error
     model, report = loaded
+    if other := sorted(report.get("mismatched_keys", ()), key=str):
+        key, saved, wanted = other[0]
+        raise ValueError(
+            f"the model in {str(folder)!r} cannot be loaded: {len(other)} of its weights have other shapes than "
+            f"config.json says; {key} is {list(saved)}, not {list(wanted)}; they belong to different models"
+        )
     if missing := sorted(map(str, report.get("missing_keys", ()))):
         raise ValueError(
             f"the weights in {str(folder)!r} lack {len(missing)} parameters of the model, {missing[0]} first; "
