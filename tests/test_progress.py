@@ -138,3 +138,4 @@ def test_the_times_are_never_cut_on_a_narrow_terminal(columns, monkeypatch):
     assert "…" not in last
     assert len(last) <= columns
     assert ("6,940 tokens/s" in last) == (columns >= 140)
+    assert last.endswith(("left", "45,056 tokens", "6,940 tokens/s"))

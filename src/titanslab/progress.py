@@ -77,7 +77,10 @@ def _fitted(room: int, count: str, speed: list[str], note: str) -> tuple[str, in
         room -= len(both) - len(count)
         count = both
     width = min(WIDEST, max(NARROWEST, room - len(note) - 1), max(1, room))
-    return count, width, note[: max(0, room - width - 1)]
+    shown = note.split(", ")
+    while shown and len(", ".join(shown)) > room - width - 1:
+        shown.pop()  # a number that is cut would be another number
+    return count, width, ", ".join(shown)
 
 
 @contextmanager
