@@ -1,6 +1,7 @@
 """The progress bar: lines without a terminal, a bar on one, amounts, speed and time left."""
 
 import io
+import re
 import sys
 from contextlib import suppress
 
@@ -121,3 +122,20 @@ def test_on_a_terminal_it_is_a_bar(keep, monkeypatch):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("columns", [70, 80, 100, 140])
+def test_the_times_are_never_cut_on_a_narrow_terminal(columns, monkeypatch):
+    written = io.StringIO()
+    written.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", written)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with bar("reading a.txt", "bytes", keep=True) as show:
+        show(141_300, 608_600, "45,056 tokens, 6,940 tokens/s")
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.getvalue()).strip().splitlines()[-1]
+    assert re.search(r"141\.3 kB/608\.6 kB .*0:00:0\d elapsed +\S+ left", last), last
+    assert "…" not in last
+    assert len(last) <= columns
+    assert ("6,940 tokens/s" in last) == (columns >= 140)
+    assert last.endswith(("left", "45,056 tokens", "6,940 tokens/s"))

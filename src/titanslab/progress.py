@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class Progress(Protocol):
@@ -65,30 +65,52 @@ class _Pace:
         return f"{amount:.2g}" if 0 < amount < 1 else f"{int(amount):,}"
 
 
+TIMES = len("0:00:00 elapsed  0:00:00 left") + 4  # with the spaces between the columns
+WIDEST, NARROWEST = 40, 8  # of the bar
+
+
+def _fitted(room: int, count: str, speed: list[str], note: str) -> tuple[str, int, str]:
+    """The amounts, the width of the bar and the note in `room` columns: speed and note give way to the times."""
+    room -= len(count) + 1
+    both = "  ".join([count, *speed])
+    if room - (len(both) - len(count)) >= NARROWEST:
+        room -= len(both) - len(count)
+        count = both
+    width = min(WIDEST, max(NARROWEST, room - len(note) - 1), max(1, room))
+    shown = note.split(", ")
+    while shown and len(", ".join(shown)) > room - width - 1:
+        shown.pop()  # a number that is cut would be another number
+    return count, width, ", ".join(shown)
+
+
 @contextmanager
 def _on_terminal(title: str, pace: _Pace, keep: bool) -> Iterator[Progress]:
     from rich import progress as columns
     from rich.console import Console
 
+    console, drawn = Console(stderr=True), columns.BarColumn()
     display = columns.Progress(
         columns.TextColumn("{task.description}", markup=False),
-        columns.BarColumn(),
+        drawn,
         columns.TextColumn("{task.fields[amounts]}", markup=False),
         columns.TimeElapsedColumn(),
         columns.TextColumn("elapsed "),
         columns.TimeRemainingColumn(),
         columns.TextColumn("left"),
         columns.TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
+        console=console,
         transient=not keep,
     )
+    text = ""
     with display:
         task = display.add_task(title, total=None, completed=int(pace.start or 0), amounts="", note="")
 
         def show(done: float, total: float | None, note: str | None = None, /) -> None:
-            changes: dict[str, Any] = {} if note is None else {"note": note}
-            amounts = "  ".join(pace.amounts(done, total, "/"))
-            display.update(task, completed=done, total=total, amounts=amounts, **changes)
+            nonlocal text
+            text = text if note is None else note
+            count, *speed = pace.amounts(done, total, "/") or [""]
+            amounts, drawn.bar_width, shown = _fitted(console.width - len(title) - TIMES, count, speed, text)
+            display.update(task, completed=done, total=total, amounts=amounts, note=shown)
 
         yield show
 

@@ -3,8 +3,11 @@
 import sys
 
 import pytest
+import torch
 
+from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.cli import main
+from titanslab.data import byte_tokenizer
 from titanslab.training import sources
 
 RECIPE = """
@@ -95,4 +98,20 @@ def trained(tmp_path_factory, recipe_file):
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(load_recipe(recipe_file), folder)
     sys.stderr.flush()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory):
+    """The folder of an untrained model that never ends an answer on its own."""
+    folder = tmp_path_factory.mktemp("models") / "talker"
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = TitansForCausalLM(TitansConfig.preset("tiny", vocab_size=len(tokenizer), **sizes))
+    with torch.no_grad():
+        network.model.embed_tokens.weight[128:].zero_()  # their logits are 0, below the largest of the others
+    network.generation_config.do_sample = False
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

@@ -12,37 +12,20 @@ import termios
 import time
 from functools import partial
 
-import pytest
 import torch
 
-from titanslab import TitansCache, TitansConfig, TitansForCausalLM
-from titanslab.data import byte_tokenizer
+from titanslab import TitansCache
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|[\r\b]")
-
-
-@pytest.fixture(scope="session")
-def talker(tmp_path_factory):
-    """The folder of an untrained model that never ends an answer on its own."""
-    folder = tmp_path_factory.mktemp("models") / "talker"
-    tokenizer = byte_tokenizer()
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    network = TitansForCausalLM(TitansConfig.preset("tiny", vocab_size=len(tokenizer), **sizes))
-    with torch.no_grad():
-        network.model.embed_tokens.weight[128:].zero_()  # their logits are 0, below the largest of the others
-    network.generation_config.do_sample = False
-    network.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 class Terminal:
     """A command on a terminal of its own; `said` is everything that it wrote so far, without control sequences."""
 
-    def __init__(self, words, state):
+    def __init__(self, words, state, columns=1000):
         ours, theirs = pty.openpty()
         environment = os.environ | {"TERM": "xterm", "TITANS_STATE": str(state), "OMP_NUM_THREADS": "1"}
+        environment["COLUMNS"] = str(columns)
         environment.pop("PYTHONWARNINGS", None)
         command = [sys.executable, "-m", "titanslab.cli", *map(str, words)]
         options = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
@@ -103,8 +86,10 @@ def test_a_talk_on_a_terminal(talker, tmp_path):
     talk.type("/nothing\r", "is no command")
     talk.type(f"/save {kept}\r", f"written: {kept}")
     talk.type(f"/save {kept}\r", "give another name")
+    talk.type(" quit\r")  # a text, as the remark says
+    talk.type("/memory\r", "3 turns")
     talk.type("\x03", "Ctrl-D or /quit ends")
-    talk.type("/forget\r", "2 turns forgotten; the file is kept as")
+    talk.type("/forget\r", "3 turns forgotten; the file is kept as")
     talk.type("three\r")
     talk.type("\x04", "1 turn is kept in", last=True)
     assert talk.close() == 0
@@ -161,3 +146,15 @@ def test_an_empty_answer_says_so_and_why(titans, trained, tmp_path, monkeypatch)
     code, _, err = titans("chat", "--model", trained)
     assert code == 0
     assert err.count("ended at once") == 1
+
+
+def test_remarks_are_broken_between_words(talker, tmp_path):
+    talk = Terminal(("chat", "--model", talker, "--session", tmp_path / "a.session"), tmp_path, columns=60)
+    talk.wait("Ctrl-D ends\n")
+    talk.type("/help\r", "always read as text")
+    remarks = [line for line in talk.said.splitlines() if line and line[0] not in ">"]
+    assert max(map(len, remarks)) <= max(60, len(str(tmp_path / "a.session")))
+    assert "\n            " in talk.said  # the second line of a command's text
+    talk.type("/nothing\r", "is no command")
+    talk.type("/quit\r", "nothing was said yet", last=True)
+    assert talk.close() == 0

@@ -1,8 +1,12 @@
 """The command itself: help for every verb, wrong flags, unexpected errors."""
 
+import inspect
+import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
+from typing import get_type_hints
 
 import pytest
 
@@ -87,3 +91,20 @@ def test_as_a_module_in_its_own_process(tmp_path):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "does not exist" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_line_and_code_130(titans, monkeypatch, number):
+    def generate(**values):
+        os.kill(os.getpid(), number)
+        for _ in range(1000):
+            pass
+
+    module = import_module("titanslab.cli.generate")
+    before = signal.getsignal(signal.SIGTERM)
+    generate.__signature__ = inspect.signature(module.generate, eval_str=True)
+    generate.__annotations__ = get_type_hints(module.generate, include_extras=True)
+    monkeypatch.setattr(module, "generate", generate)
+    code, _, err = titans("generate", "--model", "x", "hello")
+    assert (code, err.strip()) == (130, "titans: interrupted")
+    assert signal.getsignal(signal.SIGTERM) is before

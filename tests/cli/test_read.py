@@ -415,7 +415,7 @@ def test_what_cannot_be_read_is_said_in_one_line(fails, titans, trained, book, m
     assert "does not exist" in fails("read", book, "-m", trained, "--save", tmp_path / "no" / "m")
     assert not save.exists()
     (tmp_path / "short.memory").write_bytes(memory.read_bytes()[:-50])
-    assert "not a readable cache file" in fails("ask", "--memory", tmp_path / "short.memory", "x")
+    assert "is damaged: it has" in fails("ask", "--memory", tmp_path / "short.memory", "x")
     assert "--template must hold" in fails("ask", "--memory", memory, "x", "--template", "y")
     assert "with learn=False nothing" in fails("read", book, "--save", save, "--no-learn", "--write-scale", "2")
 
@@ -515,3 +515,37 @@ def test_a_memory_of_another_model_is_refused(fails, trained, memory, tmp_path):
     model.save_pretrained(tmp_path)
     load_model_tokenizer(trained).save_pretrained(tmp_path)
     assert "other weights" in fails("ask", "--memory", memory, "x", "--model", tmp_path)
+
+
+def test_a_file_that_is_no_memory_is_named_before_a_library_of_models_is_loaded(tmp_path, fails, trained, text_file):
+    memory = tmp_path / "a.memory"
+    for content, said in (
+        (None, "does not exist (looked for"),
+        (b"", "is no memory file; titans read TEXT --model RUN --save FILE makes one"),
+        (b"Once upon a time", "is no memory file"),
+        ((trained / "model.safetensors").read_bytes(), "is no memory file"),
+    ):
+        if content is not None:
+            memory.write_bytes(content)
+        assert f"--memory {str(memory)!r} {said}" in fails("ask", "--memory", memory, "Who?")
+        assert f"--from {str(memory)!r} {said}" in fails("chat", "--from", memory)
+        assert f"--from {str(memory)!r} {said}" in fails("read", text_file, "--from", memory, "--save", "x.memory")
+    assert "is a folder or a device" in fails("inspect", text_file, "--memory", tmp_path)
+
+
+def test_a_memory_file_that_was_cut_is_told_its_length(tmp_path, fails, titans, trained, text_file):
+    memory = tmp_path / "a.memory"
+    assert titans("read", text_file, "--model", trained, "--save", memory)[0] == 0
+    content = memory.read_bytes()
+    memory.write_bytes(content[:-100])
+    line = fails("ask", "--memory", memory, "Who?")
+    assert f"is damaged: it has {len(content) - 100:,} bytes instead of {len(content):,}; make it again" in line
+
+
+def test_the_error_of_another_model_names_the_own_one(tmp_path, fails, titans, trained, talker, text_file):
+    memory = tmp_path / "a.memory"
+    assert titans("read", text_file, "--model", trained, "--save", memory)[0] == 0
+    line = fails("ask", "--memory", memory, "Who?", "--model", talker)
+    assert "is the cache of another model" in line
+    assert line.endswith(f"; its model is {trained}")
+    assert "the name of the model is empty" in fails("ask", "--memory", memory, "Who?", "--model", "")

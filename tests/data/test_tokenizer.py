@@ -1,6 +1,7 @@
 """Tokenizers: bytes exactly, Hugging Face files, SentencePiece models with the ids of its own package."""
 
 import io
+import json
 import sys
 import time
 
@@ -141,3 +142,19 @@ def test_what_is_not_a_tokenizer_says_so(tmp_path):
     (tmp_path / "words.csv").write_text("a,b")
     with pytest.raises(ValueError, match="unknown kind"):
         load_tokenizer(str(tmp_path / "words.csv"))
+
+
+@pytest.mark.parametrize("place", ["added_tokens", "vocab"])
+@pytest.mark.parametrize("id", [-1, 1 << 31, 1 << 40])
+def test_an_id_that_no_vocabulary_has_is_refused(tmp_path, place, id):
+    byte_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    if place == "vocab":
+        content["model"]["vocab"]["a"] = id
+    else:
+        content["added_tokens"][0]["id"] = id
+    file.write_text(json.dumps(content))
+    for name in (file, tmp_path):
+        with pytest.raises(ValueError, match=rf"token id {id}; ids are from 0"):
+            load_tokenizer(str(name))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import LlamaConfig
 
 from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.memory import MemoryConfig
@@ -157,3 +158,10 @@ def test_a_keyword_wins_over_memory() -> None:
     config = TitansConfig.preset("tiny", memory=MemoryConfig(2, depth=3, norm=False), memory_depth=1)
     assert config.memory == MemoryConfig(2, depth=1, norm=False)
     assert TitansConfig.preset("tiny", memory={"norm": False}).memory == MemoryConfig(4, norm=False)
+
+
+@pytest.mark.parametrize("load", [TitansConfig.from_pretrained, TitansForCausalLM.from_pretrained])
+def test_a_model_of_another_architecture_is_named(load, tmp_path):
+    LlamaConfig(hidden_size=32, num_attention_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model_type is 'llama', not 'titans': .* AutoModelForCausalLM"):
+        load(tmp_path)

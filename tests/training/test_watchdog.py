@@ -1,9 +1,12 @@
 """The watchdog names the step and the layer where a NaN or an infinity began."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
+from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.training.run import train
 from titanslab.training.watchdog import NonFiniteError, check_step, first_bad_activation
 
@@ -111,3 +114,17 @@ def test_weights_that_are_not_finite_are_never_saved(recipe, tmp_path, monkeypat
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert last in names
     assert f"checkpoint-{step}" not in names
+
+
+def test_the_search_for_the_layer_warns_of_no_hooks():
+    model = TitansForCausalLM(
+        TitansConfig.preset(
+            "tiny", variant="mac", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.fill_(float("inf"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert first_bad_activation(model, {"input_ids": ids}) is not None

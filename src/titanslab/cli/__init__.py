@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 
 # verb -> (module with a function or a typer.Typer of the verb's name; its line in `titans --help`)
 VERBS = {
@@ -21,12 +23,15 @@ VERBS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit: 0 when done, 2 with one line on stderr when not, 130 after Ctrl-C.
+    """Run the command and exit: 0 when done, 2 with one line on stderr when not, 130 after Ctrl-C or SIGTERM.
 
     `--debug` before the verb, or TITANS_DEBUG=1, shows the traceback of an error.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    before = None
     try:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: keeps the work done
         from titanslab.cli.root import run
 
         code = run(arguments)
@@ -36,4 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         if wants_traceback(arguments, error):
             raise
         code = exit_code(error)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     sys.exit(code)

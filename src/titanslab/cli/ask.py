@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from titanslab.cli.errors import in_utf8
-from titanslab.cli.options import Device, Learn, MaxNewTokens, MemoryModel, Overwrite, Template
+from titanslab.cli.options import MOST_SEED, Device, Learn, MaxNewTokens, MemoryModel, Overwrite, Template
 
 if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
@@ -28,7 +28,7 @@ def ask(
         float | None,
         typer.Option(min=0.0, help="0 always takes the likeliest token; default: the model's own, else 0."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed gives the same answer.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Ask a model about a text that it has read; the memory file is not changed.
@@ -45,8 +45,9 @@ def ask(
 
     from titanslab.cli.generate import TextWriter
     from titanslab.locks import only_writer
-    from titanslab.reading.files import check_place, check_save, load_reader
+    from titanslab.reading.files import check_memory_file, check_place, check_save, load_reader
 
+    check_memory_file(memory, "--memory")
     with ExitStack() as held:
         if save is not None:
             check_place(save, "--save")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from titanslab.cli.errors import Interrupted, describe, in_utf8
-from titanslab.cli.options import Device, Learn, MaxNewTokens, MemoryModel, Template
+from titanslab.cli.options import MOST_SEED, Device, Learn, MaxNewTokens, MemoryModel, Template
 
 if TYPE_CHECKING:
     from titanslab.reading.session import Session
@@ -46,7 +48,9 @@ def chat(
             min=0.01, max=1.0, help="Draw from the likeliest up to this mass; default: the model's own, else 0.95."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answers.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MOST_SEED, help="The same seed gives the same answers.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Talk with a model, line by line; the conversation stays in its memory, also after a restart.
@@ -58,6 +62,11 @@ def chat(
     """
     from titanslab.cli.ask import read_template, set_freeze
     from titanslab.cli.terminal import line_reader
+    from titanslab.reading.files import check_memory_file, check_session
+
+    check_session(session, model, start)
+    if start is not None:
+        check_memory_file(start, "--from")
     from titanslab.reading.answer import Manner
     from titanslab.reading.session import open_session, state_folder
 
@@ -67,7 +76,7 @@ def chat(
         if seed is not None:
             from accelerate.utils import set_seed
 
-            set_seed(seed + talk.turns)
+            set_seed((seed + talk.turns) % 2**32)
         terminal = sys.stdin.isatty()
         if terminal or session is None:
             known = f"{_turns(talk)}, {talk.cache.columns:,} tokens" if talk.turns else "new"
@@ -79,7 +88,9 @@ def chat(
             raise Interrupted(f"ended; {_kept(talk)}") from None
         if terminal:
             again = shlex.join(["titans", "chat", "--session", str(talk.file)])
-            _note(_kept(talk) + (f"; go on with: {again}" if talk.file.exists() else ""))
+            _note(_kept(talk))
+            if talk.file.exists():
+                print(f"go on with: {again}", file=sys.stderr, flush=True)  # in one line, to be copied
 
 
 def _converse(talk: Session, next_line: Callable[[], str | None], terminal: bool) -> None:
@@ -99,7 +110,7 @@ def _converse(talk: Session, next_line: Callable[[], str | None], terminal: bool
             return
         if not line.strip():
             continue
-        if terminal and (line[0] == "/" or line.strip().lower() in LEAVE):
+        if terminal and (line[0] == "/" or line.rstrip().lower() in LEAVE):
             if _command(talk, line.strip()):
                 return
             continue
@@ -128,7 +139,7 @@ def _command(talk: Session, line: str) -> bool:
         return True
     if name == "/help":
         width = max(map(len, COMMANDS))
-        _note("\n".join(f"{command:{width}}  {text}" for command, text in COMMANDS.items()))
+        _note("\n".join(f"{command:{width}}  {text}" for command, text in COMMANDS.items()), indent=width + 2)
         _note("A line that begins with a space is always read as text.")
     elif name == "/memory":
         _show_memory(talk)
@@ -168,7 +179,7 @@ def _save(talk: Session, name: str) -> None:
     except (OSError, ValueError) as error:
         _note(describe(error).replace(", or --overwrite to replace it", ""))
     else:
-        _note(f"written: {name}; ask it with: {shlex.join(['titans', 'ask', '--memory', name, '...'])}")
+        _note(f'written: {name}; ask it with:\n{shlex.join(["titans", "ask", "--memory", name])} "QUESTION"')
 
 
 def _turns(talk: Session) -> str:
@@ -180,5 +191,11 @@ def _kept(talk: Session) -> str:
     return f"{_turns(talk)} {verb} kept in {talk.file}" if talk.file.exists() else "nothing was said yet"
 
 
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _note(text: str, indent: int = 0) -> None:
+    """Print a remark; on a terminal its lines are broken between words, and all but the first are indented."""
+    lines = text.splitlines()
+    if sys.stderr.isatty():
+        width, gap = shutil.get_terminal_size().columns, " " * indent
+        rules: Any = {"subsequent_indent": gap, "break_long_words": False, "break_on_hyphens": False}
+        lines = [part for line in lines for part in textwrap.wrap(line, max(20, width), **rules)]
+    print("\n".join(lines), file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import Interrupted, UsageError
-from titanslab.cli.options import Device, command
+from titanslab.cli.options import MOST_SEED, Device, command
+from titanslab.cli.words import check_words
 from titanslab.tasks.table import TASKS, Task
 
+COMMAND = "titans evaluate"
 OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
 
 
@@ -31,7 +33,7 @@ class TaskGroup(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not args[0].startswith("-") and args[0] not in (known := self.list_commands(ctx)):
-            raise UsageError.of_name("command", args[0], known, "titans evaluate")
+            raise UsageError.of_name("command", args[0], known, COMMAND)
         return super().resolve_command(ctx, args)
 
 
@@ -110,8 +112,26 @@ def perplexity(
     console.print(f"{numbers}\n{picture}", highlight=False, soft_wrap=True)
 
 
+def check_task_words(words: Sequence[str]) -> None:
+    """UsageError for wrong words after `titans evaluate`: those of a task, or of the measurement of perplexity."""
+    names = [task.name for task in TASKS.values() if task.cells is not None]
+    if not words:
+        raise UsageError(f"titans evaluate needs --model RUN and --data PATH, or a task: {', '.join(names)}", COMMAND)
+    if not words[0].startswith("-") and words[0] not in names:
+        raise UsageError.of_name("command", words[0], names, COMMAND)
+    if words[0] in names:
+        check_words(task_function(TASKS[words[0]]), words[1:], f"{COMMAND} {words[0]}")
+    else:
+        check_words(perplexity, words, COMMAND, names)
+
+
 def task_command(task: Task) -> Any:
-    """The command of a task: the options that all tasks share, with the task's defaults, and its own options."""
+    """The command of a task."""
+    return command(task_function(task), task.name, task.about)
+
+
+def task_function(task: Task) -> Callable[..., None]:
+    """The function of a task: the options that all tasks share, with the task's defaults, and its own options."""
     defaults = {"lengths": task.lengths, "samples": task.samples, "max_new_tokens": task.max_new_tokens}
     shared = [
         p.replace(default=defaults.get(p.name, p.default))
@@ -133,7 +153,7 @@ def task_command(task: Task) -> Any:
     verb.__doc__ = f"{task.help}\n\nExample: [bold]{example}[/bold]"
     verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command(verb, task.name, task.about)
+    return verb
 
 
 def shared_options(
@@ -145,7 +165,7 @@ def shared_options(
         Path | None,
         typer.Option("--output", "-o", help="Folder for results; default: MODEL/evaluation/TASK; run again to go on."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same samples.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed makes the same samples.")] = 42,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Most prompts at once.")] = 16,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Most prompt tokens at once.")] = 1 << 16,
@@ -184,7 +204,10 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
     from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
 
     folder = find_model_folder(shared["model"])
+    _check_task_options(task, own, shared["lengths"])
     output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {str(output)!r} is a file; give a folder")
     check_writable(output, "--output")
     quiet_libraries()
     from rich.console import Console
@@ -213,6 +236,22 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
     if missing:
         console.print(f"Only {run.lengths} was asked: longer lengths need --{missing[0]}.")
     console.print(f"written: {output}/results.jsonl, summary.json, heat_map.png", soft_wrap=True)
+
+
+def _check_task_options(task: Task, own: Mapping[str, Any], lengths: str) -> None:
+    """FileNotFoundError or ValueError that names a wrong option, before the libraries of models are loaded."""
+    from titanslab.data.text import find_files, local_path
+    from titanslab.tasks.sample import split_lengths, split_names
+
+    split_lengths(lengths, task.kilo, "--lengths")
+    for option in task.options:
+        value = own[option.name]
+        if value is None or value == option.default:
+            continue
+        if option.is_path and not (value and local_path(value).exists()):
+            find_files(value, f"--{option.name}")  # of a pattern
+        if option.name == task.parts_option:
+            split_names(value, task.parts, f"--{option.name}")
 
 
 def score_headings(summary: list[dict[str, Any]], headings: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import in_utf8
-from titanslab.cli.options import Device, Temperature
+from titanslab.cli.options import MOST_SEED, Device, Temperature
 from titanslab.progress import bar
 
 
@@ -27,7 +27,7 @@ def generate(
     top_p: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens up to this mass.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="The same seed gives the same text.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Continue a prompt with a trained model; the new text is written to stdout token by token.
@@ -55,7 +55,9 @@ def generate(
     set_seed(seed)
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p)
     with torch.inference_mode():
-        sampling.generate(network, tokenizer, ids, TextWriter(tokenizer, max_new_tokens))
+        new = sampling.generate(network, tokenizer, ids, TextWriter(tokenizer, max_new_tokens))
+    if not tokenizer.decode(new[0].tolist(), skip_special_tokens=True).strip():
+        print("titans: the model ended the text at once; give it a longer or another prompt", file=sys.stderr)
 
 
 def read_prompt(text: str | None, prompt: str | None, file: Path | None) -> str:

@@ -32,6 +32,8 @@ def info(
         raise ValueError("--config and --preset exclude each other; give one of them")
     if variant is not None and preset is None:
         raise ValueError("--variant needs --preset, such as --preset tiny")
+    if config is not None and not config.exists():
+        raise FileNotFoundError(f"--config {str(config)!r} does not exist (looked for {config.absolute()})")
     from rich.console import Console
 
     from titanslab.runs.loading import quiet_libraries
@@ -62,8 +64,6 @@ def read_config(path: Path) -> Any:
 
         recipe = load_recipe(path)
         return model_config(recipe, open_tokenizer(recipe.data))
-    if not path.exists():
-        raise FileNotFoundError(f"--config {str(path)!r} does not exist (looked for {path.absolute()})")
     try:
         return read_config(path if path.is_file() else find_model_folder(path) / "config.json")
     except (OSError, KeyError, ValueError) as error:

@@ -31,11 +31,13 @@ def inspect(
     from titanslab.data.text import TextSource
     from titanslab.files import check_writable
     from titanslab.locks import only_writer
-    from titanslab.reading.files import load_reader
+    from titanslab.reading.files import check_memory_file, load_reader
 
     source = TextSource(text)
     if model is None and memory is None:
         raise ValueError("--model is missing: titans inspect TEXT --model RUN")
+    if memory is not None:
+        check_memory_file(memory, "--memory")
     network, tokenizer, cache, name = load_reader(model, memory, device)
     short = short_name(name)
     folder = output or Path(f"{text.name.lstrip('.').split('.')[0] or 'text'}-{short}-memory")

@@ -1,14 +1,14 @@
-"""The options that several verbs share, the command of a verb, and the check of its options."""
+"""The options that several verbs share, and the command of a verb."""
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
-from titanslab.cli.errors import UsageError
+MOST_SEED = 2**32 - 1
 
 TextFile = Annotated[Path, typer.Argument(help="A text file in UTF-8, also .gz, .xz, .bz2, .zst.", show_default=False)]
 MemoryModel = Annotated[
@@ -47,29 +47,3 @@ def command(verb: Callable[..., Any] | typer.Typer, name: str, about: str) -> An
 def flowing(text: str | None) -> str | None:
     """A help text whose paragraphs are one line each, which the terminal's width breaks."""
     return None if text is None else re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(text))
-
-
-def check_options(verb: Callable[..., Any] | typer.Typer, words: Sequence[str], name: str) -> None:
-    """Raise UsageError for the first long option that a verb does not have, with the nearest name.
-
-    Typer finds it as well, after it has built a parser. A verb with verbs of its own is left to it.
-    """
-    if isinstance(verb, typer.Typer):
-        return
-    flags, valued = {"--help", "-h"}, set[str]()
-    for key, hint in get_type_hints(verb, include_extras=True).items():
-        for option in getattr(hint, "__metadata__", ()):
-            if isinstance(option, typer.models.OptionInfo):
-                given = (option.default, *(option.param_decls or ()))  # in Annotated the first name comes as default
-                names = [text for text in given if isinstance(text, str)] or [f"--{key.replace('_', '-')}"]
-                is_flag = hint.__origin__ in (bool, bool | None)
-                (flags if is_flag else valued).update(part for text in names for part in text.split("/"))
-    left = iter(words)
-    for word in left:
-        if word == "--":
-            return
-        option_name, equals, _ = word.partition("=")
-        if option_name in valued and not equals:
-            next(left, None)  # its value, which may begin with a dash
-        elif word.startswith("--") and option_name not in flags | valued:
-            raise UsageError.of_name("option:", option_name, sorted(flags | valued), name)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from titanslab.cli.options import Overwrite
+from titanslab.cli.options import MOST_SEED, Overwrite
 
 WANTED = 5  # expected recall as a multiple of the window-only model's
 WINDOW_WANTED = 0.8  # expected recall of the window-only model within its reach
@@ -19,7 +19,9 @@ def quickstart(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the model, results.json and the pictures.")
     ] = Path("quickstart"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights, the text's order and the sample.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of the weights, the text's order and the sample.")
+    ] = 0,
     minutes: Annotated[
         float | None, typer.Option(help="Training time of the Titans; default: about two minutes.")
     ] = None,

@@ -43,19 +43,26 @@ def read(
     from titanslab.cli.errors import Interrupted
     from titanslab.data.text import TextSource
     from titanslab.locks import only_writer
-    from titanslab.memory.layer import check_writes
-    from titanslab.reading.files import check_place, load_reader, unfinished_reading
+    from titanslab.reading.files import check_memory_file, check_place, load_reader, unfinished_reading
+    from titanslab.runs.loading import find_model_folder
 
-    check_writes(learn, write_scale)
+    if write_scale is not None:
+        from titanslab.memory.layer import check_writes
+
+        check_writes(learn, write_scale)
     if resume and start is not None:
         raise ValueError("--resume goes on from --save; leave out --from")
     source = TextSource(text)
     check_place(save, "--save")
+    if model is None and start is None and not resume:
+        raise ValueError("--model is missing: titans read TEXT --model RUN --save FILE")
+    if start is not None:
+        check_memory_file(start, "--from")
+    if model is not None:
+        find_model_folder(model)
     with only_writer(save, "--save"):
         about = {"path": str(text.resolve()), "bytes": source.size}
         before = unfinished_reading(save, resume, about, overwrite)
-        if model is None and start is None and not resume:
-            raise ValueError("--model is missing: titans read TEXT --model RUN --save FILE")
         network, tokenizer, cache, folder = load_reader(model, save if resume else start, device)
 
         from titanslab.progress import bar
@@ -66,6 +73,8 @@ def read(
             place = Place(before.start, before.tokens)
             learn = before.learn if learn is None else learn
             write_scale = before.write_scale if write_scale is None else write_scale
+            from titanslab.memory.layer import check_writes
+
             check_writes(learn, write_scale)
         writes: Any = {"learn": learn, "write_scale": write_scale}
         about |= writes

@@ -1,7 +1,6 @@
 """The root of the command: its help, and the way to a verb, whose module is imported when the verb is called.
 
-Help, version, an unknown verb and an unknown option of a verb are answered before typer builds its parser, which takes
-longer than all of that.
+Help, version and wrong words are answered before typer builds its parser, which takes longer than all of that.
 """
 
 from __future__ import annotations
@@ -43,15 +42,21 @@ def run(arguments: list[str]) -> int:
     if first not in VERBS:
         from titanslab.cli.errors import UsageError
 
-        kind, known = ("option:", OPTIONS) if first.startswith("-") else ("command", VERBS)
+        kind, known = ("option:", " ".join(OPTIONS).split()) if first.startswith("-") else ("command", VERBS)
         raise UsageError.of_name(kind, first, known, "titans")
-    verb = getattr(import_module(VERBS[first][0]), first)
-    from titanslab.cli.options import check_options
+    module = import_module(VERBS[first][0])
+    from titanslab.cli.errors import INTERRUPTED
+    from titanslab.cli.words import check_words
 
-    check_options(verb, rest, f"titans {first}")
+    if hasattr(module, "check_task_words"):  # a verb with verbs of its own
+        module.check_task_words(rest)
+    else:
+        check_words(getattr(module, first), rest, f"titans {first}")
     with warnings.catch_warnings():
         warnings.showwarning = _shown(warnings.showwarning)
         result = verb_command(first)(args=rest, prog_name=f"titans {first}", standalone_mode=False)
+    if result == INTERRUPTED:  # typer's value for Ctrl-C
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

@@ -44,5 +44,7 @@ def tokenizer(
     write_whole(output, made.save_pretrained)
     sample = next(corpus.beginnings(100_000))
     per_token = len(sample.encode()) / max(1, len(TextEncoder(made).ids(sample)))
+    if len(made) < vocab:
+        typer.echo(f"{vocab:,} tokens were asked for; these texts give {len(made):,}", err=True)
     typer.echo(f"{output}: {len(made):,} tokens, of {per_token:.2f} bytes on the first text")
     typer.echo(f"Next: titans train RECIPE.toml --set data.tokenizer={output}")

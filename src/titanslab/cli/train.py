@@ -35,9 +35,7 @@ def train(
     pressed again it stops at once. A run that was stopped or killed continues with --resume and gives the
     same losses. On several GPUs: torchrun --nproc-per-node 8 -m titanslab.cli train ...
     """
-    from titanslab.cli.errors import Interrupted
-    from titanslab.runs.loading import quiet_libraries
-    from titanslab.training.recipe import load_recipe
+    from titanslab.training.recipe_file import read_recipe_file
 
     if recipe is None:
         if not (resume and output is not None):
@@ -45,6 +43,11 @@ def train(
         recipe = output / "recipe.toml"
         if not recipe.exists():
             raise ValueError(f"output folder {str(output)!r} holds no run to resume (no recipe.toml)")
+    read_recipe_file(recipe)  # before the libraries of models are loaded
+    from titanslab.cli.errors import Interrupted
+    from titanslab.runs.loading import quiet_libraries
+    from titanslab.training.recipe import load_recipe
+
     output = output or Path("runs") / recipe.stem
     settings = load_recipe(recipe, assignments or ())
     quiet_libraries()

@@ -9,12 +9,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import DecodeError, Struct
+from msgspec.json import decode
+
 from titanslab.data.bpe import bpe_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BYTE = "byte"
+MOST_IDS = 1 << 24  # transformers looks at every id up to the largest one, so that one id of 2**31 takes minutes
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
@@ -62,6 +66,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             raise ValueError(f"tokenizer folder {name!r} holds {kinds}; save a tokenizer there, beside its model")
     if path.is_file():
         return _from_file(path)
+    if path.is_dir() and (file := path / "tokenizer.json").is_file():
+        _check_ids(file)
     if not path.exists() and (path.suffix in (".json", ".model") or name.startswith(("/", ".", "~")) or "\\" in name):
         raise FileNotFoundError(
             f"tokenizer {name!r} does not exist (looked for {path.absolute()}); make one with titans tokenizer BOOKS "
@@ -99,6 +105,7 @@ def _from_file(path: Path) -> PreTrainedTokenizerBase:
     from transformers import PreTrainedTokenizerFast
 
     if path.suffix == ".json":
+        _check_ids(path)
         try:
             return PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
         except Exception as error:
@@ -109,6 +116,34 @@ def _from_file(path: Path) -> PreTrainedTokenizerBase:
         f"tokenizer {str(path)!r} is of an unknown kind; give 'byte', a tokenizer.json, a SentencePiece .model, "
         "a folder or a hub name"
     )
+
+
+class _Token(Struct):
+    id: int
+
+
+class _Vocabulary(Struct):
+    vocab: dict[str, int] | list[Any] = []  # a list gives a token its place as id
+
+
+class _File(Struct):
+    """The parts of a tokenizer.json that hold ids."""
+
+    model: _Vocabulary
+    added_tokens: list[_Token] | None = None
+
+
+def _check_ids(path: Path) -> None:
+    """ValueError if a tokenizer.json has an id that no vocabulary has; other faults are left to tokenizers."""
+    try:
+        parts = decode(path.read_bytes(), type=_File)
+    except (DecodeError, RecursionError):
+        return
+    ids = [token.id for token in parts.added_tokens or ()]
+    ids += parts.model.vocab.values() if isinstance(parts.model.vocab, dict) else ()
+    wrong = [i for i in ids if not 0 <= i < MOST_IDS]
+    if wrong:
+        raise ValueError(f"{str(path)!r} has the token id {wrong[0]}; ids are from 0 to {MOST_IDS - 1:,}")
 
 
 def _from_sentencepiece(path: Path) -> PreTrainedTokenizerBase:

@@ -252,6 +252,12 @@ class TitansConfig(PreTrainedConfig):
 
     def _reject_unknown(self, kwargs: dict[str, Any]) -> None:
         """Raise a ValueError for a misspelt field, which would become an attribute that no code reads."""
+        kind = kwargs.get("model_type") or self.model_type
+        if kind != self.model_type:
+            raise ValueError(
+                f"model_type is {kind!r}, not {self.model_type!r}: this is the config of another architecture; load it "
+                "with AutoConfig, and its model with AutoModelForCausalLM"
+            )
         known = self.field_names()
         for name in set(kwargs) - {"model_type", *FOREIGN}:
             guess = difflib.get_close_matches(name, known, n=1, cutoff=0.7)

@@ -11,10 +11,12 @@ from torch import Tensor
 from titanslab.data import TextEncoder, padding_id
 from titanslab.models.cache import TitansCache
 
+LEAST_TEMPERATURE = 1e-6  # below, logits divided by it would not be finite
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, as in `generate()`; temperature 0 always takes the likeliest one."""
+    """How tokens are drawn, as in `generate()`; temperature 0 always takes the likeliest one, as does one near it."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -23,16 +25,17 @@ class Sampling:
 
     def generate(self, model: Any, tokenizer: Any, ids: Tensor, streamer: Any = None, **more: Any) -> Tensor:
         """The new tokens `[1, n]` that a model draws after `ids [1, T]`; `more` are arguments of its `generate()`."""
+        draws = self.temperature > LEAST_TEMPERATURE
         drawn = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=self.max_new_tokens,
-            do_sample=self.temperature > 0,
+            do_sample=draws,
             pad_token_id=padding_id(tokenizer),
             eos_token_id=tokenizer.eos_token_id,
             streamer=streamer,
-            **(drawn if self.temperature > 0 else {}),
+            **(drawn if draws else {}),
             **more,
         )
         return out[:, ids.shape[1] :]

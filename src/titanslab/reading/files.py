@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
+from titanslab.documents import JSON_BYTES, DocumentError, checked, parse_json
 from titanslab.files import check_writable
 from titanslab.reading.notes import Reading, describe_notes, reading_of
 from titanslab.runs.loading import find_model_folder, open_model, quiet_libraries
@@ -12,6 +15,15 @@ from titanslab.runs.loading import find_model_folder, open_model, quiet_librarie
 if TYPE_CHECKING:
     from titanslab.models.cache import TitansCache
     from titanslab.models.cache_file import CacheHeader
+
+
+MAKE_ONE = "titans read TEXT --model RUN --save FILE makes one"
+
+
+class _Tensor(Struct):
+    """An entry of a safetensors header."""
+
+    data_offsets: tuple[int, int]  # bytes after the header
 
 
 def check_place(file: Path, given_as: str) -> None:
@@ -34,6 +46,40 @@ def check_save(save: Path, given_as: str = "--save", overwrite: bool = False) ->
     held = describe_notes(read_header(save, given_as).notes)
     if not overwrite:
         raise ValueError(f"{given_as} {str(save)!r} holds {held}; give another name, or --overwrite to replace it")
+
+
+def check_memory_file(file: Path, given_as: str, fix: str = MAKE_ONE) -> None:
+    """FileNotFoundError or ValueError if `file`, the value of the option `given_as`, is no whole memory file.
+
+    It reads the header alone, and loads no library of models.
+    """
+    name = f"{given_as} {str(file)!r}"
+    if not file.exists():
+        raise FileNotFoundError(f"{name} does not exist (looked for {file.absolute()}); {fix}")
+    if not file.is_file():
+        raise ValueError(f"{name} is a folder or a device, not a memory file; {fix}")
+    try:
+        with open(file, "rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            entries = parse_json(stream.read(min(size, JSON_BYTES + 1)), dict[str, Any], origin=name)
+        known = checked(entries.pop("__metadata__", {}), dict[str, Any], name).get("format") == "titans-cache"
+        tensors = checked(entries, dict[str, _Tensor], name)
+        end = 8 + size + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    except DocumentError:
+        known, end = False, 0
+    if not known:
+        raise ValueError(f"{name} is no memory file; {fix}")
+    if file.stat().st_size != end:
+        raise ValueError(f"{name} is damaged: it has {file.stat().st_size:,} bytes instead of {end:,}; make it again")
+
+
+def check_session(file: Path | None, model: str | None, start: Path | None) -> None:
+    """ValueError if a session's file is no memory file or nothing names its model; arguments as of `open_session`."""
+    if file is not None and file.is_file():
+        check_memory_file(file, "--session", "give another name")
+    if model is None and start is None and (file is None or not file.exists()):
+        new = "" if file is None else f"session {str(file)!r} is new: "
+        raise ValueError(f"{new}give --model RUN, a run folder or a saved model")
 
 
 def read_header(memory: Path, given_as: str = "") -> CacheHeader:
@@ -69,7 +115,7 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
             model or has more rows than one.
     """
     notes = {} if memory is None else read_header(memory).notes
-    name = model or notes.get("model")
+    name = notes.get("model") if model is None else model
     if not isinstance(name, str):
         raise ValueError(f"{memory} does not say which model it belongs to; give --model RUN")
     try:
@@ -83,7 +129,11 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
         raise ValueError(
             f"model {name!r} is a {network.config.model_type!r}; only Titans models keep memories in files"
         )
-    cache = None if memory is None else load_memory(memory, network)
+    try:
+        cache = None if memory is None else load_memory(memory, network)
+    except ValueError as error:
+        own = notes.get("model")
+        raise ValueError(f"{error}" + (f"; its model is {own}" if model is not None and own else "")) from None
     return network, tokenizer, cache, str(Path(name).expanduser().resolve())
 
 

@@ -13,7 +13,7 @@ from titanslab.locks import only_writer
 from titanslab.models.cache import TitansCache
 from titanslab.models.cache_file import weights_fingerprint
 from titanslab.reading.answer import Manner, Sampling, answer
-from titanslab.reading.files import check_place, check_save, load_memory, load_reader, read_header
+from titanslab.reading.files import check_place, check_save, check_session, load_memory, load_reader, read_header
 from titanslab.reading.notes import session_of
 
 SPOKEN = Sampling(128, 0.8, top_p=0.95)  # for a model whose folder leaves it open
@@ -145,9 +145,7 @@ def _session(
     goes_on = file is not None and file.exists()
     if file is not None:
         _check_file(file, start)
-    if model is None and not goes_on and start is None:
-        new = "" if file is None else f"session {str(file)!r} is new: "
-        raise ValueError(f"{new}give --model RUN, a run folder or a saved model")
+    check_session(file, model, start)
     network, tokenizer, cache, folder = load_reader(model, file if goes_on else start, device)
     if file is None:
         file = _default_file(network, folder, start)

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from titanslab.documents import checked, read_json, reason
 from titanslab.runs.checkpoints import last_complete
-from titanslab.runs.weights import check_model_files, difference
+from titanslab.runs.weights import check_model_files
 
 if TYPE_CHECKING:
     import torch
@@ -86,8 +86,8 @@ def pick_device(name: str | torch.device) -> Any:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(f"--device {name!r} cannot be used; here: auto, {', '.join(here)}") from error
     return device
@@ -113,6 +113,8 @@ def find_model_folder(name: str | Path) -> Path:
         FileNotFoundError: the folder does not exist. ValueError: it holds no model.
     """
     path = Path(name).expanduser()
+    if not str(name):
+        raise ValueError("the name of the model is empty; give a run folder or a saved model")
     if not path.exists():
         raise FileNotFoundError(f"model {str(name)!r} does not exist (looked for {path.absolute()})")
     if path.is_file():
@@ -142,17 +144,24 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     if folder != Path(name).expanduser():
         logger.warning("model %r is a run that has not finished; its newest checkpoint %s is loaded", str(name), folder)
     config = load_config(folder, **config_changes)
-    files = check_model_files(folder, config)
+    check_model_files(folder, config)
     if (manner := folder / "generation_config.json").is_file():
         read_json(manner, _Generation, fix="correct it, or delete it for the settings of transformers", finite=False)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, use_safetensors=True, output_loading_info=True, **SAFE
+            folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE
         )
     except Exception as error:
-        fault = _wrong_tensor(files, config) or _one_line(error)
-        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {fault}") from error
+        cut = type(error).__name__ == "SafetensorError"
+        fix = "; are the weights whole? Copy or save them again" if cut else ""
+        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}{fix}") from error
     model, report = loaded
+    if other := sorted(report.get("mismatched_keys", ()), key=str):
+        key, saved, wanted = other[0]
+        raise ValueError(
+            f"the model in {str(folder)!r} cannot be loaded: {len(other)} of its weights have other shapes than "
+            f"config.json says; {key} is {list(saved)}, not {list(wanted)}; they belong to different models"
+        )
     if missing := sorted(map(str, report.get("missing_keys", ()))):
         raise ValueError(
             f"the weights in {str(folder)!r} lack {len(missing)} parameters of the model, {missing[0]} first; "
@@ -190,18 +199,6 @@ def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     from titanslab.data import load_tokenizer
 
     return load_tokenizer(str(find_model_folder(name)))
-
-
-def _wrong_tensor(files: list[Path], config: PreTrainedConfig) -> str:
-    """The tensor whose shape is not that of a Titans model of this config, in words; "" where the shapes agree."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    if config.model_type != "titans":
-        return ""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return difference(files, model.state_dict(), names_too=False)
 
 
 def _one_line(error: BaseException) -> str:

@@ -75,16 +75,17 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def parse_length(text: str | int, kilo: int = 1024) -> int:
+def parse_length(text: str | int, kilo: int = 1024, name: str = "length") -> int:
     """Number of tokens of a length such as `2k`, `1M` or `5000`.
 
     Args:
         text: digits, followed by `k`, `m` or neither, in upper or lower case.
         kilo: value of `k`: 1024 as in RULER, 1000 as in BABILong; `m` is its square.
+        name: the option that `text` comes from, for the error.
     """
     match = re.fullmatch(r"\s*(\d+)\s*([kKmM]?)\s*", str(text))
     if match is None:
-        raise ValueError(f"length is {text!r}; it must be a number of tokens such as 4096, 4k or 1M")
+        raise ValueError(f"{name} is {text!r}; it must be a number of tokens such as 4096, 4k or 1M")
     return int(match[1]) * {"": 1, "k": kilo, "m": kilo**2}[match[2].lower()]
 
 
@@ -95,9 +96,10 @@ def length_label(length: int, kilo: int = 1024) -> str:
     return f"{length // kilo}k" if length % kilo == 0 else str(length)
 
 
-def split_lengths(text: str, kilo: int) -> list[int]:
-    """Lengths in tokens from a text such as `2k,4k,1M`, without repeats; `kilo` as in `parse_length`."""
-    return list(dict.fromkeys(parse_length(part, kilo) for part in _parts(text, "lengths")))
+def split_lengths(text: str, kilo: int, name: str = "") -> list[int]:
+    """Lengths in tokens from a text such as `2k,4k,1M`, without repeats; `kilo` and `name` as in `parse_length`."""
+    parts = _parts(text, name or "lengths")
+    return list(dict.fromkeys(parse_length(part, kilo, name or "length") for part in parts))
 
 
 def split_names(text: str, known: Sequence[str], name: str) -> list[str]:

@@ -24,6 +24,7 @@ class Option:
         default: its value where none is given.
         type: of its value; None is allowed too where it is the default.
         parts: the sub-tasks that read the option; empty = all.
+        is_path: whether its value is the name of a file or a folder.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Option:
     default: Any = None
     type: type = str
     parts: tuple[str, ...] = ()
+    is_path: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,14 @@ _ROWS = (
                 "variant",
                 "single_1, single_2, single_3, or several with commas; default: all with --haystack, else single_1.",
             ),
-            Option("haystack", "Running text for single_2 and single_3: a file or a folder.", parts=NIAH_VARIANTS[1:]),
-            Option("adjectives", "Word list for the first halves of the keys, one word a line."),
-            Option("nouns", "Word list for the second halves of the keys."),
+            Option(
+                "haystack",
+                "Running text for single_2 and single_3: a file or a folder.",
+                parts=NIAH_VARIANTS[1:],
+                is_path=True,
+            ),
+            Option("adjectives", "Word list for the first halves of the keys, one word a line.", is_path=True),
+            Option("nouns", "Word list for the second halves of the keys.", is_path=True),
         ),
         headings=lambda options: {"contained": "answers that contain the value"},
         picture="depth",
@@ -157,10 +164,16 @@ _ROWS = (
         parts_option="tasks",
         options=(
             Option(
-                "facts", "Folder of bAbI's files, qa1_..._test.txt and so on; default: generated stories, qa1 to qa5."
+                "facts",
+                "Folder of bAbI's files, qa1_..._test.txt and so on; default: generated stories, qa1 to qa5.",
+                is_path=True,
             ),
             Option("tasks", "qa1 to qa10: a range, or several with commas.", "qa1-qa5"),
-            Option("background", "Books to hide the facts in: a file or a folder; without them lengths are 0k alone."),
+            Option(
+                "background",
+                "Books to hide the facts in: a file or a folder; without them lengths are 0k alone.",
+                is_path=True,
+            ),
             Option("split", "Which of bAbI's questions: test or train.", "test"),
             Option("form", "Form of the prompt: base, the context and the question.", "base"),
         ),

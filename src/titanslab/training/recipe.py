@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from titanslab.data.bpe import bpe_size
 from titanslab.data.template import check_template
-from titanslab.documents import read_toml
 from titanslab.models.config import MEMORY_OPTIONS, PRESETS, VARIANTS, TitansConfig, nearest
 from titanslab.training.baselines import STARTS, check_architecture, option_names
+from titanslab.training.recipe_file import read_recipe_file
 from titanslab.training.settings import build_settings, read_assignment, toml_text, unknown_key
 
 MOST = (1 << 31) - 1  # of counts: torch's kernels index with 32 bits
@@ -237,12 +237,7 @@ def load_recipe(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
 
     Raises FileNotFoundError for a missing file and ValueError for a fault inside it, which names the key.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"recipe {str(path)!r} is a folder; give a TOML file, such as {str(path / 'recipe.toml')!r}")
-    if not path.exists():
-        raise FileNotFoundError(f"recipe {str(path)!r} does not exist (looked for {path.absolute()})")
-    return parse_recipe(read_toml(path, "recipe"), assignments, origin=str(path))
+    return parse_recipe(read_recipe_file(path), assignments, origin=str(path))
 
 
 def parse_recipe(table: dict[str, Any], assignments: Sequence[str] = (), origin: str = "recipe") -> Recipe:

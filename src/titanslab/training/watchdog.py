@@ -1,6 +1,7 @@
 """Stop a run whose loss, gradient or weights are not finite, and name the first layer that is not."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -74,7 +75,8 @@ def first_bad_activation(model: nn.Module, inputs: Mapping[str, Any]) -> str | N
 
     handles = [module.register_forward_hook(partial(check, name)) for name, module in model.named_modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a MAC block warns of hooks that it never calls
             model(**inputs)
     finally:
         for handle in handles:
