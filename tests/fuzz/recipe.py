@@ -25,7 +25,10 @@ EXTREME: dict[str, dict[str, list[Any]]] = {
         **dict.fromkeys(
             ["chunk_size", "memory_depth", "memory_expansion", "num_persistent_tokens", "conv_size"], SIZES
         ),
-        **dict.fromkeys(["memory_write_cost", "memory_theta_bias", "rms_norm_eps", "initializer_range"], NUMBERS),
+        **dict.fromkeys(
+            ["memory_write_cost", "memory_theta_bias", "memory_chunk_coherence", "rms_norm_eps", "initializer_range"],
+            NUMBERS,
+        ),
         "memory_half_lives": [*LISTS, [1.0, 1e30], [0.1, 0.2]],
         "rope_parameters": [{"rope_theta": 0.0}, {"rope_theta": "a"}, {"rope_type": "yarn"}, {"rope_type": 5}, [1]],
     },

@@ -14,6 +14,7 @@ WRONG = [
     ("norm", 1, "must be True or False, got 1"),
     ("grad_clip", -1.0, "must be a positive number, got -1.0"),
     ("theta_bias", float("nan"), "must be a number between -100 and 100, got nan"),
+    ("chunk_coherence", 1.5, "must be a number from 0 to 1, got 1.5"),
     ("half_lives", 5.0, "must be [shortest, longest] in tokens"),
     ("half_lives", (9.0, 4.0), "must be [shortest, longest] in tokens"),
     ("backend", "chunk", "must be one of auto, reference, recurrent, chunked, triton; got 'chunk'; did you"),

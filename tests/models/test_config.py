@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from transformers import LlamaConfig
+from transformers import AutoConfig, LlamaConfig
 
 from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.memory import MemoryConfig
@@ -105,10 +105,33 @@ def test_the_write_gate_starts_where_the_config_says() -> None:
     assert bool((bias == -3.0).all())
 
 
+@pytest.mark.parametrize(("chunk_size", "theta"), [(1, 0.5), (16, 0.5 / (1 + 0.19 * 15))])
+def test_the_limit_of_theta_counts_the_tokens_of_a_chunk(chunk_size, theta) -> None:
+    config = TitansConfig.preset("tiny", variant="lmm", chunk_size=chunk_size, memory_depth=1)
+    memory = TitansForCausalLM(config).model.layers[0].mixer.memory
+    assert memory.gate_limits == pytest.approx((theta,))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_config_of_before_the_chunk_coherence_keeps_its_function(tmp_path, nested) -> None:
+    TitansConfig.preset("tiny").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    del values["memory"]["chunk_coherence"]
+    if not nested:  # the form before `memory` was there
+        memory = values.pop("memory")
+        values |= {name: memory[option] for name, option in MEMORY_OPTIONS.items() if option in memory}
+    file.write_text(json.dumps(values))
+    assert AutoConfig.from_pretrained(tmp_path).memory.chunk_coherence == 0
+    assert TitansConfig.from_pretrained(tmp_path, memory_chunk_coherence=0.3).memory.chunk_coherence == 0.3
+    assert TitansConfig.preset("tiny").memory.chunk_coherence == 0.19
+
+
 OPTIONS = {
     "num_heads": 2, "depth": 3, "expansion": 1, "chunk_size": 5, "head_dim": 6, "residual": False, "norm": False,
     "grad_clip": None, "conv_size": 2, "gates_per_layer": False, "momentum": False, "forgetting": False,
     "half_lives": (3.0, 7.0), "theta_bias": -1.0, "gate_keys": True, "backend": "chunked",
+    "chunk_coherence": 0.5,
 }  # fmt: skip
 
 
@@ -149,9 +172,10 @@ def test_a_saved_config_with_flat_names_loads_and_can_be_changed(tmp_path) -> No
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(old))
     config = TitansConfig.from_pretrained(tmp_path)
-    assert config.memory == MemoryConfig(3, 1, chunk_size=8, conv_size=1, grad_clip=None)
+    kept = {"chunk_size": 8, "conv_size": 1, "grad_clip": None, "chunk_coherence": 0.0}
+    assert config.memory == MemoryConfig(3, 1, **kept)
     changed = TitansConfig.from_pretrained(tmp_path, memory_forgetting=False, memory={"norm": False})
-    assert changed.memory == MemoryConfig(3, 1, chunk_size=8, conv_size=1, grad_clip=None, forgetting=False, norm=False)
+    assert changed.memory == MemoryConfig(3, 1, **kept, forgetting=False, norm=False)
     with pytest.raises(ValueError, match="memory_depth must be an integer of at least 1, got 0"):
         TitansConfig.from_pretrained(tmp_path, memory_depth=0)
 

@@ -45,6 +45,10 @@ class MemoryConfig:
         theta_bias: bias of theta's gate at the start: its sigmoid is the write in units of the stability limit. By
             default a write starts near the limit. Where few tokens are worth a write, a gate that starts closed (-3)
             learns sooner to stay closed.
+        chunk_coherence: expected cosine between the inputs of a memory's layer for two tokens of a chunk. The gradients
+            of a chunk are taken at the same weights and add up, so that the limit of theta is that of one token
+            divided by `1 + chunk_coherence * (chunk_size - 1)`. The default is the cosine of the hidden activations of
+            two unrelated keys; 0 = the limit of one token, as in models of before this option. OURS.
         gate_keys: the projection of theta's gate reads the token's key too. The key depends on the tokens before it,
             as far as the convolution reaches. OURS.
         backend: "auto", or a backend of `neural_memory` by name.
@@ -68,6 +72,7 @@ class MemoryConfig:
     forgetting: bool = True
     half_lives: tuple[float, float] = (2.0**6, 2.0**14)
     theta_bias: float = 2.0
+    chunk_coherence: float = 0.19
     gate_keys: bool = False
     backend: str = "auto"
 
@@ -84,6 +89,8 @@ class MemoryConfig:
             check_positive("grad_clip", self.grad_clip)
         if not is_number(self.theta_bias) or not abs(self.theta_bias) < 100:
             raise OptionError("theta_bias", f"must be a number between -100 and 100, got {self.theta_bias!r}")
+        if not is_number(self.chunk_coherence) or not 0 <= self.chunk_coherence <= 1:
+            raise OptionError("chunk_coherence", f"must be a number from 0 to 1, got {self.chunk_coherence!r}")
         check_choice("backend", self.backend, ("auto", *BACKENDS))
         lives = self.half_lives
         pair = isinstance(lives, list | tuple) and len(lives) == 2 and all(is_number(v) and v > 0 for v in lives)

@@ -89,7 +89,7 @@ class NeuralMemory(nn.Module):
 
     def step_limits(self) -> list[float]:
         """The largest stable inner step of each layer of the memory at the start, see `start.step_limits`."""
-        return step_limits(self.network, self.head_dim)
+        return step_limits(self.network, self.head_dim, 1 + self.config.chunk_coherence * (self.chunk_size - 1))
 
     def extra_repr(self) -> str:
         return f"{self.hidden_size}, num_heads={self.num_heads}, chunk_size={self.chunk_size}, {self.network}"

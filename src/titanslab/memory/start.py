@@ -24,10 +24,15 @@ def input_second_moments(network: MemoryNetwork, head_dim: int) -> list[float]:
     return [1.0] + [network.expansion * head_dim * GELU_SECOND_MOMENT] * (network.depth - 1)
 
 
-def step_limits(network: MemoryNetwork, head_dim: int) -> list[float]:
-    """The largest stable inner step of each layer at the start: 1 / (2 E|a_{l-1}|^2 gain^(L-l))."""
+def step_limits(network: MemoryNetwork, head_dim: int, together: float = 1.0) -> list[float]:
+    """The largest stable inner step of each layer at the start: 1 / (2 E|a_{l-1}|^2 gain^(L-l) together).
+
+    `together`: the number of tokens whose writes add up in one direction before a token sees them, see
+    `MemoryConfig.chunk_coherence`.
+    """
     moments = input_second_moments(network, head_dim)
-    return [0.5 / (moment * LAYER_GAIN ** (len(moments) - 1 - layer)) for layer, moment in enumerate(moments)]
+    gains = [LAYER_GAIN ** (len(moments) - 1 - layer) for layer in range(len(moments))]
+    return [0.5 / (moment * gain * together) for moment, gain in zip(moments, gains, strict=True)]
 
 
 def start_layer(layer: "NeuralMemory") -> None:

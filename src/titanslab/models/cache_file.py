@@ -33,7 +33,7 @@ IDENTITY = (
 )
 # fmt: on
 # Values of the fields that a file written before they existed does not name.
-LATER_FIELDS = {"attention_conv_size": 1, "memory_head_dim": None}
+LATER_FIELDS = {"attention_conv_size": 1, "memory_head_dim": None, "memory_chunk_coherence": 0.0}
 
 # field of the header -> its type, and its value in a file without it
 SCHEMA: dict[str, tuple[Any, Any]] = {

@@ -165,6 +165,14 @@ class TitansConfig(PreTrainedConfig):
         return super().to_dict() | {"memory": self.memory.to_dict()}
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The config in a config.json; a file of before `memory_chunk_coherence` means 0, the function of its time."""
+        values, option = dict(config_dict), "chunk_coherence"
+        if f"memory_{option}" not in values | kwargs and option not in (values.get("memory") or {}):
+            values[f"memory_{option}"] = 0.0
+        return super().from_dict(values, **kwargs)
+
+    @classmethod
     def preset(cls, name: str, variant: str = "mac", **overrides: Any) -> "TitansConfig":
         """A model of the paper's sizes, or `tiny` for a laptop.
 
