@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -43,22 +43,46 @@ class _Part(NamedTuple):
     done: float
 
 
-def pieces(corpus: Corpus, encoder: TextEncoder, *, processes: int = 1, after: Place = (0, 0)) -> Iterator[Piece]:
-    """The tokens of the documents after the place `after`, in their order; the same for any number of processes."""
-    groups = in_groups(_parts(corpus, encoder, after), GROUP_CHARACTERS, size=lambda part: len(part.text))
+def pieces(
+    corpus: Corpus, encoder: TextEncoder, *, processes: int = 1, after: Place = (0, 0), progress: Progress | None = None
+) -> Iterator[Piece]:
+    """The tokens of the documents after the place `after`, in their order; the same for any number of processes.
+
+    `progress` is called when the first document was read, with each piece, and at the end, with the amounts in
+    `corpus.unit`. Where those are not of text, as with compressed files, its note has the speed in text.
+    """
+    report: Progress = progress or (lambda *_: None)
+    size, done, text_bytes, begun = corpus.size, 0.0, 0, time.perf_counter()
+    packed = corpus.unit != "bytes" or any(is_packed(path) for path in corpus.files)
+    parts = _parts(corpus, encoder, after, lambda: report(0, size))
+    groups = in_groups(parts, GROUP_CHARACTERS, size=lambda part: len(part.text))
+    for part, ids in _encoded(groups, encoder, processes):
+        yield Piece(ids, part.text_bytes, part.end, part.done)
+        done = part.done
+        text_bytes += part.text_bytes
+        speed = text_bytes / 1e6 / max(time.perf_counter() - begun, 1e-9)
+        report(done, size, f"{speed:.1f} MB/s of text" if packed else None)
+    if text_bytes:
+        report(size or done, size or done)
+
+
+def _encoded(groups: Iterator[list[_Part]], encoder: TextEncoder, processes: int) -> Iterator[tuple[_Part, np.ndarray]]:
+    """Each part with its ids, among them the start and end token."""
     start, end = (np.array(ids, encoder.dtype) for ids in (encoder.start, encoder.end))
     for group, rows in encoded(((group, [part.text for part in group]) for group in groups), encoder, processes):
         for part, ids in zip(group, rows, strict=True):
             around = [*([start] if part.first else []), ids, *([end] if part.end is not None else [])]
-            whole = np.concatenate(around) if len(around) > 1 else ids
-            yield Piece(whole, part.text_bytes, part.end, part.done)
+            yield part, np.concatenate(around) if len(around) > 1 else ids
 
 
-def _parts(corpus: Corpus, encoder: TextEncoder, after: Place) -> Iterator[_Part]:
-    before: float | None = None if after > (0, 0) else 0
+def _parts(corpus: Corpus, encoder: TextEncoder, after: Place, begins: Callable[[], object]) -> Iterator[_Part]:
+    """The parts of the documents; `begins` is called when the first document of the corpus was read."""
+    before: float | None = None
     for entry in corpus.entries(*after):
+        if before is None and after == (0, 0):
+            begins()
         texts, read = encoder.parts(entry.text), 0
-        begin = entry.done if before is None else before
+        begin = before or (0 if after == (0, 0) else entry.done)
         for number, text in enumerate(texts, 1):
             read += len(text)
             try:
@@ -71,21 +95,3 @@ def _parts(corpus: Corpus, encoder: TextEncoder, after: Place) -> Iterator[_Part
             done = begin + (entry.done - begin) * read / len(entry.text)
             yield _Part(text, size, number == 1, end, done)
         before = entry.done
-
-
-def reported(stream: Iterator[Piece], corpus: Corpus, report: Progress, *, fresh: bool = True) -> Iterator[Piece]:
-    """The pieces of `stream`; each is reported when it comes. `fresh` says whether they are the first of the corpus.
-
-    Where the amount done is not that of text, as with compressed files, the note has the speed in text.
-    """
-    size, done, text_bytes, begun = corpus.size, 0.0, 0, time.perf_counter()
-    packed = corpus.unit != "bytes" or any(is_packed(path) for path in corpus.files)
-    if fresh:
-        report(0, size)
-    for piece in stream:
-        done = piece.done
-        text_bytes += piece.text_bytes
-        speed = text_bytes / 1e6 / max(time.perf_counter() - begun, 1e-9)
-        report(done, size, f"{speed:.1f} MB/s of text" if packed else None)
-        yield piece
-    report(size or done, size or done)

@@ -15,7 +15,7 @@ import numpy as np
 
 from titanslab.data.corpus import Corpus
 from titanslab.data.encode import TextEncoder
-from titanslab.data.pieces import pieces, reported
+from titanslab.data.pieces import pieces
 from titanslab.data.shards import FORMAT, MANIFEST, ShardedTokens, read_manifest
 from titanslab.data.write_shards import SHARD_TOKENS, begin, write_shards
 from titanslab.documents import reason
@@ -82,14 +82,14 @@ def tokenize(
         ValueError: the corpus holds no text.
     """
     encoder = TextEncoder(tokenizer)
-    report: Progress = progress or (lambda *_: None)
     folder = None if cache is None else _cache_folder(cache, corpus, tokenizer)
     if folder is None:
-        return _in_memory(corpus, encoder, processes, report)
+        return _in_memory(corpus, encoder, processes, progress)
     if (kept := _usable(folder, corpus.name, alone=False)) is not None:
         return kept
     time.sleep(patience)
-    with only_writer(folder, "token cache", waiting=lambda busy: report(0, None, f"waiting: {busy}")):
+    waiting: Progress = progress or (lambda *_: None)
+    with only_writer(folder, "token cache", waiting=lambda busy: waiting(0, None, f"waiting: {busy}")):
         # another process may have written it meanwhile
         if (kept := _usable(folder, corpus.name, alone=True)) is not None:
             return kept
@@ -97,7 +97,7 @@ def tokenize(
             read_manifest(folder) if folder.exists() else begin(folder, encoder, SHARD_TOKENS, keep_tokenizer=False)
         )
         try:
-            write_shards(folder, manifest, corpus, encoder, processes=processes, progress=report)
+            write_shards(folder, manifest, corpus, encoder, processes=processes, progress=progress)
         except BaseException:
             if not manifest.shards:
                 remove_whole(folder)
@@ -125,10 +125,10 @@ def _usable(folder: Path, name: str, alone: bool) -> ShardedTokens | None:
     return None
 
 
-def _in_memory(corpus: Corpus, encoder: TextEncoder, processes: int, report: Progress) -> Tokens:
+def _in_memory(corpus: Corpus, encoder: TextEncoder, processes: int, progress: Progress | None) -> Tokens:
     """`tokenize` without a cache."""
     parts, ends, text_bytes, total = list[np.ndarray](), [0], 0, 0
-    for piece in reported(pieces(corpus, encoder, processes=processes), corpus, report):
+    for piece in pieces(corpus, encoder, processes=processes, progress=progress):
         parts.append(piece.ids)
         total += len(piece.ids)
         text_bytes += piece.text_bytes

@@ -13,7 +13,7 @@ import numpy as np
 
 from titanslab.data.corpus import Corpus
 from titanslab.data.encode import TextEncoder
-from titanslab.data.pieces import Piece, Place, pieces, reported
+from titanslab.data.pieces import Piece, Place, pieces
 from titanslab.data.shards import (
     FORMAT,
     MANIFEST,
@@ -158,9 +158,8 @@ def write_shards(
     Raises ValueError for a corpus without a token.
     """
     assert manifest.unfinished is not None
-    report: Progress = progress or (lambda *_: None)
     after = (manifest.unfinished.file, manifest.unfinished.row)
-    stream = reported(pieces(corpus, encoder, processes=processes, after=after), corpus, report, fresh=after == (0, 0))
+    stream = pieces(corpus, encoder, processes=processes, after=after, progress=progress)
     for first in stream:
         shard, place = _write_shard(folder, manifest, itertools.chain([first], stream))
         manifest.shards.append(shard)
