@@ -85,7 +85,9 @@ class Corpus:
         Files before number `file` are left out. The hub is one source of size 0, without its first `row` texts.
         """
         if self.hub is not None:
-            rows = self._dataset.skip(row) if row else self._dataset
+            rows = self._dataset
+            if row:
+                rows = [] if hasattr(rows, "__len__") and row >= len(rows) else rows.skip(row)
             yield 0, [0], entry_texts(iter(rows), self.column, f"{self.name}: {self.hub}")
         for path in self.files[file:]:
             places, where = [0], f"{self.name}: {str(path)!r}"

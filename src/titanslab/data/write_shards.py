@@ -76,9 +76,12 @@ def tokenize_folder(
             manifest = begin(output, encoder, shard_tokens, keep_tokenizer=True)
         try:
             return write_shards(output, manifest, corpus, encoder, processes=processes, progress=progress)
-        except BaseException:
+        except BaseException as error:
             if not manifest.shards:
                 shutil.rmtree(output, ignore_errors=True)
+            elif isinstance(error, ValueError):
+                kept = f"{len(manifest.shards)} whole shard{'s' * (len(manifest.shards) > 1)}"
+                raise ValueError(f"{error}. {output} keeps {kept}; the same command with --resume goes on") from error
             raise
 
 
