@@ -2,62 +2,28 @@
 
 import json
 import os
-import random
 import re
 import time
 
 import pytest
 
 from children import Child
+from texts import contents, texts, write_jsonl
 from titanslab.data.shards import ShardedTokens
-
-LINE = [
-    "the",
-    "river",
-    "ran",
-    "under",
-    "an",
-    "old",
-    "bridge",
-    "where",
-    "nobody",
-    "had",
-    "crossed",
-    "since",
-    "winter",
-    "came",
-    "to",
-    "town",
-    "in",
-    "1923",
-]
-
-
-def books(folder, count):
-    rng = random.Random(0)
-    folder.mkdir()
-    (folder / "a.jsonl").write_text(
-        "".join(json.dumps({"text": " ".join(rng.choices(LINE, k=30))}) + "\n" for _ in range(count))
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    return books(tmp_path_factory.mktemp("texts") / "books", 300)
+def books(tmp_path_factory):
+    return write_jsonl(tmp_path_factory.mktemp("books") / "books" / "a.jsonl", texts(300)).parent
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_makes_tokens_and_trains_from_them(titans, texts, recipe_file, tmp_path):
+def test_makes_tokens_and_trains_from_them(titans, books, recipe_file, tmp_path):
     tokens, tok = tmp_path / "tokens", tmp_path / "tok"
-    assert titans("tokenizer", texts, "--vocab", 300, "--output", tok)[0] == 0
-    code, out, err = titans("tokenize", texts, "--tokenizer", tok, "--output", tokens, "--shard-tokens", 2000)
+    assert titans("tokenizer", books, "--vocab", 300, "--output", tok)[0] == 0
+    code, out, err = titans("tokenize", books, "--tokenizer", tok, "--output", tokens, "--shard-tokens", 2000)
     assert code == 0, err
     assert re.match(r".*tokens: [\d,]+ tokens of 300 documents in \d+ shards, 0\.\d MB of text \(\d\.\d\d bytes a", out)
-    size = (texts / "a.jsonl").stat().st_size / 1e3
+    size = (books / "a.jsonl").stat().st_size / 1e3
     first, *_, last = err.splitlines()
     assert first == f"tokenizing: 0 bytes of {size:.1f} kB"
     assert re.fullmatch(rf"tokenizing: {size:.1f} kB of {size:.1f} kB, [\d.]+ [kM]B/s, 0 s left", last)
@@ -68,7 +34,7 @@ def test_makes_tokens_and_trains_from_them(titans, texts, recipe_file, tmp_path)
     assert code == 0, err
     assert "evaluate --model" not in out.replace("evaluate niah", "")
     other = tmp_path / "text"
-    words = ("--set", f"data.train={texts}", "--set", f"data.tokenizer={tok}")
+    words = ("--set", f"data.train={books}", "--set", f"data.tokenizer={tok}")
     code, _, err = titans("train", recipe_file, *words, "--output", other)
     assert code == 0, err
     assert f"tokenizing data.train: 0 bytes of {size:.1f} kB" in err.splitlines()
@@ -84,8 +50,8 @@ def test_makes_tokens_and_trains_from_them(titans, texts, recipe_file, tmp_path)
     assert len(losses[0]) == 3
 
 
-def test_killed_and_resumed_equals_uninterrupted(texts, tmp_path):
-    words = ("tokenize", texts, "--tokenizer", "byte", "--shard-tokens", 200)
+def test_killed_and_resumed_equals_uninterrupted(books, tmp_path):
+    words = ("tokenize", books, "--tokenizer", "byte", "--shard-tokens", 200)
     assert Child(tmp_path / "a", *words, "--output", tmp_path / "whole").wait() == 0
     output = tmp_path / "killed"
     for number, more in enumerate(((), ("--resume",))):
@@ -102,11 +68,11 @@ def test_killed_and_resumed_equals_uninterrupted(texts, tmp_path):
     assert ShardedTokens(output).documents == 300
 
 
-def test_ctrl_c_says_how_to_go_on(texts, tmp_path, titans, monkeypatch):
+def test_ctrl_c_says_how_to_go_on(books, tmp_path, titans, monkeypatch):
     from titanslab.data import write_shards
 
     plain, output = write_shards._write_shard, tmp_path / "out"
-    words = ("tokenize", texts, "--tokenizer", "byte", "--output", output, "--shard-tokens", 5000)
+    words = ("tokenize", books, "--tokenizer", "byte", "--output", output, "--shard-tokens", 5000)
 
     def interrupted(folder, manifest, stream):
         if len(manifest.shards) == after:
@@ -134,22 +100,22 @@ def test_ctrl_c_says_how_to_go_on(texts, tmp_path, titans, monkeypatch):
     assert "tokens of 300 documents" in out
 
 
-def test_what_is_wrong(fails, titans, texts, recipe_file, tmp_path):
+def test_what_is_wrong(fails, titans, books, recipe_file, tmp_path):
     output = tmp_path / "out"
     assert "'gone.jsonl' does not exist" in fails("tokenize", "gone.jsonl", "-t", "byte", "-o", output)
     assert "tokenizer 'bpe:300' is made of the training text by titans train; make one with" in fails(
-        "tokenize", texts, "-t", "bpe:300", "-o", output
+        "tokenize", books, "-t", "bpe:300", "-o", output
     )
-    assert "Missing option '--tokenizer'" in fails("tokenize", texts, "-o", output)
-    assert "holds nothing to resume" in fails("tokenize", texts, "-t", "byte", "-o", output, "--resume")
+    assert "Missing option '--tokenizer'" in fails("tokenize", books, "-o", output)
+    assert "holds nothing to resume" in fails("tokenize", books, "-t", "byte", "-o", output, "--resume")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really")
     line = fails("tokenize", tmp_path / "bad.parquet", "-t", "byte", "-o", output)
     assert "bad.parquet' cannot be read as parquet" in line
     assert not output.exists()
-    assert titans("tokenize", texts, "-t", "byte", "-o", output)[0] == 0
+    assert titans("tokenize", books, "-t", "byte", "-o", output)[0] == 0
     before = contents(output)
     assert "already holds finished tokens; give another --output" in fails(
-        "tokenize", texts, "-t", "byte", "-o", output
+        "tokenize", books, "-t", "byte", "-o", output
     )
     assert contents(output) == before
 
@@ -160,7 +126,7 @@ def test_what_is_wrong(fails, titans, texts, recipe_file, tmp_path):
     assert "data.streaming = true reads texts" in train("data.streaming=true")
     assert f"set data.tokenizer = '{output}', which keeps the tokenizer of its" in train("data.tokenizer=bpe:300")
     tok = tmp_path / "tok"
-    assert titans("tokenizer", texts, "--vocab", 300, "--output", tok)[0] == 0
+    assert titans("tokenizer", books, "--vocab", 300, "--output", tok)[0] == 0
     assert (
         f"data.train: '{output}' holds tokens of another tokenizer than data.tokenizer (size 259, not 300); "
         in train(f"data.tokenizer={tok}")

@@ -1,10 +1,8 @@
 """Folders of tokens: the same files whatever the processes and the interruptions, and every damage found."""
 
 import errno
-import json
 import os
 import pickle
-import random
 
 import numpy as np
 import pyarrow
@@ -13,6 +11,7 @@ from pyarrow import parquet
 
 import titanslab.data.pieces as pieces_module
 import titanslab.data.write_shards as module
+from texts import contents, texts, write_jsonl
 from titanslab.data import TextEncoder, byte_tokenizer, load_tokenizer, open_corpus, pool
 from titanslab.data.bpe import train_bpe
 from titanslab.data.packing import TokenRows
@@ -20,53 +19,17 @@ from titanslab.data.shards import MANIFEST, ShardedTokens, read_manifest, token_
 from titanslab.data.tokens import Tokens
 from titanslab.data.write_shards import tokenize_folder
 
-WORDS = [
-    "the",
-    "river",
-    "ran",
-    "under",
-    "an",
-    "old",
-    "bridge",
-    "where",
-    "nobody",
-    "had",
-    "crossed",
-    "since",
-    "winter",
-    "came",
-    "to",
-    "town",
-    "in",
-    "1923",
-]
-
-
-def texts(count=40, seed=0):
-    rng = random.Random(seed)
-    return [" ".join(rng.choices(WORDS, k=rng.randrange(1, 60))) for _ in range(count)]
-
-
-def write(path, entries):
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in entries))
-    return path
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
 
 @pytest.fixture(scope="module")
 def bpe():
-    return train_bpe(texts(), 300)
+    return train_bpe(texts(40), 300)
 
 
 @pytest.fixture
 def corpus(tmp_path):
     """Two files, the first of them with an empty text and a long one."""
-    (tmp_path / "texts").mkdir()
-    write(tmp_path / "texts" / "a.jsonl", [*texts(20), "", " ".join(texts(100, 1))])
-    write(tmp_path / "texts" / "b.jsonl", texts(20, 2))
+    write_jsonl(tmp_path / "texts" / "a.jsonl", [*texts(20), "", " ".join(texts(100, 1))])
+    write_jsonl(tmp_path / "texts" / "b.jsonl", texts(20, 2))
     return open_corpus(str(tmp_path / "texts"), "texts")
 
 
@@ -263,7 +226,7 @@ def test_the_tokenizer_must_be_that_of_the_tokens(made, bpe):
     tokens.check_tokenizer(load_tokenizer(str(made)))  # kept in the folder
     with pytest.raises(ValueError, match=r"data.train: '.*' holds tokens of another tokenizer .*\(size 300, not 259\)"):
         tokens.check_tokenizer(byte_tokenizer())
-    other = train_bpe(texts(seed=5), 300)
+    other = train_bpe(texts(40, 5), 300)
     with pytest.raises(ValueError, match=r"\(identity \w+, not \w+\); set data.tokenizer = '.*made', which keeps its"):
         tokens.check_tokenizer(other)
 
@@ -292,12 +255,12 @@ def test_documents_without_a_token_and_without_an_end(tmp_path):
     backend = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     plain = PreTrainedTokenizerFast(tokenizer_object=backend)
-    corpus = open_corpus(str(write(tmp_path / "a.jsonl", ["a b", " ", "b", " "])))
+    corpus = open_corpus(str(write_jsonl(tmp_path / "a.jsonl", ["a b", " ", "b", " "])))
     tokenize_folder(tmp_path / "out", corpus, plain, shard_tokens=1)
     tokens = ShardedTokens(tmp_path / "out")
     assert tokens.piece(0, 9)[0].tolist() == [0, 1, 1]
     assert tokens.piece(0, 9)[1].tolist() == [0, 0, 2]
     assert tokens.lengths().tolist() == [2, 0, 1, 0]
-    blank = open_corpus(str(write(tmp_path / "b.jsonl", [" "])))
+    blank = open_corpus(str(write_jsonl(tmp_path / "b.jsonl", [" "])))
     with pytest.raises(ValueError, match="holds no text"):
         tokenize_folder(tmp_path / "none", blank, plain)
