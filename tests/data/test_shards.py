@@ -1,6 +1,7 @@
 """Folders of tokens: the same files whatever the processes and the interruptions, and every damage found."""
 
 import errno
+import json
 import os
 import pickle
 
@@ -184,6 +185,12 @@ def test_a_full_disk_leaves_whole_shards(made, corpus, bpe, tmp_path, monkeypatc
     assert contents(output) == contents(made)
 
 
+def lose_a_shard(folder):
+    told = json.loads((folder / MANIFEST).read_text())
+    del told["shards"][1]
+    (folder / MANIFEST).write_text(json.dumps(told))
+
+
 def change(name, place):
     def damage(folder):
         data = bytearray((folder / name).read_bytes())
@@ -197,6 +204,7 @@ AT_ONCE = {
     "tokens-00001.bin is missing, which titans-tokens.json names; copy": lambda f: (f / "tokens-00001.bin").unlink(),
     "tokens-00001.bin is empty, and": lambda f: os.truncate(f / "tokens-00001.bin", 0),
     "documents-00002.bin has 9 bytes, and": lambda f: os.truncate(f / "documents-00002.bin", 9),
+    "titans-tokens.json: shards do not add up to totals": lose_a_shard,
     "titans-tokens.json is not valid JSON": lambda f: os.truncate(f / MANIFEST, 99),
 }
 

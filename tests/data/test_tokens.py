@@ -196,6 +196,7 @@ DAMAGE = {
     "has 144 bytes, and .* says 288": manifest("uint16", "uint32"),
     "tokens must be a whole number of at least 0, got int -1": manifest('"tokens": 72', '"tokens": -1'),
     "format is 9, and this release reads 1": manifest('"format": 1', '"format": 9'),
+    "shards do not add up to totals, or hold no token": manifest('{\n  "tokens": 72', '{\n  "tokens": 73'),
     "must be a table": manifest("null"),
     "more than 64 tables": manifest("[" * 100_000 + "]" * 100_000),
 }

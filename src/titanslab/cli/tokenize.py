@@ -78,10 +78,11 @@ def tokenize(
             else "interrupted before the first shard was whole; nothing was written"
         ) from None
     seconds = time.perf_counter() - begun
-    shards, per_token = len(made.shards), made.text_bytes / made.tokens
+    shards, total = len(made.shards), made.totals
     typer.echo(
-        f"{output}: {made.tokens:,} tokens of {made.documents:,} documents in {shards} shard{'s' * (shards > 1)}, "
-        f"{made.text_bytes / 1e6:,.1f} MB of text ({per_token:.2f} bytes a token), in {duration(seconds)}"
+        f"{output}: {total.tokens:,} tokens of {total.documents:,} documents in {shards} shard{'s' * (shards > 1)}, "
+        f"{total.text_bytes / 1e6:,.1f} MB of text ({total.text_bytes / total.tokens:.2f} bytes a token), in "
+        f"{duration(seconds)}"
     )
     folder = shlex.quote(str(output))
     typer.echo(f"Next: titans train RECIPE.toml --set data.train={folder} --set data.tokenizer={folder}")

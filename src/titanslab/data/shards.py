@@ -78,6 +78,14 @@ class Unfinished(Struct, frozen=True):
     source: str
 
 
+class Totals(Struct, frozen=True):
+    """The sums over all shards."""
+
+    tokens: Count
+    documents: Count
+    text_bytes: Count
+
+
 class Manifest(Struct):
     """titans-tokens.json. Once it is finished it depends on the texts and the tokenizer alone.
 
@@ -87,6 +95,7 @@ class Manifest(Struct):
         dtype: of the ids.
         shard_tokens: a shard ends with the document that reaches this number.
         shards: in their order.
+        totals: of the shards; they tell when a shard was lost from the list.
         unfinished: None once all texts are in the shards.
     """
 
@@ -95,19 +104,13 @@ class Manifest(Struct):
     dtype: Literal["uint16", "uint32"]
     shard_tokens: Annotated[int, Meta(ge=1)]
     shards: list[Shard]
+    totals: Totals
     unfinished: Unfinished | None = None
 
-    @property
-    def tokens(self) -> int:
-        return sum(shard.tokens for shard in self.shards)
-
-    @property
-    def documents(self) -> int:
-        return sum(shard.documents for shard in self.shards)
-
-    @property
-    def text_bytes(self) -> int:
-        return sum(shard.text_bytes for shard in self.shards)
+    def counted(self) -> Totals:
+        """The totals, counted in the list of shards."""
+        names = ("tokens", "documents", "text_bytes")
+        return Totals(*(sum(getattr(shard, name) for shard in self.shards) for name in names))
 
     @property
     def stored(self) -> np.dtype:
@@ -121,9 +124,8 @@ class Manifest(Struct):
             yield documents_file(number), (shard.documents + 1) * OFFSET.itemsize, shard.documents_checksum
 
     def write(self, folder: Path) -> None:
-        totals = {"tokens": self.tokens, "documents": self.documents, "text_bytes": self.text_bytes}
-        text = msgspec.json.encode(msgspec.to_builtins(self) | {"totals": totals})  # for people; nothing reads them
-        write_whole(folder / MANIFEST, msgspec.json.format(text, indent=1) + b"\n")
+        self.totals = self.counted()
+        write_whole(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
 def tokens_file(number: int) -> str:
@@ -142,6 +144,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder / MANIFEST}: format is {manifest.format}, and this release reads {FORMAT}; use the release that "
             "wrote it, or make it again with titans tokenize"
         )
+    if manifest.totals != manifest.counted() or not (manifest.totals.tokens or manifest.unfinished):
+        raise DocumentError(f"{folder / MANIFEST}: shards do not add up to totals, or hold no token; {AGAIN}")
     return manifest
 
 
@@ -175,7 +179,7 @@ class ShardedTokens:
             )
         check_sizes(folder, self.manifest, name)
         shards = self.manifest.shards
-        self.text_bytes, self.documents = self.manifest.text_bytes, self.manifest.documents
+        self.text_bytes, self.documents = self.manifest.totals.text_bytes, self.manifest.totals.documents
         self._starts = np.cumsum([0, *(shard.tokens for shard in shards)], dtype=np.int64)
         self._documents_before = np.cumsum([0, *(shard.documents for shard in shards)], dtype=np.int64)
         self._open: dict[int, tuple[np.ndarray, np.ndarray]] = {}

@@ -21,6 +21,7 @@ from titanslab.data.shards import (
     Manifest,
     Shard,
     TokenizerFacts,
+    Totals,
     Unfinished,
     check_file,
     check_sizes,
@@ -134,7 +135,8 @@ def _source(corpus: Corpus, place: Place) -> str:
 def begin(folder: Path, encoder: TextEncoder, shard_tokens: int, *, keep_tokenizer: bool) -> Manifest:
     """Make a folder with a manifest without shards; `folder` is new or empty."""
     dtype: Any = encoder.dtype.name
-    manifest = Manifest(FORMAT, TokenizerFacts.of(encoder), dtype, shard_tokens, [], Unfinished(0, 0, ""))
+    start = Unfinished(0, 0, "")
+    manifest = Manifest(FORMAT, TokenizerFacts.of(encoder), dtype, shard_tokens, [], Totals(0, 0, 0), start)
 
     def fill(temporary: Path) -> None:
         temporary.mkdir()
@@ -168,7 +170,7 @@ def write_shards(
         manifest.shards.append(shard)
         manifest.unfinished = Unfinished(*place, _source(corpus, place))
         manifest.write(folder)
-    if not manifest.tokens:
+    if not manifest.counted().tokens:
         raise ValueError(corpus.describe_empty())
     manifest.unfinished = None
     manifest.write(folder)
