@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from titanslab import progress
-from titanslab.progress import bar, duration
+from titanslab.progress import bar, bar_from_first_report, duration
 
 
 class Clock:
@@ -96,6 +96,24 @@ def test_the_end_of_kept_work_is_printed_and_that_of_broken_work_is_not(clock, c
         show(0.5, 1.0, "step 3")
         raise KeyError
     assert capsys.readouterr().err.splitlines() == ["fitting: step 3, 0 s left"]
+
+
+def test_work_that_is_done_already_prints_nothing_and_other_work_its_begin_and_end(clock, capsys):
+    with bar_from_first_report("tokenizing", "bytes"):
+        clock.now += 20
+    assert capsys.readouterr().err == ""
+    with bar_from_first_report("tokenizing", "bytes") as show:
+        clock.now += 20
+        for done in (0, 1_000_000, 2_000_000):
+            clock.now += 4
+            show(done, 2_000_000)
+    with bar_from_first_report("tokenizing", "documents") as show:
+        show(50, None, "waiting")
+    assert capsys.readouterr().err.splitlines() == [
+        "tokenizing: 0 bytes of 2.0 MB",
+        "tokenizing: 2.0 MB of 2.0 MB, 250.0 kB/s, 0 s left",
+        "tokenizing: 50 documents, waiting",
+    ]
 
 
 @pytest.mark.parametrize("keep", [False, True])

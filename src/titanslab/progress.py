@@ -1,9 +1,10 @@
 """The one progress bar of the commands, and the type of the function that work is reported to."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 
@@ -20,7 +21,13 @@ class Progress(Protocol):
 
 
 def bar(
-    title: str, unit: str = "", *, start: float | None = 0.0, every: float | None = 10.0, keep: bool = False
+    title: str,
+    unit: str = "",
+    *,
+    start: float | None = 0.0,
+    every: float | None = 10.0,
+    keep: bool = False,
+    begin: bool = False,
 ) -> AbstractContextManager[Progress]:
     """Show on stderr how far work is, how fast it goes and the time left: a bar on a terminal, lines elsewhere.
 
@@ -31,9 +38,30 @@ def bar(
             that is known only then.
         every: seconds between lines without a terminal; None prints a line for each report that has a note.
         keep: leave the finished bar on the screen, and print a last line without a terminal.
+        begin: print a line for the first report too, without a terminal.
     """
     pace = _Pace(unit, start)
-    return _on_terminal(title, pace, keep) if sys.stderr.isatty() else _in_lines(title.strip(), pace, every, keep)
+    if sys.stderr.isatty():
+        return _on_terminal(title, pace, keep)
+    return _in_lines(title.strip(), pace, every, keep, begin)
+
+
+@contextmanager
+def bar_from_first_report(title: str, unit: str = "") -> Iterator[Progress]:
+    """A kept bar that opens when the first report comes, for work that may turn out to be done already.
+
+    Without a terminal it prints a line at the beginning and at the end too.
+    """
+    with ExitStack() as stack:
+        show: Progress | None = None
+
+        def report(done: float, total: float | None, note: str | None = None, /) -> None:
+            nonlocal show
+            if show is None:
+                show = stack.enter_context(bar(title, unit, start=None, keep=True, begin=True))
+            show(done, total, note)
+
+        yield report
 
 
 class _Pace:
@@ -116,8 +144,8 @@ def _on_terminal(title: str, pace: _Pace, keep: bool) -> Iterator[Progress]:
 
 
 @contextmanager
-def _in_lines(title: str, pace: _Pace, every: float | None, keep: bool) -> Iterator[Progress]:
-    printed, text = time.perf_counter(), ""
+def _in_lines(title: str, pace: _Pace, every: float | None, keep: bool, begin: bool) -> Iterator[Progress]:
+    printed, text = -math.inf if begin else time.perf_counter(), ""
     waiting: tuple[float, float | None] | None = None  # reported and not printed
 
     def write(done: float, total: float | None) -> None:
@@ -132,7 +160,7 @@ def _in_lines(title: str, pace: _Pace, every: float | None, keep: bool) -> Itera
         nonlocal text, waiting
         pace.speed(done)  # the first report may be where the work began
         waiting, text = (done, total), text if note is None else note
-        due = done > 0 and every is not None and time.perf_counter() - printed >= every
+        due = (done > 0 or begin) and every is not None and time.perf_counter() - printed >= every
         if due or (every is None and note is not None):
             write(done, total)
 

@@ -151,6 +151,32 @@ def test_hub_names_are_loaded_by_datasets(monkeypatch):
     assert asked == [("someone/stories", "en", "test", True)]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_documents_after_a_place(streaming, tmp_path, monkeypatch):
+    """A run that goes on reads no file before its place, and skips rows of the hub."""
+    import datasets
+
+    write_jsonl(tmp_path / "a.jsonl", ["one", "two"])
+    write_jsonl(tmp_path / "b.jsonl", ["", "three", "four"])
+    corpus = open_corpus(str(tmp_path))
+    every = list(corpus.entries())
+    assert [(e.text, e.file, e.row) for e in every] == [("one", 0, 1), ("two", 0, 2), ("three", 1, 2), ("four", 1, 3)]
+    assert every[-1].done == corpus.size
+    (tmp_path / "a.jsonl").write_text("no JSON")
+    assert [e.text for e in corpus.entries(1, 2)] == ["four"]
+    rows = datasets.Dataset.from_list([{"text": text} for text in ("", "one", "", "two", "three")])
+    rows = rows.to_iterable_dataset() if streaming else rows
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    hub = open_corpus("someone/stories", streaming=streaming)
+    every = list(hub.entries())
+    assert every == [("one", 0, 2, 2), ("two", 0, 4, 4), ("three", 0, 5, 5)]
+    for entry in every:
+        assert list(hub.entries(entry.file, entry.row)) == [other for other in every if other.row > entry.row]
+    assert hub.unit == "documents"
+    assert hub.size == (None if streaming else 5)
+    assert (hub.fingerprint() is None) == streaming
+
+
 def test_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     import datasets
 

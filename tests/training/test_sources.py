@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from titanslab.data import byte_tokenizer
+from titanslab.data import byte_tokenizer, open_corpus
+from titanslab.data.write_shards import tokenize_folder
 from titanslab.training.recipe import DataRecipe
 from titanslab.training.sources import training_stream, validation_rows
 
@@ -72,3 +73,19 @@ def test_unknown_tasks_and_options_are_named():
         rows(DataRecipe(task="nope", sequence_length=64))
     with pytest.raises(ValueError, match=r"data\.task_options of data\.task = 'kv_recall': .*colour"):
         rows(DataRecipe(task="kv_recall", task_options={"colour": 3}, sequence_length=64))
+
+
+def test_rows_of_a_folder_of_tokens_are_those_of_its_texts(text_file, tmp_path):
+    corpus = open_corpus(str(text_file), text_documents="line")
+    tokenize_folder(tmp_path / "tokens", corpus, byte_tokenizer(), shard_tokens=900)
+    for pack in (True, False):
+        options = {"pack_documents": pack, "sequence_length": 40}
+        texts = DataRecipe(train=str(text_file), validation=str(text_file), text_documents="line", **options)
+        made = DataRecipe(train=str(tmp_path / "tokens"), validation=str(tmp_path / "tokens"), **options)
+        for row, other in zip(rows(texts, count=500), rows(made, count=500), strict=True):  # more than an epoch
+            assert {name: values.tolist() for name, values in row.items()} == {
+                name: values.tolist() for name, values in other.items()
+            }
+        every = [validation_rows(data, byte_tokenizer()) for data in (texts, made)]
+        assert [len(part) for part, _ in every] == [len(every[0][0])] * 2
+        assert every[0][1] == every[1][1]

@@ -11,6 +11,7 @@ VERBS = {
     "quickstart": ("titanslab.cli.quickstart", "See a memory recall facts that a window cannot, in minutes."),
     "train": ("titanslab.cli.train", "Train a model from a recipe into a run folder."),
     "tokenizer": ("titanslab.cli.tokenizer", "Make a tokenizer from texts, for models trained on them."),
+    "tokenize": ("titanslab.cli.tokenize", "Make tokens of texts, in a folder that recipes name as data."),
     "generate": ("titanslab.cli.generate", "Continue a prompt with a trained model."),
     "read": ("titanslab.cli.read", "Read a text of any length into a memory file."),
     "ask": ("titanslab.cli.ask", "Ask a model about a text that it has read."),

@@ -51,10 +51,11 @@ def train(
     output = output or Path("runs") / recipe.stem
     settings = load_recipe(recipe, assignments or ())
     quiet_libraries()
+    from titanslab.data.pool import cores
     from titanslab.training.run import train as run
 
     try:
-        result = run(settings, output, resume=resume)
+        result = run(settings, output, resume=resume, processes=cores())
     except KeyboardInterrupt:
         raise Interrupted(_how_to_resume(recipe, assignments or [], output)) from None
     if result["loss"] is not None:
@@ -64,6 +65,7 @@ def train(
 
 def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
     """Lines with the picture of the losses and with commands for the model in `output`, ready to paste."""
+    from titanslab.data.shards import token_folder
     from titanslab.tasks.table import TASKS
 
     if (output / "loss.png").exists():
@@ -72,8 +74,11 @@ def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
     run, data = shlex.quote(str(output)), settings.data
     if data.train is not None:
         yield f'  titans generate --model {run} --prompt "Once upon a time"'
-        source = data.validation or data.train
-        yield f"  titans evaluate --model {run} --data {shlex.quote(source if isinstance(source, str) else source[0])}"
+        for source in (data.validation, data.train):
+            if source is not None and token_folder(source) is None:
+                text = source if isinstance(source, str) else source[0]
+                yield f"  titans evaluate --model {run} --data {shlex.quote(text)}"
+                break
     if data.task is not None and TASKS[data.task].cells is not None:
         yield f"  titans evaluate {data.task} --model {run} --samples 10"
     if settings.model.architecture is None and settings.model.variant != "attention":

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from titanslab.data.corpus import in_groups
 from titanslab.data.tokenizer import is_byte_tokenizer, load_tokenizer
 
 _ANCHOR = "."
@@ -31,6 +32,8 @@ class TextEncoder:
         bos: the tokenizer's start token, None where it has none.
         eos: its end token, None where it has none.
         start: the ids before a text that is read from its beginning: the start token, or none.
+        end: the ids after a whole text: the end token, or none.
+        is_bytes: whether token b is byte b, so that the tokenizer need not run.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -40,38 +43,34 @@ class TextEncoder:
         self.bos: int | None = getattr(tokenizer, "bos_token_id", None)
         self.eos: int | None = getattr(tokenizer, "eos_token_id", None)
         self.start = [] if self.bos is None else [self.bos]
+        self.end = [] if self.eos is None else [self.eos]
         size = tokenizer.get_vocab_size() if _is_rust(tokenizer) else len(tokenizer)
         self.dtype = np.dtype(np.uint16 if size <= 2**16 else np.uint32)
-        self._bytes = is_byte_tokenizer(tokenizer)
+        self.is_bytes = is_byte_tokenizer(tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids [T] of each text, without special tokens."""
-        if self._bytes:
+        if self.is_bytes:
             return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(self.dtype) for text in texts]
         if _is_rust(self.tokenizer):
-            rows = [e.ids for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+            # without the places of tokens in the text, where the class has that
+            encode = getattr(self.tokenizer, "encode_batch_fast", self.tokenizer.encode_batch)
+            rows = [e.ids for e in encode(list(texts), add_special_tokens=False)]
         else:  # verbose=False: no warning that a text is longer than the tokenizer's model_max_length
             options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
             rows = self.tokenizer(list(texts), **options)["input_ids"] if texts else []
         return [np.asarray(ids, self.dtype) for ids in rows]
 
-    def documents(self, texts: Sequence[str], progress: Callable[[float], object] | None = None) -> list[np.ndarray]:
-        """The ids [T] of each text between the tokenizer's start and end token, where it has them.
+    def documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids [T] of each text between the tokenizer's start and end token, where it has them."""
+        parts = [self.parts(text) for text in texts]
+        groups = in_groups(chain.from_iterable(parts), GROUP_CHARACTERS)
+        ids = chain.from_iterable(self.encode(group) for group in groups)
+        return [
+            np.concatenate([self.start, *islice(ids, len(of_text)), self.end]).astype(self.dtype) for of_text in parts
+        ]
 
-        `progress` is called with the share of the characters that are done, also inside a long text.
-        """
-        parts = [self._parts(text) for text in texts]
-        flat = list(chain.from_iterable(parts))
-        total, done, encoded = max(1, sum(map(len, flat))), 0, list[np.ndarray]()
-        for group in _groups(flat, GROUP_CHARACTERS):
-            encoded += self.encode(group)
-            done += sum(map(len, group))
-            if progress is not None:
-                progress(done / total)
-        end, ids = [] if self.eos is None else [self.eos], iter(encoded)
-        return [np.concatenate([self.start, *islice(ids, len(of_text)), end]).astype(self.dtype) for of_text in parts]
-
-    def _parts(self, text: str) -> list[str]:
+    def parts(self, text: str) -> list[str]:
         """Parts of a text whose ids, end to end, are those of the text; the text itself if that is not certain."""
         if len(text) <= PART_CHARACTERS or not self._splits_before_spaces:
             return [text]
@@ -85,7 +84,7 @@ class TextEncoder:
     def _splits_before_spaces(self) -> bool:
         """Whether no token reaches from a letter over the space after it: byte-level BPE with GPT-2's pattern."""
         backend = getattr(self.tokenizer, "backend_tokenizer", self.tokenizer)
-        if self._bytes or not _is_rust(backend):
+        if self.is_bytes or not _is_rust(backend):
             return False
         made = json.loads(backend.to_str())
         steps = made["pre_tokenizer"] or {}
@@ -112,7 +111,7 @@ class TextEncoder:
 
     def chunk(self, text: str, first: bool) -> np.ndarray:
         """The ids [T] of one chunk of a longer text that is cut before spaces; `first` is that text's beginning."""
-        if first or self._bytes:
+        if first or self.is_bytes:
             return self.encode([text])[0]
         # after the anchor, so that no tokenizer takes the chunk for the start of a text
         ids = self.encode([_ANCHOR + text])[0]
@@ -206,19 +205,6 @@ class TokenCounter:
         if self._encoder is None:
             return [int(self.tokenizer(text)) for text in texts]
         return [len(ids) for ids in self._encoder.encode(texts)]
-
-
-def _groups(parts: Sequence[str], characters: int) -> Iterator[list[str]]:
-    """The parts in lists of about `characters` together."""
-    group, size = list[str](), 0
-    for part in parts:
-        group.append(part)
-        size += len(part)
-        if size >= characters:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def _is_rust(tokenizer: Any) -> bool:

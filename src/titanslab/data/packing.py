@@ -4,10 +4,9 @@ A row is a dict of int64 arrays [T]: `input_ids`, `labels` (shifted inside the m
 `document_ids`. Where `document_ids` changes along a row, the model resets its memory.
 """
 
-from itertools import pairwise
-
 import numpy as np
 
+from titanslab.data.shards import ShardedTokens
 from titanslab.data.tokens import Tokens
 
 IGNORED = -100
@@ -26,23 +25,34 @@ class TokenRows:
     """
 
     def __init__(
-        self, tokens: Tokens, length: int, *, pack: bool = True, keep_tail: bool = False, pad_id: int = 0
+        self,
+        tokens: Tokens | ShardedTokens,
+        length: int,
+        *,
+        pack: bool = True,
+        keep_tail: bool = False,
+        pad_id: int = 0,
     ) -> None:
-        self.tokens, self.length, self.pad_id = tokens, length, pad_id
-        ends = np.array([0, len(tokens)]) if pack else tokens.offsets
-        pieces = [np.arange(start, stop, length) for start, stop in pairwise(ends)]
-        self.starts = np.concatenate(pieces)
-        self.stops = np.minimum(self.starts + length, np.repeat(ends[1:], [len(piece) for piece in pieces]))
-        if pack and not keep_tail:
-            self.starts = self.starts[: len(tokens) // length]
+        self.tokens, self.length, self.pad_id, self.pack = tokens, length, pad_id, pack
+        if pack:
+            self._rows = -(-len(tokens) // length) if keep_tail else len(tokens) // length
+            return
+        lengths = tokens.lengths()
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._rows_before = np.concatenate([[0], np.cumsum(-(-lengths // length))])  # each document
+        self._rows = int(self._rows_before[-1])
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return self._rows
 
     def __getitem__(self, index: int) -> Row:
-        start, stop = self.starts[index], self.stops[index]
-        ids = np.asarray(self.tokens.ids[start:stop]).astype(np.int64)
-        documents = np.searchsorted(self.tokens.offsets, np.arange(start, stop), side="right")
+        index = range(self._rows)[index]
+        start, end = index * self.length, len(self.tokens)
+        if not self.pack:
+            document = int(np.searchsorted(self._rows_before, index, side="right")) - 1
+            start = int(self._starts[document] + (index - self._rows_before[document]) * self.length)
+            end = int(self._starts[document + 1])
+        ids, documents = self.tokens.piece(start, min(start + self.length, end))
         return make_row(ids, documents - documents[0], self.length, self.pad_id)
 
 

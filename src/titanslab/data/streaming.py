@@ -45,7 +45,7 @@ class StreamedRows(IterableDataset):
         number = 0
         while True:
             before = number
-            for _, texts in self.corpus.batches(BATCH_CHARACTERS):
+            for texts in self.corpus.batches(BATCH_CHARACTERS):
                 batch = self.encoder.documents(texts)
                 numbers = np.repeat(np.arange(number, number + len(batch)), [len(document) for document in batch])
                 ids = np.concatenate([ids, *batch], dtype=np.int64)

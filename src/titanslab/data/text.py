@@ -21,6 +21,7 @@ KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suff
 COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
 MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"BZh": ".bz2"}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+TOKENS = "titans-tokens.json"  # in a folder of tokens, which holds no texts
 PIECE_BYTES = 1 << 16
 PARQUET_ROWS = 1024  # rows decoded at once; a row may hold a whole book
 
@@ -31,6 +32,11 @@ def text_kind(path: Path) -> str | None:
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return KINDS.get(suffixes[-1]) if suffixes else None
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file, by its name, has another size than its text: compressed or parquet."""
+    return path.suffix.lower() in COMPRESSIONS or text_kind(path) == "parquet"
 
 
 def local_path(source: str) -> Path:
@@ -62,6 +68,8 @@ def find_files(source: str, name: str) -> list[Path]:
             )
         return [path]
     if path.is_dir():
+        if (path / TOKENS).is_file():
+            raise ValueError(f"{name}: {source!r} holds tokens that titans tokenize made, and texts are needed here")
         shown = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
         inside = sorted(shown)
         missing = f"folder {source!r} holds no .txt, .md, .jsonl, .json or .parquet file"

@@ -79,7 +79,7 @@ class DataRecipe:
 
     Args:
         train, validation: a file, a folder, a glob pattern or a list of them (text, JSONL, parquet, compressed or
-            not), or the name of a dataset on the hub.
+            not), the name of a dataset on the hub, or a folder that `titans tokenize` made.
         task, task_options: a generated source of rows and its options, instead of `train` or mixed with it.
         task_share: with both `task` and `train`, the task's share of the rows.
         streaming: read `train` while training, without a cache of its tokens.

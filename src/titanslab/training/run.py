@@ -33,7 +33,7 @@ from titanslab.training.model import build_model, set_manner
 from titanslab.training.picture import draw_losses
 from titanslab.training.recipe import Recipe, load_recipe
 from titanslab.training.resume import checkpoint_to_resume
-from titanslab.training.sources import open_data
+from titanslab.training.sources import Reading, open_data
 from titanslab.training.trainer import make_trainer
 from titanslab.training.watchdog import NonFiniteError, check_weights
 
@@ -65,7 +65,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say = _say) -> dict[str, Any]:
+def train(
+    recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say = _say, processes: int = 1
+) -> dict[str, Any]:
     """Train a model by a recipe into the folder `output`.
 
     Everything that can be checked is checked before the folder is made or changed.
@@ -74,6 +76,8 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
         recipe, output: the checked recipe; a new or empty folder, or with `resume` that of an interrupted run.
         resume: go on from the last whole checkpoint; the losses are those of a run that was never stopped.
         say: called in the first process with each message; by default it prints to stderr.
+        processes: most processes that encode the texts. Above 1 they are started anew, so that a program must be
+            guarded by `if __name__ == "__main__"`.
 
     Returns:
         The content of result.json: steps, tokens, last loss, seconds, and the step that the run was resumed from.
@@ -94,16 +98,17 @@ def train(recipe: Recipe, output: str | Path, *, resume: bool = False, say: Say 
     world = PartialState(cpu=recipe.training.cpu)
     with only_writer(output, "output folder") if world.is_main_process else contextlib.nullcontext():
         check_output(output, recipe, resume)  # another process may have written between
-        return _train(recipe, output, resume, say, world)
+        return _train(recipe, output, resume, say, world, processes)
 
 
-def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialState) -> dict[str, Any]:
+def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialState, processes: int) -> dict[str, Any]:
     """`train` after its checks; the first process holds the folder."""
     world.wait_for_everyone()
     say = say if world.is_main_process else lambda text: None
     set_seed(recipe.training.seed)
     kept = load_tokenizer(str(output / TOKENIZER)) if resume and (output / TOKENIZER).exists() else None
-    data = open_data(recipe, world.num_processes, quiet=not world.is_main_process, tokenizer=kept)
+    reading = Reading(processes, leads=world.is_local_main_process)
+    data = open_data(recipe, world.num_processes, reading=reading, tokenizer=kept)
     model = build_model(recipe, data.tokenizer)
     set_manner(recipe.model, model, data.tokenizer)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters{_about_preset(recipe, model)}")

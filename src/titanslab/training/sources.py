@@ -1,7 +1,7 @@
 """The rows that [data] of a recipe describes, to train on and to validate with."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from glob import glob
@@ -16,9 +16,14 @@ from titanslab.data.bpe import bpe_size, corpus_bpe
 from titanslab.data.corpus import Corpus
 from titanslab.data.order import MixedRows, ShuffledRows
 from titanslab.data.packing import Row, TokenRows
+from titanslab.data.pool import sensible_processes
+from titanslab.data.shards import ShardedTokens, token_folder
+from titanslab.data.tokens import Tokens
 from titanslab.models.config import TitansConfig
-from titanslab.progress import Progress, bar
+from titanslab.progress import bar, bar_from_first_report
 from titanslab.training.recipe import DataRecipe, Recipe
+
+PATIENCE = 2.0  # seconds by which the first process of a run goes before the others, which show no bar
 
 
 @dataclass(frozen=True)
@@ -38,31 +43,60 @@ class RunData:
     bytes_per_token: float | None = None
 
 
-def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False, tokenizer: Any = None) -> RunData:
-    """Read the data of a recipe; `num_processes` share the rows of a step, and `quiet` shows no progress bar.
+@dataclass(frozen=True)
+class Reading:
+    """How a process makes tokens of a recipe's texts.
+
+    Args:
+        processes: most processes that encode, see `titanslab.data.pool.encoded`.
+        leads: whether it goes before other processes of the same run, and shows a progress bar.
+    """
+
+    processes: int = 1
+    leads: bool = True
+
+    def tokens(self, data: DataRecipe, name: str, tokenizer: Any) -> Tokens | ShardedTokens:
+        """The tokens of data.train or data.validation, by the name of the field."""
+        source = getattr(data, name)
+        if (folder := token_folder(source)) is not None:
+            found = ShardedTokens(folder, f"data.{name}")
+            found.check_tokenizer(tokenizer)
+            return found
+        corpus = _corpus(data, name)
+        processes = sensible_processes(self.processes, corpus.size if corpus.unit == "bytes" else None)
+        show = bar_from_first_report(f"tokenizing data.{name}", corpus.unit) if self.leads else nullcontext()
+        with show as progress:
+            return tokenize(
+                corpus,
+                tokenizer,
+                cache=tokens_folder(),
+                processes=processes,
+                progress=progress,
+                patience=0.0 if self.leads else PATIENCE,
+            )
+
+
+def open_data(
+    recipe: Recipe, num_processes: int = 1, *, reading: Reading | None = None, tokenizer: Any = None
+) -> RunData:
+    """Read the data of a recipe; `num_processes` share the rows of a step.
 
     `tokenizer` is one to use in the place of the recipe's.
 
     Raises FileNotFoundError or ValueError for data that is missing, unreadable or too little.
     """
-
-    def reading(name: str) -> AbstractContextManager[Progress | None]:
-        return nullcontext() if quiet else bar(f"reading {name}", "bytes")
-
-    data, settings = recipe.data, recipe.training
+    data, settings, reading = recipe.data, recipe.training, reading or Reading()
     if tokenizer is None:
-        made = not quiet and bpe_size(data.tokenizer) is not None
+        made = reading.leads and bpe_size(data.tokenizer) is not None
         with bar("making the tokenizer") if made else nullcontext():
             tokenizer = open_tokenizer(data)
     per_step = settings.batch_size * settings.accumulation * num_processes
-    with reading("data.train") as show:
-        rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
+    rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, reading=reading)
     if not data.streaming:
         rows = Subset(rows, range(settings.steps * per_step))
     if data.validation is None:
         return RunData(tokenizer, rows)
-    with reading("data.validation") as show:
-        return RunData(tokenizer, rows, *validation_rows(data, tokenizer, show))
+    return RunData(tokenizer, rows, *validation_rows(data, tokenizer, reading))
 
 
 def open_tokenizer(data: DataRecipe) -> PreTrainedTokenizerBase:
@@ -75,6 +109,11 @@ def open_tokenizer(data: DataRecipe) -> PreTrainedTokenizerBase:
     if size is None:
         return load_tokenizer(data.tokenizer)
     source: Any = data.train
+    if token_folder(source) is not None:
+        raise ValueError(
+            f"data.tokenizer = {data.tokenizer!r} is made of the training text, and data.train = {source!r} holds "
+            f"tokens; set data.tokenizer = {source!r}, which keeps the tokenizer of its tokens"
+        )
     if source is None:
         source = [t for t in data.task_options.values() if isinstance(t, str) and (Path(t).exists() or glob(t))]
     if not source:
@@ -115,20 +154,25 @@ def training_stream(
     *,
     seed: int,
     rows_needed: int = 1,
-    progress: Progress | None = None,
+    reading: Reading | None = None,
 ) -> Any:
     """The endless rows of a run: a stream of rows by number (`data.order`), or with data.streaming an iterable.
 
     Raises ValueError for a corpus that makes fewer than `rows_needed` rows, the size of a batch.
     """
     if data.streaming:
+        if token_folder(data.train) is not None:
+            raise ValueError(
+                f"data.streaming = true reads texts, and data.train = {data.train!r} holds tokens; set "
+                "data.streaming = false"
+            )
         from titanslab.data.streaming import StreamedRows
 
         buffer = data.shuffle_buffer if data.shuffle else 1
         return StreamedRows(_corpus(data, "train"), tokenizer, data.sequence_length, buffer=buffer, seed=seed)
     streams: list[Any] = [] if data.task is None else [task_stream(data, tokenizer, seed)]
     if data.train is not None:
-        tokens = tokenize(_corpus(data, "train"), tokenizer, cache=tokens_folder(), progress=progress)
+        tokens = (reading or Reading()).tokens(data, "train", tokenizer)
         rows: Any = TokenRows(tokens, data.sequence_length, pack=data.pack_documents, pad_id=padding_id(tokenizer))
         if len(rows) < rows_needed:
             raise ValueError(
@@ -156,15 +200,15 @@ def task_stream(data: DataRecipe, tokenizer: PreTrainedTokenizerBase, seed: int)
 
 
 def validation_rows(
-    data: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None
+    data: DataRecipe, tokenizer: PreTrainedTokenizerBase, reading: Reading | None = None
 ) -> tuple[Sequence[Row], float]:
     """The rows of data.validation in their order, cut off after data.validation_samples, and their bytes a token."""
-    tokens = tokenize(_corpus(data, "validation"), tokenizer, cache=tokens_folder(), progress=progress)
+    tokens = (reading or Reading()).tokens(data, "validation", tokenizer)
     pack, pad_id = data.pack_documents, padding_id(tokenizer)
     rows: Any = TokenRows(tokens, data.sequence_length, pack=pack, keep_tail=True, pad_id=pad_id)
     if data.validation_samples is not None and data.validation_samples < len(rows):
         rows = Subset(rows, range(data.validation_samples))
-    return rows, tokens.text_bytes / max(1, len(tokens) - (len(tokens.offsets) - 1))
+    return rows, tokens.text_bytes / max(1, len(tokens) - tokens.documents)
 
 
 def tokens_folder() -> Path:
