@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from titanslab.experiments import asking
 from titanslab.experiments.job import Job
+from titanslab.experiments.size import parameters
 from titanslab.experiments.study import MAIN, Study
 from titanslab.files import write_whole
 from titanslab.models.config import nearest
-
-if TYPE_CHECKING:
-    from titanslab.training.recipe import Recipe
 
 TOKENIZER = "tokenizer"  # folder of the tokenizer in the work folder
 
@@ -123,21 +120,6 @@ def write_recipes(jobs: Iterable[Job]) -> list[tuple[Path, Path]]:
             write_whole(path, recipe.to_toml())
             written.append((path, job.folder / stage))
     return written
-
-
-def parameters(recipe: Recipe, vocabulary: int) -> int:
-    """Number of parameters of the model that a first stage trains. No memory is allocated for them."""
-    import copy
-
-    import torch
-
-    from titanslab.data import byte_tokenizer
-    from titanslab.training.model import build_model
-
-    recipe = copy.deepcopy(recipe)
-    recipe.model.options["vocab_size"] = vocabulary
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_model(recipe, byte_tokenizer()).parameters())
 
 
 def listing(study: Study, names: str | None) -> list[tuple[str, str, int, str, str]]:

@@ -8,7 +8,7 @@ from titanslab.data.template import chat_template
 from titanslab.memory.config import MOST_LAYERS, check_integer
 from titanslab.models.config import TitansConfig
 from titanslab.runs.loading import load_config, load_model, load_model_tokenizer
-from titanslab.training.baselines import architecture_config, start_gated_deltanet
+from titanslab.training.baselines import architecture_config, start_layers
 from titanslab.training.recipe import ModelRecipe, Recipe
 
 
@@ -30,7 +30,7 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
 
     model = AutoModelForCausalLM.from_config(config).float()
     if section.start is not None:
-        start_gated_deltanet(model, section.start)
+        start_layers(model, section.start)
     return model
 
 

@@ -32,7 +32,7 @@ class ModelRecipe:
         preset, variant: of a Titans model, see `TitansConfig.preset`; "tiny" and "mac" where missing.
         pretrained: the folder of a run or a saved model to start from.
         architecture: the `model_type` of a model of transformers, such as "llama".
-        start: the initial values of a Gated DeltaNet, see `start_gated_deltanet`.
+        start: the initial values of Gated DeltaNet or Mamba2 layers, see `start_layers`.
         template: the text that the model reads for a question, such as " {question}". It becomes the chat template of
             the tokenizer in the run folder, which `titans ask`, `titans chat` and `apply_chat_template` use. Where it
             is missing, the tokenizer keeps the template that it has.
