@@ -21,10 +21,32 @@ _process = partial(_option, "Processes and results")
 
 def reproduce(
     context: typer.Context,
-    study: Annotated[str, typer.Argument(help="niah, babilong, or the path of a study of yours, a TOML file.")],
+    study: Annotated[
+        str,
+        typer.Argument(
+            help="table1, depth, ablation, throughput, niah, babilong, or the path of a study of yours, a TOML file."
+        ),
+    ],
     work: Annotated[
         Path | None,
         typer.Option("--work", "-w", help="Folder of tokenizer, runs, answers and results; default: runs/STUDY."),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="Size of models and runs: cpu, gpu or paper, where the study has it.")] = (
+        "cpu"
+    ),
+    budget: Annotated[float, typer.Option(help="Share of the steps, tokens and samples, such as 0.01 for a trial.")] = (
+        1.0
+    ),
+    data: Annotated[
+        list[str] | None,
+        _text(
+            "table1, depth, ablation, throughput: running text; files whose names say validation are held out. "
+            "Repeatable; default: 1 MB of books in the package."
+        ),
+    ] = None,
+    validation: Annotated[list[str] | None, _text("Held-out text for --data; repeatable.")] = None,
+    language_data: Annotated[
+        str | None, _text("table1: folder of the common-sense tasks, see titans evaluate language.")
     ] = None,
     train_text: Annotated[str | None, _text("Text to train on: a file or folder of text, json or jsonl.")] = None,
     test_text: Annotated[str | None, _text("Other text, to test on.")] = None,
@@ -75,7 +97,7 @@ def reproduce(
 ) -> None:
     """Train the models of a table and ask them all the same questions; run again to continue.
 
-    Example: [bold]titans reproduce niah --train-text books.txt --test-text essays.txt --rows mac,lmm --seeds 0,1[/bold]
+    Example: [bold]titans reproduce ablation --data books/ --budget 0.01 --jobs 2[/bold]
 
     Finished runs and answers are kept: with more rows, seeds, samples or lengths, the command adds the missing ones.
     WORK/results.json, results.md and results.png hold the results of everything in the work folder.
@@ -85,7 +107,7 @@ def reproduce(
     from titanslab.experiments.study import load_study
     from titanslab.runs.loading import quiet_libraries
 
-    plan = load_study(study)
+    plan = load_study(study, scale, budget)
     quiet_libraries()
     if list_rows:
         return print_rows(plan, sets)

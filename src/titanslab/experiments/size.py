@@ -75,6 +75,6 @@ def fit_size(
     if abs(counts[best] - wanted) > within * wanted:
         raise ValueError(
             f"row {name!r} cannot have {wanted:,} parameters: with {options(best)} it has {counts[best]:,}, more than "
-            f"{within:.0%} away; change the other options of the row, or its `fit`"
+            f"{within:.1%} away; change the other options of the row, or its `widths`"
         )
     return Fitted(options(best), counts[best], wanted)

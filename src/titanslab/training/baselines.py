@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from titanslab.memory.layer import NeuralMemory
 from titanslab.memory.start import start_to_recall
 from titanslab.models.config import WINDOWED, nearest
 
-STARTS = ("authors", "recall")  # allowed values of model.start
+STARTS = ("authors", "recall")  # allowed values of model.start for an architecture of transformers
+USUAL = "usual"  # and that of a Titans model
 STEPS = (1e-3, 1e-1)  # range of the initial steps in the code of the authors of Gated DeltaNet and Mamba2
 HALF_LIVES = (2.0**14, 2.0**20)  # shortest and longest half-life of the heads, in tokens, for the start "recall"
 
@@ -82,6 +84,26 @@ def start_layers(model: nn.Module, start: str) -> None:
             layer.A_log.zero_()
             layer.dt_bias.copy_(_before_softplus(math.log(2) / 2 ** torch.linspace(low, high, heads)))
             _start_projections(layer)
+
+
+def start_usually(model: Any) -> None:
+    """Draw projections and convolutions of a Titans model anew as transformers does, with torch's random numbers.
+
+    Projections q, k, v and o are normal with the config's `initializer_range`, and the taps of convolutions uniform as
+    in torch. So no query finds its key at the start. Gates, half-lives and M_0 keep their start. Raises ValueError for
+    a model without a memory.
+    """
+    layers = [module for module in model.modules() if isinstance(module, NeuralMemory)]
+    if not layers:
+        raise ValueError(f"model.start = {USUAL!r} is for models with a memory, and this one has none; leave it out")
+    std = model.config.initializer_range
+    for layer in layers:
+        for name in "qkvo":
+            nn.init.normal_(getattr(layer, f"{name}_proj").weight, std=std)
+        if layer.conv_size > 1:
+            for name in "qkv":
+                bound = layer.conv_size**-0.5
+                nn.init.uniform_(getattr(layer, f"{name}_conv1d").weight, -bound, bound)
 
 
 def _before_softplus(x: Tensor) -> Tensor:

@@ -1,0 +1,44 @@
+"""Common sense in a study: each trained model runs the tasks of [language] through `titans evaluate language`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from titanslab.documents import read_json
+from titanslab.files import write_whole
+
+if TYPE_CHECKING:
+    from titanslab.experiments.sections import Language
+
+FOLDER, RESULT = "language", "language.json"
+
+
+def answer_once(run: Path, settings: Language, folder: Path, device: str) -> None:
+    """Run the tasks on the model of a run, and write the table's values to language.json in `folder`.
+
+    A file with the same settings is kept. Raises ValueError with the last line of the command where it fails.
+    """
+    wanted = {"tasks": settings.tasks, "data": settings.data, "limit": settings.limit}
+    if read(folder).get("settings") == wanted:
+        return
+    output = folder / FOLDER
+    words = ["evaluate", "language", "--model", str(run), "--tasks", ",".join(settings.tasks), "--output", str(output)]
+    words += ["--data", settings.data, "--device", device]
+    words += [] if settings.limit is None else ["--limit", str(settings.limit)]
+    done = subprocess.run([sys.executable, "-m", "titanslab.cli", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ValueError(f"titans evaluate language: {lines[-1] if lines else 'no output'}")
+    summary = read_json(output / "summary.json", dict[str, Any])
+    content = {"settings": wanted, "results": summary["table"], "average": summary.get("average")}
+    write_whole(folder / RESULT, json.dumps(content, indent=1) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of language.json; empty without that file."""
+    path = folder / RESULT
+    return read_json(path, dict[str, Any], fix="delete it") if path.exists() else {}

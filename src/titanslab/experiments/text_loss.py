@@ -1,0 +1,65 @@
+"""The loss of a trained model of a study on its validation text, by position in the context."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from titanslab.documents import read_json
+from titanslab.files import write_whole
+
+if TYPE_CHECKING:
+    from titanslab.evaluation.perplexity import PerplexityResult
+    from titanslab.experiments.sections import Perplexity
+
+RESULT = "perplexity.json"
+CHARS = 8  # characters of a document per wanted token; a token has fewer
+WINDOWS = 2  # windows of each document that are kept at least
+
+
+def measure(run: Path, settings: Perplexity, lengths: Sequence[int], device: str) -> list[PerplexityResult]:
+    """The loss of the model of a run at each length. Every document of the text gives a part of the tokens."""
+    from titanslab.evaluation.perplexity import evaluate_perplexity
+    from titanslab.runs.loading import open_model
+
+    model, tokenizer = open_model(run, device)
+    return [
+        evaluate_perplexity(
+            model,
+            tokenizer,
+            beginnings(settings.text, length, settings.max_tokens),
+            context_length=length,
+            batch_size=max(1, settings.batch_tokens // length),
+            max_tokens=max(settings.max_tokens, length),
+        )
+        for length in lengths
+    ]
+
+
+def beginnings(sources: Sequence[str], length: int, tokens: int) -> Iterator[str]:
+    """The beginning of each document, so long that all of them together have about `tokens` tokens."""
+    from titanslab.data import open_corpus
+
+    corpus = open_corpus(list(sources), "perplexity.text", streaming=True)
+    count = sum(1 for _ in corpus)
+    most = max(WINDOWS * length, tokens // max(1, count)) * CHARS
+    return (text[:most] for text in corpus)
+
+
+def measure_once(run: Path, settings: Perplexity, lengths: Sequence[int], folder: Path, device: str) -> None:
+    """`measure`, written to perplexity.json in `folder`; a file with the same settings is kept."""
+    wanted = {"lengths": list(lengths), "max_tokens": settings.max_tokens, "text": settings.text}
+    if (before := read(folder)) and before["settings"] == wanted:
+        return
+    results = measure(run, settings, lengths, device)
+    content = {"settings": wanted, "results": [dataclasses.asdict(result) for result in results]}
+    write_whole(folder / RESULT, json.dumps(content, indent=1) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of perplexity.json; empty without that file."""
+    path = folder / RESULT
+    return read_json(path, dict[str, Any], fix="delete it") if path.exists() else {}
