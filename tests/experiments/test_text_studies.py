@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from titanslab.cli import main
-from titanslab.experiments import text_loss
+from titanslab.experiments import speed, text_loss
+from titanslab.experiments.job import time_job
 from titanslab.experiments.plan import Choice, listing, make_jobs, open_work, width_changes
-from titanslab.experiments.run import choose, default_name
+from titanslab.experiments.run import choose, default_name, write_results
 from titanslab.experiments.sections import row_lengths
 from titanslab.experiments.study import FIRST, load_study
 from titanslab.experiments.texts import split_texts
@@ -237,7 +238,8 @@ def test_data_is_for_studies_of_text(books, capsys):
 
 
 def test_two_rows_from_end_to_end_and_again(study, books, tmp_path, capsys):
-    words = [study, "--data", books, "--budget", "0.2", "--work", tmp_path / "work", "--jobs", "2"]
+    words = [study, "--data", books, "--budget", "0.1", "--work", tmp_path / "work", "--jobs", "2"]
+    words += ["--set", "speed.lengths="]
     assert reproduce(*words) == 0
     report = json.loads((tmp_path / "work" / "results.json").read_text())
     lmm, llama = report["results"]
@@ -246,13 +248,11 @@ def test_two_rows_from_end_to_end_and_again(study, books, tmp_path, capsys):
     for result in (lmm, llama):
         sweep = result["sweep"]
         losses = {run["rate"]: run["loss"] for run in sweep["runs"]}
-        assert (sorted(losses), {run["steps"] for run in sweep["runs"]}) == ([0.001, 0.01], {2})
+        assert (sorted(losses), {run["steps"] for run in sweep["runs"]}) == ([0.001, 0.01], {1})
         assert sweep["chosen"] == min(losses, key=losses.__getitem__)
         assert f"learning_rate = {sweep['chosen']}" in result["training"]["recipe"]
-        assert (result["training"]["steps"], result["training"]["tokens"]) == (4, 4 * 2 * 64)
+        assert (result["training"]["steps"], result["training"]["tokens"]) == (2, 2 * 2 * 64)
         assert [one["context_length"] for one in result["perplexity"]["results"]] == [64, 128]
-    assert [len(row["results"]) for row in report["speed"]] == [2, 2]
-    assert all(one["tokens_per_second"] > 0 for row in report["speed"] for one in row["results"])
     table = (tmp_path / "work" / "results.md").read_text()
     assert re.search(r"\| model \| 64 \| 128 \| there \(paper\) \|", table)
     assert re.search(r"\| lmm \| [\d.]+ \| [\d.]+ \| 26\.5 \|", table)
@@ -263,13 +263,31 @@ def test_two_rows_from_end_to_end_and_again(study, books, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "main").rglob("*.json")}
     capsys.readouterr()
     assert reproduce(*words) == 0
-    assert "nothing to resume" in (tmp_path / "work" / "main" / "lmm-seed0" / "log.txt").read_text()
+    assert "started" not in capsys.readouterr().err  # finished rows start no process
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "main").rglob("*.json")}
-    assert {path.name for path in before if before[path] != after[path]} <= {"result.json"}
+    assert before == after
     words[words.index("--budget") + 1] = "0.4"
     capsys.readouterr()
     assert reproduce(*words) == 2
-    assert "was made with --budget 0.2, now it is 0.4; give another folder" in capsys.readouterr().err
+    assert "was made with --budget 0.1, now it is 0.4; give another folder" in capsys.readouterr().err
+
+
+def test_steps_are_timed_at_each_length_and_once(study, books, tmp_path):
+    work = tmp_path / "work"
+    chosen = Choice(work, data=[str(books)], rows="lmm")
+    (job,) = make_jobs(open_work(load_study(str(study)), chosen), chosen, fitted=True)
+    assert job.lengths("speed") == [64, 128]
+    job.folder.mkdir(parents=True)
+    time_job(job)
+    content = speed.read(job.folder)
+    assert [(one["length"], one["batch"]) for one in content["results"]] == [(64, 1), (128, 1)]
+    assert all(one["tokens_per_second"] > 0 and len(one["seconds"]) == 1 for one in content["results"])
+    assert not job.times
+    written = (job.folder / speed.RESULT).stat().st_mtime_ns
+    time_job(job)
+    assert (job.folder / speed.RESULT).stat().st_mtime_ns == written
+    write_results(job.plan, chosen, {})
+    assert re.search(r"\| lmm \| \d+ \| \d+ \|", (work / "results.md").read_text())
 
 
 def test_widths_are_chosen_for_the_tokenizer_that_was_made(study, books, tmp_path):

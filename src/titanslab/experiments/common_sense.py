@@ -22,7 +22,7 @@ def answer_once(run: Path, settings: Language, folder: Path, device: str) -> Non
 
     A file with the same settings is kept. Raises ValueError with the last line of the command where it fails.
     """
-    wanted = {"tasks": settings.tasks, "data": settings.data, "limit": settings.limit}
+    wanted = wanted_settings(settings)
     if read(folder).get("settings") == wanted:
         return
     output = folder / FOLDER
@@ -36,6 +36,11 @@ def answer_once(run: Path, settings: Language, folder: Path, device: str) -> Non
     summary = read_json(output / "summary.json", dict[str, Any])
     content = {"settings": wanted, "results": summary["table"], "average": summary.get("average")}
     write_whole(folder / RESULT, json.dumps(content, indent=1) + "\n")
+
+
+def wanted_settings(settings: Language) -> dict[str, Any]:
+    """The settings on which the file language.json depends."""
+    return {"tasks": settings.tasks, "data": settings.data, "limit": settings.limit}
 
 
 def read(folder: Path) -> dict[str, Any]:

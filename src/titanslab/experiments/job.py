@@ -129,6 +129,23 @@ class Job:
         lengths = self.lengths(SPEED)
         return bool(lengths) and read(self.folder).get("settings") != wanted_settings(self.measured(SPEED), lengths)
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train and measure; for a row with questions, its process finds that out."""
+        from titanslab.experiments import common_sense, text_loss
+        from titanslab.training.run import RECIPE, RESULT
+
+        last, language = self.folder / self.stages[-1], self.measured("language")
+        if not (last / RESULT).exists() or (self.tunes and tuning.read(self.folder).get("chosen") is None):
+            return False
+        if self.rounds() or (last / RECIPE).read_text() != self.recipes()[-1].to_toml():
+            return False
+        measured = text_loss.wanted_settings(self.measured("perplexity"), self.lengths("perplexity"))
+        if measured["lengths"] and text_loss.read(self.folder).get("settings") != measured:
+            return False
+        asked = language.tasks and language.data
+        return not asked or common_sense.read(self.folder).get("settings") == common_sense.wanted_settings(language)
+
     def rounds(self) -> list[asking.Round]:
         """The rounds of questions for the model of the last stage."""
         return asking.rounds(self.ask, self.stages[-1], has_memory(self.recipes()[0]), self.far)

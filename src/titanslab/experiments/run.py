@@ -92,7 +92,7 @@ def run_study(study: Study, choice: Choice, at_once: int = 1, threads: int = 1) 
 
     make_jobs(study, choice)  # raises for errors of the command line before the work folder is made
     jobs = make_jobs(open_work(study, choice), choice, fitted=True)
-    trained = [job for job in jobs if not job.only_speed]
+    trained = [job for job in jobs if not job.only_speed and not job.finished]
     failed: list[str] = []
     if trained:
         with bar(study.name, "thousand tokens") as progress:

@@ -51,12 +51,17 @@ def beginnings(sources: Sequence[str], length: int, tokens: int) -> Iterator[str
 
 def measure_once(run: Path, settings: Perplexity, lengths: Sequence[int], folder: Path, device: str) -> None:
     """`measure`, written to perplexity.json in `folder`; a file with the same settings is kept."""
-    wanted = {"lengths": list(lengths), "max_tokens": settings.max_tokens, "text": settings.text}
-    if (before := read(folder)) and before["settings"] == wanted:
+    wanted = wanted_settings(settings, lengths)
+    if read(folder).get("settings") == wanted:
         return
     results = measure(run, settings, lengths, device)
     content = {"settings": wanted, "results": [dataclasses.asdict(result) for result in results]}
     write_whole(folder / RESULT, json.dumps(content, indent=1) + "\n")
+
+
+def wanted_settings(settings: Perplexity, lengths: Sequence[int]) -> dict[str, Any]:
+    """The settings on which the file perplexity.json depends."""
+    return {"lengths": list(lengths), "max_tokens": settings.max_tokens, "text": settings.text}
 
 
 def read(folder: Path) -> dict[str, Any]:
