@@ -14,6 +14,7 @@ from titanslab.experiments.run import choose, default_name, write_results
 from titanslab.experiments.sections import row_lengths
 from titanslab.experiments.study import FIRST, load_study
 from titanslab.experiments.texts import split_texts
+from titanslab.tasks.sample import parse_length
 
 LINE = "The river ran under an old bridge where nobody had crossed since winter came to town, they said. "
 TITANS = {"lmm", "mac", "mag", "mal"}
@@ -287,7 +288,7 @@ def test_steps_are_timed_at_each_length_and_once(study, books, tmp_path):
     time_job(job)
     assert (job.folder / speed.RESULT).stat().st_mtime_ns == written
     write_results(job.plan, chosen, {})
-    assert re.search(r"\| lmm \| \d+ \| \d+ \|", (work / "results.md").read_text())
+    assert re.search(r"\| lmm \| [\d,]+ \| [\d,]+ \|", (work / "results.md").read_text())
 
 
 def test_widths_are_chosen_for_the_tokenizer_that_was_made(study, books, tmp_path):
@@ -305,3 +306,33 @@ def test_widths_are_chosen_for_the_tokenizer_that_was_made(study, books, tmp_pat
         "far": None, "far_samples": None, "train_text": None, "test_text": None, "facts": None, "train_facts": None,
         "nouns": None, "adjectives": None,
     }).work.name == "small"  # fmt: skip
+
+
+def test_the_study_of_the_documentation_is_whole(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    (block,) = re.findall(r"```toml\n(title = .*?)```", page, re.DOTALL)
+    path = tmp_path / "convolution.toml"
+    path.write_text(block)
+    study = load_study(str(path))
+    recipes = [study.recipes("main", row, [FIRST], study.placeholders)[0] for row in study.sets["main"].rows]
+    assert [recipe.model.options["conv_size"] for recipe in recipes] == [4, 8]
+    assert study.scales == ("cpu", "gpu")
+
+
+def test_depth_has_a_set_for_each_length_and_throughput_the_rows_of_table1():
+    study = load_study("depth")
+    for name in study.run:
+        (recipe,) = study.recipes(name, "depth3", [FIRST], study.placeholders)
+        settings, length = recipe.training, recipe.data.sequence_length
+        assert length == parse_length(name, 1024, "length")
+        assert settings.batch_size * settings.accumulation * length == 32768
+        assert recipe.model.options["memory_depth"] == 3
+        assert study.measured("speed", name).lengths == study.measured("perplexity", name).lengths == "row"
+    assert study.paper.tables["perplexity"].columns == study.paper.tables["speed"].columns == study.run
+    for scale in ("cpu", "gpu"):
+        timed, table = load_study("throughput", scale), load_study("table1", scale)
+        assert timed.sets["table1"].rows == table.sets["main"].rows
+        assert timed.sets["table1"].base == table.sets["main"].base
+        assert timed.measured("size", "table1").like == "lmm"
+        assert not timed.measured("perplexity", "table1").lengths
+        assert timed.tokenizer == table.tokenizer

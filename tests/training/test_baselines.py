@@ -11,6 +11,7 @@ from titanslab.cli import main
 from titanslab.data import byte_tokenizer
 from titanslab.evaluation import perplexity
 from titanslab.evaluation.decode import GreedyAnswerer
+from titanslab.memory import NeuralMemory
 from titanslab.runs.loading import load_model
 from titanslab.training import trainer
 from titanslab.training.model import build_model
@@ -243,3 +244,26 @@ def test_perplexity_of_a_recurrent_model_in_pieces(monkeypatch):
     assert perplexity.evaluate_perplexity(model, byte_tokenizer(), text, context_length=128).loss == pytest.approx(
         whole.loss, rel=1e-5
     )
+
+
+@torch.no_grad()
+def test_a_titans_model_may_start_as_usual():
+    def memory(start):
+        torch.manual_seed(0)
+        options = {"preset": "tiny", "variant": "lmm", "hidden_size": 32, "num_attention_heads": 2}
+        return build_model(parse_recipe({"model": options | start, "data": {"train": "a.txt"}}), byte_tokenizer())
+
+    ours, usual = memory({}), memory({"start": "usual"})
+    for one, other in zip(ours.modules(), usual.modules(), strict=True):
+        if isinstance(one, NeuralMemory):
+            assert torch.equal(one.q_proj.weight, one.k_proj.weight)
+            assert not torch.equal(other.q_proj.weight, other.k_proj.weight)
+            for name in "qkvo":
+                assert 0.015 < float(getattr(other, f"{name}_proj").weight.std()) < 0.025
+            assert float(other.k_conv1d.weight.abs().max()) <= other.conv_size**-0.5
+            assert torch.equal(one.alpha_proj.bias, other.alpha_proj.bias)
+    attention = {"preset": "tiny", "variant": "attention", "start": "usual"}
+    with pytest.raises(ValueError, match=r"model\.start = 'usual' is for models with a memory"):
+        build_model(parse_recipe({"model": attention, "data": {"train": "a.txt"}}), byte_tokenizer())
+    with pytest.raises(ValueError, match=r"model\.start is 'usul'; allowed: usual; did you mean 'usual'"):
+        parse_recipe({"model": {"start": "usul"}, "data": {"train": "a.txt"}})

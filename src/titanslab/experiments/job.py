@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LOG = "log.txt"
 SPEED = "speed"  # the argument of a process that times steps
 RATE = "training.learning_rate"
+NEAR = 8
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,10 @@ class Job:
         return bool(self.measured("sweep").rates) and not fixed
 
     def lengths(self, section: str) -> list[int]:
-        """The lengths of [perplexity] or [speed] in tokens; without `far`, those of the training rows and below."""
+        """The lengths of [perplexity] or [speed] in tokens; a row without `far` is timed at `NEAR` rows at most."""
         row = self.recipes()[0].data.sequence_length
         found = row_lengths(self.measured(section).lengths, row, f"{section}.lengths")
-        return found if self.far or section == "perplexity" else [length for length in found if length <= 4 * row]
+        return found if self.far or section == "perplexity" else [length for length in found if length <= NEAR * row]
 
     @property
     def only_speed(self) -> bool:

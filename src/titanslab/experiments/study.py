@@ -15,8 +15,9 @@
 
 The rows, stages and base at the top level form the set `main`. Tables are merged key by key, with one exception: the
 `task_options` of a stage replace those of the base. A set may have its own [sets.NAME.ask] and so on, which change
-those above. With `study` a set begins from the base and the questions of another study of the package, and with
-`rows_of` it has the rows of another set.
+those above. With `study` a set begins from the base and the questions of another study of the package, at the same
+scale where that has it; with `rows_of` it has the rows of another set, and with neither `rows_of` nor rows those of
+that study.
 """
 
 from __future__ import annotations
@@ -222,8 +223,7 @@ def load_study(name: str, scale: str = CPU, budget: float = 1.0) -> Study:
         raise ValueError(f"--scale {scale!r} is not a scale of {path.name}; it has {', '.join(names)}")
     if not 0 < budget <= 1:
         raise ValueError(f"--budget {budget} must be above 0 and at most 1, the share of the full budget, such as 0.01")
-    table = merged({key: value for key, value in table.items() if key != "scales"}, scales.get(scale, {}))
-    study = _parse(table, path)
+    study = _parse(_at_scale(table, scale), path, scale)
     study.scale, study.scales, study.budget = scale, names, budget
     return study
 
@@ -290,7 +290,13 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def _parse(table: dict[str, Any], path: Path) -> Study:
+def _at_scale(table: dict[str, Any], scale: str) -> dict[str, Any]:
+    """The content of a study with the values of a scale, or as it is where it does not have the scale."""
+    rest = {key: value for key, value in table.items() if key != "scales"}
+    return merged(rest, table.get("scales", {}).get(scale, {}))
+
+
+def _parse(table: dict[str, Any], path: Path, scale: str) -> Study:
     origin = str(path)
     top = ("title", "run", "files", "texts", "tokenizer", "paper", "base", "rows", "stages", "sets", *MEASURES)
     _known_keys(table, top, origin, "")
@@ -308,7 +314,13 @@ def _parse(table: dict[str, Any], path: Path) -> Study:
     for name, part in _tables(table, "sets", origin):
         known = ("about", "base", "rows", "stages", "study", "rows_of", *MEASURES)
         _known_keys(part, known, origin, f"sets.{name}")
-        below = above if "study" not in part else _borrowed(part, above, f"{origin}: [sets.{name}] study")
+        below = above
+        if "study" in part:
+            other = _borrowed(part["study"], scale, f"{origin}: [sets.{name}] study")
+            below = {"base": other.get("base", {}), "ask": other.get("ask", {}), "size": above["size"]}
+            if "rows_of" not in part and "rows" not in part:
+                part = {**part, "rows": other["rows"]}
+                below |= {"size": other.get("size", {})}
         if "rows_of" in part:
             if part["rows_of"] not in sets:
                 raise ValueError(
@@ -354,13 +366,12 @@ def _rows_of(table: dict[str, Any], name: str) -> dict[str, Any]:
     return merged(_rows_of(table, part["rows_of"]) if "rows_of" in part else {}, part.get("rows", {}))
 
 
-def _borrowed(part: dict[str, Any], above: dict[str, Any], where: str) -> dict[str, Any]:
-    """What a set begins from that names another study of the package: its base, its questions, and no other measure."""
+def _borrowed(name: str, scale: str, where: str) -> dict[str, Any]:
+    """The content of a study of the package, from which a set of another study begins."""
     known = sorted(path.stem for path in STUDIES.glob("*.toml"))
-    if part["study"] not in known:
-        raise ValueError(f"{where} = {part['study']!r} is not a study of this package; there are {', '.join(known)}")
-    other = read_toml(STUDIES / f"{part['study']}.toml", "study")
-    return {"base": other.get("base", {}), "ask": other.get("ask", {}), "size": above["size"]}
+    if name not in known:
+        raise ValueError(f"{where} = {name!r} is not a study of this package; there are {', '.join(known)}")
+    return _at_scale(read_toml(STUDIES / f"{name}.toml", "study"), scale)
 
 
 def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str) -> RowSet:
