@@ -2,19 +2,22 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from titanslab.cli import main
-from titanslab.experiments import speed, text_loss
+from titanslab.experiments import common_sense, speed, text_loss, text_tables, tuning
 from titanslab.experiments.job import time_job
 from titanslab.experiments.plan import Choice, listing, make_jobs, open_work, width_changes
 from titanslab.experiments.run import choose, default_name, write_results
-from titanslab.experiments.sections import row_lengths
+from titanslab.experiments.sections import Language, row_lengths
 from titanslab.experiments.study import FIRST, load_study
-from titanslab.experiments.texts import split_texts
+from titanslab.experiments.texts import part_of, split_texts
 from titanslab.tasks.sample import parse_length
+from titanslab.training.watchdog import NonFiniteError
 
 LINE = "The river ran under an old bridge where nobody had crossed since winter came to town, they said. "
 TITANS = {"lmm", "mac", "mag", "mal"}
@@ -207,10 +210,21 @@ def test_texts_are_split_by_name_or_a_part_is_held_out(books, tmp_path):
         split_texts([], [str(books)], None)
 
 
+def test_a_part_of_the_budget_reads_a_part_of_the_text(books, tmp_path):
+    split = part_of(split_texts([str(books)], [], tmp_path), 500, tmp_path)
+    assert texts_in(split.train) == [("train-0 0. " + LINE * 20)[:500]]
+    assert split.validation == split_texts([str(books)], [], tmp_path).validation
+    (path,) = split.train
+    assert part_of(split_texts([str(books)], [], tmp_path), 900, tmp_path).train == [path]
+    assert len(texts_in([path])[0]) == 500  # the part is kept
+
+
 def test_every_document_gives_a_part_of_the_tokens(books):
-    found = [*text_loss.beginnings([str(books / "train-0.jsonl")], 8, 24)]
+    source = [str(books / "train-0.jsonl")]
+    found = [*text_loss.beginnings(source, 8, 240, 4.0)]
     assert [text[:9] for text in found] == ["train-0 0", "train-0 1", "train-0 2"]
-    assert {len(text) for text in found} == {8 * 16}
+    assert {len(text) for text in found} == {4 * 80}
+    assert {len(text) for text in text_loss.beginnings(source, 100, 240, 4.0)} == {4 * 110}  # a whole window
 
 
 @pytest.mark.parametrize(
@@ -336,3 +350,61 @@ def test_depth_has_a_set_for_each_length_and_throughput_the_rows_of_table1():
         assert timed.measured("size", "table1").like == "lmm"
         assert not timed.measured("perplexity", "table1").lengths
         assert timed.tokenizer == table.tokenizer
+
+
+def test_common_sense_runs_through_the_command_once(tmp_path, monkeypatch):
+    calls = []
+
+    def command(words, **_):
+        calls.append(words)
+        output = Path(words[words.index("--output") + 1])
+        output.mkdir()
+        table = {"PIQA acc": {"value": 51.5, "standard_error": 1.2}}
+        (output / "summary.json").write_text(json.dumps({"table": table, "average": None}))
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(common_sense.subprocess, "run", command)
+    settings = Language(tasks=["piqa", "boolq"], data="files", limit=20)
+    for _ in range(2):
+        common_sense.answer_once(tmp_path / "run", settings, tmp_path, "cpu")
+    (words,) = calls
+    assert words[1:5] == ["-m", "titanslab.cli", "evaluate", "language"]
+    given = {name: words[words.index(name) + 1] for name in ("--model", "--tasks", "--data", "--limit")}
+    assert given == {"--model": str(tmp_path / "run"), "--tasks": "piqa,boolq", "--data": "files", "--limit": "20"}
+    result = {"model": "lmm", "language": common_sense.read(tmp_path)}
+    assert text_tables.language([result]) == {"PIQA acc": {"lmm": [51.5]}}
+
+    failed = subprocess.CompletedProcess(words, 2, "", "titans: error: no such task\n")
+    monkeypatch.setattr(common_sense.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(ValueError, match="titans evaluate language: titans: error: no such task"):
+        common_sense.answer_once(tmp_path / "run", Language(tasks=["x"], data="files"), tmp_path, "cpu")
+
+
+def test_a_rate_that_diverges_is_recorded_and_not_chosen(study, books, tmp_path, monkeypatch):
+    chosen = Choice(tmp_path / "work", data=[str(books)], rows="lmm")
+    (job,) = make_jobs(open_work(load_study(str(study)), chosen), chosen, fitted=True)
+    seen = []
+
+    def train(recipe, output, resume):
+        seen.append((recipe.training.learning_rate, recipe.training.steps))
+        if recipe.training.learning_rate > 5e-3:
+            raise NonFiniteError("step 3: the loss is nan")
+        return {"loss": 4.0}
+
+    monkeypatch.setattr("titanslab.training.run.train", train)
+    monkeypatch.setattr(text_loss, "measure", lambda *_: [SimpleNamespace(loss=4.5)])
+    job.folder.mkdir(parents=True)
+    sections = job.measured("sweep"), job.measured("perplexity")
+    tuning.tune(job.recipes()[0], *sections, job.folder, "cpu")
+    record = tuning.read(job.folder)
+    assert (record["chosen"], seen) == (1e-3, [(1e-3, 10), (1e-2, 10)])
+    assert [run["loss"] for run in record["runs"]] == [4.5, None]
+    assert record["runs"][1]["diverged"] == "step 3: the loss is nan"
+    assert job.recipes()[0].training.learning_rate == 1e-3
+    tuning.tune(job.recipes()[0], *sections, job.folder, "cpu")
+    assert len(seen) == 2  # what is recorded is not trained again
+    result = {"row": "lmm", "sweep": record}
+    assert "| lmm | 4.500 | diverged | 10 | 0.001 |" in text_tables._rates([result])
+    sections[0].rates = [1e-2]
+    with pytest.raises(ValueError, match=r"every learning rate of the sweep diverged: 0\.01"):
+        tuning.tune(job.recipes()[0], *sections, job.folder, "cpu")

@@ -18,9 +18,11 @@ from titanslab.files import write_whole
 from titanslab.models.config import nearest
 
 if TYPE_CHECKING:
+    from titanslab.experiments.texts import Split
     from titanslab.training.recipe import Recipe
 
 TOKENIZER = "tokenizer"  # folder of the tokenizer in the work folder
+LEAST_CHARS, CHARS_PER_TOKEN = 1_000_000, 8  # of the text for a part of the budget; a token has fewer characters
 SCALE = "scale.json"  # scale and budget of the work folder
 
 
@@ -167,9 +169,7 @@ def open_work(study: Study, choice: Choice) -> Study:
     write_whole(choice.work / SCALE, json.dumps({"scale": study.scale, "budget": study.budget}) + "\n")
     texts: Sequence[str] = ()
     if study.texts is not None:
-        from titanslab.experiments.texts import split_texts
-
-        split = split_texts(choice.data, choice.validation, choice.work)
+        split = _texts(study, choice, choice.work)
         print(f"{study.name}: {split.about}", file=sys.stderr, flush=True)
         texts = split.train
     if study.tokenizer is not None and choice.tokenizer is None:
@@ -243,14 +243,14 @@ def _made_changes(study: Study, choice: Choice, need_test_files: bool, work: Pat
 
 def _text_changes(study: Study, choice: Choice, work: Path | None) -> list[str]:
     """The changes that give [texts] their files; without the work folder, names of files that are made there later."""
-    from titanslab.experiments.texts import FOLDER, excerpt, split_texts
+    from titanslab.experiments.texts import FOLDER, excerpt
 
     for name in ("data", "validation"):
         if study.texts is None and getattr(choice, name):
             raise ValueError(f"--{name} is not used by the study {study.name}; leave it out")
     if study.texts is None:
         return []
-    split = split_texts(choice.data, choice.validation, work)
+    split = _texts(study, choice, work)
     made = []
     for part in ("train", "validation"):
         files = getattr(split, part)
@@ -259,6 +259,21 @@ def _text_changes(study: Study, choice: Choice, work: Path | None) -> list[str]:
             path = (work or Path()).absolute() / FOLDER / f"{part}_excerpt.txt"
             made += [f"{key}={excerpt(files, path) if work else path}" for key in keys]
     return made
+
+
+def _texts(study: Study, choice: Choice, work: Path | None) -> Split:
+    """The texts of a study; for a part of the budget, a part of the training text."""
+    from titanslab.experiments.texts import part_of, split_texts
+
+    split = split_texts(choice.data, choice.validation, work)
+    if study.budget == 1:
+        return split
+    most = 0
+    for name, part in study.sets.items():
+        (first,) = study.recipes(name, next(iter(part.rows)), [FIRST], study.placeholders)
+        settings = first.training
+        most = max(most, settings.steps * settings.batch_size * settings.accumulation * first.data.sequence_length)
+    return part_of(split, max(LEAST_CHARS, most * CHARS_PER_TOKEN), work)
 
 
 def _check_until(study: Study, sets: list[str], until: str | None) -> None:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from titanslab.experiments.sections import Perplexity
 
 RESULT = "perplexity.json"
-CHARS = 8  # characters of a document per wanted token; a token has fewer
-WINDOWS = 2  # windows of each document that are kept at least
+SAMPLE = 20_000  # characters of the text in which tokens are counted
 
 
 def measure(run: Path, settings: Perplexity, lengths: Sequence[int], device: str) -> list[PerplexityResult]:
@@ -26,11 +25,13 @@ def measure(run: Path, settings: Perplexity, lengths: Sequence[int], device: str
     from titanslab.runs.loading import open_model
 
     model, tokenizer = open_model(run, device)
+    sample = next(beginnings(settings.text, SAMPLE, 1, 1.0), "")
+    size = len(sample) / max(1, len(tokenizer.encode(sample, add_special_tokens=False)))
     return [
         evaluate_perplexity(
             model,
             tokenizer,
-            beginnings(settings.text, length, settings.max_tokens),
+            beginnings(settings.text, length, settings.max_tokens, size),
             context_length=length,
             batch_size=max(1, settings.batch_tokens // length),
             max_tokens=max(settings.max_tokens, length),
@@ -39,13 +40,16 @@ def measure(run: Path, settings: Perplexity, lengths: Sequence[int], device: str
     ]
 
 
-def beginnings(sources: Sequence[str], length: int, tokens: int) -> Iterator[str]:
-    """The beginning of each document, so long that all of them together have about `tokens` tokens."""
+def beginnings(sources: Sequence[str], length: int, tokens: int, size: float) -> Iterator[str]:
+    """The beginning of each document, all of them together about `tokens` tokens of `size` characters.
+
+    A beginning has a whole window of `length` tokens at least, where the document has it.
+    """
     from titanslab.data import open_corpus
 
     corpus = open_corpus(list(sources), "perplexity.text", streaming=True)
     count = sum(1 for _ in corpus)
-    most = max(WINDOWS * length, tokens // max(1, count)) * CHARS
+    most = round(max(1.1 * length, tokens / max(1, count)) * size)  # counts differ by document
     return (text[:most] for text in corpus)
 
 

@@ -58,6 +58,18 @@ def split_texts(data: Sequence[str], validation: Sequence[str], work: Path | Non
     return Split(*made, f"one document of {EVERY} of --data is held out; give other text with --validation")
 
 
+def part_of(split: Split, characters: int, work: Path | None) -> Split:
+    """The split with about `characters` of its training text, as many of each file; an existing part is kept."""
+    from titanslab.data import open_corpus
+
+    path = (work or Path()).absolute() / FOLDER / "train_part.jsonl"
+    if work is not None and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        texts = open_corpus(split.train, "--data", streaming=True).beginnings(characters)
+        write_whole(path, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return Split([str(path)], split.validation, f"{split.about}; {characters:,} characters of it for this budget")
+
+
 def excerpt(sources: Sequence[str], path: Path) -> str:
     """The path of a file with the first 20 million characters of the sources; an existing file is kept."""
     from titanslab.data import open_corpus
