@@ -31,12 +31,6 @@ def reproduce(
         Path | None,
         typer.Option("--work", "-w", help="Folder of tokenizer, runs, answers and results; default: runs/STUDY."),
     ] = None,
-    scale: Annotated[str, typer.Option(help="Size of models and runs: cpu, gpu or paper, where the study has it.")] = (
-        "cpu"
-    ),
-    budget: Annotated[float, typer.Option(help="Share of the steps, tokens and samples, such as 0.01 for a trial.")] = (
-        1.0
-    ),
     data: Annotated[
         list[str] | None,
         _text(
@@ -58,6 +52,8 @@ def reproduce(
     sets: Annotated[str | None, _model("Sets of rows, with commas; default: main.")] = None,
     rows: Annotated[str | None, _model("Rows of these sets, with commas; default: all.")] = None,
     seeds: Annotated[str, _model("Seeds, with commas.")] = "0",
+    scale: Annotated[str, _model("Size of models and runs: cpu, gpu or paper, where the study has it.")] = "cpu",
+    budget: Annotated[float, _model("Share of the steps, tokens and samples, such as 0.01 for a trial.")] = 1.0,
     stage: Annotated[
         str | None, _model("Train up to this stage and ask its model; default: the last one that is not optional.")
     ] = None,

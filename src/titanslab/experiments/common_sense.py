@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titanslab.documents import read_json
-from titanslab.files import write_whole
+from titanslab.experiments.record import read_record, write_record
 
 if TYPE_CHECKING:
     from titanslab.experiments.sections import Language
@@ -35,7 +34,7 @@ def answer_once(run: Path, settings: Language, folder: Path, device: str) -> Non
         raise ValueError(f"titans evaluate language: {lines[-1] if lines else 'no output'}")
     summary = read_json(output / "summary.json", dict[str, Any])
     content = {"settings": wanted, "results": summary["table"], "average": summary.get("average")}
-    write_whole(folder / RESULT, json.dumps(content, indent=1) + "\n")
+    write_record(folder / RESULT, content)
 
 
 def wanted_settings(settings: Language) -> dict[str, Any]:
@@ -45,5 +44,4 @@ def wanted_settings(settings: Language) -> dict[str, Any]:
 
 def read(folder: Path) -> dict[str, Any]:
     """The content of language.json; empty without that file."""
-    path = folder / RESULT
-    return read_json(path, dict[str, Any], fix="delete it") if path.exists() else {}
+    return read_record(folder / RESULT)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titanslab.documents import read_json, reason
-from titanslab.files import write_whole
+from titanslab.documents import reason
+from titanslab.experiments.record import read_record, write_record
 
 if TYPE_CHECKING:
     from titanslab.experiments.sections import Speed
@@ -74,7 +73,7 @@ def time_once(
         return
     results = time_steps(recipe, tokenizer, settings, lengths, device)
     content = {"settings": wanted, "threads": torch.get_num_threads(), "machine": machine(device), "results": results}
-    write_whole(folder / RESULT, json.dumps(content, indent=1) + "\n")
+    write_record(folder / RESULT, content)
 
 
 def wanted_settings(settings: Speed, lengths: Sequence[int]) -> dict[str, Any]:
@@ -84,8 +83,7 @@ def wanted_settings(settings: Speed, lengths: Sequence[int]) -> dict[str, Any]:
 
 def read(folder: Path) -> dict[str, Any]:
     """The content of speed.json; empty without that file."""
-    path = folder / RESULT
-    return read_json(path, dict[str, Any], fix="delete it") if path.exists() else {}
+    return read_record(folder / RESULT)
 
 
 def _now(device: Any) -> float:

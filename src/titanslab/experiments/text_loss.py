@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titanslab.documents import read_json
-from titanslab.files import write_whole
+from titanslab.experiments.record import read_record, write_record
 
 if TYPE_CHECKING:
     from titanslab.evaluation.perplexity import PerplexityResult
@@ -60,7 +58,7 @@ def measure_once(run: Path, settings: Perplexity, lengths: Sequence[int], folder
         return
     results = measure(run, settings, lengths, device)
     content = {"settings": wanted, "results": [dataclasses.asdict(result) for result in results]}
-    write_whole(folder / RESULT, json.dumps(content, indent=1) + "\n")
+    write_record(folder / RESULT, content)
 
 
 def wanted_settings(settings: Perplexity, lengths: Sequence[int]) -> dict[str, Any]:
@@ -70,5 +68,4 @@ def wanted_settings(settings: Perplexity, lengths: Sequence[int]) -> dict[str, A
 
 def read(folder: Path) -> dict[str, Any]:
     """The content of perplexity.json; empty without that file."""
-    path = folder / RESULT
-    return read_json(path, dict[str, Any], fix="delete it") if path.exists() else {}
+    return read_record(folder / RESULT)

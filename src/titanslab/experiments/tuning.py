@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titanslab.documents import read_json
-from titanslab.files import write_whole
+from titanslab.experiments.record import read_record, write_record
 
 if TYPE_CHECKING:
     from titanslab.experiments.sections import Perplexity, Sweep
@@ -75,13 +73,12 @@ def short_recipe(recipe: Recipe, rate: float, share: float) -> Recipe:
 
 def read(folder: Path) -> dict[str, Any]:
     """The content of sweep.json; empty without that file."""
-    path = folder / RECORD
-    return read_json(path, dict[str, Any], fix="delete it") if path.exists() else {}
+    return read_record(folder / RECORD)
 
 
 def _write(folder: Path, rates: list[float], runs: list[dict[str, Any]], chosen: float | None) -> None:
     content = {"rates": rates, "runs": runs, "chosen": chosen}
-    write_whole(folder / RECORD, json.dumps(content, indent=1) + "\n")
+    write_record(folder / RECORD, content)
 
 
 def _remove_weights(run: Path) -> None:
