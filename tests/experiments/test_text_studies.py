@@ -161,7 +161,7 @@ def test_the_long_context_column_is_the_study_niah():
     assert (ask.task, ask.lengths, ask.options) == ("niah", niah.ask.lengths, {"haystack": "validation_excerpt"})
     assert study.asked((), "main").task == ""
     assert not study.measured("sweep", "long_context").rates
-    assert (study.run, list(study.sets)) == (["main"], ["main", "long_context"])
+    assert study.run == list(study.sets) == ["main", "long_context"]
 
 
 def test_a_scale_and_a_budget_change_the_numbers(study):

@@ -61,9 +61,9 @@ def reproduce(
         list[str] | None,
         _model(
             "Change a recipe, such as training.steps=200, late:training.steps=50 or mac:model.chunk_size=8, or the "
-            "questions, such as ask.frozen=2k or ask.batch_size=4; repeatable.",
+            "questions and measures, such as ask.frozen=2k or sweep.rates=[1e-3]; repeatable.",
             "--set",
-            metavar="[ROW:|STAGE:]KEY=VALUE",
+            metavar="[SET:|ROW:|STAGE:]KEY=VALUE",
         ),
     ] = None,
     names: Annotated[str | None, _question("Variants or sub-tasks, with commas; default: the study's.")] = None,

@@ -37,7 +37,7 @@ class Choice:
         seeds: whole numbers separated by commas.
         until: the last stage to train, whose model answers; None = the last required stage.
         far_rows: rows that answer at the far lengths; None = as the study says.
-        changes: changes of the form `[ROW:|STAGE:]section.key=value`.
+        changes: changes of the form `[SET:|ROW:|STAGE:]section.key=value`.
         tokenizer: a tokenizer that replaces the study's own.
         device: device on which models are trained and answer.
         data, validation: files or folders of a study with [texts], see `split_texts`.
