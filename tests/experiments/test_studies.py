@@ -200,7 +200,10 @@ def test_a_wrong_study_names_the_file_and_the_key(old, new, message, tmp_path):
 
 
 def test_a_missing_study_names_those_that_are_there(tmp_path):
-    with pytest.raises(ValueError, match=r"study 'nia' is neither .* give babilong, niah or the path of a TOML file"):
+    with pytest.raises(
+        ValueError,
+        match=r"study 'nia' is neither .* give ablation, babilong, depth, niah, table1, throughput or the path",
+    ):
         load_study("nia")
     with pytest.raises(ValueError, match="has no rows"):
         load_study(str(study_file(tmp_path, 'title = "x"')))

@@ -9,7 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from titanslab.cli import main
 from titanslab.data import byte_tokenizer
+from titanslab.evaluation import perplexity
 from titanslab.evaluation.decode import GreedyAnswerer
+from titanslab.memory import NeuralMemory
+from titanslab.runs.loading import load_model
 from titanslab.training import trainer
 from titanslab.training.model import build_model
 from titanslab.training.recipe import load_recipe, parse_recipe
@@ -187,3 +190,80 @@ def test_a_start_is_for_gated_deltanets():
     recipe["model"]["start"] = "recall"
     with pytest.raises(ValueError, match=r"is for models with Gated DeltaNet layers .* LlamaForCausalLM has none"):
         build_model(parse_recipe(recipe), byte_tokenizer())
+
+
+WINDOW = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+WINDOW |= {"num_key_value_heads": 2, "tie_word_embeddings": True, "sliding_window": 8, "start": "authors"}
+WINDOWS = {
+    "bamba_window": {"attn_layer_indices": [1], "mamba_n_heads": 2, "mamba_d_state": 4, "mamba_n_groups": 1},
+    "qwen3_next_window": {key: value for key, value in DELTA.items() if key.startswith(("linear", "num_experts"))}
+    | {"layer_types": ["linear_attention", "full_attention"], "head_dim": 8},
+}
+
+
+def windowed(name, **more):
+    torch.manual_seed(0)
+    return parse_recipe({"model": WINDOW | WINDOWS[name] | {"architecture": name} | more, "data": {"train": "a.txt"}})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", WINDOWS)
+def test_hybrids_attend_in_a_window_and_read_in_pieces_as_whole(name, tmp_path):
+    model = build_model(windowed(name), byte_tokenizer()).double().eval()
+    attention = model.model.layers[1].self_attn
+    seen = []
+    hook = attention.register_forward_pre_hook(lambda _, args, kw: seen.append(kw["attention_mask"]), with_kwargs=True)
+    ids = torch.randint(0, 256, (1, 40), generator=torch.Generator().manual_seed(1))
+    whole = model(ids, use_cache=False).logits
+    hook.remove()
+    allowed = seen[0][0, 0]
+    assert torch.equal(allowed.sum(-1), torch.arange(1, 41).clamp(max=8))
+    assert bool(allowed.diagonal().all())
+
+    cache, parts = None, []
+    for start in (0, 13, 26):
+        output = model(ids[:, start : start + (14 if start == 26 else 13)], cache=cache, use_cache=True)
+        cache = output.cache
+        parts.append(output.logits)
+    torch.testing.assert_close(torch.cat(parts, 1), whole)
+
+    rates = [torch.nn.functional.softplus(p) for key, p in model.named_parameters() if key.endswith("dt_bias")]
+    assert len(rates) == 1
+    assert bool(((rates[0] > 0.99e-3) & (rates[0] < 0.101)).all())
+    model.float().save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert (loaded.config.model_type, loaded.config.sliding_window) == (name, 8)
+    torch.testing.assert_close(loaded(ids, use_cache=False).logits.double(), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_perplexity_of_a_recurrent_model_in_pieces(monkeypatch):
+    model = build_model(parse_recipe(table("qwen3_next")), byte_tokenizer()).eval()
+    text = ["The river ran under an old bridge where nobody had crossed since winter. " * 4]
+    whole = perplexity.evaluate_perplexity(model, byte_tokenizer(), text, context_length=128)
+    monkeypatch.setattr(perplexity, "LONGEST_PIECE", 32)
+    assert perplexity.evaluate_perplexity(model, byte_tokenizer(), text, context_length=128).loss == pytest.approx(
+        whole.loss, rel=1e-5
+    )
+
+
+@torch.no_grad()
+def test_a_titans_model_may_start_as_usual():
+    def memory(start):
+        torch.manual_seed(0)
+        options = {"preset": "tiny", "variant": "lmm", "hidden_size": 32, "num_attention_heads": 2}
+        return build_model(parse_recipe({"model": options | start, "data": {"train": "a.txt"}}), byte_tokenizer())
+
+    ours, usual = memory({}), memory({"start": "usual"})
+    for one, other in zip(ours.modules(), usual.modules(), strict=True):
+        if isinstance(one, NeuralMemory):
+            assert torch.equal(one.q_proj.weight, one.k_proj.weight)
+            assert not torch.equal(other.q_proj.weight, other.k_proj.weight)
+            for name in "qkvo":
+                assert 0.015 < float(getattr(other, f"{name}_proj").weight.std()) < 0.025
+            assert float(other.k_conv1d.weight.abs().max()) <= other.conv_size**-0.5
+            assert torch.equal(one.alpha_proj.bias, other.alpha_proj.bias)
+    attention = {"preset": "tiny", "variant": "attention", "start": "usual"}
+    with pytest.raises(ValueError, match=r"model\.start = 'usual' is for models with a memory"):
+        build_model(parse_recipe({"model": attention, "data": {"train": "a.txt"}}), byte_tokenizer())
+    with pytest.raises(ValueError, match=r"model\.start is 'usul'; allowed: usual; did you mean 'usual'"):
+        parse_recipe({"model": {"start": "usul"}, "data": {"train": "a.txt"}})

@@ -21,10 +21,26 @@ _process = partial(_option, "Processes and results")
 
 def reproduce(
     context: typer.Context,
-    study: Annotated[str, typer.Argument(help="niah, babilong, or the path of a study of yours, a TOML file.")],
+    study: Annotated[
+        str,
+        typer.Argument(
+            help="table1, depth, ablation, throughput, niah, babilong, or the path of a study of yours, a TOML file."
+        ),
+    ],
     work: Annotated[
         Path | None,
         typer.Option("--work", "-w", help="Folder of tokenizer, runs, answers and results; default: runs/STUDY."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        _text(
+            "table1, depth, ablation, throughput: running text; files whose names say validation are held out. "
+            "Repeatable; default: 1 MB of books in the package."
+        ),
+    ] = None,
+    validation: Annotated[list[str] | None, _text("Held-out text for --data; repeatable.")] = None,
+    language_data: Annotated[
+        str | None, _text("table1: folder of the common-sense tasks, see titans evaluate language.")
     ] = None,
     train_text: Annotated[str | None, _text("Text to train on: a file or folder of text, json or jsonl.")] = None,
     test_text: Annotated[str | None, _text("Other text, to test on.")] = None,
@@ -36,6 +52,8 @@ def reproduce(
     sets: Annotated[str | None, _model("Sets of rows, with commas; default: main.")] = None,
     rows: Annotated[str | None, _model("Rows of these sets, with commas; default: all.")] = None,
     seeds: Annotated[str, _model("Seeds, with commas.")] = "0",
+    scale: Annotated[str, _model("Size of models and runs: cpu, gpu or paper, where the study has it.")] = "cpu",
+    budget: Annotated[float, _model("Share of the steps, tokens and samples, such as 0.01 for a trial.")] = 1.0,
     stage: Annotated[
         str | None, _model("Train up to this stage and ask its model; default: the last one that is not optional.")
     ] = None,
@@ -43,9 +61,9 @@ def reproduce(
         list[str] | None,
         _model(
             "Change a recipe, such as training.steps=200, late:training.steps=50 or mac:model.chunk_size=8, or the "
-            "questions, such as ask.frozen=2k or ask.batch_size=4; repeatable.",
+            "questions and measures, such as ask.frozen=2k or sweep.rates=[1e-3]; repeatable.",
             "--set",
-            metavar="[ROW:|STAGE:]KEY=VALUE",
+            metavar="[SET:|ROW:|STAGE:]KEY=VALUE",
         ),
     ] = None,
     names: Annotated[str | None, _question("Variants or sub-tasks, with commas; default: the study's.")] = None,
@@ -75,7 +93,7 @@ def reproduce(
 ) -> None:
     """Train the models of a table and ask them all the same questions; run again to continue.
 
-    Example: [bold]titans reproduce niah --train-text books.txt --test-text essays.txt --rows mac,lmm --seeds 0,1[/bold]
+    Example: [bold]titans reproduce ablation --data books/ --budget 0.01 --jobs 2[/bold]
 
     Finished runs and answers are kept: with more rows, seeds, samples or lengths, the command adds the missing ones.
     WORK/results.json, results.md and results.png hold the results of everything in the work folder.
@@ -85,7 +103,7 @@ def reproduce(
     from titanslab.experiments.study import load_study
     from titanslab.runs.loading import quiet_libraries
 
-    plan = load_study(study)
+    plan = load_study(study, scale, budget)
     quiet_libraries()
     if list_rows:
         return print_rows(plan, sets)

@@ -65,7 +65,7 @@ class GreedyAnswerer:
             )
         if getattr(self.model.config, "model_type", "") == "titans":
             new = self._decode(prompts, advance)
-        elif set(getattr(self.model.config, "layer_types", None) or ()) == {"linear_attention"}:
+        elif is_recurrent(self.model.config):
             new = self._recur(*self._pad(prompts), advance)
         else:
             ids, mask = self._pad(prompts)
@@ -170,6 +170,11 @@ class RecurrentCache(DynamicCache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         return self.tokens + query_length, 0
+
+
+def is_recurrent(config: Any) -> bool:
+    """Whether every layer of a model is a linear recurrence of transformers, so that it needs a `RecurrentCache`."""
+    return set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}
 
 
 def end_tokens(tokenizer: Any, model: Any) -> list[int]:

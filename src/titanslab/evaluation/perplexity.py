@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from titanslab.data.encode import TextEncoder
+from titanslab.evaluation.decode import RecurrentCache, is_recurrent
 from titanslab.models.cache import CACHE, cache_of
 
 if TYPE_CHECKING:
@@ -151,10 +152,13 @@ def _batch_losses(model: PreTrainedModel, batch: list[Tensor]) -> tuple[np.ndarr
     scored = np.arange(length) < np.array([[len(window) - 1] for window in batch])
     piece = min(LONGEST_PIECE, max(64, LOGITS_AT_ONCE // (len(batch) * model.config.vocab_size)))
     losses: list[Tensor] = []
-    cache = None
+    recurrent = length > piece and is_recurrent(model.config)
+    cache = RecurrentCache(config=model.config) if recurrent else None
     for start in range(0, length, piece):
         outputs = model(input_ids=inputs[:, start : start + piece], **{CACHE: cache}, use_cache=length > piece)
         cache = cache_of(outputs) if length > piece else None
+        if isinstance(cache, RecurrentCache):
+            cache.tokens += piece
         wanted = targets[:, start : start + piece]
         loss = functional.cross_entropy(outputs.logits.float().flatten(0, 1), wanted.flatten(), reduction="none")
         losses.append(loss.view_as(wanted).double().cpu())

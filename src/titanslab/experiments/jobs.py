@@ -14,9 +14,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from titanslab.documents import DocumentError, parse_json
-from titanslab.experiments import asking
-from titanslab.experiments.job import LOG, Job
+from titanslab.experiments import asking, tuning
+from titanslab.experiments.job import LOG, SPEED, Job
 from titanslab.experiments.report import say
+from titanslab.experiments.study import scaled
 
 SECONDS_BETWEEN_LOOKS = 1.0
 TRAINING = 3  # work of a token in training, in tokens read: backward takes twice the work of forward
@@ -25,16 +26,16 @@ TRAINING = 3  # work of a token in training, in tokens read: backward takes twic
 class Running:
     """A job in its own process, whose output goes to log.txt in the job's folder."""
 
-    def __init__(self, job: Job, threads: int) -> None:
+    def __init__(self, job: Job, threads: int, *words: str) -> None:
         self.job, self.begun, self.log = job, time.perf_counter(), job.folder / LOG
         self.log.parent.mkdir(parents=True, exist_ok=True)
         count = str(threads)
         environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONUNBUFFERED": "1"}
         if threads == 1:
             environment["TOKENIZERS_PARALLELISM"] = "false"
-        words = [sys.executable, "-m", "titanslab.experiments.job", job.to_json()]
+        whole = [sys.executable, "-m", "titanslab.experiments.job", job.to_json(), *words]
         with open(self.log, "a", encoding="utf-8") as file:
-            self.process = subprocess.Popen(words, env=environment, stdout=file, stderr=file)
+            self.process = subprocess.Popen(whole, env=environment, stdout=file, stderr=file)
 
     def last_line(self) -> str:
         """The last line of the log."""
@@ -86,16 +87,42 @@ def run_jobs(
     return failed
 
 
+def time_jobs(
+    jobs: Sequence[Job], threads: int, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
+    """Time the steps of each job's model, one job after the other; returns the names of the failed ones."""
+    failed = []
+    for number, job in enumerate(jobs):
+        progress(number, len(jobs))
+        run = Running(job, threads, SPEED)
+        try:
+            code = run.process.wait()
+        finally:
+            if run.process.poll() is None:
+                run.process.send_signal(signal.SIGTERM)
+                run.process.wait()
+        if code:
+            failed.append(job.name)
+            say(f"{job.name}: speed FAILED: {run.last_line()}")
+        progress(number + 1, len(jobs))
+    return failed
+
+
 class _Work:
     """The work of a job in tokens read. Its finished part is computed from the files that the job writes."""
 
     def __init__(self, job: Job) -> None:
         self.folder = job.folder
-        self.training: dict[str, tuple[int, int]] = {}  # stage -> (steps, work per step)
+        self.training: dict[str, tuple[int, int]] = {}  # run folder -> (steps, work per step)
         for stage, recipe in zip(job.stages, job.recipes(), strict=True):
             settings = recipe.training
             rows = settings.batch_size * settings.accumulation
-            self.training[stage] = settings.steps, TRAINING * rows * recipe.data.sequence_length
+            per_step = TRAINING * rows * recipe.data.sequence_length
+            self.training[stage] = settings.steps, per_step
+            if stage == job.stages[0] and job.tunes:
+                sweep = job.measured("sweep")
+                for rate in sweep.rates:
+                    self.training[f"{tuning.FOLDER}/{rate:g}"] = scaled(settings.steps, sweep.share), per_step
         self.answers: dict[str, int] = {}  # folder -> tokens of its samples
         for part in job.rounds():
             lengths = [max(1, length) for length in asking.lengths_of(job.ask, part.lengths)]

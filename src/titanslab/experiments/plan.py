@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from titanslab.documents import read_json
 from titanslab.experiments import asking
 from titanslab.experiments.job import Job
-from titanslab.experiments.study import MAIN, Study
+from titanslab.experiments.size import Fitted, fit_size, parameters
+from titanslab.experiments.study import CPU, FIRST, Study
 from titanslab.files import write_whole
 from titanslab.models.config import nearest
 
 if TYPE_CHECKING:
+    from titanslab.experiments.texts import Split
     from titanslab.training.recipe import Recipe
 
 TOKENIZER = "tokenizer"  # folder of the tokenizer in the work folder
+LEAST_CHARS, CHARS_PER_TOKEN = 1_000_000, 8  # of the text for a part of the budget; a token has fewer characters
+SCALE = "scale.json"  # scale and budget of the work folder
 
 
 @dataclass
@@ -30,9 +37,11 @@ class Choice:
         seeds: whole numbers separated by commas.
         until: the last stage to train, whose model answers; None = the last required stage.
         far_rows: rows that answer at the far lengths; None = as the study says.
-        changes: changes of the form `[ROW:|STAGE:]section.key=value`.
+        changes: changes of the form `[SET:|ROW:|STAGE:]section.key=value`.
         tokenizer: a tokenizer that replaces the study's own.
         device: device on which models are trained and answer.
+        data, validation: files or folders of a study with [texts], see `split_texts`.
+        scale, budget: of the study.
     """
 
     work: Path
@@ -45,22 +54,33 @@ class Choice:
     changes: list[str] = field(default_factory=list)
     tokenizer: str | None = None
     device: str = "cpu"
+    data: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    scale: str = CPU
+    budget: float = 1.0
 
 
-def make_jobs(study: Study, choice: Choice, need_test_files: bool = True) -> list[Job]:
+def make_jobs(study: Study, choice: Choice, need_test_files: bool = True, fitted: bool = False) -> list[Job]:
     """One job for each set, row and seed; all rows of the first seed come first.
 
-    With `need_test_files` = False, files that are used by the questions alone may be missing. Raises ValueError for
-    wrong names, lengths, files and changes.
+    With `need_test_files` = False, files that are used by the questions alone may be missing. With `fitted` the work
+    folder and its tokenizer are there, and the widths of [size] are chosen. Raises ValueError for wrong names, lengths,
+    files and changes.
     """
     sets = chosen_sets(study, choice.sets)
+    work = choice.work if fitted else None
     rows = _chosen(choice.rows, [row for name in sets for row in study.sets[name].rows], "rows", sets)
     far_rows = _chosen(choice.far_rows, [row for name in sets for row in study.sets[name].rows], "far-rows", sets)
     _check_until(study, sets, choice.until)
-    changes = (*_made_changes(study, choice, need_test_files), *choice.changes)
+    made = _made_changes(study, choice, need_test_files, work)
     _check_prefixes(study, sets, choice.changes)
-    asking.check(study.asked(changes))
     jobs = []
+    changes = {}
+    for name in sets:
+        chosen = [row for row in study.sets[name].rows if not rows or row in rows]
+        given = [*made, *choice.changes]
+        changes[name] = (*made, *(width_changes(study, name, chosen, given, work) if work else ()), *choice.changes)
+        asking.check(study.asked(changes[name], name))
     for seed in _seeds(choice.seeds):
         for name in sets:
             for row, settings in study.sets[name].rows.items():
@@ -73,27 +93,66 @@ def make_jobs(study: Study, choice: Choice, need_test_files: bool = True) -> lis
                     row=row,
                     seed=seed,
                     until=choice.until,
-                    changes=changes,
+                    changes=changes[name],
                     far=row in far_rows if far_rows else settings.far,
                     device=choice.device,
+                    scale=study.scale,
+                    budget=study.budget,
                 )
                 job.recipes()  # raises for a wrong --set before the first run
+                for section in ("perplexity", "speed"):
+                    job.lengths(section)
                 jobs.append(job)
     return jobs
 
 
 def chosen_sets(study: Study, names: str | None) -> list[str]:
-    """Names of the chosen sets; without --sets the set `main`, or the first set."""
+    """Names of the chosen sets; without --sets those of `run` in the study, or `main`, or the first set."""
     if names is None:
-        return [MAIN if MAIN in study.sets else next(iter(study.sets))]
+        return study.run
     return _chosen(names, study.sets, "sets", [study.name])
 
 
+def width_changes(
+    study: Study, set_name: str, rows: Sequence[str], changes: Sequence[str], work: Path
+) -> dict[str, Fitted]:
+    """The widths with which the rows of a set have the size of its row `like`, as changes of their recipes.
+
+    The keys are the changes, such as `main/llama:model.intermediate_size=512`, without the set.
+    """
+    part = study.sets[set_name]
+    fit = [row for row in rows if part.widths_of(row)]
+    if not fit:
+        return {}
+    vocabulary = _vocabulary(study, work)
+    size = study.measured("size", set_name, changes=changes)
+
+    def first(row: str) -> Recipe:
+        return study.recipes(set_name, row, [FIRST], changes)[0]
+
+    wanted = parameters(first(size.like), vocabulary)
+    found = {}
+    for row in fit:
+        fitted = fit_size(first(row), wanted, part.widths_of(row), vocabulary, size.within, row)
+        for key, value in fitted.options.items():
+            found[f"{row}:model.{key}={value}"] = fitted
+    return found
+
+
+def _vocabulary(study: Study, work: Path | None) -> int:
+    """Number of tokens of the study's tokenizer; the planned one before it is made."""
+    if work is None or not (work / TOKENIZER).exists():
+        return study.tokenizer.vocabulary if study.tokenizer else 259
+    from titanslab.data import load_tokenizer
+
+    return len(load_tokenizer(str(work / TOKENIZER)))
+
+
 def open_work(study: Study, choice: Choice) -> Study:
-    """Make the work folder with a copy of the study, and its tokenizer; return the study as read from the copy.
+    """Make the work folder with a copy of the study, its texts and its tokenizer; return the study read from the copy.
 
     The jobs read the copy, so that a change of the file has no effect on them. Raises ValueError if the folder belongs
-    to another study.
+    to another study, or to the same one at another scale or budget.
     """
     from titanslab.experiments.study import load_study
 
@@ -103,14 +162,33 @@ def open_work(study: Study, choice: Choice) -> Study:
         raise ValueError(
             f"--work {str(choice.work)!r} holds the study {others[0]}; give another folder for {copy.name}"
         )
+    _check_scale(study, choice.work)
     choice.work.mkdir(parents=True, exist_ok=True)
     if not copy.exists() or not copy.samefile(study.path):
         write_whole(copy, study.path.read_bytes())
+    write_whole(choice.work / SCALE, json.dumps({"scale": study.scale, "budget": study.budget}) + "\n")
+    texts: Sequence[str] = ()
+    if study.texts is not None:
+        split = _texts(study, choice, choice.work)
+        print(f"{study.name}: {split.about}", file=sys.stderr, flush=True)
+        texts = split.train
     if study.tokenizer is not None and choice.tokenizer is None:
         from titanslab.experiments.tokenizer import make_tokenizer
 
-        make_tokenizer(study.tokenizer, choice.files, choice.work / TOKENIZER)
-    return load_study(str(copy))
+        make_tokenizer(study.tokenizer, choice.files, choice.work / TOKENIZER, texts)
+    return load_study(str(copy), study.scale, study.budget)
+
+
+def _check_scale(study: Study, work: Path) -> None:
+    """ValueError if the work folder was made at another scale or budget."""
+    if not (work / SCALE).exists():
+        return
+    before = read_json(work / SCALE, dict[str, Any], fix="delete it")
+    for name, now in (("scale", study.scale), ("budget", study.budget)):
+        if before.get(name) != now:
+            raise ValueError(
+                f"--work {str(work)!r} was made with --{name} {before.get(name)}, now it is {now}; give another folder"
+            )
 
 
 def write_recipes(jobs: Iterable[Job]) -> list[tuple[Path, Path]]:
@@ -125,38 +203,24 @@ def write_recipes(jobs: Iterable[Job]) -> list[tuple[Path, Path]]:
     return written
 
 
-def parameters(recipe: Recipe, vocabulary: int) -> int:
-    """Number of parameters of the model that a first stage trains. No memory is allocated for them."""
-    import copy
-
-    import torch
-
-    from titanslab.data import byte_tokenizer
-    from titanslab.training.model import build_model
-
-    recipe = copy.deepcopy(recipe)
-    recipe.model.options["vocab_size"] = vocabulary
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_model(recipe, byte_tokenizer()).parameters())
-
-
 def listing(study: Study, names: str | None) -> list[tuple[str, str, int, str, str]]:
     """Set, row, parameters, stages and description of every row. Optional stages are in parentheses."""
-    vocabulary = study.tokenizer.vocabulary if study.tokenizer else 259
+    vocabulary = _vocabulary(study, None)
     found = []
     for name in list(study.sets) if names is None else chosen_sets(study, names):
         part = study.sets[name]
+        widths = width_changes(study, name, list(part.rows), study.placeholders, Path())
         for row, settings in part.rows.items():
             required = part.stages_of(row)
-            (first,) = study.recipes(name, row, required[:1], study.placeholders)
+            (first,) = study.recipes(name, row, required[:1], [*study.placeholders, *widths])
             shown = [stage if stage in required else f"({stage})" for stage in part.all_stages_of(row)]
             found.append((name, row, parameters(first, vocabulary), ", ".join(shown), settings.about))
     return found
 
 
-def _made_changes(study: Study, choice: Choice, need_test_files: bool) -> list[str]:
-    """The changes of the recipes that follow from files, tokenizer and device."""
-    made = []
+def _made_changes(study: Study, choice: Choice, need_test_files: bool, work: Path | None) -> list[str]:
+    """The changes of the recipes that follow from files, texts, tokenizer and device."""
+    made = _text_changes(study, choice, work)
     for name, path in choice.files.items():
         if name not in study.files:
             raise ValueError(f"{_flag(name)} is not used by the study {study.name}; leave it out")
@@ -177,6 +241,41 @@ def _made_changes(study: Study, choice: Choice, need_test_files: bool) -> list[s
     return made
 
 
+def _text_changes(study: Study, choice: Choice, work: Path | None) -> list[str]:
+    """The changes that give [texts] their files; without the work folder, names of files that are made there later."""
+    from titanslab.experiments.texts import FOLDER, excerpt
+
+    for name in ("data", "validation"):
+        if study.texts is None and getattr(choice, name):
+            raise ValueError(f"--{name} is not used by the study {study.name}; leave it out")
+    if study.texts is None:
+        return []
+    split = _texts(study, choice, work)
+    made = []
+    for part in ("train", "validation"):
+        files = getattr(split, part)
+        made += [f"{key}={json.dumps(files)}" for key in getattr(study.texts, part)]
+        if keys := getattr(study.texts, f"{part}_excerpt"):
+            path = (work or Path()).absolute() / FOLDER / f"{part}_excerpt.txt"
+            made += [f"{key}={excerpt(files, path) if work else path}" for key in keys]
+    return made
+
+
+def _texts(study: Study, choice: Choice, work: Path | None) -> Split:
+    """The texts of a study; for a part of the budget, a part of the training text."""
+    from titanslab.experiments.texts import part_of, split_texts
+
+    split = split_texts(choice.data, choice.validation, work)
+    if study.budget == 1:
+        return split
+    most = 0
+    for name, part in study.sets.items():
+        (first,) = study.recipes(name, next(iter(part.rows)), [FIRST], study.placeholders)
+        settings = first.training
+        most = max(most, settings.steps * settings.batch_size * settings.accumulation * first.data.sequence_length)
+    return part_of(split, max(LEAST_CHARS, most * CHARS_PER_TOKEN), work)
+
+
 def _check_until(study: Study, sets: list[str], until: str | None) -> None:
     known = ["base", *dict.fromkeys(stage for name in sets for stage in study.sets[name].stages)]
     if until is not None and until not in known:
@@ -190,7 +289,7 @@ def _check_prefixes(study: Study, sets: list[str], changes: Iterable[str]) -> No
     known = list(dict.fromkeys(name for part in parts for name in (FIRST, *part.stages, *part.rows)))
     for change in changes:
         prefix, _ = split_change(change)
-        if prefix and prefix not in known:
+        if prefix and prefix not in (*known, *sets):
             raise ValueError(f"--set {change!r}: {prefix!r} is not a row or stage; {_there(prefix, known)}")
 
 

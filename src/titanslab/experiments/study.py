@@ -1,17 +1,23 @@
-"""A study: one TOML file that describes the models of one table, their training, and the questions they answer.
+"""A study: one TOML file that describes the models of one table, their training, and how they are measured.
 
     title = "..."
-    [ask]                 the task, its lengths and samples (`Ask`)
+    run = ["main"]        the sets that run without --sets; missing = `main`, or the first set
+    [ask] [size] [sweep] [perplexity] [language] [speed]   how rows become equal, are tuned and measured
     [files]               the files from the command line, and the settings that receive their paths (`FileUse`)
+    [texts]               the settings that receive the texts of --data and --validation (`Texts`)
     [tokenizer]           the tokenizer, trained on the training text (`TokenizerPlan`)
     [paper]               the paper's figures (`Paper`)
     [base]                a recipe: the sections [model], [data] and [training] that all rows share
     [rows.NAME]           a model of the table: its differences from the base (`Row`)
     [stages.NAME]         a later training stage, which starts from the model of the stage before it (`Stage`)
     [sets.NAME]           another set with its own base, rows and stages; its base changes the base above
+    [scales.NAME]         any of the above with other values, for --scale NAME; without it the file itself holds
 
 The rows, stages and base at the top level form the set `main`. Tables are merged key by key, with one exception: the
-`task_options` of a stage replace those of the base.
+`task_options` of a stage replace those of the base. A set may have its own [sets.NAME.ask] and so on, which change
+those above. With `study` a set begins from the base and the questions of another study of the package, at the same
+scale where that has it; with `rows_of` it has the rows of another set, and with neither `rows_of` nor rows those of
+that study.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from titanslab.documents import checked, read_toml
+from titanslab.experiments.sections import COUNTS, MEASURES, Ask, FileUse, Paper, Texts, TokenizerPlan
 from titanslab.models.config import nearest
 from titanslab.training.recipe import SECTIONS, Recipe, parse_recipe
 from titanslab.training.settings import build_settings, read_assignment
@@ -29,85 +36,21 @@ from titanslab.training.settings import build_settings, read_assignment
 STUDIES = Path(__file__).parent / "studies"
 MAIN = "main"  # name of the set at the top level of the file
 FIRST = "base"  # name of the first stage, which trains the base with the changes of a row
+CPU = "cpu"  # name of the scale that the file itself describes
 FILES = ("train_text", "test_text", "facts", "train_facts", "nouns", "adjectives")
 
 
 @dataclass
-class Ask:
-    """[ask]: the samples that each trained model answers. Without `task`, models are trained and answer nothing.
-
-    Args:
-        task: a task of `titans evaluate`, such as `niah`.
-        names: variants or sub-tasks, separated by commas.
-        lengths: lengths in tokens, such as `2k,4k`.
-        samples: number of samples per name and length.
-        far, far_samples: longer lengths, and the number of samples at them.
-        frozen, frozen_samples: the same for the control with frozen memories. None = `lengths` and `samples`; an empty
-            `frozen` = no control.
-        max_new_tokens: most tokens of an answer.
-        seed: seed of the samples.
-        batch_size, batch_tokens: most prompts, and most prompt tokens, in one batch.
-        piece: number of tokens read in one call.
-        tokenizer_for_length: tokenizer in whose tokens lengths are counted; None = the model's.
-        options: options of the task itself, such as `haystack`.
-    """
-
-    task: str = ""
-    names: str = ""
-    lengths: str = ""
-    samples: int = 100
-    far: str = ""
-    far_samples: int = 10
-    frozen: str | None = None
-    frozen_samples: int | None = None
-    max_new_tokens: int = 128
-    seed: int = 42
-    batch_size: int = 16
-    batch_tokens: int = 1 << 16
-    piece: int = 4096
-    tokenizer_for_length: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class FileUse:
-    """A file or folder from the command line: the settings that receive its path, and whether it is required."""
-
-    to: list[str] = field(default_factory=list)
-    needed: bool = False
-
-
-@dataclass
-class TokenizerPlan:
-    """[tokenizer]: a byte-level BPE, trained on the training text.
-
-    Args:
-        vocabulary: number of tokens.
-        stories: also train on stories in the style of bAbI, or on the files of `train_facts` if they are given.
-        phrases: also train on the sentences that all samples of S-NIAH share.
-    """
-
-    vocabulary: int = 2048
-    stories: bool = False
-    phrases: bool = False
-
-
-@dataclass
-class Paper:
-    """[paper]: published figures; `rows` maps row -> name -> percent at each of `lengths`."""
-
-    source: str = ""
-    lengths: str = ""
-    rows: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
 class Row:
-    """[rows.NAME]: a model. The differences of row `like` apply first. With `far` = False it skips the far lengths."""
+    """[rows.NAME]: a model. The differences of row `like` apply first. With `far` = False it skips the far lengths.
+
+    `widths` replace those of [size]; empty = the row keeps the number of parameters that it has.
+    """
 
     about: str = ""
     like: str | None = None
     far: bool = True
+    widths: dict[str, int] | None = None
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -127,12 +70,20 @@ class Stage:
 
 @dataclass
 class RowSet:
-    """Rows with the recipe that they share, and the later stages."""
+    """Rows with the recipe that they share, the later stages, and the measures by the name of their section."""
 
     about: str
     base: dict[str, Any]
     rows: dict[str, Row]
     stages: dict[str, Stage]
+    measures: dict[str, Any] = field(default_factory=dict)
+
+    def widths_of(self, row: str) -> dict[str, int]:
+        """The widths that are chosen so that a row has its number of parameters; empty = none."""
+        own, size = self.rows[row].widths, self.measures["size"]
+        if not size.like or row == size.like:
+            return {}
+        return size.widths if own is None else own
 
     def all_stages_of(self, row: str) -> list[str]:
         """Names of the stages of `row`, including optional ones."""
@@ -168,7 +119,10 @@ class RowSet:
 
 @dataclass
 class Study:
-    """A study as `load_study` reads it. The set `main` is the first of `sets`."""
+    """A study as `load_study` reads it. The set `main` is the first of `sets`.
+
+    `scale` and `budget` are those of `load_study`, `scales` the names of all scales, `run` the sets of a plain command.
+    """
 
     path: Path
     title: str
@@ -177,6 +131,11 @@ class Study:
     tokenizer: TokenizerPlan | None
     paper: Paper
     sets: dict[str, RowSet]
+    run: list[str]
+    texts: Texts | None = None
+    scale: str = CPU
+    scales: tuple[str, ...] = (CPU,)
+    budget: float = 1.0
 
     @property
     def name(self) -> str:
@@ -185,7 +144,12 @@ class Study:
     @property
     def placeholders(self) -> list[str]:
         """Changes that stand in for the required files, for checks without the command line."""
-        return [f"{key}={name}" for name, use in self.files.items() if use.needed for key in use.to]
+        made = [f"{key}={name}" for name, use in self.files.items() if use.needed for key in use.to]
+        if self.texts is not None:
+            made += [f'{key}=["{part}"]' for part in ("train", "validation") for key in getattr(self.texts, part)]
+            excerpts = ("train_excerpt", "validation_excerpt")
+            made += [f"{key}={part}" for part in excerpts for key in getattr(self.texts, part)]
+        return made
 
     def recipes(
         self, set_name: str, row: str, stages: Sequence[str], changes: Sequence[str] = (), seed: int = 0
@@ -194,45 +158,56 @@ class Study:
 
         Args:
             set_name, row, stages: see `RowSet.stages_of`.
-            changes: `[ROW:|STAGE:]section.key=value`. A change with a stage's name applies to that stage. Any other
-                change applies to all stages, but one of the model to the first stage alone, because later stages
-                continue that model.
+            changes: `[SET:|ROW:|STAGE:]section.key=value`. A change with a stage's name applies to that stage. Any
+                other change applies to all stages, but one of the model to the first stage alone, because later
+                stages continue that model.
             seed: number that is added to the seed of every stage.
         """
         found = []
         for stage, table in zip(stages, self.sets[set_name].tables(row, stages), strict=True):
+            table = _with_budget(table, self.budget)
             own_seed = checked(table.get("training", {}).get("seed", 0), int, f"{self.path}: training.seed") + seed
             table = merged(table, {"training": {"seed": own_seed}})
             wanted = [
                 assignment
                 for prefix, assignment in map(split_change, changes)
-                if _reaches(prefix, assignment, row, stage)
+                if _reaches(prefix, assignment, (set_name, row), stage)
             ]
             found.append(parse_recipe(table, wanted, origin=f"{self.path}, set {set_name}, row {row}, stage {stage}"))
         return found
 
-    def asked(self, changes: Sequence[str] = ()) -> Ask:
-        """[ask] with those changes from the command line that begin with `ask.`."""
-        table = {f.name: getattr(self.ask, f.name) for f in fields(Ask)}
-        table["options"] = dict(table["options"])
-        texts = {f.name for f in fields(Ask) if f.type in ("str", "str | None")}
-        for _, assignment in map(split_change, changes):
-            if assignment.startswith("ask."):
-                _, key, value = read_assignment(assignment)
-                name, _, option = key.partition(".")
-                if name in texts or option:
-                    value = assignment.split("=", 1)[1]
-                if option:
-                    table["options"][option] = value
-                else:
-                    table[name] = value
-        return build_settings(Ask, table, "ask", "--set")
+    def asked(self, changes: Sequence[str] = (), set_name: str | None = None) -> Ask:
+        """[ask] of a set, or of the study, with those changes from the command line that begin with `ask.`."""
+        if set_name is None:
+            return _changed("ask", self.ask, changes, ("",))
+        return self.measured("ask", set_name, changes=changes)
+
+    def measured(self, section: str, set_name: str, row: str = "", changes: Sequence[str] = ()) -> Any:
+        """A section of a set with the changes that concern it, and its numbers as the budget allows."""
+        found = _changed(section, self.sets[set_name].measures[section], changes, ("", set_name, *([row] * bool(row))))
+        given = [split_change(change)[1].partition("=")[0] for change in changes]
+        for name in COUNTS.get(section, ()):
+            count = getattr(found, name)
+            if count is not None and self.budget != 1 and f"{section}.{name}" not in given:
+                setattr(found, name, scaled(count, self.budget))
+        return found
 
 
-def load_study(name: str) -> Study:
-    """Read a study. `name` is that of a study in the package, or the path of a TOML file.
+def scaled(count: int, budget: float) -> int:
+    """A number of steps, samples or tokens at a share `budget` of the budget, at least 1; 0 stays 0."""
+    return count and max(1, round(count * budget))
 
-    Raises ValueError for an error in the file, with the file and the key.
+
+def load_study(name: str, scale: str = CPU, budget: float = 1.0) -> Study:
+    """Read a study.
+
+    Args:
+        name: of a study in the package, or the path of a TOML file.
+        scale: a name in its [scales]; `cpu` is the file as it is, unless [scales.cpu] says otherwise.
+        budget: share of the steps, samples and tokens.
+
+    Raises:
+        ValueError: an error in the file, with the file and the key, or a scale that the file does not have.
     """
     known = sorted(path.stem for path in STUDIES.glob("*.toml"))
     path = STUDIES / f"{name}.toml" if name in known else Path(name)
@@ -241,11 +216,20 @@ def load_study(name: str) -> Study:
             f"study {name!r} is neither a study of this package nor a file; "
             f"give {', '.join(known)} or the path of a TOML file"
         )
-    return _parse(read_toml(path, "study"), path)
+    table = read_toml(path, "study")
+    scales = dict(_tables(table, "scales", str(path)))
+    names = tuple(dict.fromkeys((CPU, *scales)))
+    if scale not in names:
+        raise ValueError(f"--scale {scale!r} is not a scale of {path.name}; it has {', '.join(names)}")
+    if not 0 < budget <= 1:
+        raise ValueError(f"--budget {budget} must be above 0 and at most 1, the share of the full budget, such as 0.01")
+    study = _parse(_at_scale(table, scale), path, scale)
+    study.scale, study.scales, study.budget = scale, names, budget
+    return study
 
 
 def split_change(change: str) -> tuple[str, str]:
-    """Split `[PREFIX:]section.key=value` into the prefix (a row, a stage, or empty) and the assignment."""
+    """Split `[PREFIX:]section.key=value` into the prefix (a set, a row, a stage, or empty) and the assignment."""
     left, equals, value = change.partition("=")
     prefix, colon, key = left.rpartition(":")
     if not equals or "." not in key:
@@ -256,12 +240,45 @@ def split_change(change: str) -> tuple[str, str]:
     return prefix.strip() if colon else "", f"{key.strip()}={value}"
 
 
-def _reaches(prefix: str, assignment: str, row: str, stage: str) -> bool:
-    """Whether a change applies to the recipe of this stage of this row."""
-    if assignment.startswith("ask."):
+def _reaches(prefix: str, assignment: str, names: tuple[str, ...], stage: str) -> bool:
+    """Whether a change applies to the recipe of this stage; `names` are those of its set and its row."""
+    if assignment.startswith(tuple(f"{section}." for section in MEASURES)):
         return False
     later_model = stage != FIRST and assignment.startswith("model.")
-    return prefix == stage or (prefix in ("", row) and not later_model)
+    return prefix == stage or (prefix in ("", *names) and not later_model)
+
+
+def _changed(section: str, settings: Any, changes: Sequence[str], prefixes: Sequence[str]) -> Any:
+    """A section with those changes from the command line that name it, and have one of the prefixes."""
+    kind = MEASURES[section]
+    table = {f.name: getattr(settings, f.name) for f in fields(kind)}
+    texts = {f.name for f in fields(kind) if f.type in ("str", "str | None")}
+    for prefix, assignment in map(split_change, changes):
+        if assignment.startswith(f"{section}.") and prefix in prefixes:
+            _, key, value = read_assignment(assignment)
+            name, _, option = key.partition(".")
+            if name in texts or option:
+                value = assignment.split("=", 1)[1]
+            if option:
+                table[name] = {**checked(table.get(name, {}), dict[str, Any], f"--set {section}.{name}"), option: value}
+            else:
+                table[name] = value
+    return build_settings(kind, table, section, "--set")
+
+
+def _with_budget(table: dict[str, Any], budget: float) -> dict[str, Any]:
+    """A recipe with a share `budget` of its steps, and of the counts that follow them."""
+    if budget == 1:
+        return table
+    counts = {"training": ("steps", "warmup_steps", "write_cost_warmup")}
+    found = merged(table, {})
+    for section, names in counts.items():
+        own = {name: scaled(value, budget) for name, value in table.get(section, {}).items() if name in names}
+        found = merged(found, {section: own})
+    rows = table.get("data", {}).get("task_options", {}).get("curriculum_rows")
+    return (
+        found if rows is None else merged(found, {"data": {"task_options": {"curriculum_rows": scaled(rows, budget)}}})
+    )
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,27 +290,57 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def _parse(table: dict[str, Any], path: Path) -> Study:
+def _at_scale(table: dict[str, Any], scale: str) -> dict[str, Any]:
+    """The content of a study with the values of a scale, or as it is where it does not have the scale."""
+    rest = {key: value for key, value in table.items() if key != "scales"}
+    return merged(rest, table.get("scales", {}).get(scale, {}))
+
+
+def _parse(table: dict[str, Any], path: Path, scale: str) -> Study:
     origin = str(path)
-    top = ("title", "ask", "files", "tokenizer", "paper", "base", "rows", "stages", "sets")
+    top = ("title", "run", "files", "texts", "tokenizer", "paper", "base", "rows", "stages", "sets", *MEASURES)
     _known_keys(table, top, origin, "")
     files = {
         name: build_settings(FileUse, use, f"files.{name}", origin) for name, use in _tables(table, "files", origin)
     }
     _known_keys(files, FILES, origin, "files")
+    texts = None if "texts" not in table else build_settings(Texts, table["texts"], "texts", origin)
     parts = {key: table.get(key, {}) for key in ("base", "rows", "stages")}
-    sets = {MAIN: _row_set({"about": table.get("title", ""), **parts}, {}, MAIN, origin)} if parts["rows"] else {}
+    measures = {name: table.get(name, {}) for name in MEASURES}
+    above = {"base": parts["base"], **measures}
+    sets: dict[str, RowSet] = {}
+    if parts["rows"]:
+        sets[MAIN] = _row_set({"about": table.get("title", ""), **parts}, {"base": {}, **measures}, MAIN, origin)
     for name, part in _tables(table, "sets", origin):
-        _known_keys(part, ("about", "base", "rows", "stages"), origin, f"sets.{name}")
-        sets[name] = _row_set(part, parts["base"], name, origin)
+        known = ("about", "base", "rows", "stages", "study", "rows_of", *MEASURES)
+        _known_keys(part, known, origin, f"sets.{name}")
+        below = above
+        if "study" in part:
+            other = _borrowed(part["study"], scale, f"{origin}: [sets.{name}] study")
+            below = {"base": other.get("base", {}), "ask": other.get("ask", {}), "size": above["size"]}
+            if "rows_of" not in part and "rows" not in part:
+                part = {**part, "rows": other["rows"]}
+                below |= {"size": other.get("size", {})}
+        if "rows_of" in part:
+            if part["rows_of"] not in sets:
+                raise ValueError(
+                    f"{origin}: [sets.{name}] rows_of = {part['rows_of']!r} is not a set before it; "
+                    f"there are {', '.join(sets) or 'none'}"
+                )
+            part = {**part, "rows": merged(_rows_of(table, part["rows_of"]), part.get("rows", {}))}
+        sets[name] = _row_set(part, below, name, origin)
     if not sets:
         raise ValueError(f"{origin} has no rows; describe one model or more, each in a section [rows.NAME]")
     tokenizer = table.get("tokenizer")
-    if tokenizer is not None and not (files.get("train_text") or FileUse()).needed:
+    if tokenizer is not None and texts is None and not (files.get("train_text") or FileUse()).needed:
         raise ValueError(
             f"{origin}: the [tokenizer] is trained on --train-text, which [files] does not require; add "
             "train_text = { needed = true, to = [...] } or leave [tokenizer] out"
         )
+    run = checked(table.get("run", [MAIN if MAIN in sets else next(iter(sets))]), list[str], f"{origin}: run")
+    for name in run:
+        if name not in sets:
+            raise ValueError(f"{origin}: run has {name!r}, which is not a set; there are {', '.join(sets)}")
     study = Study(
         path=path.absolute(),
         title=str(table.get("title", path.stem)),
@@ -302,6 +349,8 @@ def _parse(table: dict[str, Any], path: Path) -> Study:
         tokenizer=None if tokenizer is None else build_settings(TokenizerPlan, tokenizer, "tokenizer", origin),
         paper=build_settings(Paper, table.get("paper", {}), "paper", origin),
         sets=sets,
+        run=run,
+        texts=texts,
     )
     for name, rows in sets.items():
         for row in rows.rows:
@@ -309,15 +358,46 @@ def _parse(table: dict[str, Any], path: Path) -> Study:
     return study
 
 
+def _rows_of(table: dict[str, Any], name: str) -> dict[str, Any]:
+    """The rows of a set as the file has them, with those of the set that it names itself."""
+    if name == MAIN:
+        return table["rows"]
+    part = table["sets"][name]
+    return merged(_rows_of(table, part["rows_of"]) if "rows_of" in part else {}, part.get("rows", {}))
+
+
+def _borrowed(name: str, scale: str, where: str) -> dict[str, Any]:
+    """The content of a study of the package, from which a set of another study begins."""
+    known = sorted(path.stem for path in STUDIES.glob("*.toml"))
+    if name not in known:
+        raise ValueError(f"{where} = {name!r} is not a study of this package; there are {', '.join(known)}")
+    return _at_scale(read_toml(STUDIES / f"{name}.toml", "study"), scale)
+
+
 def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str) -> RowSet:
     where = "" if name == MAIN else f"sets.{name}."
-    base = merged(below, checked(part.get("base", {}), dict[str, dict[str, Any]], f"{origin}: {where}base"))
+    base = merged(below["base"], checked(part.get("base", {}), dict[str, dict[str, Any]], f"{origin}: {where}base"))
     _known_keys(base, tuple(SECTIONS), origin, f"{where}base")
     rows = {row: build_settings(Row, own, f"{where}rows.{row}", origin) for row, own in _tables(part, "rows", origin)}
     stages = {
         stage: build_settings(Stage, own, f"{where}stages.{stage}", origin)
         for stage, own in _tables(part, "stages", origin)
     }
+    _check_names(rows, stages, where, origin)
+    measures = {}
+    for section, kind in MEASURES.items():
+        own = merged(
+            below.get(section, {}), checked(part.get(section, {}), dict[str, Any], f"{origin}: {where}{section}")
+        )
+        measures[section] = build_settings(kind, own, f"{where}{section}", origin)
+    if measures["size"].like and measures["size"].like not in rows:
+        like = measures["size"].like
+        raise ValueError(f"{origin}: [{where}size] like = {like!r} is not a row{nearest(like, tuple(rows))}")
+    return RowSet(str(part.get("about", "")), base, rows, stages, measures)
+
+
+def _check_names(rows: dict[str, Row], stages: dict[str, Stage], where: str, origin: str) -> None:
+    """ValueError for a row that is like no row or like itself, and for the stage of a row that is not there."""
     for row, settings in rows.items():
         seen, like = [row], settings.like
         while like is not None:
@@ -338,7 +418,6 @@ def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str
             if row not in rows:
                 hint = nearest(row, tuple(rows))
                 raise ValueError(f"{origin}: [{where}stages.{stage}] rows has {row!r}, which is not a row{hint}")
-    return RowSet(str(part.get("about", "")), base, rows, stages)
 
 
 def _sections(part: Row | Stage) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 from titanslab.documents import read_json
 from titanslab.evaluation.results import read_records
 from titanslab.evaluation.table import summarise
-from titanslab.experiments import asking
+from titanslab.experiments import asking, common_sense, speed, text_loss, tuning
 from titanslab.experiments.report import picture
-from titanslab.experiments.study import MAIN, Ask, Paper, Study
+from titanslab.experiments.sections import Ask, Paper
+from titanslab.experiments.study import MAIN, Study
 from titanslab.tasks.sample import length_label
 from titanslab.training.picture import metric_lines
 
@@ -25,8 +26,9 @@ def collect(study: Study, work: Path) -> tuple[list[dict[str, Any]], list[tuple[
 
     Returns:
         results: one entry per row, seed and stage whose model has answered; without any answers, one for the last
-            finished stage. Its keys are row, seed, parameters, training, lessons (the training of earlier stages),
-            cells and cells_memory_off.
+            finished stage. Its keys are row, set, model (the row without its set and stage), seed, parameters,
+            training, lessons (the training of earlier stages), cells, cells_memory_off, and the contents of
+            sweep.json, perplexity.json and language.json.
         missing: name and reason of each row and seed without a finished stage.
     """
     results, missing = [], []
@@ -35,6 +37,8 @@ def collect(study: Study, work: Path) -> tuple[list[dict[str, Any]], list[tuple[
             for folder in sorted((work / set_name).glob(f"{row}-seed*"), key=_seed):
                 stages = part.all_stages_of(row)
                 done = [stage for stage in stages if (folder / stage / "result.json").exists()]
+                if not done and (folder / speed.RESULT).exists():
+                    continue  # a row that is timed alone
                 if not done:
                     reason = f"training is not finished; see {folder / 'log.txt'}"
                     missing.append((f"{set_name}/{folder.name}", reason))
@@ -47,15 +51,31 @@ def collect(study: Study, work: Path) -> tuple[list[dict[str, Any]], list[tuple[
                     results.append(
                         {
                             "row": label,
+                            "set": set_name,
+                            "model": row,
                             "seed": _seed(folder),
                             "parameters": count_parameters(folder / stage),
                             "training": training(folder / stage),
                             "lessons": [training(folder / earlier) for earlier in before if earlier in done],
                             "cells": _cells(folder / f"evaluation-{stage}"),
                             "cells_memory_off": _cells(folder / f"evaluation-{stage}-frozen"),
+                            "sweep": tuning.read(folder),
+                            "perplexity": text_loss.read(folder),
+                            "language": common_sense.read(folder),
                         }
                     )
     return results, missing
+
+
+def collect_speed(study: Study, work: Path) -> list[dict[str, Any]]:
+    """The contents of speed.json of all rows, in the order of the study, with set, model and seed."""
+    found = []
+    for set_name, part in study.sets.items():
+        for row in part.rows:
+            for folder in sorted((work / set_name).glob(f"{row}-seed*"), key=_seed):
+                if content := speed.read(folder):
+                    found.append({"set": set_name, "model": row, "seed": _seed(folder), **content})
+    return found
 
 
 def _seed(folder: Path) -> int:
@@ -135,6 +155,11 @@ def _first(cell: dict[str, Any]) -> float:
 
 def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
     """Tables of accuracy in percent, mean over seeds with the range in parentheses, and of each row's training cost."""
+    return "\n\n".join([*accuracies(results, ask, paper), costs(results)]) + "\n"
+
+
+def accuracies(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> list[str]:
+    """A table of accuracy in percent for each task, with the paper's figures below ours."""
     parts = []
     kilo = asking.task_of(ask).kilo if ask.task else 1024
     for name, rows in sorted(figures(results, ask).items()):
@@ -155,6 +180,11 @@ def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
         parts.append("\n".join([*lines, "", f"Samples a seed: {samples}."]))
     if any(PAPER in part for part in parts):
         parts.append(f"The paper: {paper.source}.")
+    return parts
+
+
+def costs(results: Sequence[dict[str, Any]]) -> str:
+    """A table of parameters, tokens, loss and seconds of each row's training."""
     head = ["| model | seeds | parameters | tokens trained | final loss | training, s |", "|---|---|---|---|---|---|"]
     for row in dict.fromkeys(result["row"] for result in results):
         group = [result for result in results if result["row"] == row]
@@ -163,7 +193,7 @@ def markdown(results: Sequence[dict[str, Any]], ask: Ask, paper: Paper) -> str:
         seconds = ", ".join(f"{_total(r, 'seconds'):,.0f}" for r in group)
         seeds = ", ".join(str(r["seed"]) for r in group)
         head.append(f"| {row} | {seeds} | {group[0]['parameters']:,} | {tokens} | {losses} | {seconds} |")
-    return "\n\n".join([*parts, "\n".join(head)]) + "\n"
+    return "\n".join(head)
 
 
 def _published(name: str, ask: Ask, paper: Paper) -> dict[str, dict[int, float]]:
@@ -196,6 +226,12 @@ def _spread(cells: Sequence[tuple[float, int]]) -> str:
 
 def draw(path: Path, results: Sequence[dict[str, Any]], ask: Ask, title: str) -> Path | None:
     """Draw accuracy over length: one panel per task, one line per row, with a band for the range over seeds."""
+    panels = accuracy_panels(results, ask)
+    return picture(path, panels, title) if panels else None
+
+
+def accuracy_panels(results: Sequence[dict[str, Any]], ask: Ask) -> list[dict[str, Any]]:
+    """The panels of `draw`, as `picture` takes them."""
     panels = []
     found = figures(results, ask)
     asked = {length for rows in found.values() for lengths in rows.values() for length in lengths}
@@ -213,4 +249,4 @@ def draw(path: Path, results: Sequence[dict[str, Any]], ask: Ask, title: str) ->
             curves[row] = points
         panel = {"title": name, "x": "context, tokens", "y": "% right", "y_range": (-3, 103), "curves": curves}
         panels.append({**panel, "ticks": {alone: length_label(0, asking.task_of(ask).kilo)}})
-    return picture(path, panels, title) if panels else None
+    return panels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ FACTS_CHARS = 600_000  # characters of stories
 REPEATS = 200  # copies of the fixed phrases, which makes BPE merge them into few tokens
 
 
-def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) -> Path:
+def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path, texts: Sequence[str] = ()) -> Path:
     """Train a tokenizer and save it in Hugging Face's format in `folder`. An existing tokenizer there is kept.
 
     Args:
@@ -24,13 +24,15 @@ def make_tokenizer(plan: TokenizerPlan, files: Mapping[str, str], folder: Path) 
         files: `train_text` is a file or folder, of which the first 5 million characters are read; `train_facts` is
             bAbI's folder.
         folder: folder of the tokenizer.
+        texts: files of training text in the place of `train_text`, of which 20 million characters are read, as many
+            of each file.
     """
     if (folder / "tokenizer.json").exists():
         return folder
     from titanslab.data.bpe import train_bpe
     from titanslab.files import write_whole
 
-    parts = [_text(files["train_text"])]
+    parts = [_beginnings(texts) if texts else _text(files["train_text"])]
     if "train_facts" in files:
         parts.append(_facts(files["train_facts"]))
     elif plan.stories:
@@ -51,6 +53,13 @@ def _text(path: str) -> Iterator[str]:
         left -= len(text)
         if left <= 0:
             return
+
+
+def _beginnings(texts: Sequence[str]) -> Iterator[str]:
+    from titanslab.data import open_corpus
+    from titanslab.data.bpe import TEXT_CHARS as MOST
+
+    return open_corpus(list(texts), "--data", streaming=True).beginnings(MOST)
 
 
 def _facts(folder: str) -> Iterator[str]:

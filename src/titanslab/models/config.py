@@ -21,6 +21,7 @@ from titanslab.memory.config import (
 )
 
 VARIANTS = ("lmm", "mal", "mag", "mac", "attention")
+WINDOWED = ("bamba_window", "qwen3_next_window")  # model types of the baselines in `titanslab.models.windowed`
 GATES = ("mix", "sigmoid", "silu")
 _SHORT = {"num_heads": "num_memory_heads", "conv_size": "conv_size", "chunk_size": "chunk_size"}
 # Options of `MemoryConfig` under the names that keyword arguments, recipes and the header of a cache file give them:

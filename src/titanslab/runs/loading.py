@@ -179,11 +179,14 @@ def read_config(file: Path, **changes: Any) -> PreTrainedConfig:
     """The config in a JSON file, with changes; ValueError in one line where it cannot be used."""
     from transformers import AutoConfig
 
-    import titanslab.models.modeling  # noqa: F401  registers the Titans configs with the Auto classes
+    import titanslab.models.modeling
+    from titanslab.models.config import WINDOWED
 
     values = read_json(file, dict[str, Any], finite=False)
     if not isinstance(values.get("model_type"), str):
         raise ValueError(f"{str(file)!r} names no model_type; it is not a model's config")
+    if values["model_type"] in WINDOWED:
+        import titanslab.models.windowed  # noqa: F401  registers these two
     checked(values, _Config, str(file))
     try:
         config, unknown = AutoConfig.from_pretrained(file, return_unused_kwargs=True, **SAFE, **changes)

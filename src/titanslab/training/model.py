@@ -8,7 +8,7 @@ from titanslab.data.template import chat_template
 from titanslab.memory.config import MOST_LAYERS, check_integer
 from titanslab.models.config import TitansConfig
 from titanslab.runs.loading import load_config, load_model, load_model_tokenizer
-from titanslab.training.baselines import architecture_config, start_gated_deltanet
+from titanslab.training.baselines import architecture_config, start_layers, start_usually
 from titanslab.training.recipe import ModelRecipe, Recipe
 
 
@@ -25,12 +25,15 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
         from titanslab.models.modeling import TitansForCausalLM
 
         _check_memory(config, recipe.training.cpu)
-        return TitansForCausalLM(config)
+        model: Any = TitansForCausalLM(config)
+        if section.start is not None:
+            start_usually(model)
+        return model
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(config).float()
     if section.start is not None:
-        start_gated_deltanet(model, section.start)
+        start_layers(model, section.start)
     return model
 
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 from titanslab.data.bpe import bpe_size
 from titanslab.data.template import check_template
 from titanslab.models.config import MEMORY_OPTIONS, PRESETS, VARIANTS, TitansConfig, nearest
-from titanslab.training.baselines import STARTS, check_architecture, option_names
+from titanslab.training.baselines import STARTS, USUAL, check_architecture, option_names
 from titanslab.training.recipe_file import read_recipe_file
 from titanslab.training.settings import build_settings, read_assignment, toml_text, unknown_key
 
@@ -32,7 +32,8 @@ class ModelRecipe:
         preset, variant: of a Titans model, see `TitansConfig.preset`; "tiny" and "mac" where missing.
         pretrained: the folder of a run or a saved model to start from.
         architecture: the `model_type` of a model of transformers, such as "llama".
-        start: the initial values of a Gated DeltaNet, see `start_gated_deltanet`.
+        start: the initial values of Gated DeltaNet or Mamba2 layers, see `start_layers`; "usual" for those of a Titans
+            model without the start that recalls, see `start_usually`.
         template: the text that the model reads for a question, such as " {question}". It becomes the chat template of
             the tokenizer in the run folder, which `titans ask`, `titans chat` and `apply_chat_template` use. Where it
             is missing, the tokenizer keeps the template that it has.
@@ -64,9 +65,11 @@ class ModelRecipe:
         if self.architecture is not None:
             check_architecture(self.architecture)
         if self.start is not None:
-            _one_of("model.start", self.start, STARTS)
-            if self.architecture is None:
+            if self.architecture is None and self.start in STARTS:
                 raise ValueError(f"model.start = {self.start!r} needs model.architecture; remove one or name the other")
+            _one_of("model.start", self.start, (USUAL,) if self.architecture is None else STARTS)
+            if self.pretrained is not None:
+                raise ValueError(f"model.start = {self.start!r} is for new models, and model.pretrained is not one")
         if self.pretrained is None and self.architecture is None:
             self.preset, self.variant = self.preset or "tiny", self.variant or "mac"
             _one_of("model.preset", self.preset, tuple(PRESETS))
