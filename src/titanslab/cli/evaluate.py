@@ -1,4 +1,4 @@
-"""`titans evaluate`: perplexity on a text; `titans evaluate TASK` runs a task of the table."""
+"""`titans evaluate`: perplexity on a text; `titans evaluate TASK` runs a task of the table, or lm-eval's tasks."""
 
 from __future__ import annotations
 
@@ -14,27 +14,37 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import Interrupted, UsageError
+from titanslab.cli.evaluate_language import ABOUT as LANGUAGE_ABOUT
+from titanslab.cli.evaluate_language import language
 from titanslab.cli.options import MOST_SEED, Device, command
 from titanslab.cli.words import check_words
 from titanslab.tasks.table import TASKS, Task
 
 COMMAND = "titans evaluate"
+VERBS = {"language": (language, LANGUAGE_ABOUT)}  # beside the tasks of the table
 OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
 
 
 class TaskGroup(typer.core.TyperGroup):
-    """A command group with one verb for each task of the table that has cells."""
+    """A command group with the verbs of `verb_names`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [task.name for task in TASKS.values() if task.cells is not None]
+        return verb_names()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in VERBS:
+            return command(VERBS[cmd_name][0], cmd_name, VERBS[cmd_name][1])
         return task_command(TASKS[cmd_name]) if cmd_name in self.list_commands(ctx) else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not args[0].startswith("-") and args[0] not in (known := self.list_commands(ctx)):
             raise UsageError.of_name("command", args[0], known, COMMAND)
         return super().resolve_command(ctx, args)
+
+
+def verb_names() -> list[str]:
+    """The names of the tasks of the table that have cells, and of `VERBS`."""
+    return [*(task.name for task in TASKS.values() if task.cells is not None), *VERBS]
 
 
 evaluate = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
@@ -114,12 +124,14 @@ def perplexity(
 
 def check_task_words(words: Sequence[str]) -> None:
     """UsageError for wrong words after `titans evaluate`: those of a task, or of the measurement of perplexity."""
-    names = [task.name for task in TASKS.values() if task.cells is not None]
+    names = verb_names()
     if not words:
         raise UsageError(f"titans evaluate needs --model RUN and --data PATH, or a task: {', '.join(names)}", COMMAND)
     if not words[0].startswith("-") and words[0] not in names:
         raise UsageError.of_name("command", words[0], names, COMMAND)
-    if words[0] in names:
+    if words[0] in VERBS:
+        check_words(VERBS[words[0]][0], words[1:], f"{COMMAND} {words[0]}")
+    elif words[0] in names:
         check_words(task_function(TASKS[words[0]]), words[1:], f"{COMMAND} {words[0]}")
     else:
         check_words(perplexity, words, COMMAND, names)
