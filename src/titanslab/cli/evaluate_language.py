@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import Interrupted
-from titanslab.cli.options import Device
+from titanslab.cli.options import Device, output_folder
 
 ABOUT = "Language modelling and common sense in the paper's columns, by lm-eval."
 
@@ -51,7 +51,7 @@ def language(
     """
     from titanslab.evaluation.language.local import find_local_files
     from titanslab.evaluation.language.tasks import TASKS
-    from titanslab.files import check_writable, write_whole
+    from titanslab.files import write_whole
     from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
     from titanslab.tasks.sample import split_names
 
@@ -60,10 +60,7 @@ def language(
     for task in chosen:
         if data is not None:
             find_local_files(task, data)
-    place = output or Path(model) / "evaluation" / "language"
-    if place.exists() and not place.is_dir():
-        raise ValueError(f"--output {str(place)!r} is a file; give a folder")
-    check_writable(place, "--output")
+    place = output_folder(output or Path(model) / "evaluation" / "language")
     from titanslab.evaluation.language.run import LanguageRun, quiet, run_language
 
     quiet()
