@@ -24,7 +24,7 @@ class ReportingModel(HFLM):
 
     def fit_batch(self) -> None:
         """Lower the batch size to windows of the whole context length whose logits fit `LOGITS_AT_ONCE`."""
-        most = LOGITS_AT_ONCE // (self.max_length * self.config.vocab_size)
+        most = LOGITS_AT_ONCE // (self.max_length * self.config.get_text_config().vocab_size)
         self.batch_size_per_gpu = max(1, min(self.batch_size, most))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

@@ -106,16 +106,21 @@ def run_language(run: LanguageRun, settings: Mapping[str, Any] | None = None) ->
     with open_folder(run.output, identity, cells):
         done = read_scored(run.output, repair=True)
         left = [task for task in run.tasks if task.name not in done]
-        configs = {
-            task.name: write_local_task(task, local[task.name], _lm_eval_yaml(task), run.output / "data")
-            if local
-            else _lm_eval_yaml(task)
+        quiet()
+        loaded = {
+            task.name: _load_task(
+                task,
+                write_local_task(task, local[task.name], _lm_eval_yaml(task), run.output / "data")
+                if local
+                else _lm_eval_yaml(task),
+                bool(local),
+            )
             for task in left
         }
         model: Any = load_model(run.model).to(run.device) if left else None
         for number, task in enumerate(left, len(run.tasks) - len(left) + 1):
             title = f"{task.name} ({number} of {len(run.tasks)})"
-            record = _evaluate(run, task, configs[task.name], model, tokenizer, title)
+            record = _evaluate(run, task, loaded.pop(task.name), model, tokenizer, title)
             add_records(run.output, [record])
             done[task.name] = checked(record, Scored, task.name)
         return done
@@ -140,10 +145,16 @@ def _lm_eval_yaml(task: LanguageTask) -> Path:
     return path
 
 
-def _load_task(task: LanguageTask, config: Path, manager: Any, local: bool) -> Any:
-    """lm-eval's tasks in a YAML file, which is one; ValueError where the hub's data set cannot be loaded."""
+def _load_task(task: LanguageTask, config: Path, local: bool) -> Any:
+    """lm-eval's tasks in a YAML file, which is one, without examples in its prompts.
+
+    Raises:
+        ValueError: the hub's data set cannot be loaded.
+    """
+    from lm_eval.tasks import TaskManager
+
     try:
-        return manager.load([str(config)])
+        loaded: Any = TaskManager(include_defaults=False).load([str(config)])
     except Exception as error:
         if local:
             raise
@@ -151,27 +162,25 @@ def _load_task(task: LanguageTask, config: Path, manager: Any, local: bool) -> A
             f"the hub's data set of {task.name} cannot be loaded ({type(error).__name__}: {reason(error)}); check the "
             "network, or give local files with --data"
         ) from error
+    if loaded["tasks"][task.name].config.num_fewshot is None:
+        loaded["tasks"][task.name].set_config(key="num_fewshot", value=0)
+    return loaded
 
 
 def _evaluate(
-    run: LanguageRun, task: LanguageTask, config: Path, model: Any, tokenizer: Any, title: str
+    run: LanguageRun, task: LanguageTask, loaded: Any, model: Any, tokenizer: Any, title: str
 ) -> dict[str, Any]:
     """The record of one task, as lm-eval's `simple_evaluate` computes it, without its report of the machine."""
-    quiet()
     from lm_eval.evaluator import evaluate
-    from lm_eval.tasks import TaskManager
 
     from titanslab.evaluation.language.model import ReportingModel
 
     begin = time.perf_counter()
     with bar(title, "tokens", keep=True) as progress, redirect_stdout(StringIO()), _workers_end_quietly():
-        loaded = _load_task(task, config, TaskManager(include_defaults=False), run.data is not None)
-        if (samples := loaded["tasks"][task.name]).config.num_fewshot is None:
-            samples.set_config(key="num_fewshot", value=0)
         hf = ReportingModel(
             progress, pretrained=model, tokenizer=tokenizer, batch_size=run.batch_size, max_length=run.context_length
         )
-        if samples.OUTPUT_TYPE == "loglikelihood_rolling":
+        if loaded["tasks"][task.name].OUTPUT_TYPE == "loglikelihood_rolling":
             hf.fit_batch()
         try:
             results: Any = evaluate(lm=hf, task_dict=loaded, limit=run.limit, log_samples=False)
