@@ -1,6 +1,9 @@
 """The language tasks on tiny models: lm-eval's own prompts and numbers, resuming, the table."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -156,6 +159,32 @@ def test_a_model_that_is_not_finite_is_named(llama, data, tmp_path):
     folder = save(model, tmp_path / "broken")
     with pytest.raises(ValueError, match=r"lambada_openai: perplexity is nan; the model's logits are not finite"):
         run_language(asked(folder, tmp_path / "out", data, ["lambada_openai"]))
+
+
+def test_windows_of_wikitext_are_as_many_at_once_as_their_logits_fit(llama, data, tmp_path, monkeypatch):
+    from titanslab.evaluation.language import model
+
+    monkeypatch.setattr(model, "LOGITS_AT_ONCE", 3 * 32 * 259)
+    found = run_language(asked(llama, tmp_path, data, ["wikitext", "piqa"], batch_size=4, context_length=32))
+    assert [(s.batch_size, s.context_length) for s in found.values()] == [(3, 32), (4, 32)]
+
+
+def test_the_signal_that_ends_a_worker_of_lm_eval_is_silent_there_and_an_interrupt_here():
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command has it
+    try:
+        with run_module._workers_end_quietly():
+            child = os.fork()
+            if child == 0:
+                for _ in range(1000):
+                    time.sleep(0.01)
+                os._exit(1)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_hub_that_cannot_be_reached_is_named_with_the_way_around(llama, tmp_path, monkeypatch):
