@@ -150,6 +150,25 @@ def test_a_folder_of_other_settings_is_refused(llama, titans, data, tmp_path):
         run_language(asked(titans, tmp_path, data, ["piqa"], limit=1))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"piqa"', '"pika"', "line 1: task is 'pika', which is none of wikitext"),
+        ('"acc":', '"accuracy":', "line 1: scores has no acc; remove that line"),
+        ('"samples": 1', '"samples": 0', "line 1: samples must be a whole number of at least 1"),
+        ("}", "", "line 1 is not valid JSON"),
+    ],
+)
+def test_a_damaged_result_is_named(old, new, message, llama, data, tmp_path):
+    run_language(asked(llama, tmp_path, data, ["piqa"], limit=1))
+    results = tmp_path / "results.jsonl"
+    assert old in results.read_text()
+    results.write_text(results.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=r"results\.jsonl") as caught:
+        run_language(asked(llama, tmp_path, data, ["piqa"], limit=1))
+    assert message in str(caught.value)
+
+
 def test_a_model_that_is_not_finite_is_named(llama, data, tmp_path):
     from transformers import LlamaForCausalLM
 
@@ -173,11 +192,14 @@ def test_the_signal_that_ends_a_worker_of_lm_eval_is_silent_there_and_an_interru
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command has it
     try:
         with run_module._workers_end_quietly():
+            reads, writes = os.pipe()
             child = os.fork()
             if child == 0:
+                os.write(writes, b"x")
                 for _ in range(1000):
                     time.sleep(0.01)
                 os._exit(1)
+            assert os.read(reads, 1) == b"x"  # Python drops a signal that comes before a fork is complete
             os.kill(child, signal.SIGTERM)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
             with pytest.raises(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from titanslab.documents import checked, reason
 from titanslab.evaluation.identity import model_identity
 from titanslab.evaluation.language.local import find_local_files, write_local_task
-from titanslab.evaluation.language.tasks import LanguageTask
+from titanslab.evaluation.language.tasks import TASKS, LanguageTask
 from titanslab.evaluation.results import FIX, Count, add_records, open_folder, read_lines
 from titanslab.files import file_identity
 from titanslab.progress import bar
@@ -131,6 +131,10 @@ def read_scored(folder: Path, repair: bool = False) -> dict[str, Scored]:
     found: dict[str, Scored] = {}
     for where, record in read_lines(folder, repair):
         scored = checked(record, Scored, where, FIX)
+        if scored.task not in TASKS:
+            raise ValueError(f"{where}: task is {scored.task!r}, which is none of {', '.join(TASKS)}; {FIX}")
+        if missing := {column.metric for column in TASKS[scored.task].columns} - scored.scores.keys():
+            raise ValueError(f"{where}: scores has no {' and no '.join(sorted(missing))}; {FIX}")
         found.setdefault(scored.task, scored)
     return found
 
