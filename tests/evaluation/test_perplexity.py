@@ -74,6 +74,17 @@ def test_bytes_count_utf8_and_a_limit_cuts_text_and_bytes_alike():
     assert (cut.tokens, cut.bytes, cut.documents) == (4, 4, 1)
 
 
+def test_whole_windows_alone_score_the_same_documents_at_every_position():
+    texts = ["x" * 30, "x" * 13, "xyz"]
+    result = evaluate_perplexity(Counting(), byte_tokenizer(), texts, context_length=8, whole_windows=True)
+    assert (result.tokens, result.bytes, result.documents) == (24 + 8, 24 + 8, 2)
+    assert {bucket.tokens / (bucket.last - bucket.first + 1) for bucket in result.positions} == {4.0}
+    cut = evaluate_perplexity(Counting(), byte_tokenizer(), texts, context_length=8, whole_windows=True, max_tokens=20)
+    assert (cut.tokens, cut.documents) == (16, 1)
+    with pytest.raises(ValueError, match="no text has 64 tokens to predict"):
+        evaluate_perplexity(Counting(), byte_tokenizer(), texts, context_length=64, whole_windows=True)
+
+
 @pytest.fixture(scope="module")
 def titans():
     torch.manual_seed(0)
@@ -121,10 +132,12 @@ def test_nothing_to_score_raises(titans):
 
 
 def test_picture_is_a_whole_png(tmp_path):
-    results = [
-        evaluate_perplexity(Counting(), byte_tokenizer(), ["x" * 100], context_length=length) for length in (10, 50)
-    ]
+    results = {
+        f"context {length}": evaluate_perplexity(Counting(), byte_tokenizer(), ["x" * 100], context_length=length)
+        for length in (10, 50)
+    }
     plot_positions(results, tmp_path / "a.png", "title")
+    plot_positions(results, tmp_path / "a.png", "title", by_byte=True)
     content = (tmp_path / "a.png").read_bytes()
     assert content.startswith(b"\x89PNG")
     assert content.rstrip().endswith(b"IEND\xaeB`\x82")

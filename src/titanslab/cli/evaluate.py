@@ -1,12 +1,10 @@
-"""`titans evaluate`: perplexity on a text; `titans evaluate TASK` runs a task of the table."""
+"""`titans evaluate`: perplexity on a text; `titans evaluate TASK` runs a task of the table, or lm-eval's tasks."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,21 +12,26 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import Interrupted, UsageError
-from titanslab.cli.options import MOST_SEED, Device, command
+from titanslab.cli.evaluate_language import ABOUT as LANGUAGE_ABOUT
+from titanslab.cli.evaluate_language import language
+from titanslab.cli.options import MOST_SEED, Device, command, output_folder
 from titanslab.cli.words import check_words
 from titanslab.tasks.table import TASKS, Task
 
 COMMAND = "titans evaluate"
+VERBS = {"language": (language, LANGUAGE_ABOUT)}  # beside the tasks of the table
 OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
 
 
 class TaskGroup(typer.core.TyperGroup):
-    """A command group with one verb for each task of the table that has cells."""
+    """A command group with the verbs of `verb_names`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [task.name for task in TASKS.values() if task.cells is not None]
+        return verb_names()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in VERBS:
+            return command(VERBS[cmd_name][0], cmd_name, VERBS[cmd_name][1])
         return task_command(TASKS[cmd_name]) if cmd_name in self.list_commands(ctx) else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -37,13 +40,20 @@ class TaskGroup(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def verb_names() -> list[str]:
+    """The names of the tasks of the table that have cells, and of `VERBS`."""
+    return [*(task.name for task in TASKS.values() if task.cells is not None), *VERBS]
+
+
 evaluate = typer.Typer(cls=TaskGroup, add_completion=False, invoke_without_command=True, rich_markup_mode="rich")
 
 
 @evaluate.callback()
 def perplexity(
     context: typer.Context,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A run folder or a saved model.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="A run folder or a saved model; repeatable.")
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option("--data", "-d", help="Text, JSONL, parquet, a folder, or a dataset on the hub; repeatable."),
@@ -54,10 +64,14 @@ def perplexity(
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens to score.")] = 1_000_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 8,
+    whole_windows: Annotated[
+        bool, typer.Option("--whole-windows", help="Score windows of the whole context length alone.")
+    ] = False,
     text_column: Annotated[str, typer.Option(help="The column of JSONL, parquet or hub data.")] = "text",
     split: Annotated[str, typer.Option(help="The split of a hub dataset.")] = "test",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for JSON and PNG; default: MODEL/evaluation.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for JSON and PNG; default: MODEL/evaluation of a single model."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -65,61 +79,31 @@ def perplexity(
 
     Example: [bold]titans evaluate --model runs/tiny --data book.txt -c 512 -c 4096[/bold]
 
-    Any causal language model saved by Hugging Face can be measured. The loss by position, in the JSON and
-    the PNG, shows whether the loss of later tokens is lower.
+    Any causal language model saved by Hugging Face can be measured, and several in one picture and one table. The
+    loss by position, in the JSON and the PNG, shows whether the loss of later tokens is lower.
     """
     if context.invoked_subcommand is not None:
         return
-    if model is None or not data:
+    if not model or not data:
         raise ValueError("titans evaluate needs --model RUN and --data PATH (see titans evaluate --help)")
-    from titanslab.data import open_corpus
-    from titanslab.files import check_writable
-    from titanslab.runs.loading import find_model_folder, open_model
+    from titanslab.cli.evaluate_text import Measurement, measure
 
-    find_model_folder(model)
-    corpus = open_corpus(data[0] if len(data) == 1 else data, "--data", column=text_column, split=split, streaming=True)
-    folder = output or Path(model) / "evaluation"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
-    check_writable(folder, "--output")
-    network, tokenizer = open_model(model, device)
-    from rich.console import Console
-
-    from titanslab.evaluation.perplexity import evaluate_perplexity
-    from titanslab.evaluation.pictures import plot_positions
-    from titanslab.evaluation.table import perplexity_table
-    from titanslab.files import write_whole
-    from titanslab.progress import bar
-    from titanslab.runs.versions import versions
-
-    results = []
-    sizes = {"batch_size": batch_size, "max_tokens": max_tokens}
-    for length in sorted(set(context_length or [1024])):
-        with bar(f"context {length:,}", "tokens") as show:
-            results.append(
-                evaluate_perplexity(network, tokenizer, iter(corpus), context_length=length, progress=show, **sizes)
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"[^A-Za-z0-9-]+", "-", Path(data[0]).name.split(".")[0]).strip("-") or "data"
-    name = f"perplexity-{stem}" + (f"-and-{len(data) - 1}-more" if len(data) > 1 else "")
-    numbers, picture = folder / f"{name}.json", folder / f"{name}.png"
-    measured = [asdict(result) for result in results]
-    content = {"model": model, "data": data, "results": measured, "versions": versions()}
-    write_whole(numbers, json.dumps(content, indent=1) + "\n")
-    plot_positions(results, picture, f"{model} on {Path(data[0]).name}")
-    console = Console()
-    console.print(perplexity_table(results))
-    console.print(f"{numbers}\n{picture}", highlight=False, soft_wrap=True)
+    lengths = sorted(set(context_length or [1024]))
+    measure(
+        Measurement(model, data, lengths, batch_size, max_tokens, whole_windows, text_column, split), output, device
+    )
 
 
 def check_task_words(words: Sequence[str]) -> None:
     """UsageError for wrong words after `titans evaluate`: those of a task, or of the measurement of perplexity."""
-    names = [task.name for task in TASKS.values() if task.cells is not None]
+    names = verb_names()
     if not words:
         raise UsageError(f"titans evaluate needs --model RUN and --data PATH, or a task: {', '.join(names)}", COMMAND)
     if not words[0].startswith("-") and words[0] not in names:
         raise UsageError.of_name("command", words[0], names, COMMAND)
-    if words[0] in names:
+    if words[0] in VERBS:
+        check_words(VERBS[words[0]][0], words[1:], f"{COMMAND} {words[0]}")
+    elif words[0] in names:
         check_words(task_function(TASKS[words[0]]), words[1:], f"{COMMAND} {words[0]}")
     else:
         check_words(perplexity, words, COMMAND, names)
@@ -200,15 +184,12 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
         own: the values of `task.options` by name.
         shared: the values of `shared_options` by name.
     """
-    from titanslab.files import check_writable, write_whole
+    from titanslab.files import write_whole
     from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
 
     folder = find_model_folder(shared["model"])
     _check_task_options(task, own, shared["lengths"])
-    output = shared["output"] or Path(shared["model"]) / "evaluation" / task.name
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {str(output)!r} is a file; give a folder")
-    check_writable(output, "--output")
+    output = output_folder(shared["output"] or Path(shared["model"]) / "evaluation" / task.name)
     quiet_libraries()
     from rich.console import Console
 

@@ -47,3 +47,13 @@ def command(verb: Callable[..., Any] | typer.Typer, name: str, about: str) -> An
 def flowing(text: str | None) -> str | None:
     """A help text whose paragraphs are one line each, which the terminal's width breaks."""
     return None if text is None else re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(text))
+
+
+def output_folder(path: Path) -> Path:
+    """`path`, where a verb writes its results; ValueError if --output is a file or cannot be written."""
+    from titanslab.files import check_writable
+
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--output {str(path)!r} is a file; give a folder")
+    check_writable(path, "--output")
+    return path

@@ -60,6 +60,7 @@ def evaluate_perplexity(
     context_length: int,
     batch_size: int = 8,
     max_tokens: int | None = None,
+    whole_windows: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PerplexityResult:
     """Score each token of each text once, in windows of `context_length` tokens that do not overlap.
@@ -71,6 +72,8 @@ def evaluate_perplexity(
         model, tokenizer: a causal language model of Hugging Face.
         texts: documents; each starts a new window. context_length: tokens of a window.
         batch_size: windows in a batch. max_tokens: largest number of tokens to score; None = all.
+        whole_windows: leave out windows shorter than `context_length`, so that the loss at every position is that of
+            the same documents.
         progress: called with the tokens scored and all tokens.
 
     Raises:
@@ -84,9 +87,11 @@ def evaluate_perplexity(
     limit = getattr(model.config, "max_position_embeddings", None)
     if isinstance(limit, int) and context_length > limit:
         raise ValueError(f"context_length is {context_length}, but this model reads at most {limit} tokens")
-    windows, documents, num_bytes = _windows(tokenizer, texts, context_length, max_tokens)
+    windows, documents, num_bytes = _windows(tokenizer, texts, context_length, max_tokens, whole_windows)
     windows.sort(key=len, reverse=True)
     total = sum(len(window) - 1 for window in windows)
+    if not total and whole_windows:
+        raise ValueError(f"no text has {context_length:,} tokens to predict; give longer texts or a shorter context")
     if not total:
         raise ValueError("the text holds no token to predict; give more text")
     sums, counts = np.zeros(context_length), np.zeros(context_length, dtype=np.int64)
@@ -112,7 +117,7 @@ def evaluate_perplexity(
 
 
 def _windows(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], length: int, max_tokens: int | None
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], length: int, max_tokens: int | None, whole_windows: bool
 ) -> tuple[list[Tensor], int, int]:
     """All windows, the number of documents, and the number of UTF-8 bytes of the targets.
 
@@ -129,6 +134,8 @@ def _windows(
         whole = encoder.encode([text])[0].astype(np.int64)
         unscored = 0 if start is not None else 1
         ids = whole if max_tokens is None else whole[: max_tokens - taken + unscored]
+        if whole_windows:
+            ids = ids[: (len(ids) - unscored) // length * length + unscored]
         stream = ids if start is None else np.concatenate([[start], ids])
         if len(stream) < 2:
             continue

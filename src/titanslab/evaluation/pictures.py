@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +23,26 @@ if TYPE_CHECKING:
 DEPTH_BINS = 10
 
 
-def plot_positions(results: list[PerplexityResult], path: Path, title: str) -> None:
-    """Draw bits per token over the tokens of context before the predicted one, a line per context length."""
+def plot_positions(lines: Mapping[str, PerplexityResult], path: Path, title: str, by_byte: bool = False) -> None:
+    """Draw bits per token over the tokens of context before the predicted one, a line per measurement.
+
+    Args:
+        lines: measurements by their names. path: of the PNG file.
+        by_byte: draw bits per byte over bytes instead, by the mean length of the text's tokens, for models whose
+            tokenizers differ.
+    """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for result in results:
-        middles = [math.sqrt(bucket.first * bucket.last) for bucket in result.positions]
-        bits = [bucket.loss / math.log(2) for bucket in result.positions]
-        axes.plot(middles, bits, marker="o", markersize=3.5, label=f"context {result.context_length:,}")
+    for name, result in lines.items():
+        size = result.bytes / result.tokens if by_byte else 1.0
+        middles = [size * math.sqrt(bucket.first * bucket.last) for bucket in result.positions]
+        bits = [bucket.loss / math.log(2) / size for bucket in result.positions]
+        axes.plot(middles, bits, marker="o", markersize=3.5, label=name)
+    unit = "byte" if by_byte else "token"
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="tokens of context before the predicted one", ylabel="bits per token")
+    axes.set(
+        xlabel=f"{unit}s of context before the predicted {'token' if by_byte else 'one'}", ylabel=f"bits per {unit}"
+    )
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()

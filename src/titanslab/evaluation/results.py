@@ -17,6 +17,7 @@ from titanslab.tasks.sample import Cell, TaskSample
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
 CELLS = "cells"  # key in settings.json of the settings of each cell
 OTHER = "name another output folder"
+FIX = "remove that line or name another folder"
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 
 
@@ -41,9 +42,17 @@ MAX_CELL_TOKENS = 1 << 24  # the samples of a cell with more tokens are not kept
 def open_results(
     folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
-    """The records in a folder, for `add_records`; the folder is locked until the block ends.
+    """The records in a folder, for `add_records`; see `open_folder` for the arguments and errors.
 
     An unfinished last line, which a killed process leaves, is cut off.
+    """
+    with open_folder(folder, settings, cells):
+        yield read_records(folder, repair=True)
+
+
+@contextmanager
+def open_folder(folder: Path, settings: Mapping[str, Any], cells: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """Hold the folder of an evaluation until the block ends, and keep the settings of its results.
 
     Args:
         folder: created if it does not exist. It holds `results.jsonl`, and the settings of its results in
@@ -68,7 +77,7 @@ def open_results(
             _refuse_changes(folder, f" of {name}", kept[name], cells[name])
         if not known.exists() or cells.keys() - kept.keys():
             write_whole(known, json.dumps({**settings, CELLS: kept | cells}, indent=1) + "\n")
-        yield read_records(folder, repair=True)
+        yield
 
 
 def add_records(folder: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -80,26 +89,31 @@ def add_records(folder: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_records(folder: Path, repair: bool = False) -> list[dict[str, Any]]:
-    """The records of a folder, one per sample (its first); `repair` cuts an unfinished last line off the file."""
+    """The records of a folder, one per sample (its first); `repair` as in `read_lines`."""
+    records: dict[tuple[str, int, int], dict[str, Any]] = {}
+    names: dict[str, Set[str]] = {}  # task -> names of its scores
+    for where, record in read_lines(folder, repair):
+        facts = checked(record, Record, where, FIX)
+        if facts.scores.keys() != (first := names.setdefault(facts.task, facts.scores.keys())):
+            raise ValueError(
+                f"{where}: scores has {', '.join(facts.scores)}, and lines before {', '.join(first)}; {FIX}"
+            )
+        records.setdefault((facts.task, facts.length, facts.index), record)
+    return list(records.values())
+
+
+def read_lines(folder: Path, repair: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The finished lines of a folder's results, each with its place; `repair` cuts an unfinished last line off."""
     path = folder / RESULTS
     if not path.exists():
-        return []
+        return
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if repair and whole < len(data):
         os.truncate(path, whole)
-    records: dict[tuple[str, int, int], dict[str, Any]] = {}
-    names: dict[str, Set[str]] = {}  # task -> names of its scores
     for number, line in enumerate(data[:whole].decode(errors="replace").split("\n")[:-1], 1):
-        where, fix = f"{path}, line {number}", "remove that line or name another folder"
-        record = parse_json(line, origin=where, fix=fix)
-        facts = checked(record, Record, where, fix)
-        if facts.scores.keys() != (first := names.setdefault(facts.task, facts.scores.keys())):
-            raise ValueError(
-                f"{where}: scores has {', '.join(facts.scores)}, and lines before {', '.join(first)}; {fix}"
-            )
-        records.setdefault((facts.task, facts.length, facts.index), record)
-    return list(records.values())
+        where = f"{path}, line {number}"
+        yield where, parse_json(line, origin=where, fix=FIX)
 
 
 def _refuse_changes(folder: Path, of: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -13,8 +13,8 @@ import torch
 from titanslab.data import padding_id
 from titanslab.data.encode import TokenCounter, encode_long, leading_special_tokens, load_counter, tokenizer_identity
 from titanslab.evaluation.decode import Answerer, GreedyAnswerer, end_tokens
+from titanslab.evaluation.identity import model_identity
 from titanslab.evaluation.results import add_records, kept_samples, open_results
-from titanslab.files import file_identity, fingerprint
 from titanslab.progress import Progress, bar
 from titanslab.runs.loading import find_model_folder, load_config, load_model, load_model_tokenizer
 from titanslab.tasks.sample import Cell, TaskSample, split_lengths
@@ -94,9 +94,7 @@ def run_task(run: TaskRun, settings: Mapping[str, Any] | None = None) -> Answere
         learn=run.learn,
     )
     identity = {
-        "weights": fingerprint({"files": [file_identity(f) for f in sorted(folder.glob("*.safetensors"))]}),
-        "config": fingerprint({"file": file_identity(folder / "config.json")}),
-        "tokenizer": counter_name if other is None else tokenizer_identity(tokenizer),
+        **model_identity(folder, tokenizer),
         "seed": run.seed,
         "max_new_tokens": run.max_new_tokens,
         "tokenizer_for_length": counter_name,

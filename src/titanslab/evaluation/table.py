@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from titanslab.tasks.sample import length_label
@@ -11,6 +12,8 @@ from titanslab.tasks.table import Task
 
 if TYPE_CHECKING:
     from titanslab.evaluation.perplexity import PerplexityResult
+
+SHOWN = tuple(4**n for n in range(11))  # tokens of context of the table of perplexity
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -68,16 +71,21 @@ def tables(summary: Sequence[dict[str, Any]], task: Task, score: str, title: str
     return found
 
 
-def perplexity_table(results: Sequence[PerplexityResult]) -> Any:
-    """A rich table with a row per context length; its last column has the loss by position, in bits per token."""
+def perplexity_table(results: Sequence[PerplexityResult], models: Sequence[str] = ()) -> Any:
+    """A rich table with a row per measurement; its last column has the loss by position, in bits per token.
+
+    Args:
+        results: measurements. models: the model of each; empty = no column of models.
+    """
     from rich.table import Table
 
-    result = Table("context", "tokens", "perplexity", "bits/byte", "bits/token by tokens of context")
-    for one in results:
-        shown = [b for b in one.positions if b.last in (1, 4, 16, 64, 256, 1024) or b is one.positions[-1]]
+    headings = ("context", "tokens", "perplexity", "bits/byte", "bits/token by tokens of context")
+    result = Table(*(["model"] if models else []), *headings)
+    for one, name in zip_longest(results, models):
+        shown = [b for b in one.positions if b.last in SHOWN or b is one.positions[-1]]
         by_position = "  ".join(f"{b.last}: {b.loss / math.log(2):.2f}" for b in shown)
         numbers = (f"{one.context_length:,}", f"{one.tokens:,}", f"{one.perplexity:.3f}", f"{one.bits_per_byte:.4f}")
-        result.add_row(*numbers, by_position)
+        result.add_row(*([name] if models else []), *numbers, by_position)
     return result
 
 
