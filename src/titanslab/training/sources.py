@@ -54,7 +54,7 @@ def open_data(recipe: Recipe, num_processes: int = 1, *, quiet: bool = False, to
         made = not quiet and bpe_size(data.tokenizer) is not None
         with bar("making the tokenizer") if made else nullcontext():
             tokenizer = open_tokenizer(data)
-    per_step = settings.batch_size * settings.accumulation * num_processes
+    per_step = settings.rows(num_processes)
     with reading("data.train") as show:
         rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, progress=show)
     if not data.streaming:
