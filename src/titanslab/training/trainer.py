@@ -1,5 +1,7 @@
 """The Hugging Face Trainer with this project's data order, checkpoints, weight decay and watchdog."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from titanslab.training.callbacks import CheckpointCallback
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe
 from titanslab.training.resume import check_weights as check_weight_files
+from titanslab.training.sharding import check_launcher, is_sharded, shard, whole_weights
 from titanslab.training.sources import RunData, collator
 from titanslab.training.watchdog import check_step, check_weights
 
@@ -25,9 +28,10 @@ class TitansTrainer(Trainer):
     """A Trainer whose runs can be stopped at any moment and resumed loss for loss, and that stops on a NaN.
 
     The dataset decides the order of the rows, so the sampler is sequential. Optimiser, schedule and random state are
-    kept as safetensors and JSON, see `state_files`; under FSDP or DeepSpeed those libraries keep their own.
+    kept as safetensors and JSON, see `state_files`; under DeepSpeed that library keeps its own.
 
     Args:
+        shards: with several processes, divide the training state among them (`sharding`).
         muon: the optimiser is `MuonWithAdamW` and not AdamW.
         write_cost_warmup: steps over which the model's `memory_write_cost` rises from 0 to its full value. With the
             full price from the first step, the write gates close before the memory has learned to be of use.
@@ -35,9 +39,12 @@ class TitansTrainer(Trainer):
     All other arguments are those of `Trainer`.
     """
 
-    def __init__(self, *args: Any, muon: bool = False, write_cost_warmup: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, shards: bool = False, muon: bool = False, write_cost_warmup: int = 0, **kwargs: Any
+    ) -> None:
         self.muon, self.write_cost_warmup = muon, write_cost_warmup
         super().__init__(*args, **kwargs)
+        self.shards = shards and self.args.world_size > 1
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -57,14 +64,20 @@ class TitansTrainer(Trainer):
         ]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """AdamW as the Trainer makes it, or `MuonWithAdamW`; ValueError for the latter on sharded parameters."""
+        """AdamW as the Trainer makes it, or `MuonWithAdamW`; sharded parameters are divided before.
+
+        The Trainer has given the model the weights of a checkpoint by then, and has moved it to the device.
+        """
+        if self.shards and self.optimizer is None:
+            assert self.model is not None
+            shard(self.model, self.args.device)
+            # a sharded model exchanges its gradients itself: it gets autocast and no DDP
+            prepare: Any = self.accelerator
+            prepare.prepare_model = partial(prepare.prepare_model, evaluation_mode=True)
         if not self.muon or self.optimizer is not None:
             return super().create_optimizer(*args, **kwargs)
         if not self.own_state:
-            raise ValueError(
-                'training.optimizer is "muon", which needs whole matrices on each device; use "adamw" under FSDP or '
-                "DeepSpeed"
-            )
+            raise ValueError('training.optimizer is "muon", which DeepSpeed does not run; use "adamw"')
         adamw = super().create_optimizer(*args, **kwargs)
         assert self.model is not None
         names = matrix_names(self.model)
@@ -88,8 +101,22 @@ class TitansTrainer(Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         assert self.model is not None
         check_weights(self.model, self.state.global_step)
-        with naming(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with naming(folder):
+            if self.is_world_process_zero() and folder.exists():
+                shutil.rmtree(folder)  # a damaged one, perhaps with the files of another number of processes
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model as one ordinary model folder; the weights of a sharded one come together for it."""
+        assert self.model is not None
+        if not is_sharded(self.model):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = whole_weights(self.model)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         """Write the model with `use_cache = True` in its config; the Trainer sets it to False while it trains."""
@@ -113,14 +140,20 @@ class TitansTrainer(Trainer):
 
     @property
     def own_state(self) -> bool:
-        """Whether weights and states are files of this project, and not of FSDP or DeepSpeed."""
-        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        """Whether weights and states are files of this project, and not of DeepSpeed."""
+        return not self.is_deepspeed_enabled
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.own_state:
             super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
-            state_files.save_optimizer(Path(output_dir), self.optimizer, self.lr_scheduler)
+        else:
+            part = (self.args.process_index, self.args.world_size) if self.shards else (0, 1)
+            if self.shards or self.args.should_save:
+                Path(output_dir).mkdir(parents=True, exist_ok=True)
+                state_files.save_optimizer(Path(output_dir), self.optimizer, self.lr_scheduler, *part)
+            if self.args.should_save:
+                rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+                state_files.save_batch(Path(output_dir), self.args.world_size, rows)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.own_state:  # the Trainer would take a pickle where the safetensors are missing
@@ -143,16 +176,14 @@ class TitansTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        found = len(list(Path(checkpoint).glob("random_state_*.json")))
-        if found != self.args.world_size:
-            raise ValueError(
-                f"checkpoint {checkpoint!r} was written by {found} processes, now there are "
-                f"{self.args.world_size}; resume with as many as the run was started with"
-            )
-        state_files.load_random_state(self._random_state_file(checkpoint))
+        saved = len(list(Path(checkpoint).glob("random_state_*.json")))
+        if saved == 0:
+            raise ValueError(f"checkpoint {checkpoint!r} has no random state; delete it to resume from the one before")
+        # more processes than before: the others repeat the states, which draw nothing that a loss depends on
+        state_files.load_random_state(self._random_state_file(checkpoint, self.args.process_index % saved))
 
-    def _random_state_file(self, folder: str) -> Path:
-        return Path(folder) / f"random_state_{self.args.process_index}.json"
+    def _random_state_file(self, folder: str, index: int | None = None) -> Path:
+        return Path(folder) / f"random_state_{self.args.process_index if index is None else index}.json"
 
 
 def make_trainer(
@@ -168,6 +199,7 @@ def make_trainer(
     if settings.compile:
         compile_blocks(model)
     _check_trackers(settings.report_to)
+    check_launcher()
     trainer = TitansTrainer(
         model=model,
         args=training_arguments(recipe, output),
@@ -176,6 +208,7 @@ def make_trainer(
         data_collator=collate,
         processing_class=data.tokenizer,
         callbacks=[*callbacks, CheckpointCallback(settings.keep_checkpoints)],
+        shards=settings.sharding == "fsdp",
         muon=settings.optimizer == "muon",
         write_cost_warmup=settings.write_cost_warmup if model_type == TitansConfig.model_type else 0,
     )
