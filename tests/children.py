@@ -30,6 +30,10 @@ class Child:
         self.process.join()
         return self.process.exitcode or 0
 
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self.process.exitcode
+
     @property
     def out(self) -> str:
         """What it printed so far."""
@@ -49,16 +53,21 @@ class Rank(NamedTuple):
     port: int
 
 
-def together(count: int, folder: Path, *arguments: object) -> list[Child]:
-    """`titans ARGUMENTS` in `count` children that train together; their files go to folders in `folder`."""
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def together(count: int, folder: Path, *arguments: object) -> list[Child]:
+    """`titans ARGUMENTS` in `count` children that train together; their files go to folders in `folder`."""
+    port = free_port()
     ranks = [Rank(rank, count, port) for rank in range(count)]
     return [Child(folder / str(rank.rank), *arguments, rank=rank) for rank in ranks]
 
 
-def _join(rank: Rank) -> None:
+def join(rank: Rank) -> None:
     """Take the place among the others."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
@@ -73,7 +82,7 @@ def _run(folder: Path, arguments: list[str], rank: Rank | None = None) -> None:
     from titanslab.cli import main
 
     if rank is not None:
-        _join(rank)
+        join(rank)
     for number, (name, flags) in enumerate((("in", os.O_RDONLY), ("out", os.O_RDWR), ("err", os.O_RDWR))):
         os.dup2(os.open(folder / name, flags | (os.O_CREAT if number else 0), 0o644), number)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -87,7 +96,7 @@ def _run(folder: Path, arguments: list[str], rank: Rank | None = None) -> None:
     os._exit(code)
 
 
-def wait_for_lines(process: subprocess.Popen, path: Path, count: int, seconds: float = 200) -> None:
+def wait_for_lines(process: subprocess.Popen | Child, path: Path, count: int, seconds: float = 200) -> None:
     """Wait until a file has `count` lines, the process that writes it has ended, or the time is over."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:

@@ -261,7 +261,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         remove_unused_columns=False,
         label_names=["labels"],
         prediction_loss_only=True,
-        dataloader_drop_last=True,
+        dataloader_drop_last=False,  # all rows of validation count; training rows fill their batches
         dataloader_pin_memory=torch.cuda.is_available() and not settings.cpu,
         ddp_find_unused_parameters=False,
         log_level="error",
