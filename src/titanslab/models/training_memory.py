@@ -65,9 +65,9 @@ class Setting:
     narrow_memory: bool = True
 
 
-def training_memory(config: TitansConfig, setting: Setting) -> TrainingMemory:
-    """The bytes of a training step of a config on one device."""
-    parameters, blocks = num_parameters(config), config.num_hidden_layers
+def training_memory(config: TitansConfig, setting: Setting, parameters: int | None = None) -> TrainingMemory:
+    """The bytes of a training step of a config on one device; `parameters` where their number is known already."""
+    parameters, blocks = parameters or num_parameters(config), config.num_hidden_layers
     outside = (1 if config.tie_word_embeddings else 2) * config.vocab_size * config.hidden_size + config.hidden_size
     block = (parameters - outside) // blocks
     shares = setting.devices if setting.sharding == "fsdp" else 1

@@ -51,6 +51,7 @@ def recipe_config(recipe: Recipe) -> Any:
 def make_plan(recipe: Recipe, gpus: int = 1) -> Plan:
     """The plan of a recipe on `gpus` GPUs; ValueError where they cannot share the rows of a step evenly."""
     config, settings, tokens = recipe_config(recipe), recipe.training, recipe.data.sequence_length
+    parameters = num_parameters(config)
     flops: float | None = None
     memories: list[TrainingMemory | None] = [None, None]
     if isinstance(config, TitansConfig):
@@ -64,11 +65,11 @@ def make_plan(recipe: Recipe, gpus: int = 1) -> Plan:
                 bf16=settings.precision == "bf16",
                 checkpointing=checkpointing,
             )
-            memories[i] = training_memory(config, setting)
+            memories[i] = training_memory(config, setting, parameters)
     rows = settings.rows(gpus)
     return Plan(
         config=config,
-        parameters=num_parameters(config),
+        parameters=parameters,
         rows=rows,
         passes=settings.passes(gpus),
         tokens=settings.steps * rows * tokens,

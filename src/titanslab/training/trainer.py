@@ -21,6 +21,7 @@ from titanslab.training.recipe import Recipe
 from titanslab.training.resume import check_weights as check_weight_files
 from titanslab.training.sharding import check_launcher, is_sharded, shard, whole_weights
 from titanslab.training.sources import RunData, collator
+from titanslab.training.trackers import check_trackers, place_logs
 from titanslab.training.watchdog import check_step, check_weights
 
 
@@ -198,7 +199,7 @@ def make_trainer(
     collate = collator(recipe.data, data.tokenizer, model_type)
     if settings.compile:
         compile_blocks(model)
-    _check_trackers(settings.report_to)
+    check_trackers(settings.report_to)
     check_launcher()
     trainer = TitansTrainer(
         model=model,
@@ -213,6 +214,7 @@ def make_trainer(
         write_cost_warmup=settings.write_cost_warmup if model_type == TitansConfig.model_type else 0,
     )
     trainer.remove_callback(PrinterCallback)
+    place_logs(trainer, output)
     return trainer
 
 
@@ -271,18 +273,3 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # several GPUs take one process each under torchrun, never DataParallel
     return arguments
-
-
-def _check_trackers(names: list[str]) -> None:
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            allowed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-            raise ValueError(f"training.report_to names {name!r}; the Trainer can report to {allowed}")
-        try:
-            INTEGRATION_TO_CALLBACK[name]()
-        except (RuntimeError, ImportError) as error:
-            raise ValueError(
-                f"training.report_to names {name!r}, which cannot be used here: {error}; install it or take it out"
-            ) from error
