@@ -66,6 +66,18 @@ def test_nothing_is_left(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]
 
 
+def test_a_full_disk_names_the_lock_and_leaves_none(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(OSError, match="No space left") as caught, only_writer(tmp_path / "run", "output"):
+            pass
+    assert caught.value.filename == str(tmp_path / ".run.lock")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_of_another_content_blocks_nobody(tmp_path):
     for content in ("", "[" * 10_000, "{}", '{"process": 1}', "words\n1\n"):
         (tmp_path / ".x.lock").write_text(content)

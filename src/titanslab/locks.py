@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from titanslab.files import naming
+
 MOST = 4096  # bytes of a lock file that are read
 
 
@@ -84,7 +86,12 @@ def _sign(path: Path) -> bool:
     if path.stat().st_size > 0 and "since" not in (said := _read(path)) and said.get("process") == os.getpid():
         return False
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    path.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")
+    try:
+        with naming(path):
+            path.write_text(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")
+    except OSError:  # such as a full disk
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -225,7 +225,7 @@ def main() -> int:
         pause, fault = rng.choice([0.0, 0.05, 1.0]), ""
         if name == "train and resume":
             process = start(words[0])
-            while process.poll() is None and not (place / "metrics.jsonl").exists():
+            while process.poll() is None and not (place / "recipe.toml").exists():
                 time.sleep(0.01)
             process.send_signal(signal.SIGSTOP)  # or it may end before the other has begun
             code, said = end(start([*words[0], "--resume"]))

@@ -56,6 +56,8 @@ def test_preset_overrides_and_defaults():
         (lambda: TitansConfig(vocab_size=2**63), "vocab_size must be an integer of at most 2147483647"),
         (lambda: TitansConfig(num_hidden_layers=10**6), "num_hidden_layers must be an integer of at most 10000"),
         (lambda: TitansConfig(memory_depth=10**6), "memory_depth must be an integer of at most 10000"),
+        (lambda: TitansConfig(conv_size=10**6), "conv_size must be an integer of at most 4096"),
+        (lambda: TitansConfig(attention_conv_size=10**6), "attention_conv_size must be an integer of at most 4096"),
         (lambda: TitansConfig(initializer_range=1e308), "initializer_range must be a number of at most 1000"),
         (lambda: TitansConfig(memory_grad_clip=-1.0), "memory_grad_clip must be a positive number"),
         (lambda: TitansConfig(memory_norm=1), "memory_norm must be True or False, got 1"),

@@ -321,6 +321,26 @@ def test_a_full_disk_is_an_error_that_names_the_checkpoint(recipe, tmp_path, mon
     assert caught.value.filename.endswith("checkpoints/checkpoint-5")
 
 
+def test_a_disk_that_is_full_for_the_model_leaves_a_run_to_resume(recipe, tmp_path, monkeypatch):
+    from titanslab.training.trainer import TitansTrainer
+
+    save, folder = TitansTrainer.save_model, tmp_path / "run"
+
+    def full(self, output_dir=None, *args, **kwargs):
+        save(self, output_dir, *args, **kwargs)
+        if output_dir.endswith(".final"):
+            raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TitansTrainer, "save_model", full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            train(recipe, folder)
+    assert caught.value.filename == str(folder)
+    assert not (folder / ".final").exists()
+    train(recipe, folder, resume=True)
+    assert (folder / "model.safetensors").exists()
+
+
 def test_a_place_that_cannot_be_written_is_noticed_before_the_data_are_read(table, tmp_path, monkeypatch):
     table["data"]["train"] = "missing.txt"
     monkeypatch.setattr("os.access", lambda path, mode: False)

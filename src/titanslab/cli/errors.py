@@ -79,7 +79,7 @@ def describe(error: BaseException) -> str:
     if allocation := ALLOCATION.search(text):  # torch raises RuntimeError for the CPU's memory
         size = f"{int(allocation[1]) / 2**30:,.1f} GiB at once" if allocation[1] else "a tensor beyond any memory"
         return f"out of memory: {size}; {LESS}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or text == "std::bad_alloc":
         return f"out of memory: {text or 'no detail'}; {LESS}"
     if isinstance(error, ValueError | FileNotFoundError | ImportError | FloatingPointError | ConnectionError):
         return text or type(error).__name__

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from titanslab.documents import checked, parse_json, read_json
-from titanslab.files import fingerprint, write_whole
+from titanslab.files import fingerprint, naming, write_whole
 from titanslab.locks import only_writer
 from titanslab.tasks.sample import Cell, TaskSample
 
@@ -73,7 +73,7 @@ def open_results(
 
 def add_records(folder: Path, records: Iterable[dict[str, Any]]) -> None:
     """Append records to the results of a folder and force them to disk."""
-    with open(folder / RESULTS, "a", encoding="utf-8") as file:
+    with naming(folder / RESULTS), open(folder / RESULTS, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         file.flush()
         os.fsync(file.fileno())

@@ -11,6 +11,7 @@ BACKENDS = ("reference", "recurrent", "chunked", "triton")
 NOT_IN_THE_STATE = ("half_lives", "theta_bias", "backend")
 MOST = (1 << 31) - 1  # of sizes and counts: torch's kernels index with 32 bits
 MOST_LAYERS = 10_000  # of weight matrices of a memory, and of blocks of a model
+MOST_TAPS = 4096  # of a short convolution; its code gathers as many copies of its input
 HALF_LIVES = 0.1, 1e30  # a shorter or longer half-life has no finite bias of its gate in float32
 
 
@@ -71,8 +72,10 @@ class MemoryConfig:
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("num_heads", "depth", "expansion", "chunk_size", "conv_size"):
-            check_integer(name, getattr(self, name), 1, MOST_LAYERS if name == "depth" else MOST)
+        for name in ("num_heads", "expansion", "chunk_size"):
+            check_integer(name, getattr(self, name), 1)
+        check_integer("depth", self.depth, 1, MOST_LAYERS)
+        check_integer("conv_size", self.conv_size, 1, MOST_TAPS)
         if self.head_dim is not None:
             check_integer("head_dim", self.head_dim, 1)
         for name in ("residual", "norm", "gates_per_layer", "momentum", "forgetting", "gate_keys"):

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from titanslab.memory.config import (
-    MOST,
     MOST_LAYERS,
+    MOST_TAPS,
     MemoryConfig,
     OptionError,
     check_choice,
@@ -200,9 +200,11 @@ class TitansConfig(PreTrainedConfig):
         """Raise a ValueError that names the first field with an impossible value."""
         check_choice("variant", self.variant, VARIANTS)
         check_choice("gate_type", self.gate_type, GATES)
-        sizes = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads attention_conv_size"
-        for name in [*sizes.split(), "segment_len", "max_position_embeddings"]:
-            check_integer(name, getattr(self, name), 1, MOST_LAYERS if name == "num_hidden_layers" else MOST)
+        sizes = "vocab_size hidden_size intermediate_size num_attention_heads segment_len max_position_embeddings"
+        for name in sizes.split():
+            check_integer(name, getattr(self, name), 1)
+        check_integer("num_hidden_layers", self.num_hidden_layers, 1, MOST_LAYERS)
+        check_integer("attention_conv_size", self.attention_conv_size, 1, MOST_TAPS)
         check_integer("num_persistent_tokens", self.num_persistent_tokens, 0)
         if self.window_size is not None:
             check_integer("window_size", self.window_size, 1)

@@ -7,6 +7,7 @@ end the model with its tokenizer and result.json.
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -214,8 +215,12 @@ def _draw(output: Path, say: Say) -> None:
 def _save_final(trainer: Any, output: Path, result: dict[str, Any]) -> None:
     """Put the model and the tokenizer into the run folder, then result.json."""
     staging = output / ".final"
-    with naming(output):
-        trainer.save_model(str(staging))
+    try:
+        with naming(output):
+            trainer.save_model(str(staging))
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     if not trainer.is_world_process_zero():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)
