@@ -1,5 +1,7 @@
 """`titans info`: versions, backends and why, the size of a config."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -100,3 +102,47 @@ def test_what_is_wrong_takes_one_line(fails, tmp_path, text_file):
     assert "does not exist" in fails("info", "--config", tmp_path / "none")
     assert "is not a model's config" in fails("info", "--config", text_file)
     assert "holds no config.json" in fails("info", "--config", tmp_path)
+
+
+def lines_of(out):
+    return {line.split()[0]: line for line in out.splitlines() if line and line[0] != " "}
+
+
+def test_a_recipe_says_what_its_training_takes_and_reads_no_data(titans, fails):
+    recipe = Path(__file__).parents[2] / "recipes" / "paper" / "340m.toml"
+    words = ["info", "--recipe", recipe, "--set", "model.variant=lmm", "--gpus", "8", "--sharding", "fsdp"]
+    code, out, err = titans(*words, "--mfu", "0.5")
+    assert code == 0, err
+    found = lines_of(out)
+    assert "28,610 steps of 128 rows of 4,096 tokens: 15 billion tokens; 8 GPUs x 4 passes x 4 rows" in found["run"]
+    assert "titans lmm, 342,256,896 parameters" in found["model"]
+    assert "with gradient checkpointing, fsdp over 8" in found["memory"]
+    # 15e9 tokens of 2.43e9 FLOPs on 8 x 989.4e12 x 0.5
+    assert "2.43 GFLOPs per token" in found["training"]
+    assert "2.6 hours on 8 H100 at 50 %" in found["time"]
+    assert "cannot be shared by 3 devices" in fails(*words[:3], "--gpus", "3")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--gpus", "2"), "need --recipe"),
+        (("--recipe", "r.toml", "--preset", "tiny"), "--preset and --recipe exclude each other"),
+        (("--recipe", "r.toml"), "recipe 'r.toml' does not exist"),
+        (("--recipe", "r.toml", "--mfu", "40"), "--mfu must be above 0 and at most 1"),
+        (("--recipe", "r.toml", "--sharding", "zero"), "--sharding is 'zero'; allowed: ddp, fsdp"),
+    ],
+)
+def test_options_of_a_recipe_that_cannot_work(words, message, fails):
+    assert message in fails("info", *words)
+
+
+def test_a_baseline_of_transformers_is_counted_from_its_recipe(titans, tmp_path):
+    recipe = tmp_path / "llama.toml"
+    recipe.write_text(
+        '[model]\narchitecture = "llama"\nvocab_size = 64\nhidden_size = 32\nnum_hidden_layers = 2\n'
+        'num_attention_heads = 2\nparameters = 60_000\n[data]\ntrain = "no such file"\npack_documents = false\n'
+    )
+    found = lines_of(titans("info", "--recipe", recipe)[1])
+    assert "llama" in found["model"]
+    assert "FLOPs and memory are known for Titans models alone" in found["cost"]

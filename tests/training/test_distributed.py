@@ -1,42 +1,20 @@
-"""Several processes: torchrun on the CPU, and the sharding config of recipes/."""
+"""Two processes under torchrun on the CPU; test_sharding.py has forked ones, which start sooner."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from children import wait_for_lines
-from titanslab import TitansForCausalLM
+from children import free_port, wait_for_lines
 from titanslab.runs.checkpoints import last_complete
 from titanslab.training.recipe import parse_recipe
 from titanslab.training.run import train
 
-FSDP2 = Path(__file__).parents[2] / "recipes" / "accelerate_fsdp2.yaml"
-
-
-def test_fsdp2_config_is_read_by_accelerate_and_wraps_our_blocks():
-    from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.utils import FullyShardedDataParallelPlugin
-
-    config = load_config_from_file(str(FSDP2))
-    assert config.fsdp_config["fsdp_version"] == 2
-    assert config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] in TitansForCausalLM._no_split_modules
-    unprefixed = {key.removeprefix("fsdp_") for key in config.fsdp_config}
-    fields = set(FullyShardedDataParallelPlugin.__dataclass_fields__)
-    assert unprefixed - {"transformer_layer_cls_to_wrap", "offload_params", "version"} <= fields | {
-        "transformer_cls_names_to_wrap"
-    }
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+LAUNCH = Path(__file__).parents[2] / "launch" / "torchrun.sh"
 
 
 def two_processes(recipe, output, home):
@@ -53,7 +31,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(table, tmp_path):
     table["training"]["batch_size"] = 2
     path = tmp_path / "two.toml"
     path.write_text(parse_recipe(table).to_toml())
-    words, environment = two_processes(path, tmp_path / "two", tmp_path)
+    environment = two_processes(path, tmp_path / "two", tmp_path)[1] | {"NPROC_PER_NODE": "2", "PYTHON": sys.executable}
+    words = [LAUNCH, path, tmp_path / "two", "--set", "training.keep_checkpoints=3"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     losses = [

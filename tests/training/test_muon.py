@@ -68,9 +68,9 @@ def test_a_run_resumes_loss_for_loss(muon, tmp_path, monkeypatch):
     assert metrics(tmp_path / "adamw")[-1]["loss"] != metrics(tmp_path / "whole")[-1]["loss"]
 
 
-def test_sharded_parameters_are_refused(muon, tmp_path, monkeypatch):
+def test_deepspeed_is_refused(muon, tmp_path, monkeypatch):
     from titanslab.training.trainer import TitansTrainer
 
     monkeypatch.setattr(TitansTrainer, "own_state", property(lambda self: False))
-    with pytest.raises(ValueError, match=r'training\.optimizer is "muon", which needs whole matrices'):
+    with pytest.raises(ValueError, match=r'training\.optimizer is "muon", which DeepSpeed does not run'):
         train(muon, tmp_path / "run")

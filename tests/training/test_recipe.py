@@ -9,7 +9,7 @@ import pytest
 from titanslab.training.recipe import load_recipe, parse_recipe
 
 MINIMAL = {"data": {"train": "a.txt"}}
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
 
 
 def write(tmp_path, text):

@@ -315,7 +315,7 @@ def test_a_full_disk_is_an_error_that_names_the_checkpoint(recipe, tmp_path, mon
     def full(*args, **kwargs):
         raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("titanslab.training.state_files.save_file", full)
+    monkeypatch.setattr("titanslab.training.pieces.save_file", full)
     with pytest.raises(OSError, match="No space left") as caught:
         train(recipe, tmp_path / "run")
     assert caught.value.filename.endswith("checkpoints/checkpoint-5")
@@ -399,16 +399,27 @@ def test_streamed_run_resumes_with_the_rows_it_would_have_seen(table, tmp_path, 
     resumes_loss_for_loss(recipe, tmp_path, monkeypatch, stop=5, resumed_from=3)
 
 
-def test_other_number_of_processes_is_refused(recipe, tmp_path, monkeypatch):
+def test_a_step_of_other_rows_is_refused(recipe, table, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_at(patch, 6)
         with pytest.raises(Stopped):
             train(recipe, folder)
-    states = folder / "checkpoints" / "checkpoint-5"
+    for changes in (["training.batch_size=4"], ["training.accumulation=1"], ["training.accumulation=3"]):
+        with pytest.raises(ValueError, match="the run reads 4 rows a step, by 1 process, and now it would read"):
+            train(parse_recipe(table, changes), folder, resume=True)
+    states = folder / "checkpoints" / "checkpoint-5"  # as an earlier release wrote it, with two processes
+    (states / "batch.json").unlink()
     (states / "random_state_1.json").write_text((states / "random_state_0.json").read_text())
-    with pytest.raises(ValueError, match="was written by 2 processes, now there are 1"):
+    marker = json.loads((states / "complete.json").read_text())
+    del marker["files"]["batch.json"]
+    (states / "complete.json").write_text(json.dumps(marker))
+    with pytest.raises(ValueError, match=r"by 2 processes, .* set training\.global_batch_size = 8, which shares them"):
         train(recipe, folder, resume=True)
+    result = train(
+        parse_recipe(table, ["training.accumulation=1", "training.global_batch_size=8"]), folder, resume=True
+    )
+    assert result["resumed_from"] == 5
 
 
 def test_bf16_and_recomputed_activations_train(table, tmp_path):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from titanslab.cli.sizes import as_bytes, short
+
+if TYPE_CHECKING:
+    from titanslab.training.recipe import Recipe
 
 
 def info(
@@ -15,6 +20,20 @@ def info(
     preset: Annotated[str | None, typer.Option(help="tiny, 170m, 340m, 400m, 760m or 1.3b.")] = None,
     variant: Annotated[str | None, typer.Option(help="lmm, mal, mag, mac or attention, with --preset.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Sequence length for FLOPs and state.")] = 4096,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="A recipe: also the run's tokens, GPU memory and hours.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="With --recipe: change a value, such as model.variant=mag."),
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="With --recipe: number of GPUs.")] = 1,
+    mfu: Annotated[
+        float, typer.Option("--mfu", help="With --recipe: the share of the GPUs' FLOPs that training reaches, 0 to 1.")
+    ] = 0.4,
+    sharding: Annotated[
+        str | None, typer.Option("--sharding", help="With --recipe: ddp or fsdp; default: the recipe's.")
+    ] = None,
     measure: Annotated[
         bool,
         typer.Option(
@@ -24,12 +43,21 @@ def info(
 ) -> None:
     """Show versions, devices, memory backends and why; parameters, FLOPs and state bytes of a config.
 
+    With a recipe also what its training takes: no weights are made and no data is read.
+
     Example: [bold]titans info --preset 170m --variant mag[/bold]
+
+    Example: [bold]titans info --recipe recipes/paper/340m.toml --gpus 8 --sharding fsdp[/bold]
 
     Example: [bold]titans info --preset 170m --measure[/bold]
     """
-    if config is not None and preset is not None:
-        raise ValueError("--config and --preset exclude each other; give one of them")
+    given = [f"--{name}" for name, value in (("config", config), ("preset", preset), ("recipe", recipe)) if value]
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} and {given[1]} exclude each other; give one of them")
+    if recipe is None and (assignments or gpus != 1 or sharding is not None or mfu != 0.4):
+        raise ValueError("--set, --gpus, --sharding and --mfu need --recipe, such as --recipe recipes/tiny.toml")
+    if not 0 < mfu <= 1:
+        raise ValueError(f"--mfu must be above 0 and at most 1, got {mfu}")
     if variant is not None and preset is None:
         raise ValueError("--variant needs --preset, such as --preset tiny")
     if config is not None and not config.exists():
@@ -38,6 +66,9 @@ def info(
 
     from titanslab.runs.loading import quiet_libraries
 
+    plan = None
+    if recipe is not None:
+        plan = _recipe(recipe, assignments or [], sharding)
     quiet_libraries()
     chosen = None
     if config is not None:
@@ -46,11 +77,29 @@ def info(
         from titanslab.models.config import TitansConfig
 
         chosen = TitansConfig.preset(preset, variant=variant or "mac")
+    elif plan is not None:
+        from titanslab.training.plan import recipe_config
+
+        chosen, tokens = recipe_config(plan), plan.data.sequence_length
     console = Console(highlight=False, soft_wrap=True)
     _versions(console)
     _backends(console, chosen, measure)
     if chosen is not None:
         _cost(console, chosen, tokens)
+    if plan is not None:
+        from titanslab.cli.plan import plan_lines
+
+        for line in plan_lines(plan, gpus, mfu):
+            console.print(line)
+
+
+def _recipe(path: Path, assignments: list[str], sharding: str | None) -> Recipe:
+    """The recipe with the assignments, of which --sharding is one."""
+    from titanslab.training.recipe import SHARDINGS, load_recipe
+
+    if sharding is not None and sharding not in SHARDINGS:
+        raise ValueError(f"--sharding is {sharding!r}; allowed: {', '.join(SHARDINGS)}")
+    return load_recipe(path, assignments + ([f"training.sharding={sharding}"] if sharding else []))
 
 
 def read_config(path: Path) -> Any:
@@ -58,12 +107,10 @@ def read_config(path: Path) -> Any:
     from titanslab.runs.loading import find_model_folder, read_config
 
     if path.suffix == ".toml":
-        from titanslab.training.model import model_config
+        from titanslab.training.plan import recipe_config
         from titanslab.training.recipe import load_recipe
-        from titanslab.training.sources import open_tokenizer
 
-        recipe = load_recipe(path)
-        return model_config(recipe, open_tokenizer(recipe.data))
+        return recipe_config(load_recipe(path))
     try:
         return read_config(path if path.is_file() else find_model_folder(path) / "config.json")
     except (OSError, KeyError, ValueError) as error:
@@ -139,18 +186,12 @@ def _cost(console: Any, config: Any, tokens: int) -> None:
         f"model      titans {config.variant}, {found.parameters:,} parameters "
         f"({found.embedding_parameters:,} of them embedding)"
     )
-    console.print(f"compute    {_short(found.flops_per_token)}FLOPs per token, forward, over {tokens:,} tokens")
+    console.print(f"compute    {short(found.flops_per_token)}FLOPs per token, forward, over {tokens:,} tokens")
     grows = "constant" if later == found.cache_bytes else f"{_bytes(later)} at twice that"
     console.print(f"state      {_bytes(found.cache_bytes)} per sequence after {tokens:,} tokens, fp32; {grows}")
     if found.memory_weights:
         console.print(f"memory     {found.memory_weights:,} fast weights per sequence")
 
 
-def _short(number: float, kilo: int = 1000) -> str:
-    """A number with the largest unit of T, G, M and k (the powers of `kilo`) that it reaches, such as `1.50 G`."""
-    power = next((n for n in (4, 3, 2, 1) if number >= kilo**n), 0)
-    return f"{number / kilo**power:.2f} {' kMGT'[power]}" if power else f"{number:.0f} "
-
-
 def _bytes(count: int) -> str:
-    return f"{count} bytes" if count < 1024 else f"{_short(count, 1024).upper()}iB ({count:,} bytes)"
+    return f"{count} bytes" if count < 1024 else f"{as_bytes(count)} ({count:,} bytes)"

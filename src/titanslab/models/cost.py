@@ -4,6 +4,7 @@ FLOPs are those of matrix products, two per multiply-add. Norms, convolutions, a
 count, as in FLOP counters. Scores that a mask hides count, because they are computed.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ def cost(config: TitansConfig, tokens: int = 4096, dtype: torch.dtype = torch.fl
     return Cost(
         parameters=num_parameters(config),
         embedding_parameters=embedding,
-        memory_weights=0 if config.variant == "attention" else config.num_hidden_layers * _fast_weights(config),
+        memory_weights=0 if config.variant == "attention" else config.num_hidden_layers * fast_weights(config),
         flops_per_token=forward_flops(config, 1, tokens) / tokens,
         cache_bytes=cache_bytes(config, 1, tokens, dtype),
     )
@@ -46,6 +47,19 @@ def cost(config: TitansConfig, tokens: int = 4096, dtype: torch.dtype = torch.fl
 
 def num_parameters(config: PreTrainedConfig) -> int:
     """Number of parameters of the causal language model of any config of Hugging Face; tied ones count once."""
+    if not isinstance(config, TitansConfig):
+        return _count(config)
+    one, two = (_count(_with_blocks(config, blocks)) for blocks in (1, 2))  # the blocks are all of one kind
+    return one + (config.num_hidden_layers - 1) * (two - one)
+
+
+def _with_blocks(config: TitansConfig, blocks: int) -> TitansConfig:
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = blocks
+    return config
+
+
+def _count(config: PreTrainedConfig) -> int:
     with torch.device("meta"):  # On this device a model has shapes alone and takes no memory.
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
@@ -57,8 +71,8 @@ def least_parameters(config: TitansConfig) -> int:
     if config.variant != "lmm":
         block += 4 * d * d
     if config.variant != "attention":
-        inner = _inner(config)
-        block += 4 * d * inner + _fast_weights(config) + 3 * config.memory.conv_size * inner
+        inner = inner_width(config)
+        block += 4 * d * inner + fast_weights(config) + 3 * config.memory.conv_size * inner
     tables = 1 if config.tie_word_embeddings else 2
     return tables * config.vocab_size * d + config.num_hidden_layers * block
 
@@ -78,7 +92,7 @@ def forward_flops(config: TitansConfig, batch: int, tokens: int) -> int:
     if config.variant == "mac":
         block += 8 * rows * d * d + 4 * persistent * d * d + 4 * batch * d * _segment_scores(config, tokens)
         # The retrieved h takes the memory's q, output gate and output projections, the read, and attention's k and v.
-        block += 2 * rows * (3 * d * _inner(config) + _fast_weights(config)) + 4 * rows * d * d
+        block += 2 * rows * (3 * d * inner_width(config) + fast_weights(config)) + 4 * rows * d * d
     if config.variant in ("mag", "mac") and config.gate_type == "mix":
         block += 2 * rows * d * d
     return total + config.num_hidden_layers * block
@@ -90,8 +104,8 @@ def cache_bytes(config: TitansConfig, batch: int, tokens: int, dtype: torch.dtyp
     d, persistent = config.hidden_size, config.num_persistent_tokens
     block = 0
     if config.variant != "attention":
-        fast = _fast_weights(config) * wide
-        block += 3 * fast + 8 + 4 * (config.memory.conv_size - 1) * _inner(config) * dtype.itemsize
+        fast = fast_weights(config) * wide
+        block += 3 * fast + 8 + 4 * (config.memory.conv_size - 1) * inner_width(config) * dtype.itemsize
         block += fast if config.variant == "mac" else 0
     if config.variant == "mac":
         slots = persistent + 2 * config.segment_len
@@ -103,12 +117,12 @@ def cache_bytes(config: TitansConfig, batch: int, tokens: int, dtype: torch.dtyp
     return batch * (config.num_hidden_layers * block + 8)
 
 
-def _inner(config: TitansConfig) -> int:
+def inner_width(config: TitansConfig) -> int:
     """Width of a memory's q, k and v over all heads."""
     return config.memory.num_heads * config.memory_head_dim
 
 
-def _fast_weights(config: TitansConfig) -> int:
+def fast_weights(config: TitansConfig) -> int:
     """Number of weights in the memories of one block."""
     width = config.memory_head_dim
     return config.memory.num_heads * sum(i * o for i, o in config.memory.network(width).widths(width))
@@ -116,7 +130,7 @@ def _fast_weights(config: TitansConfig) -> int:
 
 def _memory_flops(config: TitansConfig, batch: int, tokens: int) -> int:
     """FLOPs of one memory layer on `[batch, tokens]`. The last chunk may be short."""
-    d, memory, inner = config.hidden_size, config.memory, _inner(config)
+    d, memory, inner = config.hidden_size, config.memory, inner_width(config)
     outputs = memory.num_heads * memory.gate_layers
     gates = ((1 + memory.momentum + memory.forgetting) * d + memory.gate_keys * inner) * outputs
     whole, rest = divmod(tokens, memory.chunk_size)

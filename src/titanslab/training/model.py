@@ -9,6 +9,7 @@ from titanslab.memory.config import MOST_LAYERS, check_integer
 from titanslab.models.config import TitansConfig
 from titanslab.runs.loading import load_config, load_model, load_model_tokenizer
 from titanslab.training.baselines import architecture_config, start_layers, start_usually
+from titanslab.training.parameters import fit_parameters
 from titanslab.training.recipe import ModelRecipe, Recipe
 
 
@@ -79,12 +80,22 @@ def set_manner(section: ModelRecipe, model: Any, tokenizer: Any) -> None:
         config.temperature = section.temperature if config.do_sample else None
 
 
+def needs_tokenizer(section: ModelRecipe) -> bool:
+    """Whether the shape of the model depends on the tokenizer: a new one without a vocab_size."""
+    return section.pretrained is None and "vocab_size" not in section.options
+
+
 def model_config(recipe: Recipe, tokenizer: Any) -> Any:
-    """The config that [model] describes; vocabulary and special tokens of a new model come from the tokenizer."""
+    """The config that [model] describes; vocabulary and special tokens of a new model come from the tokenizer.
+
+    `tokenizer` may be None where the shapes alone are of interest and the model does not need it (`needs_tokenizer`).
+    """
     section, config = recipe.model, None
     options = _options(section)
     if section.pretrained is not None:
         config = load_config(section.pretrained, **options)
+    if tokenizer is None:
+        return _new_config(section, options) if config is None else config
     size = options.setdefault("vocab_size", len(tokenizer)) if config is None else config.vocab_size
     if isinstance(size, int) and size < len(tokenizer):
         raise ValueError(
@@ -95,9 +106,17 @@ def model_config(recipe: Recipe, tokenizer: Any) -> Any:
         return config
     check_integer("model.num_hidden_layers", options.get("num_hidden_layers", 1), 1, MOST_LAYERS)
     options = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")} | options
+    return _new_config(section, options)
+
+
+def _new_config(section: ModelRecipe, options: dict[str, Any]) -> Any:
     if section.architecture is not None:
-        return architecture_config(section.architecture, options)
-    return TitansConfig.preset(section.preset, variant=section.variant, **options)
+        config = architecture_config(section.architecture, options)
+    else:
+        config = TitansConfig.preset(section.preset, variant=section.variant, **options)
+    if section.parameters is not None:
+        fit_parameters(config, section.parameters)
+    return config
 
 
 def _options(section: ModelRecipe) -> dict[str, Any]:

@@ -22,6 +22,7 @@ MOST = (1 << 31) - 1  # of counts: torch's kernels index with 32 bits
 Count = Annotated[int, Meta(ge=1, le=MOST)]
 CountOrZero = Annotated[int, Meta(ge=0, le=MOST)]
 Beta = Annotated[float, Meta(ge=0, lt=1)]
+SHARDINGS = ("ddp", "fsdp")
 
 
 @dataclass
@@ -30,6 +31,8 @@ class ModelRecipe:
 
     Args:
         preset, variant: of a Titans model, see `TitansConfig.preset`; "tiny" and "mac" where missing.
+        parameters: the number of parameters of a new model, embeddings included; the width of its MLPs follows from it,
+            see `fit_parameters`.
         pretrained: the folder of a run or a saved model to start from.
         architecture: the `model_type` of a model of transformers, such as "llama".
         start: the initial values of Gated DeltaNet or Mamba2 layers, see `start_layers`; "usual" for those of a Titans
@@ -44,6 +47,7 @@ class ModelRecipe:
 
     preset: str = ""
     variant: str = ""
+    parameters: Annotated[int, Meta(ge=1, le=10**12)] | None = None
     pretrained: str | None = None
     architecture: str | None = None
     start: str | None = None
@@ -62,6 +66,13 @@ class ModelRecipe:
                     f"model.{name} = {getattr(self, name)!r} cannot take effect together with "
                     f"model.{source} = {getattr(self, source)!r}; remove one of the two"
                 )
+        if self.parameters is not None:
+            for key, value in (("pretrained", self.pretrained), *self.options.items()):
+                if key in ("pretrained", "intermediate_size") and value is not None:
+                    raise ValueError(
+                        f"model.parameters = {self.parameters} chooses the width of the MLPs, which model.{key} = "
+                        f"{value!r} sets already; remove one of the two"
+                    )
         if self.architecture is not None:
             check_architecture(self.architecture)
         if self.start is not None:
@@ -141,12 +152,15 @@ class TrainingRecipe:
     Args:
         batch_size, eval_batch_size: rows per device and forward pass; for validation the former where None.
         accumulation: forward passes per step, which sees batch_size * accumulation * devices rows.
+        global_batch_size: rows of a step on all devices; the accumulation then follows from it, so that a run keeps its
+            losses on any number of devices.
         learning_rate, warmup_steps, schedule: the rate rises linearly over the first steps, then follows the schedule.
         optimizer: "adamw", or "muon" for orthogonalised steps of the matrices (`MuonWithAdamW`).
         weight_decay, beta1, beta2, gradient_clip: of the optimiser; `gradient_clip` bounds the gradient's norm.
         write_cost_warmup: steps over which model.memory_write_cost rises from 0.
         log_every, eval_every, save_every: steps between two logs, validations (None = never), checkpoints.
         keep_checkpoints: checkpoints kept, the newest.
+        sharding: with several processes, "ddp" keeps the whole training state on each device, and "fsdp" a part of it.
         precision: "fp32", or "bf16" for autocast with weights in float32.
         compile, gradient_checkpointing: compile each block; recompute activations in the backward pass.
         deterministic: use deterministic algorithms alone, where torch has them.
@@ -157,6 +171,7 @@ class TrainingRecipe:
     steps: Count = 1000
     batch_size: Count = 8
     accumulation: Count = 1
+    global_batch_size: Count | None = None
     learning_rate: Annotated[float, Meta(gt=0, le=100)] = 1e-3
     warmup_steps: CountOrZero = 50
     schedule: str = "cosine"
@@ -172,6 +187,7 @@ class TrainingRecipe:
     eval_batch_size: Count | None = None
     save_every: Count = 500
     keep_checkpoints: Count = 2
+    sharding: str = "ddp"
     precision: str = "fp32"
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -188,6 +204,39 @@ class TrainingRecipe:
         _one_of("training.schedule", self.schedule, ("cosine", "linear", "constant"))
         _one_of("training.precision", self.precision, ("fp32", "bf16"))
         _one_of("training.optimizer", self.optimizer, ("adamw", "muon"))
+        _one_of("training.sharding", self.sharding, SHARDINGS)
+        if self.optimizer == "muon" and self.sharding == "fsdp":
+            raise ValueError(
+                'training.optimizer = "muon" needs whole matrices on each device; give training.sharding = "ddp" or '
+                'training.optimizer = "adamw"'
+            )
+        if self.global_batch_size is not None and self.accumulation != 1:
+            raise ValueError(
+                f"training.accumulation = {self.accumulation} follows from training.global_batch_size = "
+                f"{self.global_batch_size}; remove one of the two"
+            )
+        if self.global_batch_size is not None and self.global_batch_size % self.batch_size:
+            raise ValueError(
+                f"training.global_batch_size = {self.global_batch_size} must be a multiple of training.batch_size = "
+                f"{self.batch_size}"
+            )
+
+    def passes(self, devices: int = 1) -> int:
+        """Forward passes of a step on each of so many devices; ValueError where they cannot share its rows evenly."""
+        if self.global_batch_size is None:
+            return self.accumulation
+        passes, rest = divmod(self.global_batch_size, self.batch_size * devices)
+        if rest or not passes:
+            raise ValueError(
+                f"training.global_batch_size = {self.global_batch_size} rows cannot be shared by {devices} devices "
+                f"with training.batch_size = {self.batch_size} rows each; it must be a multiple of "
+                f"{self.batch_size * devices}"
+            )
+        return passes
+
+    def rows(self, devices: int = 1) -> int:
+        """Rows of a step on all devices."""
+        return self.batch_size * self.passes(devices) * devices
 
 
 @dataclass

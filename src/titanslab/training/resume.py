@@ -8,7 +8,8 @@ from titanslab.models.config import TitansConfig
 from titanslab.runs import checkpoints
 from titanslab.runs.loading import read_config
 from titanslab.runs.weights import SINGLE, difference, weight_files
-from titanslab.training.state_files import check_states
+from titanslab.training.recipe import Recipe
+from titanslab.training.state_files import check_states, load_batch
 
 Say = Callable[[str], None]
 
@@ -39,6 +40,26 @@ def checkpoint_to_resume(output: Path, trainer: Any, say: Say) -> Path | None:
         )
     say("no checkpoint yet: starting from the first step")
     return None
+
+
+def check_rows(checkpoint: Path, recipe: Recipe, before: Recipe, processes: int) -> None:
+    """ValueError unless a step has as many rows as in the run so far: other batches would be another run.
+
+    Args:
+        recipe, before: the recipe now, and that in the run folder. processes: their number now.
+    """
+    saved = load_batch(checkpoint)
+    then = saved.processes if saved else max(1, len(list(checkpoint.glob("random_state_*.json"))))
+    rows, now = saved.rows if saved else before.training.rows(then), recipe.training.rows(processes)
+    if rows != now:
+        raise ValueError(
+            f"the run reads {rows} rows a step, by {_processes(then)}, and now it would read {now}, by "
+            f"{_processes(processes)}; set training.global_batch_size = {rows}, which shares them among any number"
+        )
+
+
+def _processes(count: int) -> str:
+    return f"{count} process" + ("" if count == 1 else "es")
 
 
 def fault_inside(checkpoint: Path, model: Any) -> str:

@@ -32,7 +32,7 @@ from titanslab.training.interrupt import StopOnSignal
 from titanslab.training.model import build_model, set_manner
 from titanslab.training.picture import draw_losses
 from titanslab.training.recipe import Recipe, load_recipe
-from titanslab.training.resume import checkpoint_to_resume
+from titanslab.training.resume import check_rows, checkpoint_to_resume
 from titanslab.training.sources import Reading, open_data
 from titanslab.training.trainer import make_trainer
 from titanslab.training.watchdog import NonFiniteError, check_weights
@@ -44,8 +44,10 @@ TOKENIZER = "tokenizer"  # folder of a tokenizer that was made for the run
 # Keys that no loss depends on; they may change when a run is resumed.
 FREE_KEYS = {
     "model": {"template", "max_new_tokens", "temperature"},
-    "training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size"},
+    "training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size", "sharding"},
 }
+# Keys that decide the rows of a step together with the number of processes; `check_rows` compares the rows.
+BATCH_KEYS = {"batch_size", "accumulation", "global_batch_size"}
 
 
 class Result(msgspec.Struct):
@@ -121,6 +123,8 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
     world.wait_for_everyone()
     checkpoint = checkpoint_to_resume(output, trainer, say) if resume else None
     step = checkpoints.step_of(checkpoint) if checkpoint else None
+    if checkpoint is not None:
+        check_rows(checkpoint, recipe, load_recipe(output / RECIPE), world.num_processes)
     if resume and world.is_main_process:
         truncate_metrics(output / METRICS, step or 0)
     world.wait_for_everyone()
@@ -183,6 +187,8 @@ def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
     for section, values in recipe.sections().items():
         for key in sorted(values.keys() | before[section].keys()):
             was, now = before[section].get(key), values.get(key)
+            if section == "training" and key in BATCH_KEYS:
+                continue
             if was != now and key not in FREE_KEYS.get(section, ()):
                 raise ValueError(
                     f"the run in {str(output)!r} was started with {section}.{key} = {was!r}, now it is {now!r}; resume "

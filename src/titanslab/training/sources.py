@@ -90,7 +90,7 @@ def open_data(
         made = reading.leads and bpe_size(data.tokenizer) is not None
         with bar("making the tokenizer") if made else nullcontext():
             tokenizer = open_tokenizer(data)
-    per_step = settings.batch_size * settings.accumulation * num_processes
+    per_step = settings.rows(num_processes)
     rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, reading=reading)
     if not data.streaming:
         rows = Subset(rows, range(settings.steps * per_step))

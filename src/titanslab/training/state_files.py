@@ -17,12 +17,13 @@ import numpy as np
 import torch
 import transformers
 from msgspec import Meta, Struct
-from safetensors.torch import load_file, save_file
 
 from titanslab.documents import checked, read_json, reason
 from titanslab.files import write_whole
 from titanslab.runs.checkpoints import step_of
 from titanslab.runs.weights import headers
+from titanslab.training.pieces import Piece, Pieces, file_of, files_of, save_pieces
+from titanslab.training.sharding import own_rows, shard_like
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Word = Annotated[int, Meta(ge=0, lt=1 << 32)]  # of the state of a generator
@@ -58,6 +59,13 @@ class RandomState(Struct):
     cuda: list[str] = []
 
 
+class Batch(Struct):
+    """batch.json: the processes that wrote a checkpoint, and the rows of a step on all of them."""
+
+    processes: Annotated[int, Meta(ge=1)]
+    rows: Annotated[int, Meta(ge=1)]
+
+
 class TrainerState(Struct):
     """trainer_state.json as far as a resumed run depends on it."""
 
@@ -80,21 +88,34 @@ class TrainerState(Struct):
 
 OPTIMIZER_TENSORS, OPTIMIZER_JSON = "optimizer.safetensors", "optimizer.json"
 SCHEDULER_JSON = "scheduler.json"
-TRAINER_JSON = "trainer_state.json"
+TRAINER_JSON, BATCH_JSON = "trainer_state.json", "batch.json"
 
 
-def save_optimizer(folder: Path, optimizer: Any, schedule: Any) -> None:
-    """Write the states of an optimiser and of its schedule; tensors keep their bits and numbers their exact values."""
+def save_optimizer(folder: Path, optimizer: Any, schedule: Any, process: int = 0, processes: int = 1) -> None:
+    """Write the states of an optimiser and of its schedule; tensors keep their bits and numbers their exact values.
+
+    Each of several processes that share the parameters writes the rows that it holds, the first one all the rest.
+    """
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
+    pieces: dict[str, Piece] = {}
     state_dict = optimizer.state_dict()
     for index, entries in state_dict["state"].items():
         for name, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
+            key, rows = f"{index}.{name}", own_rows(value)
+            if rows is not None:
+                if rows.stop > rows.start:
+                    tensors[key] = value.to_local().detach().cpu().contiguous()
+                    pieces[key] = rows.start, value.shape[0]
+            elif process > 0:
+                continue
+            elif isinstance(value, torch.Tensor):
+                tensors[key] = value.detach().cpu().contiguous()
             else:
                 plain.setdefault(str(index), {})[name] = value
-    save_file(tensors, folder / OPTIMIZER_TENSORS)
+    save_pieces(folder / file_of(OPTIMIZER_TENSORS, process, processes), tensors, pieces)
+    if process > 0:
+        return
     _write_json(folder / OPTIMIZER_JSON, {"param_groups": state_dict["param_groups"], "plain": plain})
     _write_json(folder / SCHEDULER_JSON, schedule.state_dict())
 
@@ -104,9 +125,14 @@ def load_optimizer(folder: Path, optimizer: Any, schedule: Any) -> None:
     with _using(folder / OPTIMIZER_JSON):
         table = read_json(folder / OPTIMIZER_JSON, Optimizer)
         state: dict[int, dict[str, Any]] = {int(index): dict(v) for index, v in table.plain.items()}
-        for key, tensor in load_file(folder / OPTIMIZER_TENSORS).items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = tensor
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        with Pieces(files_of(folder, OPTIMIZER_TENSORS)) as pieces:
+            for key in pieces.shapes:
+                index, _, name = key.partition(".")
+                own = parameters[int(index)] if int(index) < len(parameters) else None
+                rows = None if own is None or pieces.shapes[key] != tuple(own.shape) else own_rows(own)
+                tensor = pieces.read(key, rows)
+                state.setdefault(int(index), {})[name] = tensor if rows is None else shard_like(tensor, own)
         groups = [_joined(*pair) for pair in zip(table.param_groups, _groups(optimizer), strict=True)]
         _check_state(state, optimizer)
         optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -133,14 +159,18 @@ def check_states(folder: Path) -> None:
             raise ValueError(f"global_step is {state.global_step} in the checkpoint of step {step}")
     with _using(folder / OPTIMIZER_JSON):
         read_json(folder / OPTIMIZER_JSON, Optimizer)
-        for tensor in headers([folder / OPTIMIZER_TENSORS]):
+        files = files_of(folder, OPTIMIZER_TENSORS)
+        for tensor in headers(files):
             if not re.fullmatch(r"\d{1,9}\.\w+", tensor.name, re.ASCII) or tensor.dtype[0] not in "FB":
                 raise ValueError(f"its tensor {tensor.name!r} of dtype {tensor.dtype} is none of an optimiser")
+        with Pieces(files) as pieces:
+            pieces.check()
     with _using(folder / SCHEDULER_JSON):
         _schedule(folder)
     for path in sorted(folder.glob("random_state_*.json")):
         with _using(path):
             read_json(path, RandomState)
+    load_batch(folder)
 
 
 def _schedule(folder: Path) -> dict[str, Any]:
@@ -181,6 +211,19 @@ def _check_state(state: dict[int, dict[str, Any]], optimizer: Any) -> None:
             number += 1
     if strange := [index for index in state if not 0 <= index < number]:
         raise ValueError(f"it has values of parameter {strange[0]}, and there are {number} parameters")
+
+
+def save_batch(folder: Path, processes: int, rows: int) -> None:
+    """Write how many processes make a checkpoint, and the rows of a step on all of them."""
+    _write_json(folder / BATCH_JSON, {"processes": processes, "rows": rows})
+
+
+def load_batch(folder: Path) -> Batch | None:
+    """What `save_batch` wrote; None for a checkpoint of an earlier release. ValueError where the file is broken."""
+    if not (folder / BATCH_JSON).exists():
+        return None
+    with _using(folder / BATCH_JSON):
+        return read_json(folder / BATCH_JSON, Batch)
 
 
 def save_random_state(path: Path) -> None:

@@ -1,9 +1,12 @@
 """The Hugging Face Trainer with this project's data order, checkpoints, weight decay and watchdog."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -16,7 +19,9 @@ from titanslab.training.callbacks import CheckpointCallback
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe
 from titanslab.training.resume import check_weights as check_weight_files
+from titanslab.training.sharding import check_launcher, is_sharded, shard, whole_weights
 from titanslab.training.sources import RunData, collator
+from titanslab.training.trackers import check_trackers, place_logs
 from titanslab.training.watchdog import check_step, check_weights
 
 
@@ -24,9 +29,10 @@ class TitansTrainer(Trainer):
     """A Trainer whose runs can be stopped at any moment and resumed loss for loss, and that stops on a NaN.
 
     The dataset decides the order of the rows, so the sampler is sequential. Optimiser, schedule and random state are
-    kept as safetensors and JSON, see `state_files`; under FSDP or DeepSpeed those libraries keep their own.
+    kept as safetensors and JSON, see `state_files`; under DeepSpeed that library keeps its own.
 
     Args:
+        shards: with several processes, divide the training state among them (`sharding`).
         muon: the optimiser is `MuonWithAdamW` and not AdamW.
         write_cost_warmup: steps over which the model's `memory_write_cost` rises from 0 to its full value. With the
             full price from the first step, the write gates close before the memory has learned to be of use.
@@ -34,9 +40,12 @@ class TitansTrainer(Trainer):
     All other arguments are those of `Trainer`.
     """
 
-    def __init__(self, *args: Any, muon: bool = False, write_cost_warmup: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, shards: bool = False, muon: bool = False, write_cost_warmup: int = 0, **kwargs: Any
+    ) -> None:
         self.muon, self.write_cost_warmup = muon, write_cost_warmup
         super().__init__(*args, **kwargs)
+        self.shards = shards and self.args.world_size > 1
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -56,14 +65,20 @@ class TitansTrainer(Trainer):
         ]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """AdamW as the Trainer makes it, or `MuonWithAdamW`; ValueError for the latter on sharded parameters."""
+        """AdamW as the Trainer makes it, or `MuonWithAdamW`; sharded parameters are divided before.
+
+        The Trainer has given the model the weights of a checkpoint by then, and has moved it to the device.
+        """
+        if self.shards and self.optimizer is None:
+            assert self.model is not None
+            shard(self.model, self.args.device)
+            # a sharded model exchanges its gradients itself: it gets autocast and no DDP
+            prepare: Any = self.accelerator
+            prepare.prepare_model = partial(prepare.prepare_model, evaluation_mode=True)
         if not self.muon or self.optimizer is not None:
             return super().create_optimizer(*args, **kwargs)
         if not self.own_state:
-            raise ValueError(
-                'training.optimizer is "muon", which needs whole matrices on each device; use "adamw" under FSDP or '
-                "DeepSpeed"
-            )
+            raise ValueError('training.optimizer is "muon", which DeepSpeed does not run; use "adamw"')
         adamw = super().create_optimizer(*args, **kwargs)
         assert self.model is not None
         names = matrix_names(self.model)
@@ -87,8 +102,22 @@ class TitansTrainer(Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         assert self.model is not None
         check_weights(self.model, self.state.global_step)
-        with naming(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"):
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with naming(folder):
+            if self.is_world_process_zero() and folder.exists():
+                shutil.rmtree(folder)  # a damaged one, perhaps with the files of another number of processes
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model as one ordinary model folder; the weights of a sharded one come together for it."""
+        assert self.model is not None
+        if not is_sharded(self.model):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = whole_weights(self.model)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         """Write the model with `use_cache = True` in its config; the Trainer sets it to False while it trains."""
@@ -112,14 +141,20 @@ class TitansTrainer(Trainer):
 
     @property
     def own_state(self) -> bool:
-        """Whether weights and states are files of this project, and not of FSDP or DeepSpeed."""
-        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        """Whether weights and states are files of this project, and not of DeepSpeed."""
+        return not self.is_deepspeed_enabled
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.own_state:
             super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
-            state_files.save_optimizer(Path(output_dir), self.optimizer, self.lr_scheduler)
+        else:
+            part = (self.args.process_index, self.args.world_size) if self.shards else (0, 1)
+            if self.shards or self.args.should_save:
+                Path(output_dir).mkdir(parents=True, exist_ok=True)
+                state_files.save_optimizer(Path(output_dir), self.optimizer, self.lr_scheduler, *part)
+            if self.args.should_save:
+                rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+                state_files.save_batch(Path(output_dir), self.args.world_size, rows)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.own_state:  # the Trainer would take a pickle where the safetensors are missing
@@ -142,16 +177,14 @@ class TitansTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        found = len(list(Path(checkpoint).glob("random_state_*.json")))
-        if found != self.args.world_size:
-            raise ValueError(
-                f"checkpoint {checkpoint!r} was written by {found} processes, now there are "
-                f"{self.args.world_size}; resume with as many as the run was started with"
-            )
-        state_files.load_random_state(self._random_state_file(checkpoint))
+        saved = len(list(Path(checkpoint).glob("random_state_*.json")))
+        if saved == 0:
+            raise ValueError(f"checkpoint {checkpoint!r} has no random state; delete it to resume from the one before")
+        # more processes than before: the others repeat the states, which draw nothing that a loss depends on
+        state_files.load_random_state(self._random_state_file(checkpoint, self.args.process_index % saved))
 
-    def _random_state_file(self, folder: str) -> Path:
-        return Path(folder) / f"random_state_{self.args.process_index}.json"
+    def _random_state_file(self, folder: str, index: int | None = None) -> Path:
+        return Path(folder) / f"random_state_{self.args.process_index if index is None else index}.json"
 
 
 def make_trainer(
@@ -166,7 +199,8 @@ def make_trainer(
     collate = collator(recipe.data, data.tokenizer, model_type)
     if settings.compile:
         compile_blocks(model)
-    _check_trackers(settings.report_to)
+    check_trackers(settings.report_to)
+    check_launcher()
     trainer = TitansTrainer(
         model=model,
         args=training_arguments(recipe, output),
@@ -175,10 +209,12 @@ def make_trainer(
         data_collator=collate,
         processing_class=data.tokenizer,
         callbacks=[*callbacks, CheckpointCallback(settings.keep_checkpoints)],
+        shards=settings.sharding == "fsdp",
         muon=settings.optimizer == "muon",
         write_cost_warmup=settings.write_cost_warmup if model_type == TitansConfig.model_type else 0,
     )
     trainer.remove_callback(PrinterCallback)
+    place_logs(trainer, output)
     return trainer
 
 
@@ -202,7 +238,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.eval_batch_size or settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
+        gradient_accumulation_steps=settings.passes(PartialState(cpu=settings.cpu).num_processes),
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         warmup_steps=settings.warmup_steps,
@@ -227,7 +263,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         remove_unused_columns=False,
         label_names=["labels"],
         prediction_loss_only=True,
-        dataloader_drop_last=True,
+        dataloader_drop_last=False,  # all rows of validation count; training rows fill their batches
         dataloader_pin_memory=torch.cuda.is_available() and not settings.cpu,
         ddp_find_unused_parameters=False,
         log_level="error",
@@ -237,18 +273,3 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # several GPUs take one process each under torchrun, never DataParallel
     return arguments
-
-
-def _check_trackers(names: list[str]) -> None:
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            allowed = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-            raise ValueError(f"training.report_to names {name!r}; the Trainer can report to {allowed}")
-        try:
-            INTEGRATION_TO_CALLBACK[name]()
-        except (RuntimeError, ImportError) as error:
-            raise ValueError(
-                f"training.report_to names {name!r}, which cannot be used here: {error}; install it or take it out"
-            ) from error

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -27,6 +29,7 @@ def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: 
     To find the layer, the forward pass runs once more on `inputs`: the error names the first layer, in forward order,
     whose output is not finite. If all outputs are finite, it names the layer nearest to the loss whose gradient is
     not, as backward reaches that one first. A healthy step costs one synchronisation with the device.
+    Of several processes all raise where one has a reason.
     """
     finite = torch.isfinite(loss.detach()).all()
     grads = [_local(p.grad) for p in model.parameters() if p.grad is not None] if gradients else []
@@ -34,7 +37,7 @@ def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: 
     if grads:
         norms = torch.stack([norm.to(loss.device, torch.float64) for norm in torch._foreach_norm(grads)])
         finite = finite & torch.isfinite(norms).all()
-    if bool(finite):
+    if not _in_any_process(~finite):
         return
     raise NonFiniteError(
         f"step {step}: the {'loss' if not torch.isfinite(loss).all() else 'gradient'} is not finite; "
@@ -44,8 +47,19 @@ def check_step(model: nn.Module, loss: Tensor, inputs: Mapping[str, Any], step: 
 
 def check_weights(model: nn.Module, step: int) -> None:
     """Raise NonFiniteError if a parameter is not finite after `step`; called before the model is saved."""
-    if parameters := _bad_parameters(model, "after"):
-        raise NonFiniteError(f"step {step}: {parameters}. {ADVICE}")
+    parameters = _bad_parameters(model, "after")
+    if _in_any_process(bool(parameters)):
+        raise NonFiniteError(f"step {step}: {parameters or 'a parameter is not finite in another process'}. {ADVICE}")
+
+
+def _in_any_process(found: Tensor | bool) -> bool:
+    """Whether any process has found something: all raise together, as one that waits for the others would hang."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return bool(found)
+    device = PartialState().device
+    flag = torch.as_tensor(found, device=device).to(torch.float32)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
 
 
 def _bad_parameters(model: nn.Module, when: str) -> str:
@@ -61,7 +75,7 @@ def _where(model: nn.Module, inputs: Mapping[str, Any]) -> str:
         return f"first layer with an output that is not finite: {layer}"
     if bad := [_name(n) for n, p in model.named_parameters() if p.grad is not None and not _all_finite(p.grad)]:
         return f"outputs are finite; the first gradient, from the loss down, that is not: {bad[-1]}"
-    return "all parameters, outputs and gradients are finite when computed again"
+    return "all parameters, outputs and gradients are finite here when computed again"
 
 
 def first_bad_activation(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
