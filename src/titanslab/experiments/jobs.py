@@ -94,7 +94,7 @@ class _Work:
         self.training: dict[str, tuple[int, int]] = {}  # stage -> (steps, work per step)
         for stage, recipe in zip(job.stages, job.recipes(), strict=True):
             settings = recipe.training
-            rows = settings.batch_size * settings.accumulation
+            rows = settings.rows()
             self.training[stage] = settings.steps, TRAINING * rows * recipe.data.sequence_length
         self.answers: dict[str, int] = {}  # folder -> tokens of its samples
         for part in job.rounds():
