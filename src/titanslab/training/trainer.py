@@ -16,6 +16,7 @@ from titanslab.files import naming
 from titanslab.models.config import TitansConfig
 from titanslab.training import state_files
 from titanslab.training.callbacks import CheckpointCallback
+from titanslab.training.jumps import GradientJumps
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe
 from titanslab.training.resume import check_weights as check_weight_files
@@ -43,7 +44,7 @@ class TitansTrainer(Trainer):
     def __init__(
         self, *args: Any, shards: bool = False, muon: bool = False, write_cost_warmup: int = 0, **kwargs: Any
     ) -> None:
-        self.muon, self.write_cost_warmup = muon, write_cost_warmup
+        self.muon, self.write_cost_warmup, self.jumps = muon, write_cost_warmup, GradientJumps()
         super().__init__(*args, **kwargs)
         self.shards = shards and self.args.world_size > 1
 
@@ -96,7 +97,9 @@ class TitansTrainer(Trainer):
             share = {"write_cost_share": self.state.global_step / self.write_cost_warmup}
         loss = super().training_step(model, {**inputs, **share}, *args, **kwargs)
         full = self.accelerator.sync_gradients
-        check_step(model, loss, inputs, self.state.global_step + 1, gradients=full)
+        norms = check_step(model, loss, inputs, self.state.global_step + 1, gradients=full)
+        if norms is not None and self.is_world_process_zero():
+            self.jumps.look(model, norms, self.state.global_step + 1)
         return loss
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
