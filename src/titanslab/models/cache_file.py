@@ -17,7 +17,7 @@ from titanslab.documents import parse_json
 from titanslab.files import checksum, write_whole
 from titanslab.memory.config import NOT_IN_THE_STATE
 from titanslab.models.cache_checks import MOST_TOKENS
-from titanslab.models.config import MEMORY_OPTIONS, TitansConfig
+from titanslab.models.config import LATER_FIELDS, MEMORY_OPTIONS, TitansConfig
 
 FORMAT = "titans-cache"
 VERSION = "2"
@@ -32,8 +32,6 @@ IDENTITY = (
     "rms_norm_eps", *(name for name, option in MEMORY_OPTIONS.items() if option not in NOT_IN_THE_STATE),
 )
 # fmt: on
-# Values of the fields that a file written before they existed does not name.
-LATER_FIELDS = {"attention_conv_size": 1, "memory_head_dim": None, "memory_chunk_coherence": 0.0}
 
 # field of the header -> its type, and its value in a file without it
 SCHEMA: dict[str, tuple[Any, Any]] = {

@@ -27,6 +27,8 @@ _SHORT = {"num_heads": "num_memory_heads", "conv_size": "conv_size", "chunk_size
 # Options of `MemoryConfig` under the names that keyword arguments, recipes and the header of a cache file give them:
 # `memory_depth` is `memory.depth`. A config.json of before `memory` was there has these names too.
 MEMORY_OPTIONS = {_SHORT.get(f.name, f"memory_{f.name}"): f.name for f in fields(MemoryConfig)}
+# Values of the fields that a file written before they existed does not name, be it a config.json or a cache file.
+LATER_FIELDS = {"attention_conv_size": 1, "memory_head_dim": None, "memory_chunk_coherence": 0.0}
 
 # Camera-ready table 5 (blocks, width, heads); 400m has no row there, see `TitansConfig.preset`.
 PAPER: dict[str, Any] = {"vocab_size": 32000, "segment_len": 512, "window_size": 2048, "num_persistent_tokens": 128}
@@ -167,11 +169,11 @@ class TitansConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """The config in a config.json; a file of before `memory_chunk_coherence` means 0, the function of its time."""
-        values, option = dict(config_dict), "chunk_coherence"
-        if f"memory_{option}" not in values | kwargs and option not in (values.get("memory") or {}):
-            values[f"memory_{option}"] = 0.0
-        return super().from_dict(values, **kwargs)
+        """The config in a config.json; an older file keeps the function of its time (`LATER_FIELDS`)."""
+        memory = config_dict.get("memory") or {}
+        given = config_dict.keys() | kwargs.keys() | {n for n, option in MEMORY_OPTIONS.items() if option in memory}
+        later = {name: value for name, value in LATER_FIELDS.items() if name not in given}
+        return super().from_dict(later | config_dict, **kwargs)
 
     @classmethod
     def preset(cls, name: str, variant: str = "mac", **overrides: Any) -> "TitansConfig":
