@@ -105,7 +105,7 @@ def test_the_write_gate_starts_where_the_config_says() -> None:
     assert bool((bias == -3.0).all())
 
 
-@pytest.mark.parametrize(("chunk_size", "theta"), [(1, 0.5), (16, 0.5 / (1 + 0.19 * 15))])
+@pytest.mark.parametrize(("chunk_size", "theta"), [(1, 0.5), (16, 0.5 / 16)])
 def test_the_limit_of_theta_counts_the_tokens_of_a_chunk(chunk_size, theta) -> None:
     config = TitansConfig.preset("tiny", variant="lmm", chunk_size=chunk_size, memory_depth=1)
     memory = TitansForCausalLM(config).model.layers[0].mixer.memory
@@ -124,7 +124,7 @@ def test_a_config_of_before_the_chunk_coherence_keeps_its_function(tmp_path, nes
     file.write_text(json.dumps(values))
     assert AutoConfig.from_pretrained(tmp_path).memory.chunk_coherence == 0
     assert TitansConfig.from_pretrained(tmp_path, memory_chunk_coherence=0.3).memory.chunk_coherence == 0.3
-    assert TitansConfig.preset("tiny").memory.chunk_coherence == 0.19
+    assert TitansConfig.preset("tiny").memory.chunk_coherence == 1.0
 
 
 OPTIONS = {

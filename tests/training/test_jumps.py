@@ -34,7 +34,9 @@ def test_a_jump_names_the_module_nearest_to_the_loss(model):
     (said,) = look(jumps, model, [9e3, 4e3, 1.0], LEAST + 1)
     assert said.startswith("step 11: the gradient is 5,686 times as long as in steps before (norm 9,849); it begins in")
     assert "begins in memory. If the loss" in said
-    assert said.endswith("lower training.learning_rate or raise model.memory_chunk_coherence")
+    assert said.endswith(
+        "lower training.learning_rate or model.memory_theta_bias, or raise model.memory_chunk_coherence (at most 1)"
+    )
 
 
 def test_a_jump_elsewhere_has_no_advice_about_memories(model):

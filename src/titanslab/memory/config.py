@@ -47,8 +47,9 @@ class MemoryConfig:
             learns sooner to stay closed.
         chunk_coherence: expected cosine between the inputs of a memory's layer for two tokens of a chunk. The gradients
             of a chunk are taken at the same weights and add up, so that the limit of theta is that of one token
-            divided by `1 + chunk_coherence * (chunk_size - 1)`. The default is the cosine of the hidden activations of
-            two unrelated keys; 0 = the limit of one token, as in models of before this option. OURS.
+            divided by `1 + chunk_coherence * (chunk_size - 1)`. By default all tokens of a chunk may push in one
+            direction; 0.19 is the cosine for unrelated keys; 0 = the limit of one token, as in models of before
+            this option. OURS.
         gate_keys: the projection of theta's gate reads the token's key too. The key depends on the tokens before it,
             as far as the convolution reaches. OURS.
         backend: "auto", or a backend of `neural_memory` by name.
@@ -72,7 +73,7 @@ class MemoryConfig:
     forgetting: bool = True
     half_lives: tuple[float, float] = (2.0**6, 2.0**14)
     theta_bias: float = 2.0
-    chunk_coherence: float = 0.19
+    chunk_coherence: float = 1.0
     gate_keys: bool = False
     backend: str = "auto"
 

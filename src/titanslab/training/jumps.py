@@ -41,7 +41,11 @@ class GradientJumps:
         names = [name for name, p in model.named_parameters() if p.grad is not None and local_part(p.grad).numel()]
         begins = [name for name, one in zip(names, norms.tolist(), strict=True) if one > 10 * usual]
         module = parameter_name(begins[-1] if begins else names[int(norms.argmax())]).rpartition(".")[0]
-        more = " or raise model.memory_chunk_coherence" if ".memory" in f".{module}" else ""
+        more = (
+            " or model.memory_theta_bias, or raise model.memory_chunk_coherence (at most 1)"
+            if ".memory" in f".{module}"
+            else ""
+        )
         warnings.warn(
             f"step {step}: the gradient is {norm / usual:,.0f} times as long as in steps before (norm {norm:,.4g}); "
             f"it begins in {module}. If the loss rises with it, lower training.learning_rate{more}",
