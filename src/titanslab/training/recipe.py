@@ -159,10 +159,12 @@ class Recipe:
         self.data.check()
         self.training.check()
         self.data.check_with(self.model, self.training)
+        if self.data.validates:
+            return
         for name in ("eval_every", "patience"):
-            if getattr(self.training, name) is not None and self.data.validation is None:
+            if getattr(self.training, name) is not None:
                 raise ValueError(f"training.{name} needs {self.kind}.validation, which is missing")
-        if self.training.keep == BEST and self.data.validation is None:
+        if self.training.keep == BEST:
             raise ValueError(f'training.keep = "{BEST}" needs {self.kind}.validation, which is missing')
 
     def sections(self) -> dict[str, dict[str, Any]]:

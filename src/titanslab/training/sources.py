@@ -40,6 +40,7 @@ class RunData:
         score: the name of the logged value that chooses the best validation; "eval_loss" is best where it is least,
             others where they are greatest.
         compute_metrics: of the Trainer, for scores other than the loss.
+        labels: the name of the batch's tensor that the loss needs.
         unit: of the loss, for the picture.
         save: writes what the data have to say about the model into the folder of the model, if anything.
     """
@@ -52,6 +53,7 @@ class RunData:
     bytes_per_token: float | None = None
     score: str = "eval_loss"
     compute_metrics: Callable[[Any], dict[str, float]] | None = None
+    labels: str = "labels"
     unit: str = "nats per token"
     save: Callable[[Path], None] | None = None
 

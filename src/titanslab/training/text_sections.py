@@ -127,6 +127,11 @@ class DataRecipe:
     shuffle: bool = True
     shuffle_buffer: Count = 256
 
+    @property
+    def validates(self) -> bool:
+        """Whether there are rows to validate with."""
+        return self.validation is not None
+
     def check(self) -> None:
         if self.train is None and self.task is None:
             raise ValueError("data.train is missing: give a file, a folder, a list of files or a hub dataset name")

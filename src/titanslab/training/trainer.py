@@ -208,7 +208,7 @@ def make_trainer(
     check_launcher()
     trainer = TitansTrainer(
         model=model,
-        args=training_arguments(recipe, output, scored=data.compute_metrics is not None),
+        args=training_arguments(recipe, output, data.labels, scored=data.compute_metrics is not None),
         train_dataset=data.run_rows(settings.steps, settings.rows(devices(settings))),
         eval_dataset=data.validation,
         data_collator=collate,
@@ -237,10 +237,12 @@ def devices(settings: TrainingRecipe) -> int:
     return PartialState(cpu=settings.cpu).num_processes
 
 
-def training_arguments(recipe: Recipe, output: Path, *, scored: bool = False) -> TrainingArguments:
+def training_arguments(
+    recipe: Recipe, output: Path, labels: str = "labels", *, scored: bool = False
+) -> TrainingArguments:
     """The Trainer's arguments for a recipe; checkpoints go to output/checkpoints.
 
-    `scored`: a validation computes scores of the model's outputs, besides the loss.
+    `labels`: see `RunData`. `scored`: a validation computes scores of the model's outputs, besides the loss.
     """
     settings = recipe.training
     # Later releases of transformers renamed the field, and the old name warns there.
@@ -275,7 +277,7 @@ def training_arguments(recipe: Recipe, output: Path, *, scored: bool = False) ->
         run_name=output.name,
         disable_tqdm=True,
         remove_unused_columns=False,
-        label_names=["labels"],
+        label_names=[labels],
         prediction_loss_only=not scored,
         dataloader_drop_last=False,  # all rows of validation count; training rows fill their batches
         dataloader_pin_memory=torch.cuda.is_available() and not settings.cpu,
