@@ -49,9 +49,9 @@ class TitansForecastingConfig(TitansConfig):
 
     variant: str | None = None  # type: ignore[assignment]  # follows from sequence_module
     vocab_size: int = 1
-    hidden_size: int = 128
+    hidden_size: int = 64
     num_hidden_layers: int = 2
-    num_attention_heads: int = 8
+    num_attention_heads: int = 4
     segment_len: int | None = None  # type: ignore[assignment]
     window_size: int | None = None
     num_persistent_tokens: int = 0
