@@ -25,9 +25,18 @@ if TYPE_CHECKING:
     )
     from titanslab.models.cache import TitansCache
     from titanslab.models.config import TitansConfig
+    from titanslab.models.forecasting import TitansForForecasting
+    from titanslab.models.forecasting_config import TitansForecastingConfig
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
 
-_MODELS = {"TitansCache": "cache", "TitansConfig": "config", "TitansForCausalLM": "modeling", "TitansModel": "modeling"}
+_MODELS = {
+    "TitansCache": "cache",
+    "TitansConfig": "config",
+    "TitansForCausalLM": "modeling",
+    "TitansForForecasting": "forecasting",
+    "TitansForecastingConfig": "forecasting_config",
+    "TitansModel": "modeling",
+}
 
 __all__ = [
     "MemoryConfig",
@@ -39,6 +48,8 @@ __all__ = [
     "TitansCache",
     "TitansConfig",
     "TitansForCausalLM",
+    "TitansForForecasting",
+    "TitansForecastingConfig",
     "TitansModel",
     "__version__",
     "neural_memory",

@@ -69,7 +69,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
             if module.persistent is not None:
                 init.normal_(module.persistent)
             if isinstance(module, AttentionMixer) and module.convs is not None:
-                _reset_unless_loaded(module, module.reset_projections)
+                reset_unless_loaded(module, module.reset_projections)
 
     def _init_memory(self, memory: NeuralMemory) -> None:
         """Draw the initial values of a memory, which differ from those of other layers; loaded weights are kept."""
@@ -80,7 +80,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
                     child.reset_parameters()
             memory.reset_parameters()
 
-        _reset_unless_loaded(memory, reset)
+        reset_unless_loaded(memory, reset)
 
     def decay_parameter_names(self) -> list[str]:
         """Parameters that weight decay may act on: matrices and embeddings.
@@ -94,7 +94,7 @@ class TitansPreTrainedModel(Reads, PreTrainedModel):
         return [name for name in names if name in known]
 
 
-def _reset_unless_loaded(module: nn.Module, reset: Callable[[], None]) -> None:
+def reset_unless_loaded(module: nn.Module, reset: Callable[[], None]) -> None:
     """Draw the initial values of a module as a whole, then restore the parameters that were loaded."""
     loaded = [(p, p.clone()) for p in module.parameters() if getattr(p, "_is_hf_initialized", False)]
     if len(loaded) == len(list(module.parameters())):

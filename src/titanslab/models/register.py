@@ -28,22 +28,28 @@ def register_config() -> None:
     from transformers import AutoConfig
 
     from titanslab.models.config import TitansConfig
+    from titanslab.models.forecasting_config import TitansForecastingConfig
 
-    AutoConfig.register(TitansConfig.model_type, TitansConfig, exist_ok=True)
+    for config in (TitansConfig, TitansForecastingConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
     TitansConfig.first_use = register_models
 
 
 @cache
 def register_models() -> None:
     """Make `AutoModel` and `AutoModelForCausalLM` know the models."""
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForTimeSeriesPrediction
 
     from titanslab.models.config import TitansConfig
+    from titanslab.models.forecasting import TitansForForecasting
+    from titanslab.models.forecasting_config import TitansForecastingConfig
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
     from titanslab.models.plain_trainer import shift_labels_of
 
     AutoModel.register(TitansConfig, TitansModel, exist_ok=True)
     AutoModelForCausalLM.register(TitansConfig, TitansForCausalLM, exist_ok=True)
+    for auto in (AutoModel, AutoModelForTimeSeriesPrediction):
+        auto.register(TitansForecastingConfig, TitansForForecasting, exist_ok=True)
     shift_labels_of(TitansForCausalLM.__name__, TitansConfig.model_type)
 
 
