@@ -72,15 +72,15 @@ def split_rows(split: str, rows: int, where: str) -> dict[str, Rows]:
             )
     elif match := re.fullmatch(r"(\d+):(\d+):(\d+)", text):
         shares = [int(n) for n in match.groups()]
-        if not sum(shares):
+        if sum(shares) == 0:
             raise ValueError(f"split {split!r} has no share above 0; give shares such as {SHARES!r}")
         train, test = (int(rows * (share / sum(shares))) for share in (shares[0], shares[2]))
         validation = rows - train - test
     else:
         near = difflib.get_close_matches(split.lower(), known, n=1, cutoff=0.5)
         raise ValueError(
-            f"split must be shares such as {SHARES!r}, rows such as '8640/2880/2880', or one of {', '.join(NAMED)}; got "
-            f"{split!r}{f'; did you mean {known[near[0]]!r}?' if near else ''}"
+            f"split must be shares such as {SHARES!r}, rows such as '8640/2880/2880', or one of {', '.join(NAMED)}; "
+            f"got {split!r}{f'; did you mean {known[near[0]]!r}?' if near else ''}"
         )
     return {
         "train": (0, train),
