@@ -37,6 +37,7 @@ class TextEncoder:
         end: the ids after a whole text: the end token, or none.
         is_bytes: whether token b is byte b, so that the tokenizer need not run.
         is_dna: whether a nucleotide is a token, so that the tokenizer need not run; other letters raise a ValueError.
+        by_table: whether either holds.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -51,6 +52,7 @@ class TextEncoder:
         self.dtype = np.dtype(np.uint16 if size <= 2**16 else np.uint32)
         self.is_bytes = is_byte_tokenizer(tokenizer)
         self.is_dna = is_dna_tokenizer(tokenizer)
+        self.by_table = self.is_bytes or self.is_dna
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids [T] of each text, without special tokens."""
@@ -119,7 +121,7 @@ class TextEncoder:
 
     def chunk(self, text: str, first: bool) -> np.ndarray:
         """The ids [T] of one chunk of a longer text that is cut before spaces; `first` is that text's beginning."""
-        if first or self.is_bytes or self.is_dna:
+        if first or self.by_table:
             return self.encode([text])[0]
         # after the anchor, so that no tokenizer takes the chunk for the start of a text
         ids = self.encode([_ANCHOR + text])[0]

@@ -1,4 +1,4 @@
-"""Opening a tokenizer as a Hugging Face object: the bytes of UTF-8, nucleotides, any of Hugging Face or SentencePiece."""
+"""Opening a tokenizer as a Hugging Face object: bytes, nucleotides, any of Hugging Face or SentencePiece."""
 
 from __future__ import annotations
 

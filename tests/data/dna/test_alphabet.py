@@ -11,7 +11,7 @@ from titanslab.data.dna.alphabet import NotDNA, clean, ids_of, reverse_complemen
 
 def test_letters_are_folded_and_others_are_unknown():
     assert clean(b"acgu\r\nTRYkn-.x A", "x") == "ACGTTNNNNNNNA"
-    with pytest.raises(NotDNA, match=r"^here holds 'E' at place 4, which is no nucleotide"):
+    with pytest.raises(NotDNA, match=r"^here holds 'E' at place 3, which is no nucleotide"):
         clean(b"AC\nE", "here")
     with pytest.raises(NotDNA, match="holds 'é' at place 2"):
         clean("Aé".encode(), "here")

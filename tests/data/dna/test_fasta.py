@@ -34,7 +34,8 @@ def test_records_do_not_depend_on_the_size_of_a_block(block, monkeypatch):
         (b"ACGT\n", r"x is not FASTA: it begins with 'ACGT', not with a header"),
         (b">a\nACGT\n>b\n>c\nA\n", r"x, record 2 \('b'\) has no bases"),
         (b">a\nACGT\n>b", r"x, record 2 \('b'\) has no bases"),
-        (b">a\nMKLV\n", r"x, record 1 \('a'\) holds 'L' at place 3, which is no nucleotide"),
+        (b">a\nMK\nLV\n", r"x, record 1 \('a'\) holds 'L' at place 3, which is no nucleotide"),
+        (b">a\n" + b"ACGT\n" * (1 << 18) + b"!", rf"x, record 1 \('a'\) holds '!' at place {(1 << 20) + 1}, which"),
     ],
 )
 def test_faults_are_one_line(text, message):
@@ -65,3 +66,9 @@ def test_a_genome_is_a_corpus_for_language_models(tmp_path):
     assert tokens.documents == 4
     assert tokens.ids[:10].tolist() == [5, 0, 1, 2, 3, 0, 1, 2, 3, 6]
     assert tokens.text_bytes == 16
+
+
+def test_wrong_letters_of_a_text_are_named_whatever_the_number_of_processes(tmp_path):
+    (tmp_path / "a.txt").write_text("ACGT" * 100_000 + "!")
+    with pytest.raises(ValueError, match="holds '!' at place 1, which is no nucleotide"):
+        tokenize(open_corpus(str(tmp_path)), load_tokenizer("dna"), processes=2)

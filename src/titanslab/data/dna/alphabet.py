@@ -27,16 +27,18 @@ class NotDNA(ValueError):
     """A text holds a character that is no nucleotide."""
 
 
-def clean(data: bytes, where: str) -> str:
+def clean(data: bytes, where: str, before: int = 0) -> str:
     """The letters ACGTN of a sequence: case folded, U as T, other IUPAC letters and gaps as N, white space left out.
 
     Raises:
-        NotDNA: a character is no nucleotide; `where` begins the message.
+        NotDNA: a character is no nucleotide. The message begins with `where`, and its place counts letters from 1,
+            after those `before` this part of a sequence.
     """
     letters = data.translate(LETTER_OF, SPACE)
     if b"\0" in letters:
         place = next(i for i, byte in enumerate(data) if not LETTER_OF[byte] and byte not in SPACE)
         character = data[place : place + 4].decode("utf-8", "replace")[0]
+        place = before + len(data[:place].translate(None, SPACE))
         raise NotDNA(
             f"{where} holds {character!r} at place {place + 1}, which is no nucleotide; letters are A, C, G, T, U, N "
             f"and IUPAC's {AMBIGUOUS[:10]}, in either case, and - . * for gaps"

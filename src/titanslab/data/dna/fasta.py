@@ -67,7 +67,7 @@ def fasta_pieces(stream: IO[bytes], where: str) -> Iterator[FastaPiece]:
                 if part.strip(SPACE):
                     begins = part.strip(SPACE)[:20].decode("utf-8", "replace")
                     raise ValueError(f"{where} is not FASTA: it begins with {begins!r}, not with a header '>name'")
-            elif bases := clean(part, f"{where}, record {number} ({title[:40]!r})"):
+            elif bases := clean(part, f"{where}, record {number} ({title[:40]!r})", read):
                 yield FastaPiece(number, title, read, bases)
                 read += len(bases)
     if held:
