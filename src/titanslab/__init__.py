@@ -3,7 +3,7 @@
     from titanslab import TitansConfig, TitansForCausalLM, NeuralMemory
 
 Names load when first used, and `import titanslab` alone loads neither torch nor transformers. `titanslab.memory` needs
-torch alone; the models need transformers, whose `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` know them once
+torch alone; the models need transformers, whose Auto classes know them once
 `titanslab` is imported, before transformers or after it.
 """
 
@@ -24,10 +24,17 @@ if TYPE_CHECKING:
         neural_memory,
     )
     from titanslab.models.cache import TitansCache
+    from titanslab.models.classification import TitansForSequenceClassification
     from titanslab.models.config import TitansConfig
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
 
-_MODELS = {"TitansCache": "cache", "TitansConfig": "config", "TitansForCausalLM": "modeling", "TitansModel": "modeling"}
+_MODELS = {
+    "TitansCache": "cache",
+    "TitansConfig": "config",
+    "TitansForCausalLM": "modeling",
+    "TitansForSequenceClassification": "classification",
+    "TitansModel": "modeling",
+}
 
 __all__ = [
     "MemoryConfig",
@@ -39,6 +46,7 @@ __all__ = [
     "TitansCache",
     "TitansConfig",
     "TitansForCausalLM",
+    "TitansForSequenceClassification",
     "TitansModel",
     "__version__",
     "neural_memory",
