@@ -28,11 +28,11 @@ def kept(table, unseen):
     return table
 
 
-def interrupted(table, folder, monkeypatch, step):
-    """The run of a recipe that ends in the middle of a step."""
+def interrupted(table, folder, monkeypatch, step, micro=2):
+    """The run of a recipe that ends in a step, after `micro` micro-batches of it."""
     recipe = parse_recipe(table)
     with monkeypatch.context() as patch:
-        stop_at(patch, step)
+        stop_at(patch, step, micro)
         with pytest.raises(Stopped):
             train(recipe, folder)
 

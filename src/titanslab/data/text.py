@@ -184,7 +184,7 @@ def whole_text(path: Path, where: str) -> str:
 
 def file_bytes(path: Path, where: str, kind: str = "text") -> bytes:
     """The decompressed bytes of a file; errors as those of `file_texts`, except that of an encoding by 8 bits."""
-    with _opened(path, where, kind) as (_, stream):
+    with opened(path, where, kind) as (_, stream):
         return stream.read()
 
 

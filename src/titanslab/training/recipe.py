@@ -11,6 +11,8 @@ from msgspec import Meta
 
 from titanslab.models.config import nearest
 from titanslab.training.recipe_file import read_recipe_file
+from titanslab.training.sequence_sections import SEQUENCES, ClassifierRecipe, SequencesRecipe
+from titanslab.training.series_sections import SERIES, ForecasterRecipe, SeriesRecipe
 from titanslab.training.settings import (
     Count,
     CountOrZero,
@@ -28,7 +30,11 @@ LENGTHS = ("steps", "epochs")  # keys of [training] of which one sets the length
 LAST, BEST = "last", "best"  # allowed values of training.keep
 TEXT = "data"
 # The kinds of recipes, by the name of the section with the data: the types of [model] and of that section.
-KINDS: dict[str, tuple[type, type]] = {TEXT: (ModelRecipe, DataRecipe)}
+KINDS: dict[str, tuple[type, type]] = {
+    TEXT: (ModelRecipe, DataRecipe),
+    SERIES: (ForecasterRecipe, SeriesRecipe),
+    SEQUENCES: (ClassifierRecipe, SequencesRecipe),
+}
 SECTIONS = ("model", *KINDS, "training")
 
 

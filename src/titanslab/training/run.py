@@ -32,12 +32,12 @@ from titanslab.runs.versions import versions
 from titanslab.training.best import BestValidation, take_best
 from titanslab.training.callbacks import METRICS, MetricsWriter, ProgressLine, truncate_metrics
 from titanslab.training.interrupt import StopOnSignal
-from titanslab.training.model import build_model, set_manner
+from titanslab.training.kinds import open_recipe
 from titanslab.training.picture import draw_losses
-from titanslab.training.recipe import BEST, Recipe, load_recipe
+from titanslab.training.recipe import BEST, TEXT, Recipe, load_recipe
 from titanslab.training.resume import check_rows, checkpoint_to_resume
 from titanslab.training.settings import MOST
-from titanslab.training.sources import Reading, RunData, open_data
+from titanslab.training.sources import Reading, RunData
 from titanslab.training.trainer import make_trainer
 from titanslab.training.watchdog import NonFiniteError, check_weights
 
@@ -117,16 +117,15 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
     set_seed(recipe.training.seed)
     kept = load_tokenizer(str(output / TOKENIZER)) if resume and (output / TOKENIZER).exists() else None
     reading = Reading(processes, leads=world.is_local_main_process)
-    data = open_data(recipe, world.num_processes, reading=reading, tokenizer=kept)
-    recipe = with_steps(recipe, data, world.num_processes)
-    model = build_model(recipe, data.tokenizer)
-    set_manner(recipe.model, model, data.tokenizer)
+    data, make = open_recipe(recipe, world.num_processes, reading, kept, say)
+    model = make()
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters{_about_preset(recipe, model)}")
     metrics = MetricsWriter(output / METRICS, data.bytes_per_token)
     stop = StopOnSignal() if world.is_main_process else StopOnSignal(message="")
     settings = recipe.training
     best = BestValidation(output if settings.keep == BEST else None, data.score, settings.patience)
-    trainer = make_trainer(recipe, model, data, output, [stop, metrics, best])
+    stepwise = with_steps(recipe, data, world.num_processes)
+    trainer = make_trainer(stepwise, model, data, output, [stop, metrics, best])
     world.wait_for_everyone()
     if world.is_main_process:
         _open_folder(output, recipe, data.tokenizer, resume)
@@ -194,6 +193,8 @@ def with_steps(recipe: Recipe, data: RunData, processes: int) -> Recipe:
 
 def _about_preset(recipe: Recipe, model: Any) -> str:
     """Why a model has another number of parameters than its preset's name says, where that is so."""
+    if recipe.kind != TEXT:
+        return ""
     counted = PRESETS.get(recipe.model.preset, {}).get("vocab_size")
     has = model.config.vocab_size
     if counted is None or recipe.model.preset == "tiny" or counted == has:
@@ -219,6 +220,8 @@ def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
     if not (output / RECIPE).exists():
         raise ValueError(f"output folder {str(output)!r} holds no run to resume (no {RECIPE}); leave --resume out")
     before = load_recipe(output / RECIPE).sections()
+    if before.keys() != recipe.sections().keys():
+        raise ValueError(f"the run in {str(output)!r} is of another kind than this recipe; give another --output")
     for section, values in recipe.sections().items():
         for key in sorted(values.keys() | before[section].keys()):
             was, now = before[section].get(key), values.get(key)
@@ -233,7 +236,8 @@ def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
 
 def _open_folder(output: Path, recipe: Recipe, tokenizer: Any, resume: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    if bpe_size(recipe.data.tokenizer) is not None and not (output / TOKENIZER).exists():
+    made = recipe.kind == TEXT and bpe_size(recipe.data.tokenizer) is not None
+    if made and not (output / TOKENIZER).exists():
         write_whole(output / TOKENIZER, tokenizer.save_pretrained)
     if resume:
         checkpoints.remove_half_written(output / "checkpoints")
