@@ -140,6 +140,29 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM
 
+    return _load(AutoModelForCausalLM, name, **config_changes)
+
+
+def load_forecaster(name: str | Path) -> PreTrainedModel:
+    """Load a forecasting model from a folder as `load_model` loads a language model; the same errors.
+
+    ValueError for a folder with a model of another kind.
+    """
+    from transformers import AutoModelForTimeSeriesPrediction
+
+    from titanslab.models.forecaster import ARCHITECTURES
+
+    config = load_config(name)
+    if not isinstance(config, tuple(model.config_class for model in ARCHITECTURES.values())):
+        raise ValueError(
+            f"the model in {str(name)!r} has model_type {config.model_type!r}, which does not forecast; train one from "
+            "a recipe with a section [series]"
+        )
+    return _load(AutoModelForTimeSeriesPrediction, name)
+
+
+def _load(auto: Any, name: str | Path, **config_changes: Any) -> PreTrainedModel:
+    """The model in a folder by an Auto class of transformers; see `load_model`."""
     folder = find_model_folder(name)
     if folder != Path(name).expanduser():
         logger.warning("model %r is a run that has not finished; its newest checkpoint %s is loaded", str(name), folder)
@@ -148,7 +171,7 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     if (manner := folder / "generation_config.json").is_file():
         read_json(manner, _Generation, fix="correct it, or delete it for the settings of transformers", finite=False)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto.from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE
         )
     except Exception as error:
