@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from titanslab.data.series import SeriesFacts, read_series
-from titanslab.runs.loading import load_config, load_weights
+from titanslab.runs.loading import load_forecaster
 from titanslab.tasks.forecasting import fit_scalers, part_windows
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
-from titanslab.training.series import models
 
 from .test_best import interrupted, validations
 from .test_run import metrics, same_weights, weights
@@ -64,7 +63,7 @@ def series(waves):
 def error(folder, file, part="test"):
     facts = SeriesFacts.read(folder)
     found = read_series(file)
-    model = load_weights(folder, models()[type(load_config(folder))]).eval()
+    model = load_forecaster(folder)
     lengths = (model.config.context_length, model.config.prediction_length)
     windows = part_windows(found, part, facts.split, lengths, fit_scalers(found, facts.split, "file"), "file")
     assert np.allclose(facts.mean, fit_scalers(found, facts.split, "file")[0].mean)

@@ -143,6 +143,24 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     return load_weights(name, AutoModelForCausalLM, **config_changes)
 
 
+def load_forecaster(name: str | Path, **config_changes: Any) -> PreTrainedModel:
+    """Load a forecasting model from a folder as `load_model` loads a language model; the same errors.
+
+    ValueError for a folder with a model of another kind.
+    """
+    from transformers import AutoModelForTimeSeriesPrediction
+
+    from titanslab.models.forecaster import ARCHITECTURES
+
+    config = load_config(name)
+    if not isinstance(config, tuple(model.config_class for model in ARCHITECTURES.values())):
+        raise ValueError(
+            f"the model in {str(name)!r} has model_type {config.model_type!r}, which does not forecast; train one from "
+            "a recipe with a section [series]"
+        )
+    return load_weights(name, AutoModelForTimeSeriesPrediction, **config_changes)
+
+
 def load_weights(name: str | Path, kind: Any, *, new: tuple[str, ...] = (), **config_changes: Any) -> PreTrainedModel:
     """`load_model` for the models of an Auto class, or of a class of models, of transformers.
 

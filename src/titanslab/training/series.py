@@ -7,7 +7,7 @@ from typing import Any
 from transformers import default_data_collator
 
 from titanslab.data.order import ShuffledRows
-from titanslab.runs.loading import load_config, load_weights
+from titanslab.runs.loading import load_config, load_forecaster
 from titanslab.training.recipe import Recipe
 from titanslab.training.series_sections import FILLED, ForecasterRecipe, SeriesRecipe
 from titanslab.training.sources import RunData
@@ -75,10 +75,8 @@ def forecaster_config(section: ForecasterRecipe, channels: int) -> Any:
 
     if section.pretrained is None:
         return new_config(section.architecture, {FILLED: channels} | section.options)
-    config = load_config(section.pretrained, **section.options)
-    if type(config) not in models():
-        raise ValueError(f"model.pretrained = {section.pretrained!r} is no forecasting model")
-    if config.num_input_channels != channels:
+    config: Any = load_config(section.pretrained, **section.options)
+    if getattr(config, "num_input_channels", channels) != channels:
         raise ValueError(
             f"model.pretrained = {section.pretrained!r} forecasts {config.num_input_channels} columns, and the file "
             f"has {channels}"
@@ -88,14 +86,9 @@ def forecaster_config(section: ForecasterRecipe, channels: int) -> Any:
 
 def build_forecaster(section: ForecasterRecipe, config: Any) -> Any:
     """The model of a config; with `pretrained` its weights are those of that folder."""
-    kind = models()[type(config)]
-    if section.pretrained is None:
-        return kind(config)
-    return load_weights(section.pretrained, kind, **section.options).float().train()
-
-
-def models() -> dict[type, Any]:
-    """The forecasting model of each type of config."""
     from titanslab.models.forecaster import ARCHITECTURES
 
-    return {kind.config_class: kind for kind in ARCHITECTURES.values()}
+    if section.pretrained is None:
+        return ARCHITECTURES[section.architecture or "titans"](config)
+    return load_forecaster(section.pretrained, **section.options).float().train()
+
