@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from titanslab.tasks.dna import markov
 from titanslab.tasks.dna.markov import MarkovModel, markov_bits, word_numbers
 
 
@@ -35,7 +36,9 @@ def by_loop(train, test, order, alpha, adaptive):
 
 @pytest.mark.parametrize("order", [0, 1, 3])
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_bits_are_those_of_a_loop(order, adaptive):
+@pytest.mark.parametrize("dense", [10, -1])
+def test_bits_are_those_of_a_loop(order, adaptive, dense, monkeypatch):
+    monkeypatch.setattr(markov, "DENSE_ORDER", dense)
     rng = np.random.default_rng(order)
     train = [rng.choice(5, 300, p=[0.4, 0.2, 0.2, 0.15, 0.05]).astype(np.uint8) for _ in range(2)]
     test = rng.choice(5, 200, p=[0.4, 0.2, 0.2, 0.15, 0.05])
@@ -45,8 +48,9 @@ def test_bits_are_those_of_a_loop(order, adaptive):
 
 def test_both_strands_count_the_reverse_complement():
     model = MarkovModel(1, [np.array([0, 0, 1])], both_strands=True)  # AAC and GTT
-    assert model.words.tolist() == [0, 1, 11, 15]
-    assert model.counts.tolist() == [1, 1, 1, 1]
+    seen = model.seen(np.array([0, 0, 1, 0, 2, 3, 3]))
+    assert seen.words.tolist() == [1, 1, 0, 0, 1, 1]
+    assert seen.contexts.tolist() == [2, 2, 0, 2, 1, 1]
 
 
 def test_words_with_an_n_have_no_number():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 MOST_ORDER = 24  # bases of context whose number, with the next base, fits in 64 bits
-ALPHAS = tuple(2.0**i for i in range(-8, 3))
+DENSE_ORDER = 10  # up to which every word has a place in a table, 32 MB at most
+ALPHAS = tuple(2.0**i for i in range(-6, 9))
 KT = 0.5  # alpha of the estimator of Krichevsky and Trofimov
 
 
@@ -32,10 +34,14 @@ class MarkovModel:
             rows += [np.where(ids < 4, 3 - ids.astype(np.int64), ids)[::-1] for ids in rows]
         words = [w[w >= 0] for w in (word_numbers(ids, order + 1) for ids in rows)]
         every = np.concatenate(words) if words else np.empty(0, np.int64)
-        self.words, self.counts = np.unique(every, return_counts=True)
-        starts = np.flatnonzero(np.diff(self.words >> 2, prepend=-1))
-        self.contexts = self.words[starts] >> 2
-        self.totals = np.add.reduceat(self.counts, starts) if len(starts) else self.counts
+        if order <= DENSE_ORDER:
+            self._counts = _Table(np.bincount(every, minlength=4 ** (order + 1)))
+            self._totals = _Table(self._counts.values.reshape(-1, 4).sum(1))
+        else:
+            found, counts = np.unique(every, return_counts=True)
+            starts = np.flatnonzero(np.diff(found >> 2, prepend=-1))
+            totals = np.add.reduceat(counts, starts) if len(starts) else counts
+            self._counts, self._totals = _Table(counts, found), _Table(totals, found[starts] >> 2)
 
     def bits(self, ids: np.ndarray, alpha: float = KT, adaptive: bool = False) -> np.ndarray:
         """The bits of each base of a sequence, float64 `[T]`, NaN at N.
@@ -45,18 +51,53 @@ class MarkovModel:
             adaptive: a base is scored, then counted, as a model that goes on learning would: the counts of a base hold
                 those of the bases of this sequence before it.
         """
+        return self.seen(ids, adaptive).bits(alpha)
+
+    def seen(self, ids: np.ndarray, adaptive: bool = False) -> Seen:
+        """The counts on which the bits of a sequence depend, for any alpha; arguments as in `bits`."""
         ids = np.asarray(ids)
         words = word_numbers(ids, self.order + 1)
         known = np.flatnonzero(words >= 0)
         found = words[known]
-        seen = _lookup(self.words, self.counts, found).astype(np.float64)
-        total = _lookup(self.contexts, self.totals, found >> 2).astype(np.float64)
+        words_seen, contexts_seen = self._counts[found], self._totals[found >> 2]
         if adaptive:
-            seen += _earlier(found)
-            total += _earlier(found >> 2)
-        bits = np.where(ids < 4, 2.0, np.nan)
-        bits[known + self.order] = -np.log2((seen + alpha) / (total + 4 * alpha))
+            words_seen, contexts_seen = words_seen + _earlier(found), contexts_seen + _earlier(found >> 2)
+        return Seen(ids < 4, known + self.order, words_seen, contexts_seen)
+
+
+class Seen(NamedTuple):
+    """Counts for the bases of a sequence of length T.
+
+    Args:
+        scored: bool `[T]`, False at N. places: `[N]` of the bases with a whole context.
+        words, contexts: `[N]`, how often the context with the base, and the context, was seen.
+    """
+
+    scored: np.ndarray
+    places: np.ndarray
+    words: np.ndarray
+    contexts: np.ndarray
+
+    def bits(self, alpha: float) -> np.ndarray:
+        """The bits of each base, float64 `[T]`, NaN at N."""
+        bits = np.where(self.scored, 2.0, np.nan)
+        bits[self.places] = -np.log2((self.words + alpha) / (self.contexts + 4 * alpha))
         return bits
+
+
+class _Table:
+    """Values by key, 0 for a key without one: all keys from 0, or sorted ones."""
+
+    def __init__(self, values: np.ndarray, keys: np.ndarray | None = None) -> None:
+        self.values, self.keys = values, keys
+
+    def __getitem__(self, wanted: np.ndarray) -> np.ndarray:
+        if self.keys is None:
+            return self.values[wanted]
+        if not len(self.keys):
+            return np.zeros(len(wanted), np.int64)
+        places = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[places] == wanted, self.values[places], 0)
 
 
 def markov_bits(
@@ -89,7 +130,9 @@ def markov_bits(
     result = {}
     for order in orders:
         part = MarkovModel(order, before, both_strands)
-        alpha = min(ALPHAS, key=lambda a: _mean([part.bits(ids, a, adaptive) for ids in after]))
+        seen = [part.seen(ids, adaptive) for ids in after]
+        means = [_mean([counts.bits(alpha) for counts in seen]) for alpha in ALPHAS]
+        alpha = ALPHAS[int(np.argmin(means))]
         whole = MarkovModel(order, train, both_strands)
         result[order] = {"bits": _mean([whole.bits(ids, alpha, adaptive) for ids in test]), "alpha": alpha}
     return result
@@ -107,14 +150,6 @@ def word_numbers(ids: np.ndarray, size: int) -> np.ndarray:
     unknown = np.concatenate([[0], np.cumsum(ids > 3)])
     number[unknown[size:] > unknown[:count]] = -1
     return number
-
-
-def _lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The value of each wanted key among sorted ones, 0 for those that are not there."""
-    if not len(keys):
-        return np.zeros(len(wanted), np.int64)
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[places] == wanted, values[places], 0)
 
 
 def _earlier(keys: np.ndarray) -> np.ndarray:
