@@ -171,7 +171,7 @@ def test_a_cycle_is_found_by_its_phase(batch):
 def test_defaults_have_twelve_patches_and_a_short_chunk():
     config = TitansForecastingConfig()
     assert (config.num_patches, config.segment_len, config.window_size) == (12, 12, 12)
-    assert (config.memory.chunk_size, config.memory.num_heads, config.memory_head_dim) == (4, 8, 16)
+    assert (config.memory.chunk_size, config.memory.num_heads, config.memory_head_dim) == (4, 4, 16)
     assert TitansForecastingConfig(memory={"depth": 1}).memory.chunk_size == 4
     assert TitansForecastingConfig(chunk_size=2).memory.chunk_size == 2
 

@@ -181,6 +181,12 @@ def whole_text(path: Path, where: str) -> str:
         return text.read()
 
 
+def file_bytes(path: Path, where: str, kind: str = "text") -> bytes:
+    """The decompressed bytes of a file; errors as those of `file_texts`, except that of an encoding by 8 bits."""
+    with _opened(path, where, kind) as (_, stream):
+        return stream.read()
+
+
 @dataclass(frozen=True)
 class TextPiece:
     """A part of a text that ends before a space.

@@ -1,6 +1,7 @@
 """Gated DeltaNet of transformers in the memory's place: the baseline's token mixer."""
 
 import math
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -53,4 +54,10 @@ class GatedDeltaNetMixer(Mixer):
         size = 0 if self.persistent is None else self.persistent.shape[0]
         if self.persistent is not None:
             x = torch.cat((self.persistent.to(x.dtype).expand(x.shape[0], -1, -1), x), dim=1)
-        return self.layer(x)[:, size:], None
+        return self.layer(x, **self._chunk(x))[:, size:], None
+
+    def _chunk(self, x: Tensor) -> dict[str, int]:
+        """The chunk of transformers' PyTorch code, which pads short rows to 64 tokens by default; the same function."""
+        if x.device.type != "cpu" or "kwargs" not in signature(self.layer.forward).parameters:
+            return {}
+        return {"chunk_size": min(64, 1 << (x.shape[1] - 1).bit_length())}

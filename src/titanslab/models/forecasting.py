@@ -1,25 +1,20 @@
 """`TitansForForecasting`: patches of each column of a series through blocks with the memory, and a linear head."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import can_return_tuple
 
 from titanslab.layers import RMSNorm
 from titanslab.models.block import MIXERS
 from titanslab.models.call import Call, make_call
 from titanslab.models.channel_mixing import ChannelMixing, EinFFT
 from titanslab.models.deltanet import GatedDeltaNetMixer
-from titanslab.models.forecast_loss import ForecastingOutput, forecast_loss, forecasts
 from titanslab.models.forecasting_config import TitansForecastingConfig
 from titanslab.models.pretrained import TitansPreTrainedModel, reset_unless_loaded
-from titanslab.models.scaling import InstanceScaling, observed_values
+from titanslab.models.scaling import InstanceScaling
+from titanslab.models.series_model import Cycle, SeriesModel, States
 from titanslab.models.state import MixerState, Update
-
-States = tuple[MixerState | None, ...]
 
 
 class ForecastingBlock(GradientCheckpointingLayer):
@@ -41,24 +36,7 @@ class ForecastingBlock(GradientCheckpointingLayer):
         return self.channel_mixing(x), state if return_state else None
 
 
-class Cycle(nn.Module):
-    """A learned cycle of each column: rows at the same phase share a value (CycleNet, arXiv 2409.18479)."""
-
-    def __init__(self, length: int, channels: int) -> None:
-        super().__init__()
-        self.values = nn.Parameter(torch.zeros(length, channels))
-
-    def reset_parameters(self) -> None:
-        """Start at zero, as in CycleNet."""
-        nn.init.zeros_(self.values)
-
-    def forward(self, time_index: Tensor, rows: int) -> Tensor:
-        """Values `[B, rows, C]` of the rows that begin at `time_index [B]`."""
-        index = time_index[:, None] + torch.arange(rows, device=time_index.device)
-        return self.values[index % self.values.shape[0]]
-
-
-class TitansForForecasting(TitansPreTrainedModel):
+class TitansForForecasting(SeriesModel, TitansPreTrainedModel):
     """A Titans model for forecasting: `past_values [B, T, C]` to `prediction_outputs [B, H, C]`.
 
     Every column is a row of its own: it is normalised, cut into overlapping patches and embedded; blocks mix along the
@@ -70,23 +48,20 @@ class TitansForForecasting(TitansPreTrainedModel):
     config: TitansForecastingConfig
     config_class = TitansForecastingConfig
     base_model_prefix = ""
-    main_input_name = "past_values"
     _no_split_modules = ["ForecastingBlock"]  # noqa: RUF012
 
     def __init__(self, config: TitansForecastingConfig) -> None:
         super().__init__(config)
         config.check()
-        channels, size, horizon = config.num_input_channels, config.hidden_size, config.prediction_length
-        self.scaling = InstanceScaling(config.scaling or "none", channels, config.scaling_affine)
-        self.cycle = Cycle(config.cycle, channels) if config.cycle else None
+        size, horizon = config.hidden_size, config.prediction_length
+        self.make_series_parts()
         self.patch_embedding = nn.Linear(config.patch_length, size)
         self.position_embedding = nn.Parameter(torch.empty(config.num_patches, size))
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(ForecastingBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(size, config.rms_norm_eps)
         self.head_dropout = nn.Dropout(config.head_dropout)
-        outputs = max(1, len(config.quantiles))
-        self.head = nn.Linear(config.num_patches * size, horizon * outputs)
+        self.head = nn.Linear(config.num_patches * size, horizon * max(1, len(config.quantiles)))
         self.linear_skip = nn.Linear(config.context_length, horizon) if config.linear_skip else None
         self.gradient_checkpointing = False
         self.post_init()
@@ -115,46 +90,14 @@ class TitansForForecasting(TitansPreTrainedModel):
             elif isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
 
-    @can_return_tuple
-    def forward(
-        self,
-        past_values: Tensor,
-        past_observed_mask: Tensor | None = None,
-        future_values: Tensor | None = None,
-        future_observed_mask: Tensor | None = None,
-        past_time_index: Tensor | None = None,
-        state: States | None = None,
-        return_state: bool = False,
-        **kwargs: Any,
-    ) -> ForecastingOutput:
-        """Forecast the rows after `past_values`.
-
-        Args:
-            past_values: `[B, context_length, num_input_channels]`, on the scale on which the loss is taken.
-            past_observed_mask: `[B, context_length, C]`, 0 = missing. NaN is missing too.
-            future_values: `[B, prediction_length, C]`, the targets; with them a loss is returned.
-            future_observed_mask: `[B, prediction_length, C]`, 0 = no target. NaN is no target either.
-            past_time_index: int64 `[B]`, row number of the first row of the history in its series; for `cycle`.
-            state: the `state` of an earlier output: its memories go on from there. The window's own patches are
-                read as in any other call: nothing but the memories is carried over.
-            return_state: return the state after this history.
-        """
-        self._check(past_values, past_time_index)
-        observed = observed_values(past_values, past_observed_mask)
-        x, statistics = self.scaling(past_values.to(self.head.weight.dtype), observed)
-        if self.cycle is not None and past_time_index is not None:
-            x = torch.where(observed, x - self.cycle(past_time_index, x.shape[1]), 0.0)
+    def predict(self, x: Tensor, state: States | None, return_state: bool) -> tuple[Tensor, States | None]:
+        """The forecast `[B, C, H * max(1, Q)]` of a normalised history `[B, T, C]`, and the state after it."""
         hidden, new = self.encode(x, state, return_state)
-        forecast = self._head(hidden, x)
-        if self.cycle is not None and past_time_index is not None:
-            future = self.cycle(past_time_index + x.shape[1], self.config.prediction_length)
-            forecast = forecast + (future if forecast.dim() == 3 else future.unsqueeze(-1))
-        forecast = self.scaling.inverse(forecast, statistics)
-        loss = None
-        if future_values is not None:
-            loss = forecast_loss(self.config, forecast, future_values, future_observed_mask)
-        point, quantiles = forecasts(self.config, forecast)
-        return ForecastingOutput(loss, point, quantiles, new)
+        out = self.head(self.head_dropout(hidden.flatten(1))).unflatten(0, (x.shape[0], -1))
+        if self.linear_skip is not None:
+            skip = self.linear_skip(x.transpose(1, 2))
+            out = out + skip.repeat_interleave(out.shape[-1] // skip.shape[-1], dim=-1)
+        return out, new
 
     def encode(
         self, x: Tensor, state: States | None = None, return_state: bool = False
@@ -174,29 +117,6 @@ class TitansForForecasting(TitansPreTrainedModel):
             hidden, after = block(hidden, call, None if state is None else state[i], return_state)
             new.append(None if after is None else carried(after, config.sequence_module))
         return self.norm(hidden), tuple(new) if return_state else None
-
-    def _head(self, hidden: Tensor, x: Tensor) -> Tensor:
-        """The forecast on the scale of `x [B, T, C]`: `[B, H, C]`, or `[B, H, C, Q]` with quantiles."""
-        count = len(self.config.quantiles)
-        out = self.head(self.head_dropout(hidden.flatten(1)))
-        if count:
-            out = out.unflatten(-1, (-1, count))
-        out = out.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
-        if self.linear_skip is not None:
-            skip = self.linear_skip(x.transpose(1, 2)).transpose(1, 2)
-            out = out + (skip.unsqueeze(-1) if count else skip)
-        return out
-
-    def _check(self, past_values: Tensor, past_time_index: Tensor | None) -> None:
-        config = self.config
-        shape = (config.context_length, config.num_input_channels)
-        if past_values.dim() != 3 or tuple(past_values.shape[1:]) != shape:
-            raise ValueError(f"past_values must have shape [B, {shape[0]}, {shape[1]}], got {list(past_values.shape)}")
-        if config.cycle and past_time_index is None:
-            raise ValueError(
-                f"past_time_index is missing, and cycle={config.cycle} needs it: int64 [B], the row number of the "
-                "first row of each history"
-            )
 
     def _check_state(self, state: States, rows: int) -> None:
         if len(state) != len(self.layers):

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from titanslab.memory.config import MemoryConfig, OptionError, check_choice, check_flag, check_integer
 from titanslab.models.config import VARIANTS, TitansConfig
-from titanslab.models.series_config import check_dropout, check_series_fields
+from titanslab.models.series_config import check_dropout, check_series_fields, register_forecasters
 
 SEQUENCE_MODULES = (*VARIANTS, "gated_deltanet", "none")
 CHANNEL_MIXINGS = ("mlp", "fft", "variates")
@@ -49,9 +49,9 @@ class TitansForecastingConfig(TitansConfig):
 
     variant: str | None = None  # type: ignore[assignment]  # follows from sequence_module
     vocab_size: int = 1
-    hidden_size: int = 128
+    hidden_size: int = 64
     num_hidden_layers: int = 2
-    num_attention_heads: int = 8
+    num_attention_heads: int = 4
     segment_len: int | None = None  # type: ignore[assignment]
     window_size: int | None = None
     num_persistent_tokens: int = 0
@@ -86,6 +86,7 @@ class TitansForecastingConfig(TitansConfig):
         self.segment_len = self.segment_len or self.num_patches
         self.window_size = self.window_size or self.num_patches
         super().__post_init__(**kwargs)
+        register_forecasters()
 
     def _memory(self, memory: MemoryConfig | dict[str, Any] | None, options: dict[str, Any]) -> MemoryConfig:
         if isinstance(memory, dict | None):
@@ -103,6 +104,5 @@ class TitansForecastingConfig(TitansConfig):
         check_choice("channel_mixing", self.channel_mixing, CHANNEL_MIXINGS)
         check_dropout("dropout", self.dropout)
         check_flag("linear_skip", self.linear_skip)
-        check_integer("cycle", self.cycle, 0)
         if self.channel_mixing == "fft" and self.hidden_size % FFT_BLOCKS:
             raise OptionError("hidden_size", f"must be a multiple of {FFT_BLOCKS} for 'fft', got {self.hidden_size}")

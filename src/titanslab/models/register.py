@@ -24,33 +24,44 @@ def register() -> None:
 
 
 def register_config() -> None:
-    """Make `AutoConfig` know the config, and the first config register the models."""
+    """Make `AutoConfig` know the configs, and the first config register the models."""
     from transformers import AutoConfig
 
     from titanslab.models.config import TitansConfig
     from titanslab.models.forecasting_config import TitansForecastingConfig
+    from titanslab.models.series_config import BASELINES, SeriesConfig
 
-    for config in (TitansConfig, TitansForecastingConfig):
+    configs: tuple[Any, ...] = (TitansConfig, TitansForecastingConfig, *BASELINES)
+    for config in configs:
         AutoConfig.register(config.model_type, config, exist_ok=True)
     TitansConfig.first_use = register_models
+    SeriesConfig.first_use = register_forecasters
 
 
 @cache
 def register_models() -> None:
     """Make `AutoModel` and `AutoModelForCausalLM` know the models."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForTimeSeriesPrediction
+    from transformers import AutoModel, AutoModelForCausalLM
 
     from titanslab.models.config import TitansConfig
-    from titanslab.models.forecasting import TitansForForecasting
-    from titanslab.models.forecasting_config import TitansForecastingConfig
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
     from titanslab.models.plain_trainer import shift_labels_of
 
     AutoModel.register(TitansConfig, TitansModel, exist_ok=True)
     AutoModelForCausalLM.register(TitansConfig, TitansForCausalLM, exist_ok=True)
-    for auto in (AutoModel, AutoModelForTimeSeriesPrediction):
-        auto.register(TitansForecastingConfig, TitansForForecasting, exist_ok=True)
     shift_labels_of(TitansForCausalLM.__name__, TitansConfig.model_type)
+
+
+@cache
+def register_forecasters() -> None:
+    """Make `AutoModel` and `AutoModelForTimeSeriesPrediction` know the forecasting models."""
+    from transformers import AutoModel, AutoModelForTimeSeriesPrediction
+
+    from titanslab.models.forecaster import ARCHITECTURES
+
+    for model in ARCHITECTURES.values():
+        for auto in (AutoModel, AutoModelForTimeSeriesPrediction):
+            auto.register(model.config_class, model, exist_ok=True)
 
 
 class _Finder:

@@ -46,13 +46,11 @@ class InstanceScaling(nn.Module):
         return values, (mean, scale)
 
     def inverse(self, values: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-        """Scale `values [B, H, C]` or `[B, H, C, Q]` back."""
-        mean, scale = statistics
-        wide = values.dim() == 4
+        """Scale a forecast `[B, H, C, Q]` back."""
+        mean, scale = (t.unsqueeze(-1) for t in statistics)
         if self.weight is not None and self.bias is not None:
-            weight, bias = (t[:, None] if wide else t for t in (self.weight, self.bias))
-            values = (values - bias) / (weight + EPS * EPS)
-        return values * (scale[..., None] if wide else scale) + (mean[..., None] if wide else mean)
+            values = (values - self.bias.unsqueeze(-1)) / (self.weight.unsqueeze(-1) + EPS * EPS)
+        return values * scale + mean
 
 
 def observed_values(values: Tensor, mask: Tensor | None) -> Tensor:
