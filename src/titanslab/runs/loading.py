@@ -138,7 +138,17 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
         FileNotFoundError: the folder does not exist.
         ValueError: it is not a model, or its weights are cut off, missing or of other shapes; the message is one line.
     """
-    from transformers import AutoModelForCausalLM
+    return _load("AutoModelForCausalLM", name, config_changes)
+
+
+def load_forecaster(name: str | Path, **config_changes: Any) -> PreTrainedModel:
+    """Load a forecasting model from a folder; arguments and errors as those of `load_model`."""
+    return _load("AutoModelForTimeSeriesPrediction", name, config_changes)
+
+
+def _load(auto: str, name: str | Path, config_changes: dict[str, Any]) -> PreTrainedModel:
+    """The model in a folder, as the class that one of transformers' Auto classes gives for its config."""
+    import transformers
 
     folder = find_model_folder(name)
     if folder != Path(name).expanduser():
@@ -148,7 +158,7 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     if (manner := folder / "generation_config.json").is_file():
         read_json(manner, _Generation, fix="correct it, or delete it for the settings of transformers", finite=False)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = getattr(transformers, auto).from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE
         )
     except Exception as error:
