@@ -207,3 +207,25 @@ def test_weight_decay_acts_on_matrices_alone():
     names = make(channel_mixing="fft", cycle=4, scaling_affine=True, linear_skip=True).decay_parameter_names()
     assert {"head.weight", "linear_skip.weight", "layers.0.channel_mixing.parts.0.weights.0"} <= set(names)
     assert not [n for n in names if "bias" in n or "cycle" in n or "theta" in n or "memory_weights" in n]
+
+
+@pytest.mark.parametrize("module", WITH_MEMORY)
+def test_windows_before_the_history_are_read_by_the_memory(module, batch):
+    model = make(sequence_module=module, memory_windows=2, cycle=4)
+    plain = make(sequence_module=module, cycle=4)
+    plain.load_state_dict(model.state_dict())
+    past, index = torch.randn(2, 72, 3).cumsum(1), torch.tensor([3, 8])
+    state = None
+    for i in range(3):
+        expected = plain(past[:, 24 * i : 24 * (i + 1)], past_time_index=index + 24 * i, state=state, return_state=True)
+        state = expected.state
+    found = model(past, future_values=batch["future_values"], past_time_index=index)
+    torch.testing.assert_close(found.prediction_outputs, expected.prediction_outputs)
+    found.loss.backward()
+    with pytest.raises(ValueError, match=r"past_values must have shape \[B, 72, 3\]"):
+        model(past[:, 24:], past_time_index=index)
+
+
+def test_windows_before_the_history_need_a_memory():
+    with pytest.raises(ValueError, match="memory_windows must be 0 for sequence_module='attention', without a memory"):
+        TitansForecastingConfig(**SIZES, sequence_module="attention", memory_windows=1)

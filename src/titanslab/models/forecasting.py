@@ -99,6 +99,10 @@ class TitansForForecasting(SeriesModel, TitansPreTrainedModel):
             out = out + skip.repeat_interleave(out.shape[-1] // skip.shape[-1], dim=-1)
         return out, new
 
+    def read_window(self, x: Tensor, state: States | None) -> States | None:
+        """The state after a normalised window `[B, T, C]` that nothing is forecast from."""
+        return self.encode(x, state, True)[1]
+
     def encode(
         self, x: Tensor, state: States | None = None, return_state: bool = False
     ) -> tuple[Tensor, States | None]:

@@ -126,7 +126,7 @@ class PatchTSTForForecasting(SeriesPreTrainedModel):
             "scaling": None,
         }
         places = ("attention_dropout", "positional_dropout", "path_dropout", "ff_dropout")
-        self.patchtst = PatchTSTForPrediction(PatchTSTConfig(**sizes, **dict.fromkeys(places, config.dropout)))
+        self.patchtst = PatchTSTForPrediction(PatchTSTConfig(**sizes | dict.fromkeys(places, config.dropout)))
         self.post_init()
 
     def predict(self, x: Tensor, state: States | None, return_state: bool) -> tuple[Tensor, States | None]:

@@ -7,6 +7,7 @@ from titanslab.models.config import VARIANTS, TitansConfig
 from titanslab.models.series_config import check_dropout, check_series_fields, register_forecasters
 
 SEQUENCE_MODULES = (*VARIANTS, "gated_deltanet", "none")
+WITH_MEMORY = ("lmm", "mac", "mag", "mal")
 CHANNEL_MIXINGS = ("mlp", "fft", "variates")
 FFT_BLOCKS = 4  # of a token's features, as in SiMBA's code
 # Options of the memory that differ from `MemoryConfig`'s: rows have about a dozen tokens. OURS.
@@ -23,6 +24,8 @@ class TitansForecastingConfig(TitansConfig):
     Args:
         context_length: rows of the history that the model reads.
         prediction_length: rows that it forecasts.
+        memory_windows: windows of `context_length` rows before the history that the memory reads first, one after the
+            other, each normalised by itself; 0 = none. `past_values` then has `history_length` rows. OURS.
         num_input_channels: columns of the series; parameters do not depend on it, except those of `cycle`,
             `scaling_affine` and channel_mixing "variates".
         patch_length, patch_stride: rows of a patch, and rows from one patch to the next. The last row is repeated
@@ -57,6 +60,7 @@ class TitansForecastingConfig(TitansConfig):
     num_persistent_tokens: int = 0
     context_length: int = 96
     prediction_length: int = 96
+    memory_windows: int = 0
     num_input_channels: int = 1
     patch_length: int = 16
     patch_stride: int = 8
@@ -94,6 +98,11 @@ class TitansForecastingConfig(TitansConfig):
         return super()._memory(memory, options)
 
     @property
+    def history_length(self) -> int:
+        """Rows of `past_values`: those of the window that is forecast from and of the windows before it."""
+        return (1 + self.memory_windows) * self.context_length
+
+    @property
     def num_patches(self) -> int:
         """Tokens of a channel's history."""
         return (self.context_length - self.patch_length) // self.patch_stride + 2
@@ -104,5 +113,11 @@ class TitansForecastingConfig(TitansConfig):
         check_choice("channel_mixing", self.channel_mixing, CHANNEL_MIXINGS)
         check_dropout("dropout", self.dropout)
         check_flag("linear_skip", self.linear_skip)
+        check_integer("memory_windows", self.memory_windows, 0)
+        if self.memory_windows and self.sequence_module not in WITH_MEMORY:
+            raise OptionError(
+                "memory_windows",
+                f"must be 0 for sequence_module={self.sequence_module!r}, without a memory; got {self.memory_windows}",
+            )
         if self.channel_mixing == "fft" and self.hidden_size % FFT_BLOCKS:
             raise OptionError("hidden_size", f"must be a multiple of {FFT_BLOCKS} for 'fft', got {self.hidden_size}")

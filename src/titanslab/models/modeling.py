@@ -22,6 +22,7 @@ from titanslab.models.call import make_call, read_mask
 from titanslab.models.config import TitansConfig
 from titanslab.models.losses import block_loss, write_loss
 from titanslab.models.pretrained import TitansPreTrainedModel
+from titanslab.models.read import Reads
 
 
 @dataclass
@@ -44,7 +45,7 @@ class TitansCausalLMOutput(CausalLMOutputWithPast):
     memory_stats: tuple[dict[str, Tensor], ...] | None = None
 
 
-class TitansModel(TitansPreTrainedModel):
+class TitansModel(Reads, TitansPreTrainedModel):
     """Embedding, blocks and final norm: `input_ids [B, T]` to hidden states `[B, T, hidden_size]`."""
 
     def __init__(self, config: TitansConfig) -> None:
@@ -200,7 +201,7 @@ class TitansModel(TitansPreTrainedModel):
         return reset, end if last is None else torch.where(padding.lengths > 0, end, last)
 
 
-class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
+class TitansForCausalLM(Reads, TitansPreTrainedModel, GenerationMixin):
     """A Titans model with a language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012

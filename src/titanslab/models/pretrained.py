@@ -15,12 +15,11 @@ from titanslab.models.cache import NEW, OLD
 from titanslab.models.config import TitansConfig
 from titanslab.models.mixer import Mixer
 from titanslab.models.plain_trainer import spare_in_weight_decay
-from titanslab.models.read import Reads
 
 GATES = ("theta_proj", "theta_key_proj", "eta_proj", "alpha_proj")
 
 
-class TitansPreTrainedModel(Reads, PreTrainedModel):
+class TitansPreTrainedModel(PreTrainedModel):
     """Base of the models: the initial values of their weights, and the class attributes that Hugging Face reads."""
 
     config: TitansConfig

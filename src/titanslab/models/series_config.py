@@ -92,6 +92,11 @@ class SeriesConfig(PreTrainedConfig):
         """Every name that a keyword argument may have."""
         return tuple(field.name for field in fields(cls))
 
+    @property
+    def history_length(self) -> int:
+        """Rows of `past_values`."""
+        return self.context_length
+
     def check(self) -> None:
         """Raise a ValueError that names the first field with an impossible value."""
 

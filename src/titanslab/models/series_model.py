@@ -47,6 +47,10 @@ class SeriesModel:
         """The forecast `[B, C, H * max(1, Q)]` of a normalised history `[B, T, C]`, step by step with all quantiles."""
         raise NotImplementedError
 
+    def read_window(self, x: Tensor, state: States | None) -> States | None:
+        """The state after a normalised window `[B, T, C]` that nothing is forecast from."""
+        raise NotImplementedError
+
     @can_return_tuple
     def forward(
         self,
@@ -62,8 +66,9 @@ class SeriesModel:
         """Forecast the rows after `past_values`.
 
         Args:
-            past_values: `[B, context_length, num_input_channels]`, on the scale on which the loss is taken.
-            past_observed_mask: `[B, context_length, C]`, 0 = missing. NaN is missing too.
+            past_values: `[B, history_length, num_input_channels]`, on the scale on which the loss is taken. The history
+                has `context_length` rows, and as many for each of the config's `memory_windows`.
+            past_observed_mask: `[B, history_length, C]`, 0 = missing. NaN is missing too.
             future_values: `[B, prediction_length, C]`, the targets; with them a loss is returned.
             future_observed_mask: `[B, prediction_length, C]`, 0 = no target. NaN is no target either.
             past_time_index: int64 `[B]`, row number of the first row of the history in its series; for `cycle`.
@@ -72,7 +77,7 @@ class SeriesModel:
             return_state: return the state after this history.
         """
         config = self.config
-        shape = (config.context_length, config.num_input_channels)
+        shape = (config.history_length, config.num_input_channels)
         if past_values.dim() != 3 or tuple(past_values.shape[1:]) != shape:
             raise ValueError(f"past_values must have shape [B, {shape[0]}, {shape[1]}], got {list(past_values.shape)}")
         if config.cycle and past_time_index is None:
@@ -81,15 +86,18 @@ class SeriesModel:
                 "first row of each history"
             )
         observed = observed_values(past_values, past_observed_mask)
-        x, statistics = self.scaling(past_values.to(self.dtype), observed)  # type: ignore[attr-defined]
-        future: Tensor | None = None
-        if self.cycle is not None and past_time_index is not None:
-            x = torch.where(observed, x - self.cycle(past_time_index, x.shape[1]), 0.0)
-            future = self.cycle(past_time_index + x.shape[1], config.prediction_length)
+        values, size = past_values.to(self.dtype), config.context_length  # type: ignore[attr-defined]
+        parts = zip(values.split(size, 1), observed.split(size, 1), strict=True)
+        for i, (window, there) in enumerate(parts):
+            last = (i + 1) * size == values.shape[1]
+            index = None if past_time_index is None else past_time_index + i * size
+            x, statistics = self._normalised(window, there, index)
+            if not last:  # the memories read this window, and nothing is forecast from it
+                state = self.read_window(x, state)
         forecast, new = self.predict(x, state, return_state)
         forecast = forecast.unflatten(-1, (config.prediction_length, -1)).transpose(1, 2)  # [B, H, C, Q or 1]
-        if future is not None:
-            forecast = forecast + future.unsqueeze(-1)
+        if self.cycle is not None and index is not None:
+            forecast = forecast + self.cycle(index + size, config.prediction_length).unsqueeze(-1)
         forecast = self.scaling.inverse(forecast, statistics)
         if not config.quantiles:
             forecast = forecast.squeeze(-1)
@@ -98,3 +106,12 @@ class SeriesModel:
             loss = forecast_loss(config, forecast, future_values, future_observed_mask)
         point, quantiles = forecasts(config, forecast)
         return ForecastingOutput(loss, point, quantiles, new)
+
+    def _normalised(
+        self, values: Tensor, observed: Tensor, time_index: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """A window `[B, T, C]` without its scale and its cycle, and the scale's statistics."""
+        x, statistics = self.scaling(values, observed)
+        if self.cycle is not None and time_index is not None:
+            x = torch.where(observed, x - self.cycle(time_index, x.shape[1]), 0.0)
+        return x, statistics

@@ -138,18 +138,31 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
         FileNotFoundError: the folder does not exist.
         ValueError: it is not a model, or its weights are cut off, missing or of other shapes; the message is one line.
     """
-    return _load("AutoModelForCausalLM", name, config_changes)
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, name, **config_changes)
 
 
 def load_forecaster(name: str | Path, **config_changes: Any) -> PreTrainedModel:
-    """Load a forecasting model from a folder; arguments and errors as those of `load_model`."""
-    return _load("AutoModelForTimeSeriesPrediction", name, config_changes)
+    """Load a forecasting model from a folder as `load_model` loads a language model; the same errors.
+
+    ValueError for a folder with a model of another kind.
+    """
+    from transformers import AutoModelForTimeSeriesPrediction
+
+    from titanslab.models.forecaster import ARCHITECTURES
+
+    config = load_config(name, **config_changes)
+    if not isinstance(config, tuple(model.config_class for model in ARCHITECTURES.values())):
+        raise ValueError(
+            f"the model in {str(name)!r} has model_type {config.model_type!r}, which does not forecast; train one from "
+            "a recipe with a section [series]"
+        )
+    return _load(AutoModelForTimeSeriesPrediction, name, **config_changes)
 
 
-def _load(auto: str, name: str | Path, config_changes: dict[str, Any]) -> PreTrainedModel:
-    """The model in a folder, as the class that one of transformers' Auto classes gives for its config."""
-    import transformers
-
+def _load(auto: Any, name: str | Path, **config_changes: Any) -> PreTrainedModel:
+    """The model in a folder by an Auto class of transformers; see `load_model`."""
     folder = find_model_folder(name)
     if folder != Path(name).expanduser():
         logger.warning("model %r is a run that has not finished; its newest checkpoint %s is loaded", str(name), folder)
@@ -158,7 +171,7 @@ def _load(auto: str, name: str | Path, config_changes: dict[str, Any]) -> PreTra
     if (manner := folder / "generation_config.json").is_file():
         read_json(manner, _Generation, fix="correct it, or delete it for the settings of transformers", finite=False)
     try:
-        loaded: Any = getattr(transformers, auto).from_pretrained(
+        loaded: Any = auto.from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE
         )
     except Exception as error:

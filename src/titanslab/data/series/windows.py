@@ -69,9 +69,7 @@ class SeriesWindows(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         which, row = (int(n) for n in self.index[i])
-        middle = row + self.context_length
-        past = torch.from_numpy(self.values[which][row:middle])
-        future = torch.from_numpy(self.values[which][middle : middle + self.prediction_length])
+        past, future = torch.from_numpy(self.rows_of(i)).split((self.context_length, self.prediction_length))
         return {
             "past_values": past.nan_to_num(),
             "past_observed_mask": ~past.isnan(),
@@ -79,6 +77,11 @@ class SeriesWindows(Dataset):
             "future_observed_mask": ~future.isnan(),
             "past_time_index": torch.tensor(self.offsets[which] + row),
         }
+
+    def rows_of(self, i: int) -> np.ndarray:
+        """History and targets of window i, float32 `[L + H, C]`; NaN = missing."""
+        which, row = (int(n) for n in self.index[i])
+        return self.values[which][row : row + self.context_length + self.prediction_length]
 
     def place(self, i: int) -> tuple[int, int]:
         """The series of window i, and the row number in that series of its first target."""
