@@ -152,7 +152,7 @@ def load_forecaster(name: str | Path, **config_changes: Any) -> PreTrainedModel:
 
     from titanslab.models.forecaster import ARCHITECTURES
 
-    config = load_config(name)
+    config = load_config(name, **config_changes)
     if not isinstance(config, tuple(model.config_class for model in ARCHITECTURES.values())):
         raise ValueError(
             f"the model in {str(name)!r} has model_type {config.model_type!r}, which does not forecast; train one from "
