@@ -111,6 +111,14 @@ class Job:
         fixed = any(key.startswith(f"{RATE}=") and p in ("", self.set, self.row, FIRST) for p, key in given)
         return bool(self.measured("sweep").rates) and not fixed
 
+    @property
+    def score(self) -> Any:
+        """[score] of this row; the series that trained a forecasting model hold its test rows too."""
+        found, recipe = self.measured("score"), self.recipes()[0]
+        if found.verb and found.data is None and recipe.kind == "series":
+            found = dataclasses.replace(found, data=recipe.data.file)
+        return found
+
     def lengths(self, section: str) -> list[int]:
         """The lengths of [perplexity] or [speed] in tokens; a row without `far` is timed at `NEAR` rows at most."""
         asked = self.measured(section).lengths
@@ -147,7 +155,7 @@ class Job:
         measured = text_loss.wanted_settings(self.measured("perplexity"), self.lengths("perplexity"))
         if measured["lengths"] and text_loss.read(self.folder).get("settings") != measured:
             return False
-        score = self.measured("score")
+        score = self.score
         if score.verb and scored.read(self.folder).get("settings") != scored.wanted_settings(score):
             return False
         asked = language.tasks and language.data
@@ -187,7 +195,7 @@ def run(job: Job) -> None:
     for part in job.rounds():
         print(f"{job.name}: {part.folder} at {part.lengths}", file=sys.stderr, flush=True)
         asking.answer(job.ask, part, last, job.folder, Path(job.work) / "samples", job.device)
-    score = job.measured("score")
+    score = job.score
     if score.verb:
         from titanslab.experiments.scored import measure_once as score_once
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ FOLDER, RESULT = "score", "score.json"
 def measure_once(run: Path, settings: Score, folder: Path, device: str) -> None:
     """Run the verb on the model of a run, and write its summary to score.json in `folder`.
 
-    A file with the same settings is kept. Raises ValueError with the last line of the command where it fails, and for a
+    A file with the same settings is kept. The predictions that the verb writes are deleted, since those of a study take
+    many GB; the same verb writes them again. Raises ValueError with the last line of the command where it fails, and for a
     summary without one of `settings.values`.
     """
     wanted = wanted_settings(settings)
@@ -38,6 +40,7 @@ def measure_once(run: Path, settings: Score, folder: Path, device: str) -> None:
         if not isinstance(summary.get(name), int | float):
             raise ValueError(f"titans evaluate {settings.verb} writes no number {name!r} to its summary")
     write_record(folder / RESULT, {"settings": wanted, "results": summary})
+    shutil.rmtree(output)
 
 
 def wanted_settings(settings: Score) -> dict[str, Any]:

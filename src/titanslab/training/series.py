@@ -91,4 +91,3 @@ def build_forecaster(section: ForecasterRecipe, config: Any) -> Any:
     if section.pretrained is None:
         return ARCHITECTURES[section.architecture or "titans"](config)
     return load_forecaster(section.pretrained, **section.options).float().train()
-
