@@ -93,7 +93,7 @@ def forecast(
         time_column=time_column or (facts.time_column if facts is not None else None),
         series_column=series_column or (facts.series_column if facts is not None else None),
     )
-    plot_forecasts(found, picture, f"{file.name}: forecast of {rows:,} rows", max(source.context_length, rows))
+    plot_forecasts(found, picture, f"{file.name}: forecast of {rows:,} rows", max(source.history_length, rows))
     typer.echo(f"{table}\n{picture}")
 
 

@@ -24,6 +24,7 @@ class ModelSizes(Struct):
 
     context_length: Annotated[int, Meta(ge=1)] | None = None
     prediction_length: Annotated[int, Meta(ge=1)] | None = None
+    memory_windows: Annotated[int, Meta(ge=0)] = 0
     num_input_channels: Annotated[int, Meta(ge=1)] | None = None
     quantiles: list[float] = []
     cycle: int = 0
@@ -42,9 +43,15 @@ class ModelSizes(Struct):
 
 @dataclass(frozen=True)
 class Source:
-    """A model's folder: the sizes in its config, and the facts about its training data where it has them."""
+    """A model's folder: the sizes in its config, and the facts about its training data where it has them.
+
+    Args:
+        history_length: rows that the model reads; the last `context_length` of them are forecast from.
+        columns, of_columns: the number of columns, and the option that fixes it, "" for none.
+    """
 
     folder: Path
+    history_length: int
     context_length: int
     prediction_length: int
     columns: int
@@ -81,6 +88,7 @@ def open_source(model: str | Path) -> Source:
     place = next((place for place in (folder, Path(model)) if (place / FACTS).is_file()), None)
     return Source(
         folder,
+        (1 + sizes.memory_windows) * sizes.context_length,
         sizes.context_length,
         sizes.prediction_length,
         sizes.num_input_channels,
@@ -111,7 +119,7 @@ def read_history(path: str | Path, source: Source, form: SeriesForm | None = Non
     if own and not notes:
         names = "every series" if several(series) else f"columns {_names(own)}"
         notes.append(f"{names}: the model has no scale of the training for them, and the file's own rows give it")
-    notes += _check_rows(str(path), series, source.context_length)
+    notes += _check_rows(str(path), series, source)
     facts, step = source.facts, series[0].step
     if facts is not None and None not in (facts.step, step) and facts.step != step:
         notes.append(f"the model was trained on rows at steps of {facts.step}, and {path} has steps of {step}")
@@ -178,17 +186,18 @@ def _check_columns(path: str, series: list[Series], source: Source) -> list[str]
     ]
 
 
-def _check_rows(path: str, series: list[Series], context: int) -> list[str]:
+def _check_rows(path: str, series: list[Series], source: Source) -> list[str]:
     """Notes about short series and missing values; ValueError for a history that holds too little."""
-    short = [one for one in series if one.rows < context]
+    length = source.history_length
+    short = [one for one in series if one.rows < length]
     if short and not several(series):
         raise ValueError(
-            f"{path} has {short[0].rows:,} rows, and the model reads {context:,}; give more rows, or a model with a "
+            f"{path} has {short[0].rows:,} rows, and the model reads {length:,}; give more rows, or a model with a "
             "shorter context_length"
         )
     missing = 0
     for one in series:
-        last = one.cut(max(0, one.rows - context), one.rows)
+        last = one.cut(max(0, one.rows - source.context_length), one.rows)
         empty = np.flatnonzero(np.isnan(last.values).all(0))
         if len(empty):
             where = f"{path}, series {one.name!r}" if several(series) else path
@@ -196,12 +205,12 @@ def _check_rows(path: str, series: list[Series], context: int) -> list[str]:
                 f"{where}: column {one.columns[empty[0]]!r} has no value in its last {last.rows:,} rows, which the "
                 "model reads; choose other columns with --column"
             )
-        missing += last.missing
+        missing += one.cut(max(0, one.rows - length), one.rows).missing
     notes = []
     if short:
         first, more = short[0], f" and {len(short) - 1:,} more" if len(short) > 1 else ""
         notes.append(
-            f"series {first.name!r} ({first.rows:,} rows){more} {'are' if more else 'is'} shorter than the {context:,} "
+            f"series {first.name!r} ({first.rows:,} rows){more} {'are' if more else 'is'} shorter than the {length:,} "
             "rows that the model reads; rows before the first count as missing"
         )
     if missing:
