@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from pages import blocks
 from titanslab import TitansForecastingConfig, TitansForForecasting
 from titanslab.data.series import SeriesFacts
+
+PAGE = Path(__file__).parents[2] / "docs" / "forecasting_libraries.md"
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,15 @@ def test_a_fault_of_the_file_is_found_before_a_model_is_loaded(forecaster, here)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["2", "False"]
     assert "column 'a' holds text in line 2 ('warm')" in done.stderr
+
+
+def test_the_page_gives_the_same_forecast_by_the_command_and_in_python(titans, forecaster, here):
+    (here / "runs").mkdir()
+    (here / "runs" / "etth1").symlink_to(forecaster)
+    command, program = [b.code for b in blocks(PAGE) if b.language == "sh" or "forecast_series" in b.code]
+    assert titans(*command.split()[1:])[0] == 0
+    scope = {}
+    exec(compile(program, PAGE.name, "exec"), scope)
+    table = pd.read_csv(here / "my-forecast.csv")
+    assert scope["forecast"].values.shape == (96, 1)
+    assert np.allclose(table.a, scope["forecast"].values[:, 0], rtol=1e-6)
