@@ -54,11 +54,13 @@ def test_a_wide_file_with_dates(read):
         (WIDE.replace(",", ";"), "x.csv", {}),
         (WIDE.replace(",", "\t"), "x.tsv", {}),
         (WIDE.replace(",", ";").replace("5;6", "5,0;6"), "x.csv", {"decimal": ","}),
+        (WIDE.replace(",", ";").replace("5;6", "5,0;6"), "x.csv", {}),
+        (WIDE.replace(",", ";").replace("\n", ";\n"), "x.csv", {}),
         (gzip.compress(WIDE.encode()), "x.csv.gz", {}),
         (b"\xef\xbb\xbf" + WIDE.encode(), "x.csv", {}),
         (WIDE.replace("date", "when"), "x.csv", {}),
         (WIDE.replace("\n", "\r\n"), "x.csv", {}),
-        (WIDE.replace("date,", "clock,").replace("00,1", "00,1"), "x.csv", {"time_column": "clock"}),
+        (WIDE.replace("date,", "clock,"), "x.csv", {"time_column": "clock"}),
         ("".join(WIDE.splitlines(keepends=True)[i] for i in (0, 3, 1, 4, 2)), "x.csv", {}),
     ],
 )
@@ -141,6 +143,9 @@ def test_whole_numbers_as_times(read):
     (one,) = read("ds,y\n2001,1\n2002,2\n2003,3\n")
     assert one.step == 1
     assert list(one.times_after(2)) == [2004, 2005]
+    with pytest.raises(ValueError, match=r"holds numbers that are not whole; give time_column='' to count rows"):
+        read("time,y\n0.1,1\n0.2,2\n0.3,3\n")
+    assert read("time,y\n0.1,1\n0.2,2\n0.3,3\n", time_column="", columns=["y"])[0].step is None
 
 
 def test_dates_with_the_day_first_and_with_zones(read):
@@ -183,8 +188,8 @@ def test_a_date_that_occurs_twice(read, error):
         (WIDE.replace("5,6", "5,n/v"), "column 'b' holds text in line 4 ('n/v'); correct it, empty the field"),
         (WIDE.replace("5,6", "5,inf"), "column 'b' is infinite in line 4"),
         (
-            WIDE.replace(",", ";").replace("5;", "5,5;"),
-            "column 'a' holds text in line 4 ('5,5'); its decimal sign may be",
+            WIDE.replace("1,2", "1.5,2").replace("5,6", '"5,5",6'),
+            "column 'a' holds text in line 4 ('5,5'); its decimal",
         ),
         (WIDE.replace("2026-01-01 02:00", "noon"), "column 'date' holds no date in line 4"),
         (WIDE.replace("2026-01-01 02:00", ""), "column 'date' is empty in line 4; give every row its time"),
@@ -213,6 +218,7 @@ def test_errors_of_damaged_files(error, tmp_path):
         ({"time_column": "c"}, "has no column 'c', which time_column names"),
         ({"form": "long"}, "has no column 'unique_id', which series_column names"),
         ({"steps": "none"}, "steps must be one of check, fill, rows, got 'none'"),
+        ({"decimal": ";"}, "decimal must be one of ., ,, got ';'"),
     ],
 )
 def test_errors_of_options(form, message, error):

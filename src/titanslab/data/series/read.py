@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ class SeriesForm:
         columns: names of the columns of values; None = all others (wide), or y (long).
         steps: where times are not equally far apart: "check" raises, "fill" adds the missing rows as missing values,
             "rows" takes the rows as they are, in the file's order, and times that occur twice too.
-        decimal: "." or ",".
+        decimal: "." or ","; None = found: "," in a file with semicolons whose numbers have commas and no points.
     """
 
     form: str = "auto"
@@ -41,11 +42,11 @@ class SeriesForm:
     series_column: str | None = None
     columns: Sequence[str] | None = None
     steps: str = "check"
-    decimal: str = "."
+    decimal: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("form", FORMS), ("steps", STEPS), ("decimal", (".", ","))):
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in (*allowed, None if name == "decimal" else allowed[0]):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
 
@@ -103,7 +104,7 @@ def _parquet(file: Path, where: str) -> Any:
     return table
 
 
-def _csv(content: bytes, where: str, decimal: str) -> Any:
+def _csv(content: bytes, where: str, decimal: str | None) -> Any:
     """The columns of a CSV text; the separator is the one of `SEPARATORS` that most lines share."""
     try:
         text = content.decode("utf-8-sig")
@@ -118,14 +119,19 @@ def _csv(content: bytes, where: str, decimal: str) -> Any:
         separator = max(SEPARATORS, key=head[0].count)
     if head[0].count(separator) == 0:  # a single column, in which the sniffer may find anything
         separator = max(SEPARATORS, key=head[0].count)
+    if decimal is None:
+        commas, points = (any(re.search(rf"(?:^|;)-?\d+[{sign}]\d", row) for row in head) for sign in ",.")
+        decimal = "," if separator == ";" and commas and not points else "."
     names = next(csv.reader([head[0]], delimiter=separator))
     options: dict[str, Any] = {"sep": separator, "decimal": decimal, "low_memory": False, "skip_blank_lines": True}
     if all(_is_number(name, decimal) for name in names):  # no line of names
         options |= {"header": None, "names": [str(i + 1) for i in range(len(names))]}
     try:
-        return pd.read_csv(io.StringIO(text), **options)
+        table = pd.read_csv(io.StringIO(text), **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise ValueError(f"{where} cannot be read as CSV: {' '.join(str(error).split())[:200]}") from error
+    # a separator at the end of every line makes a column without a name and without values
+    return table.drop(columns=[n for n in table.columns if n.startswith("Unnamed: ") and table[n].isna().all()])
 
 
 def _is_number(text: str, decimal: str) -> bool:

@@ -20,7 +20,9 @@ def parse_times(column: Any, where: str) -> np.ndarray:
     """
     if bool(column.isna().any()):
         raise ValueError(f"{where} is empty in {line(int(np.flatnonzero(column.isna())[0]))}; give every row its time")
-    if pd.api.types.is_integer_dtype(column):
+    if pd.api.types.is_numeric_dtype(column):
+        if not bool((column % 1 == 0).all()):
+            raise ValueError(f"{where} holds numbers that are not whole; give time_column='' to count rows instead")
         return column.to_numpy(np.int64)
     if not pd.api.types.is_datetime64_any_dtype(column):
         column = _dates(column)
