@@ -56,6 +56,8 @@ def test_a_wide_file_with_dates(read):
         (WIDE.replace(",", ";").replace("5;6", "5,0;6"), "x.csv", {"decimal": ","}),
         (WIDE.replace(",", ";").replace("5;6", "5,0;6"), "x.csv", {}),
         (WIDE.replace(",", ";").replace("\n", ";\n"), "x.csv", {}),
+        (WIDE.replace("date,", "Date,Time,").replace("01 0", "01,0"), "x.csv", {}),
+        (WIDE.replace(",", ";").replace("5;6", "5,0;6").replace("2026-01-01", "1.1.2026"), "x.csv", {}),
         (gzip.compress(WIDE.encode()), "x.csv.gz", {}),
         (b"\xef\xbb\xbf" + WIDE.encode(), "x.csv", {}),
         (WIDE.replace("date", "when"), "x.csv", {}),
@@ -140,7 +142,7 @@ def test_steps_of_the_calendar(start, freq, step, read):
 
 
 def test_whole_numbers_as_times(read):
-    (one,) = read("ds,y\n2001,1\n2002,2\n2003,3\n")
+    (one,) = read("Year,y\n2001,1\n2002,2\n2003,3\n")
     assert one.step == 1
     assert list(one.times_after(2)) == [2004, 2005]
     with pytest.raises(ValueError, match=r"holds numbers that are not whole; give time_column='' to count rows"):
@@ -151,6 +153,13 @@ def test_whole_numbers_as_times(read):
 def test_dates_with_the_day_first_and_with_zones(read):
     (one,) = read("date,y\n12/01/2026,1\n13/01/2026,2\n14/01/2026,3\n")
     assert str(one.times[0])[:10] == "2026-01-12"
+    days = "".join(f"{day:02}/02/2026,1\n" for day in range(1, 13))  # all of them are dates with the month first too
+    (one,) = read("date,y\n" + days)
+    assert (one.step, str(one.times[0])[:10]) == ("D", "2026-02-01")
+    (one,) = read("date,y\n" + "".join(f"{month:02}/01/2026,1\n" for month in range(1, 13)))
+    assert (one.step, str(one.times[1])[:10]) == ("MS", "2026-02-01")
+    (one,) = read("date,y\n03.01.2026,1\n04.02.2026,2\n09.09.2026,3\n", steps="rows")
+    assert str(one.times[0])[:10] == "2026-01-03"
     zoned = "date,y\n2026-03-29T00:00+01:00,1\n2026-03-29T01:00+01:00,2\n2026-03-29T03:00+02:00,3\n"
     assert read(zoned)[0].step == "h"  # the clock's change is no gap
 
@@ -164,7 +173,7 @@ def test_unequal_steps(read, error):
     assert "steps='fill'" not in message
     holes = GAP.replace("01-07", "01-09")
     message = error(holes)
-    assert "1 days 00:00:00 for most rows, 3 days 00:00:00 after 2026-01-02 and others in 1 more place" in message
+    assert "1 day for most rows, 3 days after 2026-01-02 and others in 1 more place;" in message
     assert "steps='fill' adds the missing rows" in message
     (one,) = read(holes, steps="fill")
     np.testing.assert_array_equal(one.values[:, 0], [1, 2, np.nan, np.nan, 5, 6, np.nan, np.nan, 7])
