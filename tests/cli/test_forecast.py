@@ -77,7 +77,7 @@ def test_a_gap_is_filled_where_asked_for(titans, forecaster, here):
     (here / "gap.csv").write_text("\n".join(lines[:30] + lines[31:]) + "\n")
     code, _, err = titans("forecast", "gap.csv", "--model", forecaster, "--steps", "fill")
     assert code == 0
-    assert "1 values of the rows that the model reads are missing" in err
+    assert "missing in the rows that the model reads: 1 value;" in err
     assert not pd.read_csv(here / "gap-forecast.csv").isna().any().any()
 
 

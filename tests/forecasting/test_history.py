@@ -58,7 +58,7 @@ def test_missing_values_and_a_cycle_are_noted(save_model, write_csv):
     values = np.where((T == 30) | (T == 2), np.nan, T)
     file = write_csv(a=values)
     history = read_history(file, open_source(save_model(cycle=6)))
-    assert "1 values of the rows that the model reads are missing" in notes(history)
+    assert "missing in the rows that the model reads: 1 value;" in notes(history)
     assert "a learned cycle of 6 rows" in notes(history)
 
 

@@ -51,7 +51,9 @@ def forecast(
             help="Unequal steps: check raises an error, fill adds the missing rows, rows takes them as they are."
         ),
     ] = "check",
-    decimal: Annotated[str, typer.Option(help="The decimal sign of a CSV file: . or ,")] = ".",
+    decimal: Annotated[
+        str | None, typer.Option(help="The decimal sign of a CSV file, a point or a comma; default: found.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Forecast the rows after the end of each series in a file, with a trained forecasting model.

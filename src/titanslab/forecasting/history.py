@@ -13,6 +13,7 @@ from titanslab.data.series.facts import FACTS, SeriesFacts
 from titanslab.data.series.read import SeriesForm, read_series
 from titanslab.data.series.scaler import Scaler
 from titanslab.data.series.series import Series
+from titanslab.data.series.times import counted
 from titanslab.documents import read_json
 from titanslab.runs.loading import find_model_folder
 
@@ -214,7 +215,7 @@ def _check_rows(path: str, series: list[Series], source: Source) -> list[str]:
             "rows that the model reads; rows before the first count as missing"
         )
     if missing:
-        notes.append(f"{missing:,} values of the rows that the model reads are missing; it reads the others")
+        notes.append(f"missing in the rows that the model reads: {counted(missing, 'value')}; it reads the others")
     return notes
 
 

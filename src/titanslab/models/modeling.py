@@ -45,7 +45,7 @@ class TitansCausalLMOutput(CausalLMOutputWithPast):
     memory_stats: tuple[dict[str, Tensor], ...] | None = None
 
 
-class TitansModel(Reads, TitansPreTrainedModel):
+class TitansModel(TitansPreTrainedModel, Reads):
     """Embedding, blocks and final norm: `input_ids [B, T]` to hidden states `[B, T, hidden_size]`."""
 
     def __init__(self, config: TitansConfig) -> None:
@@ -201,7 +201,7 @@ class TitansModel(Reads, TitansPreTrainedModel):
         return reset, end if last is None else torch.where(padding.lengths > 0, end, last)
 
 
-class TitansForCausalLM(Reads, TitansPreTrainedModel, GenerationMixin):
+class TitansForCausalLM(TitansPreTrainedModel, Reads, GenerationMixin):
     """A Titans model with a language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
