@@ -43,13 +43,13 @@ def test_it_writes_a_table_and_a_picture(titans, forecaster, here):
     assert (len(table), table.date[0], table.date[7]) == (8, "2026-01-02 16:00:00", "2026-01-02 23:00:00")
     assert (here / "my-forecast.png").stat().st_size > 5_000
     code, _, err = titans(
-        "forecast", "my.csv", "--model", forecaster, "--horizon", 20, "--output", "o.csv", "--column", "a"
+        "forecast", "my.csv", "--model", forecaster, "--horizon", 20, "--output", "new/o.csv", "--column", "a"
     )
     assert code == 0
     assert err == (
         "titans: the model forecasts 8 rows at once; 20 rows are made of 3 forecasts, each from those before it\n"
     )
-    longer = pd.read_csv(here / "o.csv")
+    longer = pd.read_csv(here / "new" / "o.csv")
     assert len(longer) == 20
     pd.testing.assert_frame_equal(longer[:8], table)
     assert (longer["a-q0.9"] >= longer["a-q0.1"]).all()
@@ -64,6 +64,8 @@ def test_errors_are_one_line_that_names_the_option(fails, forecaster, here):
     assert "--steps fill adds the missing rows" in fails("forecast", "gap.csv", "--model", forecaster)
     assert "--output 'o.txt' must end in .csv" in fails("forecast", "my.csv", "--model", forecaster, "-o", "o.txt")
     assert "steps must be one of" in fails("forecast", "my.csv", "--model", forecaster, "--steps", "some")
+    (here / "text.csv").write_text("date,x\n2026-01-01,warm\n")
+    assert "name the columns to forecast with --column" in fails("forecast", "text.csv", "--model", forecaster)
     assert "no column 'c'" in fails("forecast", "my.csv", "--model", forecaster, "--column", "c")
     assert "'none.csv' does not exist" in fails("forecast", "none.csv", "--model", forecaster)
     assert "'none' does not exist" in fails("forecast", "my.csv", "--model", "none")

@@ -82,6 +82,7 @@ def forecast(
         )
     for note in notes:
         print(f"titans: {note}", file=sys.stderr, flush=True)
+    table.parent.mkdir(parents=True, exist_ok=True)
     network = open_forecaster(source, len(history.series[0].columns), device)
     from titanslab.forecasting.files import write_forecasts
     from titanslab.forecasting.forecast import forecast_series
@@ -106,6 +107,7 @@ def naming_options() -> Iterator[None]:
         yield
     except ValueError as error:
         text = re.sub(r"\b(steps|decimal)='(\w+|,)'", r"--\1 \2", str(error))
+        text = text.replace("choose other columns", "name the columns to forecast with --column")
         raise ValueError(text) from error
 
 

@@ -181,9 +181,10 @@ def _check_columns(path: str, series: list[Series], source: Source) -> list[str]
         return []
     if source.of_columns:
         return [f"columns {_names(names)} stand for {_names(trained)} of the training, in this order"]
+    new = [name for name in names if name not in trained]
     return [
-        f"the model was trained on other columns ({_names(trained)}); each of {_names(names)} is forecast by itself, "
-        "and a column that is new to the model is standardised by its own rows"
+        f"the model was trained on {_names(trained)}, and not on {_names(new)}: new columns are forecast one by one, "
+        "on the scale of their own rows"
     ]
 
 
@@ -193,8 +194,8 @@ def _check_rows(path: str, series: list[Series], source: Source) -> list[str]:
     short = [one for one in series if one.rows < length]
     if short and not several(series):
         raise ValueError(
-            f"{path} has {short[0].rows:,} rows, and the model reads {length:,}; give more rows, or a model with a "
-            "shorter context_length"
+            f"{path} has {counted(short[0].rows, 'row')}, and the model reads {length:,}; give more rows, or a model "
+            "with a shorter context_length"
         )
     missing = 0
     for one in series:
@@ -204,15 +205,15 @@ def _check_rows(path: str, series: list[Series], source: Source) -> list[str]:
             where = f"{path}, series {one.name!r}" if several(series) else path
             raise ValueError(
                 f"{where}: column {one.columns[empty[0]]!r} has no value in its last {last.rows:,} rows, which the "
-                "model reads; choose other columns with --column"
+                "model reads; choose other columns"
             )
         missing += one.cut(max(0, one.rows - length), one.rows).missing
     notes = []
     if short:
         first, more = short[0], f" and {len(short) - 1:,} more" if len(short) > 1 else ""
         notes.append(
-            f"series {first.name!r} ({first.rows:,} rows){more} {'are' if more else 'is'} shorter than the {length:,} "
-            "rows that the model reads; rows before the first count as missing"
+            f"series {first.name!r} ({counted(first.rows, 'row')}){more} {'are' if more else 'is'} shorter than the "
+            f"{length:,} rows that the model reads; rows before the first count as missing"
         )
     if missing:
         notes.append(f"missing in the rows that the model reads: {counted(missing, 'value')}; it reads the others")
