@@ -1,6 +1,7 @@
 """`titans evaluate forecasting`: scores on the screen, files, and one-line errors."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -64,3 +65,41 @@ def test_what_is_wrong_takes_one_line(words, message, fails, run, data):
 def test_a_language_model_does_not_forecast(fails, trained, data):
     line = fails("evaluate", "forecasting", "--model", trained, "--data", data)
     assert "has no series.json, which titans train writes for a series" in line
+
+
+def test_a_forecasting_model_speaks_no_language(fails, run, text_file):
+    line = fails("evaluate", "--model", run, "--data", text_file)
+    assert "forecasts series (model_type 'titans_forecasting'), and a language model is needed here" in line
+
+
+def test_a_model_that_does_not_forecast_is_named(fails, talker, data, tmp_path):
+    shutil.copytree(talker, tmp_path / "run")
+    SeriesFacts(["a"]).write(tmp_path / "run")
+    line = fails("evaluate", "forecasting", "--model", tmp_path / "run", "--data", data)
+    assert "has model_type 'titans', which does not forecast; train one from a recipe with a section [series]" in line
+
+
+def test_several_series_are_no_stream(fails, run, tmp_path):
+    long = tmp_path / "long.csv"
+    rows = [f"{name},{day},{day % 5}" for name in "AB" for day in range(99)]
+    long.write_text("unique_id,ds,y\n" + "\n".join(rows) + "\n")
+    folder = tmp_path / "run"
+    forecaster("linear", {"context_length": 12, "prediction_length": 4}).save_pretrained(folder)
+    SeriesFacts(["y"], form="long").write(folder)
+    line = fails("evaluate", "forecasting", "--model", folder, "--data", long, "--online")
+    assert "learning on a stream needs one series with its columns, got 2 series" in line
+
+
+def test_long_files_are_scored(titans, tmp_path):
+    test_file = tmp_path / "long.csv"
+    rows = [f"{name},{day},{day % 5 * scale}" for name, scale in (("A", 1), ("B", 1000)) for day in range(99)]
+    test_file.write_text("unique_id,ds,y\n" + "\n".join(rows) + "\n")
+    folder = tmp_path / "run"
+    forecaster("linear", {"context_length": 12, "prediction_length": 4}).save_pretrained(folder)
+    SeriesFacts(["y"], form="long").write(folder)
+    code, out, err = titans("evaluate", "forecasting", "-m", folder, "-d", test_file, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert "2 series, 198 rows" in out
+    kept = np.load(tmp_path / "out" / "windows.npz")
+    np.testing.assert_allclose(*np.split(kept["values"], 2))  # each series has a scale of its own
+    assert kept["series"].tolist() == sorted(kept["series"].tolist())

@@ -57,11 +57,14 @@ def forecasting(
     quiet_libraries()
     from rich.console import Console
 
+    from titanslab.evaluation.forecasting.online import check_one_series
     from titanslab.evaluation.forecasting.run import ForecastingRun, open_stage, run_forecasting
     from titanslab.evaluation.forecasting.run_online import run_online
 
     run = ForecastingRun(model, data, place, part, split, batch_size, pick_device(device), save_quantiles)
     stage = open_stage(run)
+    if online:
+        check_one_series(stage.windows)
     console = Console(width=None if Console().is_terminal else 1000, soft_wrap=True, highlight=False)
     console.print(_about(stage, run))
     summary = run_forecasting(run, stage)

@@ -21,8 +21,8 @@ def measure_once(run: Path, settings: Score, folder: Path, device: str) -> None:
     """Run the verb on the model of a run, and write its summary to score.json in `folder`.
 
     A file with the same settings is kept. The predictions that the verb writes are deleted, since those of a study take
-    many GB; the same verb writes them again. Raises ValueError with the last line of the command where it fails, and for a
-    summary without one of `settings.values`.
+    many GB; the same verb writes them again. Raises ValueError with the last line of the command where it fails, and
+    for a summary without one of `settings.values`.
     """
     wanted = wanted_settings(settings)
     if read(folder).get("settings") == wanted:

@@ -31,6 +31,8 @@ class ForecastingOutput(ModelOutput):
 def forecast_loss(config: Any, forecast: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     """The mean loss over observed values; 0 where none is.
 
+    That of quantiles is twice the pinball loss, so that the median's share is its absolute error.
+
     Args:
         config: has `loss` and `quantiles`.
         forecast: `[B, H, C]`, or `[B, H, C, Q]` for loss "quantile".

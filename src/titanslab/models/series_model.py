@@ -86,16 +86,18 @@ class SeriesModel:
                 "first row of each history"
             )
         observed = observed_values(past_values, past_observed_mask)
-        values, size = past_values.to(self.dtype), config.context_length  # type: ignore[attr-defined]
+        dtype: torch.dtype = self.dtype  # type: ignore[attr-defined]
+        wide = torch.promote_types(dtype, torch.float32)  # of the scaling and of the forecast
+        values, size = past_values.to(wide), config.context_length
         parts = zip(values.split(size, 1), observed.split(size, 1), strict=True)
         for i, (window, there) in enumerate(parts):
             last = (i + 1) * size == values.shape[1]
             index = None if past_time_index is None else past_time_index + i * size
             x, statistics = self._normalised(window, there, index)
             if not last:  # the memories read this window, and nothing is forecast from it
-                state = self.read_window(x, state)
-        forecast, new = self.predict(x, state, return_state)
-        forecast = forecast.unflatten(-1, (config.prediction_length, -1)).transpose(1, 2)  # [B, H, C, Q or 1]
+                state = self.read_window(x.to(dtype), state)
+        forecast, new = self.predict(x.to(dtype), state, return_state)
+        forecast = forecast.to(wide).unflatten(-1, (config.prediction_length, -1)).transpose(1, 2)  # [B, H, C, Q or 1]
         if self.cycle is not None and index is not None:
             forecast = forecast + self.cycle(index + size, config.prediction_length).unsqueeze(-1)
         forecast = self.scaling.inverse(forecast, statistics)

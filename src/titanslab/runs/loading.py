@@ -140,25 +140,40 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM
 
+    config = load_config(name)
+    if is_forecaster(config):
+        raise ValueError(
+            f"the model in {str(name)!r} forecasts series (model_type {config.model_type!r}), and a language model is "
+            "needed here; see titans evaluate forecasting"
+        )
     return load_weights(name, AutoModelForCausalLM, **config_changes)
 
 
 def load_forecaster(name: str | Path, **config_changes: Any) -> PreTrainedModel:
-    """Load a forecasting model from a folder as `load_model` loads a language model; the same errors.
-
-    ValueError for a folder with a model of another kind.
-    """
+    """Load a forecasting model from a folder as `load_model` loads a language model; errors as there, and below."""
     from transformers import AutoModelForTimeSeriesPrediction
 
-    from titanslab.models.forecaster import ARCHITECTURES
+    forecaster_config(name)
+    return load_weights(name, AutoModelForTimeSeriesPrediction, **config_changes)
 
-    config = load_config(name, **config_changes)
-    if not isinstance(config, tuple(model.config_class for model in ARCHITECTURES.values())):
+
+def forecaster_config(name: str | Path) -> Any:
+    """The config of the forecasting model in a folder; ValueError for a model of another kind."""
+    config = load_config(name)
+    if not is_forecaster(config):
         raise ValueError(
             f"the model in {str(name)!r} has model_type {config.model_type!r}, which does not forecast; train one from "
             "a recipe with a section [series]"
         )
-    return load_weights(name, AutoModelForTimeSeriesPrediction, **config_changes)
+    return config
+
+
+def is_forecaster(config: PreTrainedConfig) -> bool:
+    """Whether a config is that of a forecasting model."""
+    from titanslab.models.forecasting_config import TitansForecastingConfig
+    from titanslab.models.series_config import SeriesConfig
+
+    return isinstance(config, TitansForecastingConfig | SeriesConfig)
 
 
 def load_weights(name: str | Path, kind: Any, *, new: tuple[str, ...] = (), **config_changes: Any) -> PreTrainedModel:

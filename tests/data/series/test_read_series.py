@@ -54,11 +54,15 @@ def test_a_wide_file_with_dates(read):
         (WIDE.replace(",", ";"), "x.csv", {}),
         (WIDE.replace(",", "\t"), "x.tsv", {}),
         (WIDE.replace(",", ";").replace("5;6", "5,0;6"), "x.csv", {"decimal": ","}),
+        (WIDE.replace(",", ";").replace("5;6", "5,0;6"), "x.csv", {}),
+        (WIDE.replace(",", ";").replace("\n", ";\n"), "x.csv", {}),
+        (WIDE.replace("date,", "Date,Time,").replace("01 0", "01,0"), "x.csv", {}),
+        (WIDE.replace(",", ";").replace("5;6", "5,0;6").replace("2026-01-01", "1.1.2026"), "x.csv", {}),
         (gzip.compress(WIDE.encode()), "x.csv.gz", {}),
         (b"\xef\xbb\xbf" + WIDE.encode(), "x.csv", {}),
         (WIDE.replace("date", "when"), "x.csv", {}),
         (WIDE.replace("\n", "\r\n"), "x.csv", {}),
-        (WIDE.replace("date,", "clock,").replace("00,1", "00,1"), "x.csv", {"time_column": "clock"}),
+        (WIDE.replace("date,", "clock,"), "x.csv", {"time_column": "clock"}),
         ("".join(WIDE.splitlines(keepends=True)[i] for i in (0, 3, 1, 4, 2)), "x.csv", {}),
     ],
 )
@@ -138,14 +142,24 @@ def test_steps_of_the_calendar(start, freq, step, read):
 
 
 def test_whole_numbers_as_times(read):
-    (one,) = read("ds,y\n2001,1\n2002,2\n2003,3\n")
+    (one,) = read("Year,y\n2001,1\n2002,2\n2003,3\n")
     assert one.step == 1
     assert list(one.times_after(2)) == [2004, 2005]
+    with pytest.raises(ValueError, match=r"holds numbers that are not whole; give time_column='' to count rows"):
+        read("time,y\n0.1,1\n0.2,2\n0.3,3\n")
+    assert read("time,y\n0.1,1\n0.2,2\n0.3,3\n", time_column="", columns=["y"])[0].step is None
 
 
 def test_dates_with_the_day_first_and_with_zones(read):
     (one,) = read("date,y\n12/01/2026,1\n13/01/2026,2\n14/01/2026,3\n")
     assert str(one.times[0])[:10] == "2026-01-12"
+    days = "".join(f"{day:02}/02/2026,1\n" for day in range(1, 13))  # all of them are dates with the month first too
+    (one,) = read("date,y\n" + days)
+    assert (one.step, str(one.times[0])[:10]) == ("D", "2026-02-01")
+    (one,) = read("date,y\n" + "".join(f"{month:02}/01/2026,1\n" for month in range(1, 13)))
+    assert (one.step, str(one.times[1])[:10]) == ("MS", "2026-02-01")
+    (one,) = read("date,y\n03.01.2026,1\n04.02.2026,2\n09.09.2026,3\n", steps="rows")
+    assert str(one.times[0])[:10] == "2026-01-03"
     zoned = "date,y\n2026-03-29T00:00+01:00,1\n2026-03-29T01:00+01:00,2\n2026-03-29T03:00+02:00,3\n"
     assert read(zoned)[0].step == "h"  # the clock's change is no gap
 
@@ -159,7 +173,7 @@ def test_unequal_steps(read, error):
     assert "steps='fill'" not in message
     holes = GAP.replace("01-07", "01-09")
     message = error(holes)
-    assert "1 days 00:00:00 for most rows, 3 days 00:00:00 after 2026-01-02 and others in 1 more place" in message
+    assert "1 day for most rows, 3 days after 2026-01-02 and others in 1 more place;" in message
     assert "steps='fill' adds the missing rows" in message
     (one,) = read(holes, steps="fill")
     np.testing.assert_array_equal(one.values[:, 0], [1, 2, np.nan, np.nan, 5, 6, np.nan, np.nan, 7])
@@ -183,8 +197,8 @@ def test_a_date_that_occurs_twice(read, error):
         (WIDE.replace("5,6", "5,n/v"), "column 'b' holds text in line 4 ('n/v'); correct it, empty the field"),
         (WIDE.replace("5,6", "5,inf"), "column 'b' is infinite in line 4"),
         (
-            WIDE.replace(",", ";").replace("5;", "5,5;"),
-            "column 'a' holds text in line 4 ('5,5'); its decimal sign may be",
+            WIDE.replace("1,2", "1.5,2").replace("5,6", '"5,5",6'),
+            "column 'a' holds text in line 4 ('5,5'); its decimal",
         ),
         (WIDE.replace("2026-01-01 02:00", "noon"), "column 'date' holds no date in line 4"),
         (WIDE.replace("2026-01-01 02:00", ""), "column 'date' is empty in line 4; give every row its time"),
@@ -213,6 +227,7 @@ def test_errors_of_damaged_files(error, tmp_path):
         ({"time_column": "c"}, "has no column 'c', which time_column names"),
         ({"form": "long"}, "has no column 'unique_id', which series_column names"),
         ({"steps": "none"}, "steps must be one of check, fill, rows, got 'none'"),
+        ({"decimal": ";"}, "decimal must be one of ., ,, got ';'"),
     ],
 )
 def test_errors_of_options(form, message, error):

@@ -37,7 +37,7 @@ class SeriesFacts(Struct, frozen=True):
     time_column: str | None = None
     series_column: str | None = None
     steps: str = "check"
-    decimal: str = "."
+    decimal: str | None = None
     file: str = ""
 
     def write(self, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,16 @@ import numpy as np
 import pandas as pd
 
 from titanslab.data.series.series import Series
-from titanslab.data.series.times import STEPS, find_step, in_order, line, looks_like_times, parse_times, unequal
+from titanslab.data.series.times import (
+    STEPS,
+    counted,
+    find_step,
+    in_order,
+    line,
+    looks_like_times,
+    parse_times,
+    unequal,
+)
 from titanslab.data.text import file_bytes, local_path
 
 FORMS = ("auto", "wide", "long")
@@ -33,7 +43,7 @@ class SeriesForm:
         columns: names of the columns of values; None = all others (wide), or y (long).
         steps: where times are not equally far apart: "check" raises, "fill" adds the missing rows as missing values,
             "rows" takes the rows as they are, in the file's order, and times that occur twice too.
-        decimal: "." or ",".
+        decimal: "." or ","; None = found: "," in a file with semicolons whose numbers have commas and no points.
     """
 
     form: str = "auto"
@@ -41,11 +51,11 @@ class SeriesForm:
     series_column: str | None = None
     columns: Sequence[str] | None = None
     steps: str = "check"
-    decimal: str = "."
+    decimal: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("form", FORMS), ("steps", STEPS), ("decimal", (".", ","))):
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in (*allowed, None if name == "decimal" else allowed[0]):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
 
@@ -89,6 +99,17 @@ def _table(file: Path, where: str, form: SeriesForm) -> Any:
     else:
         table = _csv(file_bytes(file, where, "CSV"), where, form.decimal)
     table.columns = [str(name).strip() for name in table.columns]
+    return _joined(table)
+
+
+def _joined(table: Any) -> Any:
+    """The table, in which a column "date" and a column "time" of text have become one."""
+    names = {str(name).lower(): name for name in table.columns}
+    parts = [names[part] for part in ("date", "time") if part in names]
+    if len(parts) == 2 and not any(pd.api.types.is_numeric_dtype(table[part]) for part in parts):
+        date, time = parts
+        table[date] = table[date].str.cat(table[time], sep=" ")
+        table = table.drop(columns=time)
     return table
 
 
@@ -103,7 +124,7 @@ def _parquet(file: Path, where: str) -> Any:
     return table
 
 
-def _csv(content: bytes, where: str, decimal: str) -> Any:
+def _csv(content: bytes, where: str, decimal: str | None) -> Any:
     """The columns of a CSV text; the separator is the one of `SEPARATORS` that most lines share."""
     try:
         text = content.decode("utf-8-sig")
@@ -118,14 +139,19 @@ def _csv(content: bytes, where: str, decimal: str) -> Any:
         separator = max(SEPARATORS, key=head[0].count)
     if head[0].count(separator) == 0:  # a single column, in which the sniffer may find anything
         separator = max(SEPARATORS, key=head[0].count)
+    if decimal is None:
+        commas, points = (any(re.search(rf"(?:^|;)-?\d+[{sign}]\d+(?=;|$)", row) for row in head) for sign in ",.")
+        decimal = "," if separator == ";" and commas and not points else "."
     names = next(csv.reader([head[0]], delimiter=separator))
     options: dict[str, Any] = {"sep": separator, "decimal": decimal, "low_memory": False, "skip_blank_lines": True}
     if all(_is_number(name, decimal) for name in names):  # no line of names
         options |= {"header": None, "names": [str(i + 1) for i in range(len(names))]}
     try:
-        return pd.read_csv(io.StringIO(text), **options)
+        table = pd.read_csv(io.StringIO(text), **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise ValueError(f"{where} cannot be read as CSV: {' '.join(str(error).split())[:200]}") from error
+    # a separator at the end of every line makes a column without a name and without values
+    return table.drop(columns=[n for n in table.columns if n.startswith("Unnamed: ") and table[n].isna().all()])
 
 
 def _is_number(text: str, decimal: str) -> bool:
@@ -141,7 +167,9 @@ def _time_column(table: Any, where: str, form: SeriesForm) -> str | None:
     if form.time_column is not None:
         return _known(form.time_column, table, where, "time_column") if form.time_column else None
     for name in table.columns:
-        if str(name).lower() in TIME_NAMES and name not in (form.columns or ()):
+        if name.lower() in TIME_NAMES and name not in (form.columns or ()):
+            return name
+        if name.lower() == "year" and pd.api.types.is_integer_dtype(table[name]) and table[name].is_unique:
             return name
     for name in table.columns:
         if pd.api.types.is_datetime64_any_dtype(table[name]):
@@ -208,7 +236,7 @@ def _numbers(column: Any, name: str, where: str) -> np.ndarray:
     wrong = np.flatnonzero(np.isnan(numbers) & ~column.isna().to_numpy())
     if len(wrong):
         text, row = str(column.iloc[wrong[0]]), int(wrong[0])
-        more = f" and in {len(wrong) - 1:,} more lines" if len(wrong) > 1 else ""
+        more = f" and in {counted(len(wrong) - 1, 'more line')}" if len(wrong) > 1 else ""
         comma = (
             "; its decimal sign may be a comma: decimal=','" if text.replace(",", "", 1).strip("-").isdigit() else ""
         )

@@ -1,5 +1,6 @@
 """The time column of a series: dates or whole numbers, their order and their step."""
 
+import re
 import warnings
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 STEPS = ("check", "fill", "rows")
 # Steps by the calendar, which have no fixed length; tried after the commonest difference of the dates.
 CALENDAR = ("B", "MS", "ME", "BMS", "BME", "QS", "QE", "YS", "YE")
+_AMBIGUOUS = re.compile(r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}")
 MOST_FILLED = 20  # times the rows: a grid that is longer than this is no series with gaps
 
 
@@ -20,7 +22,9 @@ def parse_times(column: Any, where: str) -> np.ndarray:
     """
     if bool(column.isna().any()):
         raise ValueError(f"{where} is empty in {line(int(np.flatnonzero(column.isna())[0]))}; give every row its time")
-    if pd.api.types.is_integer_dtype(column):
+    if pd.api.types.is_numeric_dtype(column):
+        if not bool((column % 1 == 0).all()):
+            raise ValueError(f"{where} holds numbers that are not whole; give time_column='' to count rows instead")
         return column.to_numpy(np.int64)
     if not pd.api.types.is_datetime64_any_dtype(column):
         column = _dates(column)
@@ -39,16 +43,38 @@ def looks_like_times(column: Any) -> bool:
 
 
 def _dates(column: Any) -> Any:
-    """A column of text as dates; NaT where a value is none."""
+    """A column of text as dates; NaT where a value is none.
+
+    Dates such as 01/02/2026 and 01.02.2026 are read with the month first and with the day first. Where both are dates,
+    those at equal steps are taken; where both or none of them are, the day is first with points, else the month.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a format that pandas guesses per value
-        text = column.astype(str)
-        for options in ({}, {"dayfirst": True}, {"format": "mixed"}):
-            try:
-                return pd.to_datetime(text, utc=None if "+" not in text.iloc[0][8:] else True, **options)
-            except (ValueError, TypeError):
-                continue
-        return pd.to_datetime(text, errors="coerce", utc=True).dt.tz_localize(None)
+        text = column.astype(str).str.strip()
+        zone = True if bool(text.str.contains(r":\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)$").any()) else None
+        head = text.iloc[0]
+        orders = [{"dayfirst": False}, {"dayfirst": True}] if _AMBIGUOUS.match(head) else [{}]
+        orders = orders[::-1] if "." in head[:3] else orders
+        found = [dates for dates in (_parsed(text, zone, **order) for order in orders) if dates is not None]
+        if len(found) > 1:
+            found.sort(key=lambda dates: not _equal_steps(dates))
+        if found:
+            return found[0]
+        mixed = _parsed(text, zone, format="mixed")
+        return pd.to_datetime(text, errors="coerce", utc=True).dt.tz_localize(None) if mixed is None else mixed
+
+
+def _parsed(text: Any, zone: bool | None, **options: Any) -> Any:
+    """A column of text as dates; None where a value is none."""
+    try:
+        return pd.to_datetime(text, utc=zone, **options)
+    except (ValueError, TypeError):
+        return None
+
+
+def _equal_steps(dates: Any) -> bool:
+    times = np.unique(dates.to_numpy("datetime64[ns]"))
+    return len(find_step(times)[1]) == len(times)
 
 
 def line(row: int) -> str:
@@ -63,7 +89,7 @@ def in_order(times: np.ndarray, rows: np.ndarray, where: str) -> np.ndarray:
     same = np.flatnonzero(times[rows][1:] == times[rows][:-1])
     if len(same):
         first, second = (int(row) for row in rows[same[0] : same[0] + 2])
-        count = f", and {len(same) - 1:,} more times do" if len(same) > 1 else ""
+        count = f", as {counted(len(same) - 1, 'more time')}" if len(same) > 1 else ""
         raise ValueError(
             f"{where}: {shown(times[first])} occurs twice, in {line(first)} and {line(second)}{count}; keep one row of "
             "each time, or give steps='rows' to take the rows as they are"
@@ -117,7 +143,7 @@ def unequal(times: np.ndarray, where: str, known: bool) -> ValueError:
     common = differences[counts.argmax()]
     other = np.flatnonzero(steps != common)
     usual, odd = (_duration(step) for step in (common, steps[other[0]]))
-    more = f" and others in {len(other) - 1:,} more places" if len(other) > 1 else ""
+    more = f" and others in {counted(len(other) - 1, 'more place')}" if len(other) > 1 else ""
     ways = "steps='fill' adds the missing rows as missing values, " if known else ""
     return ValueError(
         f"{where}: the steps are unequal: {usual} for most rows, {odd} after {shown(times[other[0]])}{more}; {ways}"
@@ -126,4 +152,14 @@ def unequal(times: np.ndarray, where: str, known: bool) -> ValueError:
 
 
 def _duration(step: Any) -> str:
-    return str(pd.Timedelta(step)).removeprefix("0 days ") if isinstance(step, np.timedelta64) else str(step)
+    if not isinstance(step, np.timedelta64):
+        return str(step)
+    length = pd.Timedelta(step)
+    return (
+        counted(length.days, "day") if length == pd.Timedelta(days=length.days) else str(length).removeprefix("0 days ")
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -100,8 +100,7 @@ def score_stream(
 
 def check_stream(model: Any, windows: SeriesWindows, online: Online) -> None:
     """ValueError unless the windows are a stream, and the model has what is to learn."""
-    if len(windows.values) != 1:
-        raise ValueError(f"learning on a stream needs one series with its columns, got {len(windows.values)} series")
+    check_one_series(windows)
     memories = [name for name, _ in model.named_parameters() if "memory_weights" in name]
     if (online.carry or online.weights == "memory") and not memories:
         raise ValueError(
@@ -113,6 +112,12 @@ def check_stream(model: Any, windows: SeriesWindows, online: Online) -> None:
         raise ValueError(
             f"every must be {history}, the rows of a history, for a memory that is carried; got {online.every}"
         )
+
+
+def check_one_series(windows: SeriesWindows) -> None:
+    """ValueError for windows of several series, which are no stream."""
+    if len(windows.values) != 1:
+        raise ValueError(f"learning on a stream needs one series with its columns, got {len(windows.values)} series")
 
 
 def blocks(windows: SeriesWindows, online: Online) -> Iterator[range]:

@@ -16,11 +16,10 @@ class LinearRegression:
     Args:
         history, horizon: rows.
         ridge: the penalty on the squared weights, as a multiple of the mean of the matrix' diagonal.
-        forget: factor on the sums before each later batch of windows; 1 = all windows count the same.
     """
 
-    def __init__(self, history: int, horizon: int, ridge: float = 1e-6, forget: float = 1.0) -> None:
-        self.ridge, self.forget = ridge, forget
+    def __init__(self, history: int, horizon: int, ridge: float = 1e-6) -> None:
+        self.ridge = ridge
         self.inputs = np.zeros((history, history))
         self.products = np.zeros((history, horizon))
         self.weight = np.zeros((history, horizon))
@@ -30,8 +29,8 @@ class LinearRegression:
         mean = past.mean(1, keepdims=True)
         x = np.moveaxis(past - mean, 2, 1)[whole].astype(np.float64)
         y = np.moveaxis(future - mean, 2, 1)[whole].astype(np.float64)
-        self.inputs = self.forget * self.inputs + x.T @ x
-        self.products = self.forget * self.products + x.T @ y
+        self.inputs += x.T @ x
+        self.products += x.T @ y
 
     def solve(self) -> None:
         """Fit the weights to all windows added so far."""

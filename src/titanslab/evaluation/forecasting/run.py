@@ -11,7 +11,7 @@ from titanslab.data.series import Scaler, Series, SeriesFacts, SeriesForm, Serie
 from titanslab.evaluation.forecasting.predict import all_forecasts
 from titanslab.files import file_identity, fingerprint, remove_whole, write_whole
 from titanslab.progress import bar
-from titanslab.runs.loading import find_model_folder, load_config, load_forecaster
+from titanslab.runs.loading import find_model_folder, forecaster_config, load_forecaster
 from titanslab.runs.versions import versions
 from titanslab.tasks.forecasting import NAMED, Scores, fit_scalers, form_of, part_windows, split_name
 
@@ -61,12 +61,12 @@ def open_stage(run: ForecastingRun) -> Stage:
         FileNotFoundError, ValueError: in one line, of the model's folder, the data or the split.
     """
     folder = find_model_folder(run.model)
-    facts, config = SeriesFacts.read(folder), load_config(folder)
+    facts, config = SeriesFacts.read(folder), forecaster_config(run.model)
     named = split_name(run.data)
     split = run.split or (named if named in NAMED else facts.split)
     series = read_series(run.data, form_of(split, form_from(facts)))
     scalers = fit_scalers(series, split, run.data) if facts.scaler is None else [facts.scaler]
-    lengths = (int(getattr(config, "history_length", config.context_length)), int(config.prediction_length))
+    lengths = (config.history_length, config.prediction_length)
     windows = part_windows(series, run.part, split, lengths, scalers, run.data)
     return Stage(windows, series, facts, split, scalers)
 
