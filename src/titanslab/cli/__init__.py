@@ -17,7 +17,8 @@ VERBS = {
     "ask": ("titanslab.cli.ask", "Ask a model about a text that it has read."),
     "chat": ("titanslab.cli.chat", "Talk with a model; the session is kept in a file."),
     "inspect": ("titanslab.cli.inspect", "Show surprise, gates and weights of a model's memory on a text."),
-    "evaluate": ("titanslab.cli.evaluate", "Measure a model: perplexity by position, recall, common sense."),
+    "track": ("titanslab.cli.track", "Write loss and surprise along a genome, for a genome browser."),
+    "evaluate": ("titanslab.cli.evaluate", "Measure a model: perplexity by position, recall, common sense, DNA."),
     "reproduce": ("titanslab.cli.reproduce", "Train and test all models of a table, such as niah or babilong."),
     "info": ("titanslab.cli.info", "Show versions, devices, memory backends and what a model costs."),
 }

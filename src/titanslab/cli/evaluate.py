@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import Interrupted, UsageError
+from titanslab.cli.evaluate_dna import ABOUT as DNA_ABOUT
+from titanslab.cli.evaluate_dna import dna
 from titanslab.cli.evaluate_language import ABOUT as LANGUAGE_ABOUT
 from titanslab.cli.evaluate_language import language
 from titanslab.cli.options import MOST_SEED, Device, command, output_folder
@@ -19,7 +21,10 @@ from titanslab.cli.words import check_words
 from titanslab.tasks.table import TASKS, Task
 
 COMMAND = "titans evaluate"
-VERBS = {"language": (language, LANGUAGE_ABOUT)}  # beside the tasks of the table
+VERBS: dict[str, tuple[Callable[..., None], str]] = {
+    "language": (language, LANGUAGE_ABOUT),
+    "dna": (dna, DNA_ABOUT),
+}  # beside the tasks of the table
 OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from titanslab.data.compressed import opened
@@ -44,59 +45,74 @@ class Genome:
     Args:
         path: the file, compressed or not. where: how errors call it.
         region: None = all records. warm_up: bases before the region that are read too.
-
-    Attributes:
-        sizes: bases of each record that was read, by its name; filled while `pieces` goes on.
     """
 
     path: Path
     where: str
     region: GenomeRegion | None = None
     warm_up: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)
 
-    def pieces(self) -> Iterator[FastaPiece]:
-        """The parts of the records, or of the region.
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bases of each record by its name, or of the region's record alone; the file is read for it, quickly.
 
         Raises:
             ValueError: the file is not FASTA, two records have one name, or the region is not in it.
         """
-        region, self.sizes = self.region, {}
-        first = 0 if region is None else max(0, region.start - self.warm_up)
-        last = None if region is None else region.end
-        number, others = 0, list[str]()
-        with opened(self.path, self.where, "FASTA") as (_, stream):
-            for piece in fasta_pieces(stream, self.where):
-                if region is not None and piece.name != region.chromosome:
-                    if self.sizes:
-                        break
-                    if piece.start == 0:
-                        others.append(piece.name)
-                    continue
-                if piece.number != number:
-                    self._check_name(piece)
-                    number = piece.number
-                self.sizes[piece.name] = piece.start + len(piece.bases)
-                begin = max(0, first - piece.start)
-                end = len(piece.bases) if last is None else max(0, min(len(piece.bases), last - piece.start))
-                if begin < end:
-                    yield piece._replace(start=piece.start + begin, bases=piece.bases[begin:end])
+        sizes, others, number = dict[str, int](), list[str](), 0
+        for piece in self._records():
+            if self.region is not None and piece.name != self.region.chromosome:
+                if sizes:
+                    break
+                others += [piece.name] if piece.start == 0 else []
+                continue
+            if piece.number != number:
+                if not piece.name:
+                    raise ValueError(f"{self.where}, record {piece.number} has no name after '>'; a track needs one")
+                if piece.name in sizes:
+                    raise ValueError(f"{self.where} has two records of the name {piece.name!r}; rename one")
+                number = piece.number
+            sizes[piece.name] = piece.start + len(piece.bases)
+        if self.region is not None:
+            self._check_region(self.region, sizes, others)
+        return sizes
+
+    @property
+    def bases(self) -> int:
+        """Number of bases that `pieces` gives."""
+        return sum(end - start for start, end in map(self._part, self.sizes))
+
+    def pieces(self) -> Iterator[FastaPiece]:
+        """The parts of the records, or of the region with the bases to warm up. Errors as of `sizes`."""
+        left = len(self.sizes)
+        for piece in self._records():
+            if piece.name not in self.sizes:
+                if not left:
+                    break
+                continue
+            first, last = self._part(piece.name)
+            begin, end = max(0, first - piece.start), min(len(piece.bases), last - piece.start)
+            if begin < end:
+                yield piece._replace(start=piece.start + begin, bases=piece.bases[begin:end])
+            left -= piece.start + len(piece.bases) == self.sizes[piece.name]
+
+    def _part(self, name: str) -> tuple[int, int]:
+        """The first base of a record that is read, and the one after the last."""
+        region, size = self.region, self.sizes[name]
         if region is None:
-            return
-        if region.chromosome not in self.sizes:
-            raise ValueError(
-                f"{self.where} has no sequence {region.chromosome!r}; its sequences: {', '.join(others[:5])}"
-            )
-        size = self.sizes[region.chromosome]
-        if region.start >= size or (region.end or 0) > size:
+            return 0, size
+        return max(0, region.start - self.warm_up), size if region.end is None else region.end
+
+    def _records(self) -> Iterator[FastaPiece]:
+        with opened(self.path, self.where, "FASTA") as (_, stream):
+            yield from fasta_pieces(stream, self.where)
+
+    def _check_region(self, region: GenomeRegion, sizes: dict[str, int], others: list[str]) -> None:
+        name = region.chromosome
+        if name not in sizes:
+            raise ValueError(f"{self.where} has no sequence {name!r}; its sequences: {', '.join(others[:5])}")
+        if region.start >= sizes[name] or (region.end or 0) > sizes[name]:
             ends = "" if region.end is None else region.end
             raise ValueError(
-                f"region {region.chromosome}:{region.start + 1}-{ends} goes beyond the end: {region.chromosome} has "
-                f"{size:,} bases"
+                f"region {name}:{region.start + 1}-{ends} goes beyond the end: {name} has {sizes[name]:,} bases"
             )
-
-    def _check_name(self, piece: FastaPiece) -> None:
-        if not piece.name:
-            raise ValueError(f"{self.where}, record {piece.number} has no name after '>'; a track needs one")
-        if piece.name in self.sizes:
-            raise ValueError(f"{self.where} has two records of the name {piece.name!r}; rename one")

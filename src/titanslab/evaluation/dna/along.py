@@ -29,7 +29,8 @@ class BaseValues(NamedTuple):
     Args:
         name: of the record. start: place of the first base in it, from 0.
         values: "loss" in bits, and of a model with a memory "surprise" |f(k) - v|^2 before the write and "write", the
-            size of the write; means over heads and blocks. float64 `[T]` each, NaN at N.
+            gate of the write, from 0 to 1 at the stability limit; means over heads and blocks. float64 `[T]` each, NaN
+            at N.
     """
 
     name: str
@@ -78,7 +79,7 @@ class _Reader:
     """Reads one record."""
 
     def __init__(self, model: Any, encoder: TextEncoder, memory: bool, learn: bool) -> None:
-        self.model, self.encoder, self.memory = model, encoder, memory
+        self.model, self.encoder, self.memory, self.learn = model, encoder, memory, learn
         self.cache: Any = None
         if isinstance(model.config, TitansConfig):
             self.cache = TitansCache(model.config)
@@ -127,5 +128,6 @@ class _Reader:
             for name, key in MEMORY_VALUES.items():
                 blocks = [block[key][0].double().flatten(1).mean(1) for block in outputs.memory_stats if key in block]
                 found[name] = torch.stack(blocks).mean(0).cpu().numpy()
+            found["write"] *= self.learn  # the gate of a frozen memory opens, and nothing is written
         unknown = np.frombuffer(bases.encode("ascii"), np.uint8) == ord(UNKNOWN)
         return {name: np.where(unknown, np.nan, values) for name, values in found.items()}
