@@ -40,6 +40,8 @@ def track(
     write.bedgraph (its write gate, 0 to 1), which IGV and other browsers open; track.png; and summary.json, with bits
     per base over all and by position. A genome of any length takes the memory of one piece.
     """
+    from importlib.util import find_spec
+
     from titanslab.data.dna.fasta import SUFFIXES
     from titanslab.data.dna.genome import Genome, parse_region
     from titanslab.data.text import text_kind
@@ -54,6 +56,8 @@ def track(
     source = Genome(genome, f"genome {str(genome)!r}", parse_region(region) if region is not None else None, warm_up)
     if warm_up and region is None:
         raise ValueError("--warm-up reads bases before a region; give --region too")
+    if bigwig and find_spec("pyBigWig") is None:
+        raise ImportError("--bigwig needs a package: pip install pyBigWig")
     place = output or Path(f"{genome.name.split('.')[0]}-{Path(model).name}-track")
     check_new_folder(place, "--output")
     total = source.bases

@@ -145,13 +145,13 @@ def test_the_overview_has_a_bounded_size_and_the_right_means():
     values = np.arange(100.0).reshape(1, 100)
     overview = Overview(1, columns=8)
     for start in range(0, 100, 10):
-        overview.add("a" if start < 50 else "b", values[:, start : start + 10])
+        overview.add("a" if start < 50 else "b", start % 50 + 7, values[:, start : start + 10])
     places, means = overview.means()
     assert overview.stride == 16
     assert overview.sums.shape == (1, 8)
     assert places.tolist() == [8, 24, 40, 56, 72, 88, 104]
     assert means[0].tolist() == [values[0, i : i + 16].mean() for i in range(0, 100, 16)]
-    assert overview.records == [("a", 0), ("b", 50)]
+    assert overview.records == [("a", 0, 7), ("b", 50, 7)]
 
 
 def test_bits_by_the_number_of_bases_before():

@@ -70,12 +70,12 @@ class Overview:
     def __init__(self, count: int, columns: int = 2048) -> None:
         self.columns, self.stride, self.bases = columns, 1, 0
         self.sums, self.known = np.zeros((count, columns)), np.zeros((count, columns))
-        self.records: list[tuple[str, int]] = []  # name and the number of bases before
+        self.records: list[tuple[str, int, int]] = []  # name, number of bases before, place of its first base
 
-    def add(self, name: str, values: np.ndarray) -> None:
-        """Add the next bases, `values [count, T]`."""
+    def add(self, name: str, start: int, values: np.ndarray) -> None:
+        """Add the next bases, `values [count, T]`, from base `start` of a record on."""
         if not self.records or self.records[-1][0] != name:
-            self.records.append((name, self.bases))
+            self.records.append((name, self.bases, start))
         while self.bases + values.shape[1] > self.columns * self.stride:
             for table in (self.sums, self.known):
                 halves = table.reshape(len(table), -1, 2).sum(2)

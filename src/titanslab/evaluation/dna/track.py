@@ -127,7 +127,7 @@ def _write_lines(
                 continue
             values = values[:, skipped:]
             write(binner.add(part.name, part.start + skipped, values))
-            overview.add(part.name, values)
+            overview.add(part.name, part.start + skipped, values)
             known = np.isfinite(values)
             sums += np.where(known, values, 0.0).sum(1)
             counts += known.sum(1)
@@ -176,18 +176,22 @@ def plot_tracks(overview: Overview, names: tuple[str, ...], path: Path, title: s
     """Draw each value along the genome, one panel each; lines separate chromosomes."""
     places, means = overview.means()
     unit, divisor = next((u, d) for u, d in (("Mb", 1e6), ("kb", 1e3), ("bases", 1.0)) if overview.bases >= 2 * d)
+    (name, _, first), *others = overview.records
+    origin = 0 if others else first  # places of one record are its own coordinates
     figure = Figure(figsize=(9, 0.7 + 1.8 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, name, row in zip(panels, names, means, strict=True):
-        heading, colour = HEADINGS[name]
-        axes.plot(places / divisor, row, color=colour, linewidth=0.9)
+    for axes, value, row in zip(panels, names, means, strict=True):
+        heading, colour = HEADINGS[value]
+        axes.plot((origin + places) / divisor, row, color=colour, linewidth=0.9)
         axes.set_title(heading, loc="left", fontsize=10)
         axes.grid(axis="y", color="#ddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        for _, before in overview.records[1:]:
+        for _, before, _ in others:
             axes.axvline(before / divisor, color="#999", linewidth=0.6)
-    panels[-1].set_xlabel(f"{unit} read, means of {overview.stride:,} base{'s' * (overview.stride > 1)}")
-    panels[-1].set_xlim(0, overview.bases / divisor)
+    where = f"{unit} of all sequences" if others else f"{unit} of {name}"
+    each = f"each point the mean of {overview.stride:,} base{'s' * (overview.stride > 1)}"
+    panels[-1].set_xlabel(f"{where}, {each}", parse_math=False)
+    panels[-1].set_xlim(origin / divisor, (origin + overview.bases) / divisor)
     figure.suptitle(title, fontsize=11, parse_math=False)
     figure.savefig(path, format="png", dpi=120)
 
