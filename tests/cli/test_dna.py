@@ -47,7 +47,7 @@ def data(tmp_path):
 
 def test_predictions_give_the_scores_of_the_summary(classifier, data, titans):
     folder = classifier(0, rc=True)
-    assert read_facts(folder) == SequenceFacts(LABELS, 30, True)
+    assert read_facts(folder) == read_facts(folder / "checkpoints" / "step-3") == SequenceFacts(LABELS, 30, True)
     code, out, err = titans("evaluate", "dna", "--model", folder, "--data", data, "--no-rc", "--device", "cpu")
     assert (code, "accuracy 0." in out) == (0, True), err
     results = folder / "evaluation" / "dna"
