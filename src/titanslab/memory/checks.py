@@ -61,7 +61,7 @@ def check_lengths(lengths: Tensor | None, x: Tensor) -> None:
             raise ValueError(f"lengths must be from 0 to {x.shape[1]}, the tokens of x, got {least}..{most}")
 
 
-def check_state(layer: "NeuralMemory", name: str, state: NeuralMemoryState | None, x: Tensor, rows: set[int]) -> None:
+def check_state(layer: "NeuralMemory", name: str, state: NeuralMemoryState | None, x: Tensor, rows: tuple[int, ...]) -> None:
     """Raise a ValueError if the argument `name` is no state of such a layer, for a number of rows among `rows`."""
     if state is None:
         return

@@ -194,7 +194,7 @@ class NeuralMemory(nn.Module):
         lengths = None if padding is None else padding.lengths
         q, tail = self.queries(x, state, lengths=lengths, reset=reset, initial=initial)
         memory, start = state.memory, None
-        memory.check("state", q, self.network.widths(self.head_dim), {q.shape[0]})
+        memory.check("state", q, self.network.widths(self.head_dim), (q.shape[0],))
         if reset is not None:
             start = (self.initial_state() if initial is None else initial).memory
             memory = restart(memory, start, reset)
@@ -321,8 +321,8 @@ class NeuralMemory(nn.Module):
         """The mask and the reset as bool; ValueError for an argument that does not fit."""
         check_input(self, x)
         batch = x.shape[0]
-        check_state(self, "state", state, x, {batch})
-        check_state(self, "initial", initial, x, {1, batch})
+        check_state(self, "state", state, x, (batch,))
+        check_state(self, "initial", initial, x, (1, batch))
         return as_flags("mask", mask, x), as_flags("reset", reset, x)
 
     @staticmethod
@@ -476,7 +476,9 @@ def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def recompute(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
-    if not torch.is_grad_enabled() or x.shape[1] <= RECOMPUTE_TOKENS or torch.compiler.is_compiling() or transformed():
+    # the number of tokens is looked at last: in a trace it may be a symbol
+    plain = not torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
+    if plain or x.shape[1] <= RECOMPUTE_TOKENS:
         return compute(x, *rest)
     from torch.utils.checkpoint import checkpoint
 

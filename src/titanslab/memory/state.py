@@ -184,7 +184,7 @@ class MemoryState(TensorTree):
         return self if all(t.dtype == dtype for t in parts) else self.map(lambda t: t.to(dtype))
 
     def check(
-        self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int], chunk_size: int | None = None
+        self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: tuple[int, ...], chunk_size: int | None = None
     ) -> None:
         """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]` and the chunk size."""
         if self.batch_size not in batches:
