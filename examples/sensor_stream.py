@@ -34,5 +34,6 @@ for piece in itertools.islice(sensors(), 800):  # a service would have no limit 
 learned = surprise[40:]  # in the first 1,000 samples everything is new
 marked = 40 + learned.index(max(learned))
 normal = max(s for n, s in enumerate(surprise[40:], 40) if not FAULT <= n * PIECE < FAULT + 100)
-print(f"surprise of the first piece {surprise[0]:.2f}, of piece 40 {surprise[40]:.2f}; state {size[0]} and {size[-1]} bytes")
-print(f"fault at sample {FAULT}, marked at {marked * PIECE}: {max(learned) / normal:.1f} times the largest surprise elsewhere")
+print(f"surprise of the first piece {surprise[0]:.2f}, of piece 40 {surprise[40]:.2f}")
+marks, times, grown = marked * PIECE, max(learned) / normal, size[-1] - size[0]
+print(f"fault at {FAULT}, marked at {marks}: {times:.1f} times any other surprise; the state grew by {grown} bytes")

@@ -36,7 +36,7 @@ world, embed, norm, policy = Corridors(), nn.Linear(3, 16), nn.LayerNorm(16), nn
 memory = NeuralMemory(16, num_heads=2, depth=1, chunk_size=1)
 optimizer = torch.optim.Adam(nn.ModuleList((embed, norm, memory, policy)).parameters(), 1e-2)
 state, won = memory.initial_state(ROWS), []
-for _ in range(30):
+for _ in range(20):
     loss = 0
     for _ in range(20):
         x = embed(world.observe())
@@ -51,4 +51,4 @@ for _ in range(30):
     optimizer.step()
     state = state.detach()  # the memory goes on, its graph ends
 
-print(f"episodes won: {sum(won[:200]) / 2:.0f}% of the first 200, {sum(won[-200:]) / 2:.0f}% of the last 200")
+print(f"episodes won: {sum(won[:100]):.0f}% of the first 100, {sum(won[-100:]):.0f}% of the last 100")
