@@ -96,6 +96,10 @@ class NeuralMemory(nn.Module):
 
     def initial_state(self, batch_size: int = 1, persistent: Tensor | None = None) -> NeuralMemoryState:
         """The state at which every document starts: M_0, or M after reading `persistent [N_p, hidden_size]`."""
+        if not isinstance(batch_size, int | torch.SymInt) or batch_size < 0:
+            raise ValueError(f"batch_size must be an integer of at least 0, got {batch_size!r:.60}")
+        if persistent is not None and (persistent.dim() != 2 or persistent.shape[1] != self.hidden_size):
+            raise ValueError(f"persistent must have shape [N_p, {self.hidden_size}], got {list(persistent.shape)}")
         if persistent is not None and persistent.shape[0] > 0:
             return self.update(persistent.unsqueeze(0)).as_start().expand(batch_size)
         params = MemoryParams(tuple(self.memory_weights)).to(torch.promote_types(self.o_norm.dtype, torch.float32))
@@ -435,6 +439,9 @@ class NeuralMemory(nn.Module):
             given = (q, k, v, theta, eta, alpha, self.network, self.params, before, self.chunk_size, self.backend)
             y, memory, loss = neural_memory(*given, mask=real, reset=reset, initial=start, return_loss=True)
         else:
+            for name, part, rows in (("state", before, (x.shape[0],)), ("initial", start, (1, x.shape[0]))):
+                if part is not None:
+                    part.check(name, q, self.network.widths(self.head_dim), rows)
             # no row reads the start in a call in which no document begins
             first = before if before is not None and reset is None else start or self.initial_state().memory
             memory = before or first.at_boundary().expand(x.shape[0])
@@ -455,7 +462,9 @@ class NeuralMemory(nn.Module):
 
 
 def check_writes(learn: bool | None, write_scale: float | None) -> None:
-    """ValueError for a scale that is no size, or that frozen writes would ignore; None = not said."""
+    """ValueError for what is no flag or no scale, or a scale that frozen writes would ignore; None = not said."""
+    if not isinstance(learn, bool | None):
+        raise ValueError(f"learn must be True or False, got {learn!r}")
     if write_scale is None:
         return
     if not (isinstance(write_scale, (int, float)) and 0 <= write_scale < math.inf):
