@@ -3,7 +3,7 @@
     from titanslab import TitansConfig, TitansForCausalLM, NeuralMemory
 
 Names load when first used, and `import titanslab` alone loads neither torch nor transformers. `titanslab.memory` needs
-torch alone; the models need transformers, whose `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` know them once
+torch alone; the models need transformers, whose Auto classes know them once
 `titanslab` is imported, before transformers or after it.
 """
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         neural_memory,
     )
     from titanslab.models.cache import TitansCache
+    from titanslab.models.classification import TitansForSequenceClassification
     from titanslab.models.config import TitansConfig
     from titanslab.models.forecasting import TitansForForecasting
     from titanslab.models.forecasting_config import TitansForecastingConfig
@@ -35,6 +36,7 @@ _MODELS = {
     "TitansForCausalLM": "modeling",
     "TitansForForecasting": "forecasting",
     "TitansForecastingConfig": "forecasting_config",
+    "TitansForSequenceClassification": "classification",
     "TitansModel": "modeling",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "TitansConfig",
     "TitansForCausalLM",
     "TitansForForecasting",
+    "TitansForSequenceClassification",
     "TitansForecastingConfig",
     "TitansModel",
     "__version__",

@@ -39,7 +39,7 @@ def test_what_is_wrong_with_a_recipe(fails, recipe_file, tmp_path):
     assert line("training.lr=1").startswith(
         "titans: error: --set 'training.lr=1': unknown key 'lr' in [training]; did you mean 'learning_rate'?"
     )
-    assert "its keys: steps, batch_size" in line("training.foo=1")
+    assert "its keys: steps, epochs, patience" in line("training.foo=1")
     assert "model.preset is 'tinny'; allowed: tiny, 170m, 340m, 400m, 760m, 1.3b; did you mean 'tiny'?" in line(
         "model.preset=tinny", "data.train=gone.txt"
     )

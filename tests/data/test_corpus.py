@@ -130,7 +130,7 @@ def test_what_is_not_there_is_named(tmp_path):
         open_corpus("no.txt", "data.train")
     with pytest.raises(FileNotFoundError, match="holds no"):
         open_corpus(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="no text, JSONL or parquet file matches"):
+    with pytest.raises(FileNotFoundError, match="no text, JSONL, parquet or FASTA file matches"):
         open_corpus(str(tmp_path / "*.jsonl"))
     with pytest.raises(ValueError, match="empty list"):
         open_corpus([])

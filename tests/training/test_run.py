@@ -40,8 +40,8 @@ class Stopped(Exception):
     """Raised in the middle of a run, in place of a kill."""
 
 
-def stop_at(monkeypatch, step):
-    """Make the next run fail in the middle of a step, after some micro-batches of it."""
+def stop_at(monkeypatch, step, micro=2):
+    """Make the next run fail in a step, after `micro` micro-batches of it."""
     from titanslab.training import trainer
 
     plain = trainer.TitansTrainer.training_step
@@ -50,7 +50,7 @@ def stop_at(monkeypatch, step):
     def failing(self, *args, **kwargs):
         loss = plain(self, *args, **kwargs)
         seen.append(self.state.global_step)
-        if self.state.global_step == step and seen.count(step) == 2:
+        if self.state.global_step == step and seen.count(step) == micro:
             raise Stopped
         return loss
 

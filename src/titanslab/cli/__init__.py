@@ -17,6 +17,7 @@ VERBS = {
     "ask": ("titanslab.cli.ask", "Ask a model about a text that it has read."),
     "chat": ("titanslab.cli.chat", "Talk with a model; the session is kept in a file."),
     "inspect": ("titanslab.cli.inspect", "Show surprise, gates and weights of a model's memory on a text."),
+    "forecast": ("titanslab.cli.forecast", "Forecast the rows after the end of a CSV file, with a plot."),
     "evaluate": ("titanslab.cli.evaluate", "Measure a model: perplexity by position, recall, common sense."),
     "reproduce": ("titanslab.cli.reproduce", "Train and test all models of a table, such as niah or babilong."),
     "info": ("titanslab.cli.info", "Show versions, devices, memory backends and what a model costs."),

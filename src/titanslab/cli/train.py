@@ -72,6 +72,14 @@ def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
         yield f"The loss by step: {output / 'loss.png'}"
     yield "Next:"
     run, data = shlex.quote(str(output)), settings.data
+    if settings.kind == "series":
+        file = shlex.quote(data.file)
+        yield f"  titans evaluate forecasting --model {run} --data {file}"
+        yield f"  titans forecast {file} --model {run}"
+        return
+    if settings.kind == "sequences":
+        yield f"  titans evaluate dna --model {run} --data TEST_FILE"
+        return
     if data.train is not None:
         yield f'  titans generate --model {run} --prompt "Once upon a time"'
         for source in (data.validation, data.train):

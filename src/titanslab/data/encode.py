@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from titanslab.data.corpus import in_groups
+from titanslab.data.dna.alphabet import clean_text, ids_of
+from titanslab.data.dna.tokenizer import is_dna_tokenizer
 from titanslab.data.tokenizer import is_byte_tokenizer, load_tokenizer
 
 _ANCHOR = "."
@@ -34,6 +36,8 @@ class TextEncoder:
         start: the ids before a text that is read from its beginning: the start token, or none.
         end: the ids after a whole text: the end token, or none.
         is_bytes: whether token b is byte b, so that the tokenizer need not run.
+        is_dna: whether a nucleotide is a token, so that the tokenizer need not run; other letters raise a ValueError.
+        by_table: whether either holds.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -47,11 +51,15 @@ class TextEncoder:
         size = tokenizer.get_vocab_size() if _is_rust(tokenizer) else len(tokenizer)
         self.dtype = np.dtype(np.uint16 if size <= 2**16 else np.uint32)
         self.is_bytes = is_byte_tokenizer(tokenizer)
+        self.is_dna = is_dna_tokenizer(tokenizer)
+        self.by_table = self.is_bytes or self.is_dna
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids [T] of each text, without special tokens."""
         if self.is_bytes:
             return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(self.dtype) for text in texts]
+        if self.is_dna:
+            return [ids_of(clean_text(text, f"the text {text[:20]!r}")).astype(self.dtype) for text in texts]
         if _is_rust(self.tokenizer):
             # without the places of tokens in the text, where the class has that
             encode = getattr(self.tokenizer, "encode_batch_fast", self.tokenizer.encode_batch)
@@ -72,6 +80,8 @@ class TextEncoder:
 
     def parts(self, text: str) -> list[str]:
         """Parts of a text whose ids, end to end, are those of the text; the text itself if that is not certain."""
+        if len(text) > PART_CHARACTERS and self.is_dna:
+            return [text[start : start + PART_CHARACTERS] for start in range(0, len(text), PART_CHARACTERS)]
         if len(text) <= PART_CHARACTERS or not self._splits_before_spaces:
             return [text]
         parts, start = list[str](), 0
@@ -111,7 +121,7 @@ class TextEncoder:
 
     def chunk(self, text: str, first: bool) -> np.ndarray:
         """The ids [T] of one chunk of a longer text that is cut before spaces; `first` is that text's beginning."""
-        if first or self.is_bytes:
+        if first or self.by_table:
             return self.encode([text])[0]
         # after the anchor, so that no tokenizer takes the chunk for the start of a text
         ids = self.encode([_ANCHOR + text])[0]

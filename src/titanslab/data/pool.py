@@ -47,8 +47,8 @@ def encoded(
     Raises:
         ValueError: a process was killed.
     """
-    if processes == 1 or encoder.is_bytes:
-        plain = TextEncoder(_plain(encoder.tokenizer)) if not encoder.is_bytes else encoder
+    if processes == 1 or encoder.by_table:
+        plain = TextEncoder(_plain(encoder.tokenizer)) if not encoder.by_table else encoder
         for name, texts in groups:
             with _one_thread():
                 rows = plain.encode(texts)

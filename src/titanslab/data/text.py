@@ -1,25 +1,24 @@
-"""The one reader of texts: files of running text, JSON or parquet, plain or compressed, whole or in pieces."""
+"""The one reader of texts: files of running text, JSON, parquet or FASTA, plain or compressed, whole or in pieces."""
 
-import bz2
 import glob
-import gzip
 import io
 import json
-import lzma
 import os
-import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-_SUFFIXES = {"text": (".txt", ".text", ".md"), "json": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet",)}
+from titanslab.data.compressed import COMPRESSIONS, head, not_utf8, opened
+from titanslab.data.dna import fasta
+
+_SUFFIXES = {
+    "text": (".txt", ".text", ".md"),
+    "json": (".jsonl", ".json", ".ndjson"),
+    "parquet": (".parquet",),
+    "FASTA": fasta.SUFFIXES,
+}
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
-COMPRESSIONS = (".gz", ".xz", ".zst", ".bz2")
-MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\0": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"BZh": ".bz2"}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 TOKENS = "titans-tokens.json"  # in a folder of tokens, which holds no texts
 PIECE_BYTES = 1 << 16
@@ -27,7 +26,7 @@ PARQUET_ROWS = 1024  # rows decoded at once; a row may hold a whole book
 
 
 def text_kind(path: Path) -> str | None:
-    """The kind of a file by its name, compressed or not: "text", "json" or "parquet"; None for other names."""
+    """The kind of a file by its name, compressed or not: "text", "json", "parquet" or "FASTA"; None for other names."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -63,7 +62,7 @@ def find_files(source: str, name: str) -> list[Path]:
     if path.is_file():
         if text_kind(path) is None:
             raise ValueError(
-                f"{name}: {source!r} is of an unknown kind; name it .txt, .md, .jsonl, .json or .parquet, "
+                f"{name}: {source!r} is of an unknown kind; name it .txt, .md, .jsonl, .json, .parquet or .fa, "
                 f"with {', '.join(COMPRESSIONS)} after it where compressed"
             )
         return [path]
@@ -72,10 +71,10 @@ def find_files(source: str, name: str) -> list[Path]:
             raise ValueError(f"{name}: {source!r} holds tokens that titans tokenize made, and texts are needed here")
         shown = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
         inside = sorted(shown)
-        missing = f"folder {source!r} holds no .txt, .md, .jsonl, .json or .parquet file"
+        missing = f"folder {source!r} holds no .txt, .md, .jsonl, .json, .parquet or .fa file"
     elif glob.has_magic(source):
         inside = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        missing = f"no text, JSONL or parquet file matches the pattern {source!r}"
+        missing = f"no text, JSONL, parquet or FASTA file matches the pattern {source!r}"
     elif path.exists():
         raise ValueError(f"{name}: {source!r} is a device or a pipe; give a file, or write its text to one")
     else:
@@ -92,9 +91,9 @@ def file_texts(
     """The texts of one file, in its order; a file without a known suffix is running text.
 
     Args:
-        path: running text in UTF-8; JSON, an entry a line or one list or entry in the file; or parquet. It is taken
-            for compressed if its first bytes or its name say so. Line ends become `\\n`, and a byte order mark is left
-            out. An empty file has no texts.
+        path: running text in UTF-8; JSON, an entry a line or one list or entry in the file; parquet; or FASTA, whose
+            texts are the letters ACGTN of its records. It is taken for compressed if its first bytes or its name say
+            so. Line ends become `\\n`, and a byte order mark is left out. An empty file has no texts.
         where: how errors call the file.
         column: the field of a JSON entry or the column of a parquet file that holds the text.
         cut: the part of a file of running text that is one text: "file", "line" or "paragraph".
@@ -107,10 +106,12 @@ def file_texts(
     kind, count, size = text_kind(path) or "text", 1, 0
     if path.is_file() and path.stat().st_size == 0:
         return
-    with _opened(path, where, kind) as (raw, stream):
+    with opened(path, where, kind) as (raw, stream):
         if kind == "parquet":
             count, rows = _parquet_rows(raw if stream is raw else io.BytesIO(stream.read()), column, where)
             texts, size = entry_texts(rows, column, where), path.stat().st_size
+        elif kind == "FASTA":
+            texts = (bases for _, bases in fasta.fasta_records(stream, where))
         else:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
             if kind == "json":
@@ -176,14 +177,14 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
 
 def whole_text(path: Path, where: str) -> str:
     """A file of running text as one string, of whatever name; errors as those of `file_texts`."""
-    with _opened(path, where) as (_, stream):
+    with opened(path, where) as (_, stream):
         text = io.TextIOWrapper(stream, encoding="utf-8-sig")
         return text.read()
 
 
 def file_bytes(path: Path, where: str, kind: str = "text") -> bytes:
     """The decompressed bytes of a file; errors as those of `file_texts`, except that of an encoding by 8 bits."""
-    with _opened(path, where, kind) as (_, stream):
+    with opened(path, where, kind) as (_, stream):
         return stream.read()
 
 
@@ -223,8 +224,8 @@ class TextSource:
 
     def pieces(self, start: int = 0) -> Iterator[TextPiece]:
         """The pieces from byte `start` of the decompressed text on, counted after a byte order mark."""
-        with _opened(self.path, str(self.path)) as (raw, stream):
-            mark = len(BYTE_ORDER_MARK) if _head(stream).startswith(BYTE_ORDER_MARK) else 0
+        with opened(self.path, str(self.path)) as (raw, stream):
+            mark = len(BYTE_ORDER_MARK) if head(stream).startswith(BYTE_ORDER_MARK) else 0
             begin = start + mark
             if begin and (stream.seek(begin) < begin or (stream is raw and begin > self.size)):
                 raise ValueError(f"{self.path} is shorter than the part that was read before; is it the same text?")
@@ -236,7 +237,7 @@ class TextSource:
                 try:
                     text = buffer[:cut].decode("utf-8")
                 except UnicodeDecodeError as error:
-                    raise _not_utf8(error, str(self.path), start + mark + error.start) from None
+                    raise not_utf8(error, str(self.path), start + mark + error.start) from None
                 yield TextPiece(text.replace("\r\n", "\n").replace("\r", "\n"), start, begin, place)
                 start += cut
                 buffer = buffer[cut:]
@@ -254,71 +255,6 @@ def _cut(buffer: bytes) -> int:
     while place > len(buffer) - 4 and buffer[place - 1] & 0xC0 == 0x80:
         place -= 1
     return place - 1  # the last character may lack bytes
-
-
-@contextmanager
-def _opened(path: Path, where: str, kind: str = "text") -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The file and its decompressed bytes; an error in reading either becomes a ValueError in one line."""
-    with open(path, "rb") as raw:
-        stream = _decompressed(raw, path)
-        try:
-            if kind != "parquet":
-                _check_encoding(_head(stream), where)
-            yield raw, stream
-        except UnicodeDecodeError as error:  # its object ends where the stream stands
-            raise _not_utf8(error, where, stream.tell() - len(error.object) + error.start) from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} cannot be read as {kind}: not valid JSON ({error}); is it whole?") from error
-        except Exception as error:
-            if type(error).__module__.startswith("pyarrow"):
-                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            # gzip and bz2 raise an OSError without a number; the package for zstd may not be there
-            elif (
-                isinstance(error, lzma.LZMAError | zlib.error | EOFError)
-                or type(error).__name__ == "ZstdError"
-                or (isinstance(error, OSError) and error.errno is None)
-            ):
-                reason = f"it does not decompress ({error})"
-            elif isinstance(error, RecursionError):
-                reason = "its JSON has too many tables and lists inside each other"
-            elif "integer string conversion" in str(error):
-                reason = "its JSON has a number of thousands of digits"
-            else:
-                raise
-            raise ValueError(f"{where} cannot be read as {kind}: {reason}; is it whole?") from error
-
-
-def _not_utf8(error: UnicodeDecodeError, where: str, place: int) -> ValueError:
-    return ValueError(f"{where} is not text in UTF-8 (byte {place}: {error.reason}); convert it")
-
-
-def _head(stream: Any) -> bytes:
-    """The first bytes of a stream that stands at its start; they are not consumed."""
-    return stream.peek(512)[:512]
-
-
-def _check_encoding(head: bytes, where: str) -> None:
-    """Raise a ValueError for UTF-16 or binary bytes, of which some are valid UTF-8."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{where} is text in UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8")
-    if b"\0" in head:
-        raise ValueError(
-            f"{where} is not text in UTF-8 (it holds zero bytes, as UTF-16 and binary files do); convert it"
-        )
-
-
-def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
-    """The bytes of a file, decompressed where its first bytes or its name say so."""
-    openers: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-    head = _head(raw)
-    kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), path.suffix.lower())
-    if kind == ".zst":
-        try:
-            zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-        except ImportError:
-            raise ImportError(f"{path} needs a package to be read: pip install 'titans-lab[zstd]'") from None
-        openers[".zst"] = zstd.open
-    return openers.get(kind, lambda stream: stream)(raw)
 
 
 def _json_entries(lines: Iterator[str]) -> Iterator[Any]:

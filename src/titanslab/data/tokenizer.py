@@ -1,4 +1,4 @@
-"""Opening a tokenizer: the bytes of UTF-8, or any Hugging Face or SentencePiece tokenizer, as a Hugging Face object."""
+"""Opening a tokenizer as a Hugging Face object: bytes, nucleotides, any of Hugging Face or SentencePiece."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from msgspec import DecodeError, Struct
 from msgspec.json import decode
 
 from titanslab.data.bpe import bpe_size
+from titanslab.data.dna.tokenizer import DNA, dna_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +45,7 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer: "byte", a tokenizer.json, a SentencePiece .model, a folder or a hub name.
+    """Load a tokenizer: "byte", "dna", a tokenizer.json, a SentencePiece .model, a folder or a hub name.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -53,6 +54,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name == BYTE:
         return byte_tokenizer()
+    if name == DNA:
+        return dna_tokenizer()
     if bpe_size(name) is not None:
         raise ValueError(
             f"tokenizer {name!r} is made of the training text by titans train; make one with "
@@ -78,7 +81,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(str(path) if path.is_dir() else name, trust_remote_code=False)
     except Exception as error:
-        found = f"{name!r} is neither 'byte', nor a file or folder here, nor a tokenizer that the hub gives"
+        found = f"{name!r} is neither 'byte' nor 'dna', nor a file or folder here, nor a tokenizer that the hub gives"
         if path.is_dir():
             found = f"folder {name!r} cannot be read"
         raise ValueError(f"tokenizer {found}: {error}") from error
@@ -113,7 +116,7 @@ def _from_file(path: Path) -> PreTrainedTokenizerBase:
     if ".model" in path.suffixes:  # also tokenizer.model.v1
         return _from_sentencepiece(path)
     raise ValueError(
-        f"tokenizer {str(path)!r} is of an unknown kind; give 'byte', a tokenizer.json, a SentencePiece .model, "
+        f"tokenizer {str(path)!r} is of an unknown kind; give 'byte', 'dna', a tokenizer.json, a SentencePiece .model, "
         "a folder or a hub name"
     )
 

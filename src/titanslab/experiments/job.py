@@ -111,10 +111,21 @@ class Job:
         fixed = any(key.startswith(f"{RATE}=") and p in ("", self.set, self.row, FIRST) for p, key in given)
         return bool(self.measured("sweep").rates) and not fixed
 
+    @property
+    def score(self) -> Any:
+        """[score] of this row; the series that trained a forecasting model hold its test rows too."""
+        found, recipe = self.measured("score"), self.recipes()[0]
+        if found.verb and found.data is None and recipe.kind == "series":
+            found = dataclasses.replace(found, data=recipe.data.file)
+        return found
+
     def lengths(self, section: str) -> list[int]:
         """The lengths of [perplexity] or [speed] in tokens; a row without `far` is timed at `NEAR` rows at most."""
+        asked = self.measured(section).lengths
+        if not asked:
+            return []
         row = self.recipes()[0].data.sequence_length
-        found = row_lengths(self.measured(section).lengths, row, f"{section}.lengths")
+        found = row_lengths(asked, row, f"{section}.lengths")
         return found if self.far or section == "perplexity" else [length for length in found if length <= NEAR * row]
 
     @property
@@ -133,7 +144,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train and measure; for a row with questions, its process finds that out."""
-        from titanslab.experiments import common_sense, text_loss
+        from titanslab.experiments import common_sense, scored, text_loss
         from titanslab.training.run import RECIPE, RESULT
 
         last, language = self.folder / self.stages[-1], self.measured("language")
@@ -144,6 +155,9 @@ class Job:
         measured = text_loss.wanted_settings(self.measured("perplexity"), self.lengths("perplexity"))
         if measured["lengths"] and text_loss.read(self.folder).get("settings") != measured:
             return False
+        score = self.score
+        if score.verb and scored.read(self.folder).get("settings") != scored.wanted_settings(score):
+            return False
         asked = language.tasks and language.data
         return not asked or common_sense.read(self.folder).get("settings") == common_sense.wanted_settings(language)
 
@@ -153,8 +167,10 @@ class Job:
 
 
 def has_memory(recipe: Recipe) -> bool:
-    """Whether the recipe of a first stage makes a model with a neural memory."""
-    return recipe.model.architecture is None and recipe.model.variant != "attention"
+    """Whether the recipe of a first stage makes a language model with a neural memory."""
+    from titanslab.training.recipe import TEXT
+
+    return recipe.kind == TEXT and recipe.model.architecture is None and recipe.model.variant != "attention"
 
 
 def run(job: Job) -> None:
@@ -179,6 +195,12 @@ def run(job: Job) -> None:
     for part in job.rounds():
         print(f"{job.name}: {part.folder} at {part.lengths}", file=sys.stderr, flush=True)
         asking.answer(job.ask, part, last, job.folder, Path(job.work) / "samples", job.device)
+    score = job.score
+    if score.verb:
+        from titanslab.experiments.scored import measure_once as score_once
+
+        print(f"{job.name}: titans evaluate {score.verb}", file=sys.stderr, flush=True)
+        score_once(last, score, job.folder, job.device)
     language = job.measured("language")
     if language.tasks and language.data:
         from titanslab.experiments.common_sense import answer_once

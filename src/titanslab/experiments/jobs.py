@@ -116,7 +116,7 @@ class _Work:
         self.training: dict[str, tuple[int, int]] = {}  # run folder -> (steps, work per step)
         for stage, recipe in zip(job.stages, job.recipes(), strict=True):
             settings = recipe.training
-            per_step = TRAINING * settings.rows() * recipe.data.sequence_length
+            per_step = TRAINING * settings.rows() * getattr(recipe.data, "sequence_length", 1)
             self.training[stage] = settings.steps, per_step
             if stage == job.stages[0] and job.tunes:
                 sweep = job.measured("sweep")

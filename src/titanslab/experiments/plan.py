@@ -220,7 +220,7 @@ def listing(study: Study, names: str | None) -> list[tuple[str, str, int, str, s
 
 def _made_changes(study: Study, choice: Choice, need_test_files: bool, work: Path | None) -> list[str]:
     """The changes of the recipes that follow from files, texts, tokenizer and device."""
-    made = _text_changes(study, choice, work)
+    made = _text_changes(study, choice, work) if study.folder is None else _folder_changes(study, choice)
     for name, path in choice.files.items():
         if name not in study.files:
             raise ValueError(f"{_flag(name)} is not used by the study {study.name}; leave it out")
@@ -259,6 +259,33 @@ def _text_changes(study: Study, choice: Choice, work: Path | None) -> list[str]:
             path = (work or Path()).absolute() / FOLDER / f"{part}_excerpt.txt"
             made += [f"{key}={excerpt(files, path) if work else path}" for key in keys]
     return made
+
+
+def _folder_changes(study: Study, choice: Choice) -> list[str]:
+    """The changes that give each set its files in the folder of --data."""
+    assert study.folder is not None
+    if choice.validation:
+        raise ValueError(f"--validation is not used by the study {study.name}; leave it out")
+    if len(choice.data) != 1 or not Path(choice.data[0]).is_dir():
+        raise ValueError(f"--data must be the folder with the files of the study {study.name}; got {choice.data}")
+    made = []
+    for name in chosen_sets(study, choice.sets):
+        for key in study.folder.to:
+            section, _, option = key.partition(".")
+            held = study.sets[name].base.get(section) or {}
+            if file := held.get(option) or getattr(study.sets[name].measures.get(section), option, None):
+                made.append(f"{name}:{key}={_inside(Path(choice.data[0]), file, name)}")
+    return made
+
+
+def _inside(folder: Path, file: str, name: str) -> Path:
+    """The path of a file in a folder, plain or compressed; FileNotFoundError where it is not there."""
+    for ending in ("", ".gz", ".xz", ".zst"):
+        if (path := folder.absolute() / f"{file}{ending}").exists():
+            return path
+    raise FileNotFoundError(
+        f"--data {str(folder)!r} holds no {file!r}, which the set {name} needs; --sets chooses others"
+    )
 
 
 def _texts(study: Study, choice: Choice, work: Path | None) -> Split:

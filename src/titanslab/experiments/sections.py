@@ -159,6 +159,31 @@ class Speed:
 
 
 @dataclass
+class Score:
+    """[score]: a verb of `titans evaluate` that measures each trained model, for models that are no language models.
+
+    Args:
+        verb: "forecasting" or "dna"; an empty one = no such measure.
+        data: the file on which the model is measured; None = the file that it was trained on, of which the verb takes
+            the test rows.
+        values: names of values in the verb's summary.json; each makes a table, whose columns are groups of sets.
+        flags: further words of the command.
+    """
+
+    verb: str = ""
+    data: str | None = None
+    values: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Folder:
+    """[folder]: the settings whose files lie in the folder of --data, each `section.key`, such as `series.file`."""
+
+    to: list[str] = field(default_factory=list)
+
+
+@dataclass
 class PaperTable:
     """Figures of the paper: names of the columns, and the numbers of each row."""
 
@@ -173,7 +198,7 @@ class Paper:
     Args:
         source: where they are published.
         lengths, rows: of a task; `rows` maps row -> name -> percent at each of `lengths`.
-        tables: of the tables `perplexity`, `speed` and `language`.
+        tables: of the tables `perplexity`, `speed`, `language`, and of those that `Score.values` name.
     """
 
     source: str = ""
@@ -182,7 +207,15 @@ class Paper:
     tables: dict[str, PaperTable] = field(default_factory=dict)
 
 
-MEASURES = {"ask": Ask, "size": Size, "sweep": Sweep, "perplexity": Perplexity, "language": Language, "speed": Speed}
+MEASURES = {
+    "ask": Ask,
+    "size": Size,
+    "sweep": Sweep,
+    "perplexity": Perplexity,
+    "language": Language,
+    "speed": Speed,
+    "score": Score,
+}
 COUNTS = {  # these numbers shrink with --budget
     "ask": ("samples", "far_samples", "frozen_samples"),
     "sweep": ("max_tokens",),

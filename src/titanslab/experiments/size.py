@@ -21,16 +21,26 @@ class Fitted(NamedTuple):
 
 
 def parameters(recipe: Recipe, vocabulary: int) -> int:
-    """Number of parameters of the model that a first stage trains. No memory is allocated for them."""
+    """Number of parameters of the model that a first stage trains; a forecasting model has one column.
+
+    No memory is allocated for them.
+    """
     import torch
 
     from titanslab.data import byte_tokenizer
     from titanslab.training.model import build_model
+    from titanslab.training.series_sections import SERIES
 
     recipe = copy.deepcopy(recipe)
-    recipe.model.options["vocab_size"] = vocabulary
     with torch.device("meta"):
-        return sum(p.numel() for p in build_model(recipe, byte_tokenizer()).parameters())
+        if recipe.kind == SERIES:
+            from titanslab.training.series import build_forecaster, forecaster_config
+
+            model = build_forecaster(recipe.model, forecaster_config(recipe.model, 1))
+        else:
+            recipe.model.options["vocab_size"] = vocabulary
+            model = build_model(recipe, byte_tokenizer())
+        return sum(p.numel() for p in model.parameters())
 
 
 def fit_size(

@@ -7,7 +7,9 @@
     [texts]               the settings that receive the texts of --data and --validation (`Texts`)
     [tokenizer]           the tokenizer, trained on the training text (`TokenizerPlan`)
     [paper]               the paper's figures (`Paper`)
-    [base]                a recipe: the sections [model], [data] and [training] that all rows share
+    [folder]              the settings that name files in the folder of --data (`Folder`)
+    [base]                a recipe: the sections [model], [data] and [training] that all rows share; [series] or
+                          [sequences] in the place of [data] for forecasting and for DNA
     [rows.NAME]           a model of the table: its differences from the base (`Row`)
     [stages.NAME]         a later training stage, which starts from the model of the stage before it (`Stage`)
     [sets.NAME]           another set with its own base, rows and stages; its base changes the base above
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from titanslab.documents import checked, read_toml
-from titanslab.experiments.sections import COUNTS, MEASURES, Ask, FileUse, Paper, Texts, TokenizerPlan
+from titanslab.experiments.sections import COUNTS, MEASURES, Ask, FileUse, Folder, Paper, Texts, TokenizerPlan
 from titanslab.models.config import nearest
 from titanslab.training.recipe import SECTIONS, Recipe, parse_recipe
 from titanslab.training.settings import build_settings, read_assignment
@@ -53,6 +55,8 @@ class Row:
     widths: dict[str, int] | None = None
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, Any] = field(default_factory=dict)
+    sequences: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
 
@@ -70,13 +74,17 @@ class Stage:
 
 @dataclass
 class RowSet:
-    """Rows with the recipe that they share, the later stages, and the measures by the name of their section."""
+    """Rows with the recipe that they share, the later stages, and the measures by the name of their section.
+
+    `group`: sets of one group share a column of a table of scores, which has their mean; empty = a column of its own.
+    """
 
     about: str
     base: dict[str, Any]
     rows: dict[str, Row]
     stages: dict[str, Stage]
     measures: dict[str, Any] = field(default_factory=dict)
+    group: str = ""
 
     def widths_of(self, row: str) -> dict[str, int]:
         """The widths that are chosen so that a row has its number of parameters; empty = none."""
@@ -111,7 +119,7 @@ class RowSet:
         for name in stages[1:]:
             later = {**self.base, "model": {}}
             stage = _sections(self.stages[name])
-            if "task_options" in stage["data"]:
+            if "task_options" in stage.get("data", {}):
                 later["data"] = {k: v for k, v in later.get("data", {}).items() if k != "task_options"}
             found.append(merged(later, stage))
         return found
@@ -133,6 +141,7 @@ class Study:
     sets: dict[str, RowSet]
     run: list[str]
     texts: Texts | None = None
+    folder: Folder | None = None
     scale: str = CPU
     scales: tuple[str, ...] = (CPU,)
     budget: float = 1.0
@@ -298,7 +307,20 @@ def _at_scale(table: dict[str, Any], scale: str) -> dict[str, Any]:
 
 def _parse(table: dict[str, Any], path: Path, scale: str) -> Study:
     origin = str(path)
-    top = ("title", "run", "files", "texts", "tokenizer", "paper", "base", "rows", "stages", "sets", *MEASURES)
+    top = (
+        "title",
+        "run",
+        "files",
+        "texts",
+        "folder",
+        "tokenizer",
+        "paper",
+        "base",
+        "rows",
+        "stages",
+        "sets",
+        *MEASURES,
+    )
     _known_keys(table, top, origin, "")
     files = {
         name: build_settings(FileUse, use, f"files.{name}", origin) for name, use in _tables(table, "files", origin)
@@ -312,7 +334,7 @@ def _parse(table: dict[str, Any], path: Path, scale: str) -> Study:
     if parts["rows"]:
         sets[MAIN] = _row_set({"about": table.get("title", ""), **parts}, {"base": {}, **measures}, MAIN, origin)
     for name, part in _tables(table, "sets", origin):
-        known = ("about", "base", "rows", "stages", "study", "rows_of", *MEASURES)
+        known = ("about", "group", "base", "rows", "stages", "study", "rows_of", *MEASURES)
         _known_keys(part, known, origin, f"sets.{name}")
         below = above
         if "study" in part:
@@ -351,6 +373,7 @@ def _parse(table: dict[str, Any], path: Path, scale: str) -> Study:
         sets=sets,
         run=run,
         texts=texts,
+        folder=None if "folder" not in table else build_settings(Folder, table["folder"], "folder", origin),
     )
     for name, rows in sets.items():
         for row in rows.rows:
@@ -393,7 +416,7 @@ def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str
     if measures["size"].like and measures["size"].like not in rows:
         like = measures["size"].like
         raise ValueError(f"{origin}: [{where}size] like = {like!r} is not a row{nearest(like, tuple(rows))}")
-    return RowSet(str(part.get("about", "")), base, rows, stages, measures)
+    return RowSet(str(part.get("about", "")), base, rows, stages, measures, str(part.get("group", "")))
 
 
 def _check_names(rows: dict[str, Row], stages: dict[str, Stage], where: str, origin: str) -> None:
@@ -421,7 +444,8 @@ def _check_names(rows: dict[str, Row], stages: dict[str, Stage], where: str, ori
 
 
 def _sections(part: Row | Stage) -> dict[str, Any]:
-    return {"model": part.model, "data": part.data, "training": part.training}
+    names = (name for name in SECTIONS if getattr(part, name, None) or name in ("model", "training"))
+    return {name: getattr(part, name) for name in names}
 
 
 def _tables(table: Mapping[str, Any], key: str, origin: str) -> list[tuple[str, Any]]:

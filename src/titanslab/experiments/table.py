@@ -9,7 +9,7 @@ from typing import Any
 from titanslab.documents import read_json
 from titanslab.evaluation.results import read_records
 from titanslab.evaluation.table import summarise
-from titanslab.experiments import asking, common_sense, speed, text_loss, tuning
+from titanslab.experiments import asking, common_sense, scored, speed, text_loss, tuning
 from titanslab.experiments.report import picture
 from titanslab.experiments.sections import Ask, Paper
 from titanslab.experiments.study import MAIN, Study
@@ -28,7 +28,7 @@ def collect(study: Study, work: Path) -> tuple[list[dict[str, Any]], list[tuple[
         results: one entry per row, seed and stage whose model has answered; without any answers, one for the last
             finished stage. Its keys are row, set, model (the row without its set and stage), seed, parameters,
             training, lessons (the training of earlier stages), cells, cells_memory_off, and the contents of
-            sweep.json, perplexity.json and language.json.
+            sweep.json, perplexity.json, language.json and score.json.
         missing: name and reason of each row and seed without a finished stage.
     """
     results, missing = [], []
@@ -62,6 +62,7 @@ def collect(study: Study, work: Path) -> tuple[list[dict[str, Any]], list[tuple[
                             "sweep": tuning.read(folder),
                             "perplexity": text_loss.read(folder),
                             "language": common_sense.read(folder),
+                            "score": scored.read(folder).get("results", {}),
                         }
                     )
     return results, missing

@@ -17,6 +17,8 @@ Results = Sequence[dict[str, Any]]
 Columns = dict[str, dict[str, list[float]]]  # column -> row -> the value of each seed
 SHORTEST = 64  # positions up to this one are one column
 MARK = " (paper)"
+# headings of the values of [score]
+SCORES = {"mse": "Mean squared error, test", "mae": "Mean absolute error, test", "accuracy": "Accuracy, test"}
 
 
 def tables(study: Study, results: Results, speeds: Results) -> list[str]:
@@ -26,6 +28,10 @@ def tables(study: Study, results: Results, speeds: Results) -> list[str]:
         _table("Perplexity on held-out text", perplexities(study, results), paper.get("perplexity"), ".2f"),
         _table(_positions_title(results), positions(results), None, ".3f"),
         _table("Common sense", language(results), paper.get("language"), ".2f"),
+        *(
+            _table(SCORES.get(name, name), columns, paper.get(name), ".3f")
+            for name, columns in scores(study, results).items()
+        ),
         _table("Training, tokens a second", speed(study, speeds), paper.get("speed"), ",.0f"),
         _rates(results),
     ]
@@ -105,6 +111,27 @@ def positions(results: Results) -> Columns:
             if tokens := sum(bucket["tokens"] for bucket in buckets):
                 loss = sum(bucket["loss"] * bucket["tokens"] for bucket in buckets) / tokens
                 found.setdefault(name, {}).setdefault(result["row"], []).append(loss)
+    return found
+
+
+def scores(study: Study, results: Results) -> dict[str, Columns]:
+    """For each value of [score] its columns: the sets of a group in one, with the mean of these sets for each seed.
+
+    A row has a seed in a group only where all sets of the group have it.
+    """
+    found: dict[str, Columns] = {}
+    groups: dict[str, list[str]] = {}
+    for name, part in study.sets.items():
+        groups.setdefault(part.group or name, []).append(name)
+    values = {(r["set"], r["model"], r["seed"]): r["score"] for r in results if r.get("score")}
+    models = dict.fromkeys((model, seed) for _, model, seed in values)
+    for group, sets in groups.items():
+        for model, seed in models:
+            cells = [values.get((name, model, seed)) for name in sets]
+            if all(cells):
+                for value in study.sets[sets[0]].measures["score"].values:
+                    mean = sum(cell[value] for cell in cells if cell) / len(cells)
+                    found.setdefault(value, {}).setdefault(group, {}).setdefault(model, []).append(mean)
     return found
 
 

@@ -40,6 +40,7 @@ class MemoryConfig:
             None = off. OURS: the default bounds the write of one token, and at the start it hardly ever binds.
         conv_size: taps of the short convolutions after q, k and v; 1 = none.
         gates_per_layer: separate theta, eta and alpha for each weight matrix of a memory.
+        read_before_write: a token reads the memory before its own write, and not right after it. OURS, for ablations.
         momentum, forgetting: False fixes eta or alpha at 0 (the paper's ablations).
         half_lives: shortest and longest half-life of the heads at the start of training, in tokens.
         theta_bias: bias of theta's gate at the start: its sigmoid is the write in units of the stability limit. By
@@ -69,6 +70,7 @@ class MemoryConfig:
     grad_clip: float | None = 1.0
     conv_size: int = 4
     gates_per_layer: bool = True
+    read_before_write: bool = False
     momentum: bool = True
     forgetting: bool = True
     half_lives: tuple[float, float] = (2.0**6, 2.0**14)
@@ -84,7 +86,7 @@ class MemoryConfig:
         check_integer("conv_size", self.conv_size, 1, MOST_TAPS)
         if self.head_dim is not None:
             check_integer("head_dim", self.head_dim, 1)
-        for name in ("residual", "norm", "gates_per_layer", "momentum", "forgetting", "gate_keys"):
+        for name in ("residual", "norm", "gates_per_layer", "momentum", "forgetting", "gate_keys", "read_before_write"):
             check_flag(name, getattr(self, name))
         if self.grad_clip is not None:
             check_positive("grad_clip", self.grad_clip)

@@ -297,7 +297,7 @@ class NeuralMemory(nn.Module):
 
     def takes_pass(self, x: Tensor, projections: Sequence[nn.Module] = (), others: Sequence[Tensor] = ()) -> bool:
         """Whether the compiled training pass runs on `x`; `projections` and `others`: more of `takes_layer`."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or self.config.read_before_write:
             return False
         projections = [*projections, *(getattr(self, f"{n}_proj") for n in "qkvgo"), *self.gate_projections()]
         convs = [getattr(self, f"{n}_conv1d") for n in "qkv" if self.conv_size > 1]
@@ -431,12 +431,18 @@ class NeuralMemory(nn.Module):
             theta, eta, alpha = (t[..., 0] for t in gates)
         before = None if state is None else state.memory
         start = None if initial is None else initial.memory
+        ahead = learn and self.config.read_before_write and x.shape[1] > 0
         if learn:
-            given = (q, k, v, theta, eta, alpha, self.network, self.params, before, self.chunk_size, self.backend)
+            query = torch.cat((q[:, 1:], q[:, -1:]), dim=1) if ahead else q  # of each token, or of the one after it
+            given = (query, k, v, theta, eta, alpha, self.network, self.params, before, self.chunk_size, self.backend)
             y, memory, loss = neural_memory(*given, mask=real, reset=reset, initial=start, return_loss=True)
-        else:
+        if ahead or not learn:
             # no row reads the start in a call in which no document begins
             first = before if before is not None and reset is None else start or self.initial_state().memory
+        if ahead:
+            y = self._reads_before(q, y, before or first, first, reset)
+            y = y if real is None else y.masked_fill(~real[:, :, None, None], 0)
+        elif not learn:
             memory = before or first.at_boundary().expand(x.shape[0])
             y = self.recall(q, memory.weights, first.weights, reset)
             y = y if real is None else y.masked_fill(~real[:, :, None, None], 0)
@@ -445,6 +451,20 @@ class NeuralMemory(nn.Module):
         tails = dict(zip("qkv", conv, strict=True))
         stats = dict(zip(STATS, (*gates, loss, gate), strict=True)) if return_stats else {}
         return Written(y, NeuralMemoryState(memory, with_read(tails, state or initial)), stats, None)
+
+    def _reads_before(
+        self, q: Tensor, later: Tensor, before: MemoryState, first: MemoryState, reset: Tensor | None
+    ) -> Tensor:
+        """Reads of `q [B,T,H,D]` before each token's write: `later` has each after the write of the token before.
+
+        The first token reads `before`, the memory in which the call begins, and the first of a document reads `first`.
+        """
+        batch = q.shape[0]
+        y = torch.cat((self.recall(q[:, :1], before.expand(batch).weights).to(later.dtype), later[:, :-1]), dim=1)
+        if reset is None:
+            return y
+        start = self.recall(q, first.expand(batch).weights).to(y.dtype)
+        return torch.where(reset[:, :, None, None], start, y)
 
     def _loss(
         self, k: Tensor, v: Tensor, weights: tuple[Tensor, ...], start: tuple[Tensor, ...] | None, reset: Tensor | None

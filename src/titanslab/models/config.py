@@ -23,6 +23,7 @@ from titanslab.memory.config import (
 VARIANTS = ("lmm", "mal", "mag", "mac", "attention")
 WINDOWED = ("bamba_window", "qwen3_next_window")  # model types of the baselines in `titanslab.models.windowed`
 GATES = ("mix", "sigmoid", "silu")
+POOLINGS = ("mean", "last")
 _SHORT = {"num_heads": "num_memory_heads", "conv_size": "conv_size", "chunk_size": "chunk_size"}
 # Options of `MemoryConfig` under the names that keyword arguments, recipes and the header of a cache file give them:
 # `memory_depth` is `memory.depth`. A config.json of before `memory` was there has these names too.
@@ -76,6 +77,8 @@ class TitansConfig(PreTrainedConfig):
             themselves have no limit; the default is the longest text that was tested.
         initializer_range: standard deviation of linear layers at the start; embeddings take `hidden_size ** -0.5`.
         rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`; other types raise.
+        classifier_pooling, classifier_dropout: of `TitansForSequenceClassification`: the "mean" of the outputs or the
+            "last" one, and the dropout before its head.
         fused_loss: in training with labels, compute the loss in chunks of tokens and return no logits.
     """
 
@@ -105,6 +108,8 @@ class TitansConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     fused_loss: bool = False
+    classifier_pooling: str = "mean"
+    classifier_dropout: float = 0.0
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -188,7 +193,7 @@ class TitansConfig(PreTrainedConfig):
         check_choice("preset", name, tuple(PRESETS))
         known = cls.field_names()
         for field in overrides:
-            if field not in known:
+            if field not in (*known, "num_labels"):
                 raise ValueError(f"TitansConfig has no field {field!r}{nearest(field, known)}")
         return cls(**{**PRESETS[name], "variant": variant, **overrides})
 
@@ -211,6 +216,11 @@ class TitansConfig(PreTrainedConfig):
         """Raise a ValueError that names the first field with an impossible value."""
         check_choice("variant", self.variant, VARIANTS)
         check_choice("gate_type", self.gate_type, GATES)
+        check_choice("classifier_pooling", self.classifier_pooling, POOLINGS)
+        if not is_number(self.classifier_dropout) or not 0 <= self.classifier_dropout < 1:
+            raise ValueError(
+                f"classifier_dropout must be a number of at least 0 and below 1, got {self.classifier_dropout!r}"
+            )
         sizes = "vocab_size hidden_size intermediate_size num_attention_heads segment_len max_position_embeddings"
         for name in sizes.split():
             check_integer(name, getattr(self, name), 1)

@@ -27,28 +27,39 @@ def register_config() -> None:
     """Make `AutoConfig` know the configs, and the first config register the models."""
     from transformers import AutoConfig
 
+    from titanslab.models.classifier_configs import ClassifierConfig, GenomicCNNConfig, TrunkClassifierConfig
     from titanslab.models.config import TitansConfig
     from titanslab.models.forecasting_config import TitansForecastingConfig
     from titanslab.models.series_config import BASELINES, SeriesConfig
 
-    configs: tuple[Any, ...] = (TitansConfig, TitansForecastingConfig, *BASELINES)
-    for config in configs:
+    own: tuple[Any, ...] = (TitansConfig, TitansForecastingConfig, *BASELINES, GenomicCNNConfig, TrunkClassifierConfig)
+    for config in own:
         AutoConfig.register(config.model_type, config, exist_ok=True)
-    TitansConfig.first_use = register_models
+    TitansConfig.first_use = ClassifierConfig.first_use = register_models
     SeriesConfig.first_use = register_forecasters
 
 
 @cache
 def register_models() -> None:
-    """Make `AutoModel` and `AutoModelForCausalLM` know the models."""
-    from transformers import AutoModel, AutoModelForCausalLM
+    """Make `AutoModel` and the other Auto classes know the models."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    from titanslab.models.classification import TitansForSequenceClassification
+    from titanslab.models.classifier_configs import GenomicCNNConfig, TrunkClassifierConfig
+    from titanslab.models.cnn import CNNForSequenceClassification
     from titanslab.models.config import TitansConfig
     from titanslab.models.modeling import TitansForCausalLM, TitansModel
     from titanslab.models.plain_trainer import shift_labels_of
+    from titanslab.models.trunk_classifier import TrunkForSequenceClassification
 
     AutoModel.register(TitansConfig, TitansModel, exist_ok=True)
     AutoModelForCausalLM.register(TitansConfig, TitansForCausalLM, exist_ok=True)
+    for config, model in (
+        (TitansConfig, TitansForSequenceClassification),
+        (GenomicCNNConfig, CNNForSequenceClassification),
+        (TrunkClassifierConfig, TrunkForSequenceClassification),
+    ):
+        AutoModelForSequenceClassification.register(config, model, exist_ok=True)
     shift_labels_of(TitansForCausalLM.__name__, TitansConfig.model_type)
 
 

@@ -140,26 +140,26 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM
 
-    config = load_config(name)
+    config = load_config(name, **config_changes)
     if is_forecaster(config):
         raise ValueError(
             f"the model in {str(name)!r} forecasts series (model_type {config.model_type!r}), and a language model is "
             "needed here; see titans evaluate forecasting"
         )
-    return _load(AutoModelForCausalLM, name, **config_changes)
+    return load_weights(name, AutoModelForCausalLM, **config_changes)
 
 
-def load_forecaster(name: str | Path) -> PreTrainedModel:
+def load_forecaster(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """Load a forecasting model from a folder as `load_model` loads a language model; errors as there, and below."""
     from transformers import AutoModelForTimeSeriesPrediction
 
-    forecaster_config(name)
-    return _load(AutoModelForTimeSeriesPrediction, name)
+    forecaster_config(name, **config_changes)
+    return load_weights(name, AutoModelForTimeSeriesPrediction, **config_changes)
 
 
-def forecaster_config(name: str | Path) -> Any:
+def forecaster_config(name: str | Path, **config_changes: Any) -> Any:
     """The config of the forecasting model in a folder; ValueError for a model of another kind."""
-    config = load_config(name)
+    config = load_config(name, **config_changes)
     if not is_forecaster(config):
         raise ValueError(
             f"the model in {str(name)!r} has model_type {config.model_type!r}, which does not forecast; train one from "
@@ -176,8 +176,13 @@ def is_forecaster(config: PreTrainedConfig) -> bool:
     return isinstance(config, TitansForecastingConfig | SeriesConfig)
 
 
-def _load(auto: Any, name: str | Path, **config_changes: Any) -> PreTrainedModel:
-    """The model in a folder by an Auto class of transformers; see `load_model`."""
+def load_weights(name: str | Path, kind: Any, *, new: tuple[str, ...] = (), **config_changes: Any) -> PreTrainedModel:
+    """`load_model` for the models of an Auto class, or of a class of models, of transformers.
+
+    Args:
+        kind: the class whose `from_pretrained` is called.
+        new: beginnings of the names of parameters that the folder may lack or have in other shapes; they are drawn.
+    """
     folder = find_model_folder(name)
     if folder != Path(name).expanduser():
         logger.warning("model %r is a run that has not finished; its newest checkpoint %s is loaded", str(name), folder)
@@ -186,7 +191,7 @@ def _load(auto: Any, name: str | Path, **config_changes: Any) -> PreTrainedModel
     if (manner := folder / "generation_config.json").is_file():
         read_json(manner, _Generation, fix="correct it, or delete it for the settings of transformers", finite=False)
     try:
-        loaded: Any = auto.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE
         )
     except Exception as error:
@@ -194,13 +199,14 @@ def _load(auto: Any, name: str | Path, **config_changes: Any) -> PreTrainedModel
         fix = "; are the weights whole? Copy or save them again" if cut else ""
         raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {_one_line(error)}{fix}") from error
     model, report = loaded
-    if other := sorted(report.get("mismatched_keys", ()), key=str):
+    wrong = (key for key in report.get("mismatched_keys", ()) if not str(key[0]).startswith(new or ("\0",)))
+    if other := sorted(wrong, key=str):
         key, saved, wanted = other[0]
         raise ValueError(
             f"the model in {str(folder)!r} cannot be loaded: {len(other)} of its weights have other shapes than "
             f"config.json says; {key} is {list(saved)}, not {list(wanted)}; they belong to different models"
         )
-    if missing := sorted(map(str, report.get("missing_keys", ()))):
+    if missing := sorted(k for k in map(str, report.get("missing_keys", ())) if not k.startswith(new or ("\0",))):
         raise ValueError(
             f"the weights in {str(folder)!r} lack {len(missing)} parameters of the model, {missing[0]} first; "
             "the checkpoint is incomplete or belongs to another config"

@@ -46,7 +46,7 @@ class MetricsWriter(TrainerCallback):
             if tokens > self._since[1]:
                 line["tokens_per_second"] = round((tokens - self._since[1]) / (now - self._since[0]), 1)
         if "eval_loss" in logs:
-            line["eval_loss"] = logs["eval_loss"]
+            line |= {name: logs[name] for name in ("eval_loss", "eval_accuracy") if name in logs}
             if self.bytes_per_token:
                 line["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) / self.bytes_per_token
         line["tokens"] = tokens
@@ -75,6 +75,7 @@ class ProgressLine(TrainerCallback):
         if logs and ("loss" in logs or "eval_loss" in logs):
             line = self.metrics.last
             labels = {"loss": "loss", "eval_loss": "validation loss", "eval_bits_per_byte": "bits/byte"}
+            labels |= {"eval_accuracy": "accuracy"}
             parts = [f"{label} {line[name]:.4f}" for name, label in labels.items() if name in line]
             parts += [f"{line['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in line else []
             self.show(state.global_step, state.max_steps, ", ".join(parts))

@@ -18,8 +18,11 @@ def metric_lines(metrics: Path) -> list[dict[str, Any]]:
     ]
 
 
-def draw_losses(metrics: Path, picture: Path, title: str) -> None:
-    """Draw the losses in a metrics.jsonl over the steps as a PNG file; nothing is drawn where none is logged."""
+def draw_losses(metrics: Path, picture: Path, title: str, unit: str = "nats per token") -> None:
+    """Draw the losses in a metrics.jsonl over the steps as a PNG file; nothing is drawn where none is logged.
+
+    `unit`: of the losses.
+    """
     lines = metric_lines(metrics)
     points = {name: [(line["step"], line[name]) for line in lines if name in line] for name in LABELS}
     if not any(points.values()):
@@ -32,7 +35,7 @@ def draw_losses(metrics: Path, picture: Path, title: str) -> None:
         if pairs:
             steps, losses = zip(*pairs, strict=True)
             axes.plot(steps, losses, label=LABELS[name], marker="o", markersize=3 if len(steps) < 100 else 0)
-    axes.set(xlabel="step", ylabel="loss, nats per token")
+    axes.set(xlabel="step", ylabel=f"loss, {unit}")
     axes.set_title(title, fontsize=10, parse_math=False)
     axes.grid(alpha=0.3)
     axes.legend()

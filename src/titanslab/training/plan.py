@@ -7,7 +7,7 @@ from titanslab.models.config import TitansConfig
 from titanslab.models.cost import forward_flops, num_parameters
 from titanslab.models.training_memory import Setting, TrainingMemory, training_memory
 from titanslab.training.model import model_config, needs_tokenizer
-from titanslab.training.recipe import Recipe
+from titanslab.training.recipe import TEXT, Recipe
 from titanslab.training.sources import open_tokenizer
 
 H100_FLOPS = 989.4e12  # of bfloat16 products a second without sparsity, NVIDIA's data sheet of the SXM module
@@ -43,13 +43,21 @@ class Plan:
         return self.tokens * self.flops_per_token / (gpus * mfu * H100_FLOPS) / 3600
 
 
+def check_text(recipe: Recipe) -> None:
+    """ValueError unless the recipe trains a language model, whose cost is known before its data are read."""
+    if recipe.kind != TEXT:
+        raise ValueError(f"the recipe has [{recipe.kind}]; the cost is computed for language models, with [data]")
+
+
 def recipe_config(recipe: Recipe) -> Any:
     """The config of a recipe's model; its tokenizer is opened only where the shapes depend on it."""
+    check_text(recipe)
     return model_config(recipe, open_tokenizer(recipe.data) if needs_tokenizer(recipe.model) else None)
 
 
 def make_plan(recipe: Recipe, gpus: int = 1) -> Plan:
     """The plan of a recipe on `gpus` GPUs; ValueError where they cannot share the rows of a step evenly."""
+    check_text(recipe)
     config, settings, tokens = recipe_config(recipe), recipe.training, recipe.data.sequence_length
     parameters = num_parameters(config)
     flops: float | None = None

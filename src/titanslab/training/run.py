@@ -5,7 +5,9 @@ end the model with its tokenizer and result.json.
 """
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import shutil
 import sys
@@ -27,13 +29,15 @@ from titanslab.models.config import PRESETS
 from titanslab.progress import Progress, bar
 from titanslab.runs import checkpoints
 from titanslab.runs.versions import versions
+from titanslab.training.best import BestValidation, take_best
 from titanslab.training.callbacks import METRICS, MetricsWriter, ProgressLine, truncate_metrics
 from titanslab.training.interrupt import StopOnSignal
-from titanslab.training.model import build_model, set_manner
+from titanslab.training.kinds import open_recipe
 from titanslab.training.picture import draw_losses
-from titanslab.training.recipe import Recipe, load_recipe
+from titanslab.training.recipe import BEST, TEXT, Recipe, load_recipe
 from titanslab.training.resume import check_rows, checkpoint_to_resume
-from titanslab.training.sources import Reading, open_data
+from titanslab.training.settings import MOST
+from titanslab.training.sources import Reading, RunData
 from titanslab.training.trainer import make_trainer
 from titanslab.training.watchdog import NonFiniteError, check_weights
 
@@ -44,20 +48,23 @@ TOKENIZER = "tokenizer"  # folder of a tokenizer that was made for the run
 # Keys that no loss depends on; they may change when a run is resumed.
 FREE_KEYS = {
     "model": {"template", "max_new_tokens", "temperature"},
-    "training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size", "sharding"},
+    "training": {"log_every", "save_every", "keep_checkpoints", "report_to", "eval_batch_size", "sharding", "keep"},
 }
 # Keys that decide the rows of a step together with the number of processes; `check_rows` compares the rows.
 BATCH_KEYS = {"batch_size", "accumulation", "global_batch_size"}
 
 
 class Result(msgspec.Struct):
-    """result.json: steps, tokens read, last loss, seconds of the last session, and the step it was resumed from."""
+    """result.json: steps, tokens read, last loss, seconds of the last session, the step it was resumed from, and
+    step and score of the validation whose weights were kept."""
 
     steps: Annotated[int, msgspec.Meta(ge=0)]
     tokens: Annotated[int, msgspec.Meta(ge=0)]
     loss: float | None
     seconds: float
     resumed_from: int | None = None
+    best_step: int | None = None
+    best_score: float | None = None
 
 
 Say = Callable[[str], None]
@@ -110,13 +117,15 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
     set_seed(recipe.training.seed)
     kept = load_tokenizer(str(output / TOKENIZER)) if resume and (output / TOKENIZER).exists() else None
     reading = Reading(processes, leads=world.is_local_main_process)
-    data = open_data(recipe, world.num_processes, reading=reading, tokenizer=kept)
-    model = build_model(recipe, data.tokenizer)
-    set_manner(recipe.model, model, data.tokenizer)
+    data, make = open_recipe(recipe, world.num_processes, reading, kept, say)
+    model = make()
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters{_about_preset(recipe, model)}")
     metrics = MetricsWriter(output / METRICS, data.bytes_per_token)
     stop = StopOnSignal() if world.is_main_process else StopOnSignal(message="")
-    trainer = make_trainer(recipe, model, data, output, [stop, metrics])
+    settings = recipe.training
+    best = BestValidation(output if settings.keep == BEST else None, data.score, settings.patience)
+    stepwise = with_steps(recipe, data, world.num_processes)
+    trainer = make_trainer(stepwise, model, data, output, [stop, metrics, best])
     world.wait_for_everyone()
     if world.is_main_process:
         _open_folder(output, recipe, data.tokenizer, resume)
@@ -143,22 +152,49 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
                 f"{error}. {f'The last good checkpoint is {last}' if last else NO_CHECKPOINT}"
             ) from None
     if world.is_main_process:
-        _draw(output, say)
+        _draw(output, say, data.unit)
     if stop.stopped:
         raise KeyboardInterrupt
+    found = take_best(output, model) if settings.keep == BEST else None
+    if found is not None:
+        say(f"the model is that of step {found.step:,}, whose validation was best: {found.name} {found.score:.4f}")
     result = {
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
         "loss": metrics.last_loss,
         "seconds": round(time.perf_counter() - start, 1),
         "resumed_from": step,
+        "best_step": None if found is None else found.step,
+        "best_score": None if found is None else found.score,
     }
-    _save_final(trainer, output, result)
+    _save_final(trainer, output, result, data)
     return result
+
+
+def with_steps(recipe: Recipe, data: RunData, processes: int) -> Recipe:
+    """The recipe with the steps that its epochs take, and a validation each epoch where the recipe says no other.
+
+    Raises ValueError for epochs of data without an end.
+    """
+    settings = recipe.training
+    if settings.epochs is None:
+        return recipe
+    if data.per_epoch is None:
+        raise ValueError(f"training.epochs = {settings.epochs:g} needs data with an end; set training.steps")
+    epoch = data.per_epoch / settings.rows(processes)
+    steps = max(1, math.ceil(settings.epochs * epoch))
+    if steps > MOST:
+        raise ValueError(f"training.epochs = {settings.epochs:g} are {steps:,} steps; most are {MOST:,}")
+    every = settings.eval_every
+    if every is None and data.validation is not None:
+        every = max(1, math.ceil(epoch))
+    return dataclasses.replace(recipe, training=dataclasses.replace(settings, steps=steps, eval_every=every))
 
 
 def _about_preset(recipe: Recipe, model: Any) -> str:
     """Why a model has another number of parameters than its preset's name says, where that is so."""
+    if recipe.kind != TEXT:
+        return ""
     counted = PRESETS.get(recipe.model.preset, {}).get("vocab_size")
     has = model.config.vocab_size
     if counted is None or recipe.model.preset == "tiny" or counted == has:
@@ -184,6 +220,8 @@ def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
     if not (output / RECIPE).exists():
         raise ValueError(f"output folder {str(output)!r} holds no run to resume (no {RECIPE}); leave --resume out")
     before = load_recipe(output / RECIPE).sections()
+    if before.keys() != recipe.sections().keys():
+        raise ValueError(f"the run in {str(output)!r} is of another kind than this recipe; give another --output")
     for section, values in recipe.sections().items():
         for key in sorted(values.keys() | before[section].keys()):
             was, now = before[section].get(key), values.get(key)
@@ -198,7 +236,8 @@ def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
 
 def _open_folder(output: Path, recipe: Recipe, tokenizer: Any, resume: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    if bpe_size(recipe.data.tokenizer) is not None and not (output / TOKENIZER).exists():
+    made = recipe.kind == TEXT and bpe_size(recipe.data.tokenizer) is not None
+    if made and not (output / TOKENIZER).exists():
         write_whole(output / TOKENIZER, tokenizer.save_pretrained)
     if resume:
         checkpoints.remove_half_written(output / "checkpoints")
@@ -209,15 +248,15 @@ def _open_folder(output: Path, recipe: Recipe, tokenizer: Any, resume: bool) -> 
         write_whole(output / VERSIONS, json.dumps(facts, indent=1) + "\n")
 
 
-def _draw(output: Path, say: Say) -> None:
+def _draw(output: Path, say: Say, unit: str) -> None:
     """Draw the losses of the run; a run never fails for its picture."""
     try:
-        draw_losses(output / METRICS, output / PICTURE, output.name)
+        draw_losses(output / METRICS, output / PICTURE, output.name, unit)
     except Exception as error:
         say(f"warning: {output / PICTURE} was not drawn: {error}")
 
 
-def _save_final(trainer: Any, output: Path, result: dict[str, Any]) -> None:
+def _save_final(trainer: Any, output: Path, result: dict[str, Any], data: RunData) -> None:
     """Put the model and the tokenizer into the run folder, then result.json."""
     staging = output / ".final"
     try:
@@ -229,5 +268,7 @@ def _save_final(trainer: Any, output: Path, result: dict[str, Any]) -> None:
     if not trainer.is_world_process_zero():
         return
     (staging / "training_args.bin").unlink(missing_ok=True)
+    if data.save is not None:
+        data.save(staging)
     put_in_place(staging, output, last="config.json")  # a folder with a config.json counts as a whole model
     write_whole(output / RESULT, json.dumps(result, indent=1) + "\n")

@@ -3,17 +3,22 @@
 import json
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from titanslab.documents import FormatError, checked, parse_toml
 from titanslab.models.config import nearest
+
+MOST = (1 << 31) - 1  # of counts: torch's kernels index with 32 bits
+Count = Annotated[int, Meta(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Meta(ge=0, le=MOST)]
 
 # Names that other programs have for keys of a recipe, too far from ours to be found by their letters.
 OTHER_NAMES = {
     "lr": "learning_rate",
     "wd": "weight_decay",
     "bs": "batch_size",
-    "epochs": "steps",
     "iterations": "steps",
     "grad_clip": "gradient_clip",
     "max_grad_norm": "gradient_clip",
@@ -91,3 +96,9 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
     raise ValueError(f"a recipe cannot hold a {type(value).__name__}: {value!r}")
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """ValueError naming the key and the nearest allowed value, unless `value` is one of them."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}{nearest(value, allowed)}")

@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Subset
+from torch.utils.data import IterableDataset, Subset
 from transformers import PreTrainedTokenizerBase
 
 from titanslab.data import collate, load_tokenizer, open_corpus, padding_id, tokenize
@@ -31,16 +31,35 @@ class RunData:
     """The data of a run.
 
     Args:
-        tokenizer: of the texts.
-        rows: a dataset of all rows that the run sees, in their order; with data.streaming an endless iterable.
+        rows: the training rows without end, by number in their order (`data.order`), or an iterable of them.
+        collator: the function that makes a batch of rows for a model of a type (`config.model_type`).
+        tokenizer: of the texts; None for other data.
+        per_epoch: number of different rows; None where it is not known.
         validation: rows to validate with, or None.
         bytes_per_token: mean number of bytes of validation text that a scored token stands for.
+        score: the name of the logged value that chooses the best validation; "eval_loss" is best where it is least,
+            others where they are greatest.
+        compute_metrics: of the Trainer, for scores other than the loss.
+        labels: the name of the batch's tensor that the loss needs.
+        unit: of the loss, for the picture.
+        save: writes what the data have to say about the model into the folder of the model, if anything.
     """
 
-    tokenizer: PreTrainedTokenizerBase
     rows: Any
-    validation: Sequence[Row] | None = None
+    collator: Callable[[str], Callable[[list[Any]], dict[str, Any]]]
+    tokenizer: PreTrainedTokenizerBase | None = None
+    per_epoch: int | None = None
+    validation: Sequence[Any] | None = None
     bytes_per_token: float | None = None
+    score: str = "eval_loss"
+    compute_metrics: Callable[[Any], dict[str, float]] | None = None
+    labels: str = "labels"
+    unit: str = "nats per token"
+    save: Callable[[Path], None] | None = None
+
+    def run_rows(self, steps: int, per_step: int) -> Any:
+        """A dataset of the rows that a run of `steps` steps sees."""
+        return self.rows if isinstance(self.rows, IterableDataset) else Subset(self.rows, range(steps * per_step))
 
 
 @dataclass(frozen=True)
@@ -91,12 +110,15 @@ def open_data(
         with bar("making the tokenizer") if made else nullcontext():
             tokenizer = open_tokenizer(data)
     per_step = settings.rows(num_processes)
-    rows: Any = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, reading=reading)
-    if not data.streaming:
-        rows = Subset(rows, range(settings.steps * per_step))
-    if data.validation is None:
-        return RunData(tokenizer, rows)
-    return RunData(tokenizer, rows, *validation_rows(data, tokenizer, reading))
+    rows = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, reading=reading)
+    validation = (None, None) if data.validation is None else validation_rows(data, tokenizer, reading)
+    return RunData(
+        rows,
+        partial(collator, data, tokenizer),
+        tokenizer,
+        len(rows.rows) if isinstance(rows, ShuffledRows) else None,
+        *validation,
+    )
 
 
 def open_tokenizer(data: DataRecipe) -> PreTrainedTokenizerBase:

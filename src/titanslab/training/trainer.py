@@ -18,12 +18,14 @@ from titanslab.training import state_files
 from titanslab.training.callbacks import CheckpointCallback
 from titanslab.training.jumps import GradientJumps
 from titanslab.training.muon import MuonWithAdamW, matrix_names
-from titanslab.training.recipe import Recipe
+from titanslab.training.recipe import Recipe, TrainingRecipe
 from titanslab.training.resume import check_weights as check_weight_files
 from titanslab.training.sharding import check_launcher, is_sharded, shard, whole_weights
-from titanslab.training.sources import RunData, collator
+from titanslab.training.sources import RunData
 from titanslab.training.trackers import check_trackers, place_logs
 from titanslab.training.watchdog import check_step, check_weights
+
+INPUTS = ("input_ids", "past_values")  # of which a batch has one; its numbers are the tokens of a log
 
 
 class TitansTrainer(Trainer):
@@ -136,7 +138,7 @@ class TitansTrainer(Trainer):
 
     def _tokens(self, inputs: dict[str, Any]) -> int:
         """Tokens of this micro-batch on all devices, whose rows may differ in length."""
-        count = inputs["input_ids"].numel()
+        count = next(inputs[name].numel() for name in INPUTS if name in inputs)
         if self.accelerator.num_processes == 1:
             return count
         counts: Any = self.accelerator.gather(torch.tensor([count], device=self.accelerator.device))
@@ -199,19 +201,20 @@ def make_trainer(
     has. Raises ValueError for rows that the model cannot read and for a tracker that cannot be used here.
     """
     settings, model_type = recipe.training, model.config.model_type
-    collate = collator(recipe.data, data.tokenizer, model_type)
+    collate = data.collator(model_type)
     if settings.compile:
         compile_blocks(model)
     check_trackers(settings.report_to)
     check_launcher()
     trainer = TitansTrainer(
         model=model,
-        args=training_arguments(recipe, output),
-        train_dataset=data.rows,
+        args=training_arguments(recipe, output, data.labels, scored=data.compute_metrics is not None),
+        train_dataset=data.run_rows(settings.steps, settings.rows(devices(settings))),
         eval_dataset=data.validation,
         data_collator=collate,
         processing_class=data.tokenizer,
         callbacks=[*callbacks, CheckpointCallback(settings.keep_checkpoints)],
+        compute_metrics=data.compute_metrics,
         shards=settings.sharding == "fsdp",
         muon=settings.optimizer == "muon",
         write_cost_warmup=settings.write_cost_warmup if model_type == TitansConfig.model_type else 0,
@@ -229,8 +232,18 @@ def compile_blocks(model: Any) -> None:
             module.compile()
 
 
-def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
-    """The Trainer's arguments for a recipe; checkpoints go to output/checkpoints."""
+def devices(settings: TrainingRecipe) -> int:
+    """The number of processes that share the rows of a step."""
+    return PartialState(cpu=settings.cpu).num_processes
+
+
+def training_arguments(
+    recipe: Recipe, output: Path, labels: str = "labels", *, scored: bool = False
+) -> TrainingArguments:
+    """The Trainer's arguments for a recipe; checkpoints go to output/checkpoints.
+
+    `labels`: see `RunData`. `scored`: a validation computes scores of the model's outputs, besides the loss.
+    """
     settings = recipe.training
     # Later releases of transformers renamed the field, and the old name warns there.
     names = ("activation_checkpointing", "gradient_checkpointing")
@@ -241,7 +254,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.eval_batch_size or settings.batch_size,
-        gradient_accumulation_steps=settings.passes(PartialState(cpu=settings.cpu).num_processes),
+        gradient_accumulation_steps=settings.passes(devices(settings)),
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         warmup_steps=settings.warmup_steps,
@@ -264,8 +277,8 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         run_name=output.name,
         disable_tqdm=True,
         remove_unused_columns=False,
-        label_names=["labels"],
-        prediction_loss_only=True,
+        label_names=[labels],
+        prediction_loss_only=not scored,
         dataloader_drop_last=False,  # all rows of validation count; training rows fill their batches
         dataloader_pin_memory=torch.cuda.is_available() and not settings.cpu,
         ddp_find_unused_parameters=False,

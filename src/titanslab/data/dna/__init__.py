@@ -1,0 +1,1 @@
+"""Nucleotides: their tokenizer, FASTA, labelled sequences, and the dataset of a classifier."""
