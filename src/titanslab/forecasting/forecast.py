@@ -52,7 +52,7 @@ def forecast_series(
             series that is shorter than the model's context begins with missing values.
     """
     config, found = model.config, []
-    length, levels = config.context_length, tuple(config.quantiles)
+    length, levels = config.history_length, tuple(config.quantiles)
     starts = tuple(range(0, horizon, config.prediction_length))
     size = max(1, ROWS // (config.num_input_channels * max(1, len(levels))))
     for first in range(0, len(series), size):

@@ -27,6 +27,7 @@ class ModelSizes(Struct):
     num_input_channels: Annotated[int, Meta(ge=1)] | None = None
     quantiles: list[float] = []
     cycle: int = 0
+    memory_windows: Annotated[int, Meta(ge=0)] = 0
     scaling_affine: bool = False
     channel_mixing: str = ""
 
@@ -81,7 +82,7 @@ def open_source(model: str | Path) -> Source:
     place = next((place for place in (folder, Path(model)) if (place / FACTS).is_file()), None)
     return Source(
         folder,
-        sizes.context_length,
+        sizes.context_length * (1 + sizes.memory_windows),
         sizes.prediction_length,
         sizes.num_input_channels,
         sizes.of_columns,
