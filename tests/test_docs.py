@@ -17,7 +17,7 @@ from titanslab.tasks.mixture import Mixture
 from titanslab.tasks.niah.rows import niah_rows
 from titanslab.tasks.recall.kv import make_kv_recall
 from titanslab.tasks.recall.samples import RecallTask, recall_rows
-from titanslab.training.recipe import DataRecipe, ModelRecipe, TrainingRecipe
+from titanslab.training.recipe import KINDS, SEQUENCES, SERIES, DataRecipe, ModelRecipe, TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -138,7 +138,7 @@ def check_table(rows: list[list[str]], kind: Any, skipped: tuple[str, ...] = ())
     """Assert that the rows name every field of a dataclass, or parameter of a function, with type and default."""
     wanted = {name: p for name, p in inspect.signature(kind).parameters.items() if name not in skipped}
     assert [row[0].strip("`") for row in rows] == list(wanted)
-    recipe = kind in (ModelRecipe, DataRecipe, TrainingRecipe)
+    recipe = kind.__module__.startswith("titanslab.training")
     hints = get_type_hints(kind) if recipe else {}  # without the bounds of `Annotated`
     for row, parameter in zip(rows, wanted.values(), strict=True):
         name, kind_of, default, meaning = row
@@ -156,6 +156,11 @@ def test_every_recipe_key_is_described() -> None:
     for heading, kind in (("## `[model]`", ModelRecipe), ("## `[training]`", TrainingRecipe)):
         check_table(tables("recipe.md", heading)[0], kind, ("options",))
     check_table(tables("recipe.md", "## `[data]`")[0], DataRecipe)
+    for section in (SERIES, SEQUENCES):
+        of_data, of_model = tables("recipe.md", f"## `[{section}]`")
+        model, data = KINDS[section]
+        check_table(of_data, data)
+        check_table(of_model, model, ("options",))
 
 
 def test_every_task_option_is_described() -> None:

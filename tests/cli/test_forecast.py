@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from pages import blocks
 from titanslab import TitansForecastingConfig, TitansForForecasting
 from titanslab.data.series import SeriesFacts
+
+PAGE = Path(__file__).parents[2] / "docs" / "forecasting_libraries.md"
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +43,13 @@ def test_it_writes_a_table_and_a_picture(titans, forecaster, here):
     assert (len(table), table.date[0], table.date[7]) == (8, "2026-01-02 16:00:00", "2026-01-02 23:00:00")
     assert (here / "my-forecast.png").stat().st_size > 5_000
     code, _, err = titans(
-        "forecast", "my.csv", "--model", forecaster, "--horizon", 20, "--output", "o.csv", "--column", "a"
+        "forecast", "my.csv", "--model", forecaster, "--horizon", 20, "--output", "new/o.csv", "--column", "a"
     )
     assert code == 0
     assert err == (
         "titans: the model forecasts 8 rows at once; 20 rows are made of 3 forecasts, each from those before it\n"
     )
-    longer = pd.read_csv(here / "o.csv")
+    longer = pd.read_csv(here / "new" / "o.csv")
     assert len(longer) == 20
     pd.testing.assert_frame_equal(longer[:8], table)
     assert (longer["a-q0.9"] >= longer["a-q0.1"]).all()
@@ -60,6 +64,8 @@ def test_errors_are_one_line_that_names_the_option(fails, forecaster, here):
     assert "--steps fill adds the missing rows" in fails("forecast", "gap.csv", "--model", forecaster)
     assert "--output 'o.txt' must end in .csv" in fails("forecast", "my.csv", "--model", forecaster, "-o", "o.txt")
     assert "steps must be one of" in fails("forecast", "my.csv", "--model", forecaster, "--steps", "some")
+    (here / "text.csv").write_text("date,x\n2026-01-01,warm\n")
+    assert "name the columns to forecast with --column" in fails("forecast", "text.csv", "--model", forecaster)
     assert "no column 'c'" in fails("forecast", "my.csv", "--model", forecaster, "--column", "c")
     assert "'none.csv' does not exist" in fails("forecast", "none.csv", "--model", forecaster)
     assert "'none' does not exist" in fails("forecast", "my.csv", "--model", "none")
@@ -73,7 +79,7 @@ def test_a_gap_is_filled_where_asked_for(titans, forecaster, here):
     (here / "gap.csv").write_text("\n".join(lines[:30] + lines[31:]) + "\n")
     code, _, err = titans("forecast", "gap.csv", "--model", forecaster, "--steps", "fill")
     assert code == 0
-    assert "1 values of the rows that the model reads are missing" in err
+    assert "missing in the rows that the model reads: 1 value;" in err
     assert not pd.read_csv(here / "gap-forecast.csv").isna().any().any()
 
 
@@ -82,8 +88,20 @@ def test_a_fault_of_the_file_is_found_before_a_model_is_loaded(forecaster, here)
     program = (
         "import sys\nfrom titanslab.cli import main\n"
         f"try:\n    main(['forecast', 'bad.csv', '--model', {str(forecaster)!r}])\n"
-        "except SystemExit as stop:\n    print(stop.code, 'transformers' in sys.modules)\n"
+        "except SystemExit as stop:\n    print(stop.code, 'torch' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["2", "False"]
     assert "column 'a' holds text in line 2 ('warm')" in done.stderr
+
+
+def test_the_page_gives_the_same_forecast_by_the_command_and_in_python(titans, forecaster, here):
+    (here / "runs").mkdir()
+    (here / "runs" / "etth1").symlink_to(forecaster)
+    command, program = [b.code for b in blocks(PAGE) if b.language == "sh" or "forecast_series" in b.code]
+    assert titans(*command.split()[1:])[0] == 0
+    scope = {}
+    exec(compile(program, PAGE.name, "exec"), scope)
+    table = pd.read_csv(here / "my-forecast.csv")
+    assert scope["forecast"].values.shape == (96, 1)
+    assert np.allclose(table.a, scope["forecast"].values[:, 0], rtol=1e-6)

@@ -52,6 +52,21 @@ def test_a_longer_horizon_reads_its_own_forecasts(save_model):
     assert np.allclose(later.values, found.values[8:16], rtol=1e-5)
 
 
+def test_a_memory_reads_the_windows_before_the_history(save_model):
+    from titanslab.forecasting.history import open_source
+
+    folder, series = save_model(memory_windows=1), make_series(60, 1)
+    assert open_source(folder).history_length == 48
+    found = run(load_forecaster(folder), [series], 8)[0]
+    other = Series(np.concatenate((series.values[:20] + 5, series.values[20:])), ("a",), None, None)
+    scalers = [Scaler.fit(series.values)]
+    model = load_forecaster(folder)
+    later = forecast_series(model, [other], scalers, 8, [other.times_after(8)])[0]
+    earlier = forecast_series(model, [series], scalers, 8, [series.times_after(8)])[0]
+    assert np.array_equal(found.values, earlier.values)
+    assert not np.allclose(later.values, earlier.values, rtol=1e-7)  # rows 12 to 19 differ, which the memory reads
+
+
 def test_a_short_series_begins_with_missing_values_and_its_neighbours_do_not_matter(save_model):
     model = load_forecaster(save_model())
     series = [make_series(rows, 1, name) for rows, name in ((12, "u"), (40, "v"))]

@@ -29,7 +29,7 @@ def test_other_columns_are_standardised_by_their_own_rows(quantile_model, write_
     history = read_history(write_csv(x=T * 2.0, y=T * 1.0, z=-T * 1.0), open_source(quantile_model))
     assert history.series[0].columns == ("x", "y", "z")
     assert np.allclose(history.scalers[0].mean, [39, 19.5, -19.5])
-    assert "trained on other columns (a, b); each of x, y, z" in notes(history)
+    assert "trained on a, b, and not on x, y, z" in notes(history)
     one = read_history(write_csv(), open_source(quantile_model), SeriesForm(columns=["b"]))
     assert (one.series[0].columns, one.scalers[0].mean.tolist(), one.notes) == (("b",), [-5.0], [])
 
@@ -58,7 +58,7 @@ def test_missing_values_and_a_cycle_are_noted(save_model, write_csv):
     values = np.where((T == 30) | (T == 2), np.nan, T)
     file = write_csv(a=values)
     history = read_history(file, open_source(save_model(cycle=6)))
-    assert "1 values of the rows that the model reads are missing" in notes(history)
+    assert "missing in the rows that the model reads: 1 value;" in notes(history)
     assert "a learned cycle of 6 rows" in notes(history)
 
 

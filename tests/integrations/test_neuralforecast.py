@@ -2,12 +2,16 @@
 
 import builtins
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from pages import blocks
+
+PAGE = Path(__file__).parents[2] / "docs" / "forecasting_libraries.md"
 FILE = "titanslab.integrations.neuralforecast"
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "dropout": 0.0}
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
@@ -125,6 +129,17 @@ def test_outputs_are_those_of_the_hugging_face_model(titans):
     assert torch.equal(found.flatten(1), model.model(history, mask).prediction_outputs.flatten(1))
     other = torch.where(mask.bool(), history, 5.0)
     assert torch.equal(model(batch | {"insample_y": other}), found)  # padding does not count
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_program_of_the_page_runs(library, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (program,) = (block.code for block in blocks(PAGE) if block.language == "py")
+    assert "max_steps=300" in program
+    scope = {}
+    exec(compile(program.replace("max_steps=300", "max_steps=2"), PAGE.name, "exec"), scope)
+    assert {"Titans-lo-80", "NHITS-hi-80"} <= set(scope["scores"])
+    assert {type(model).__name__ for model in scope["again"].models} == {"NHITS", "Titans"}
 
 
 @pytest.mark.parametrize(

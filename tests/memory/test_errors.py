@@ -68,3 +68,42 @@ def test_the_function_says_that_a_layers_state_holds_its_own() -> None:
     problem.state = NeuralMemory(16, 2).initial_state(2)
     with pytest.raises(ValueError, match=r"state must be a MemoryState, got NeuralMemoryState; .* in its .memory"):
         problem.run("auto")
+
+
+X = torch.randn(2, 9, 16)
+FIXES = {
+    "one row": (lambda m: m(X[0]), r"got \[9, 16\]; one row is x.unsqueeze\(0\)"),
+    "another width": (
+        lambda m: m(X[..., 1:]),
+        r"got \[2, 9, 15\]; project it, or make the layer with another hidden_size",
+    ),
+    "token ids": (lambda m: m(X.long()), "x is torch.int64, the layer torch.float32; embed whole numbers"),
+    "a wide x": (lambda m: m(X.double()), r"cast one of them, such as x.to\(torch.float32\)"),
+    "a flag a row": (lambda m: m(X, reset=torch.ones(2).bool()), r"got \[2\]; one flag a row is reset\[:, None\]"),
+    "a mask of floats": (lambda m: m(X, mask=torch.ones(2, 9)), r"got torch.float32; use mask.bool\(\)"),
+    "lengths as a list": (lambda m: m(X, lengths=[1, 2]), r"lengths must be int64 \[2\], got list; give torch.tensor"),
+    "the whole result": (lambda m: m(X, m(X)), r"got tuple; forward returns \(y, state\)"),
+    "tensors": (lambda m: m(X, m(X)[1].tensors()), "got dict; use NeuralMemoryState.from_tensors"),
+    "its memory": (lambda m: m(X, m(X)[1].memory), "got MemoryState; give the whole state"),
+    "three rows": (lambda m: m(X, m.initial_state(3)), r"state holds 3 rows, x has 2; .* initial_state\(2\) starts"),
+    "no flag": (lambda m: m(X, learn="no"), "learn must be True or False, got 'no'"),
+    "no count": (lambda m: m.initial_state(2.0), "batch_size must be an integer of at least 0, got 2.0"),
+    "a start of rows": (lambda m: m.initial_state(2, X), r"persistent must have shape \[N_p, 16\], got \[2, 9, 16\]"),
+}
+
+
+@pytest.mark.parametrize("case", FIXES)
+def test_an_error_of_a_layer_says_how_to_mend_the_call(case: str) -> None:
+    call, message = FIXES[case]
+    with pytest.raises(ValueError, match=message):
+        call(NeuralMemory(16, 2))
+
+
+@pytest.mark.parametrize("learn", [True, False])
+@pytest.mark.parametrize("other", [{"depth": 1}, {"expansion": 2}, {"num_heads": 4}])
+def test_a_state_of_another_layer_is_refused_with_writes_and_without(other: dict, learn: bool) -> None:
+    layer, state = NeuralMemory(16, 2), NeuralMemory(16, **{"num_heads": 2, **other}).update(X)
+    with pytest.raises(ValueError, match=r"state.weights.* must .*is it the state of another layer"):
+        layer(X, state, learn=learn)
+    with pytest.raises(ValueError, match=r"initial.weights.* must .*is it the state of another layer"):
+        layer(X, initial=state, learn=learn)

@@ -36,6 +36,11 @@ def test_a_missing_tensor_is_an_error(state: NeuralMemoryState, lost: str) -> No
         NeuralMemoryState.from_tensors({name: t for name, t in state.tensors().items() if name != lost})
 
 
+def test_tensors_of_something_else_are_named(state: NeuralMemoryState) -> None:
+    with pytest.raises(TypeError, match=r"a NeuralMemoryState has the parts memory, conv, got a tensor of 'q_proj'"):
+        NeuralMemoryState.from_tensors({"q_proj.weight": torch.ones(1), **state.tensors()})
+
+
 def test_a_map_keeps_the_structure(state: NeuralMemoryState) -> None:
     twice = state.map(lambda t: t + t)
     assert all(torch.equal(t, 2 * state.tensors()[name]) for name, t in twice.tensors().items())

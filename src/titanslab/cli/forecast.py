@@ -51,7 +51,9 @@ def forecast(
             help="Unequal steps: check raises an error, fill adds the missing rows, rows takes them as they are."
         ),
     ] = "check",
-    decimal: Annotated[str, typer.Option(help="The decimal sign of a CSV file: . or ,")] = ".",
+    decimal: Annotated[
+        str | None, typer.Option(help="The decimal sign of a CSV file, a point or a comma; default: found.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Forecast the rows after the end of each series in a file, with a trained forecasting model.
@@ -80,6 +82,7 @@ def forecast(
         )
     for note in notes:
         print(f"titans: {note}", file=sys.stderr, flush=True)
+    table.parent.mkdir(parents=True, exist_ok=True)
     network = open_forecaster(source, len(history.series[0].columns), device)
     from titanslab.forecasting.files import write_forecasts
     from titanslab.forecasting.forecast import forecast_series
@@ -93,7 +96,7 @@ def forecast(
         time_column=time_column or (facts.time_column if facts is not None else None),
         series_column=series_column or (facts.series_column if facts is not None else None),
     )
-    plot_forecasts(found, picture, f"{file.name}: forecast of {rows:,} rows", max(source.context_length, rows))
+    plot_forecasts(found, picture, f"{file.name}: forecast of {rows:,} rows", max(source.history_length, rows))
     typer.echo(f"{table}\n{picture}")
 
 
@@ -104,6 +107,7 @@ def naming_options() -> Iterator[None]:
         yield
     except ValueError as error:
         text = re.sub(r"\b(steps|decimal)='(\w+|,)'", r"--\1 \2", str(error))
+        text = text.replace("choose other columns", "name the columns to forecast with --column")
         raise ValueError(text) from error
 
 

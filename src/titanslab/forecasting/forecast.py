@@ -49,7 +49,7 @@ def forecast_series(
     Args:
         model: a forecasting model in evaluation mode, with as many columns as the series.
         series, scalers, times: with the scale on which the model reads each series, and the times of the new rows. A
-            series that is shorter than the model's context begins with missing values.
+            series that is shorter than the model's history begins with missing values.
     """
     config, found = model.config, []
     length, levels = config.history_length, tuple(config.quantiles)

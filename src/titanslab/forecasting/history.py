@@ -13,6 +13,7 @@ from titanslab.data.series.facts import FACTS, SeriesFacts
 from titanslab.data.series.read import SeriesForm, read_series
 from titanslab.data.series.scaler import Scaler
 from titanslab.data.series.series import Series
+from titanslab.data.series.times import counted
 from titanslab.documents import read_json
 from titanslab.runs.loading import find_model_folder
 
@@ -24,10 +25,10 @@ class ModelSizes(Struct):
 
     context_length: Annotated[int, Meta(ge=1)] | None = None
     prediction_length: Annotated[int, Meta(ge=1)] | None = None
+    memory_windows: Annotated[int, Meta(ge=0)] = 0
     num_input_channels: Annotated[int, Meta(ge=1)] | None = None
     quantiles: list[float] = []
     cycle: int = 0
-    memory_windows: Annotated[int, Meta(ge=0)] = 0
     scaling_affine: bool = False
     channel_mixing: str = ""
 
@@ -43,9 +44,15 @@ class ModelSizes(Struct):
 
 @dataclass(frozen=True)
 class Source:
-    """A model's folder: the sizes in its config, and the facts about its training data where it has them."""
+    """A model's folder: the sizes in its config, and the facts about its training data where it has them.
+
+    Args:
+        history_length: rows that the model reads; the last `context_length` of them are forecast from.
+        columns, of_columns: the number of columns, and the option that fixes it, "" for none.
+    """
 
     folder: Path
+    history_length: int
     context_length: int
     prediction_length: int
     columns: int
@@ -82,7 +89,8 @@ def open_source(model: str | Path) -> Source:
     place = next((place for place in (folder, Path(model)) if (place / FACTS).is_file()), None)
     return Source(
         folder,
-        sizes.context_length * (1 + sizes.memory_windows),
+        (1 + sizes.memory_windows) * sizes.context_length,
+        sizes.context_length,
         sizes.prediction_length,
         sizes.num_input_channels,
         sizes.of_columns,
@@ -112,7 +120,7 @@ def read_history(path: str | Path, source: Source, form: SeriesForm | None = Non
     if own and not notes:
         names = "every series" if several(series) else f"columns {_names(own)}"
         notes.append(f"{names}: the model has no scale of the training for them, and the file's own rows give it")
-    notes += _check_rows(str(path), series, source.context_length)
+    notes += _check_rows(str(path), series, source)
     facts, step = source.facts, series[0].step
     if facts is not None and None not in (facts.step, step) and facts.step != step:
         notes.append(f"the model was trained on rows at steps of {facts.step}, and {path} has steps of {step}")
@@ -173,40 +181,42 @@ def _check_columns(path: str, series: list[Series], source: Source) -> list[str]
         return []
     if source.of_columns:
         return [f"columns {_names(names)} stand for {_names(trained)} of the training, in this order"]
+    new = [name for name in names if name not in trained]
     return [
-        f"the model was trained on other columns ({_names(trained)}); each of {_names(names)} is forecast by itself, "
-        "and a column that is new to the model is standardised by its own rows"
+        f"the model was trained on {_names(trained)}, and not on {_names(new)}: new columns are forecast one by one, "
+        "on the scale of their own rows"
     ]
 
 
-def _check_rows(path: str, series: list[Series], context: int) -> list[str]:
+def _check_rows(path: str, series: list[Series], source: Source) -> list[str]:
     """Notes about short series and missing values; ValueError for a history that holds too little."""
-    short = [one for one in series if one.rows < context]
+    length = source.history_length
+    short = [one for one in series if one.rows < length]
     if short and not several(series):
         raise ValueError(
-            f"{path} has {short[0].rows:,} rows, and the model reads {context:,}; give more rows, or a model with a "
-            "shorter context_length"
+            f"{path} has {counted(short[0].rows, 'row')}, and the model reads {length:,}; give more rows, or a model "
+            "with a shorter context_length"
         )
     missing = 0
     for one in series:
-        last = one.cut(max(0, one.rows - context), one.rows)
+        last = one.cut(max(0, one.rows - source.context_length), one.rows)
         empty = np.flatnonzero(np.isnan(last.values).all(0))
         if len(empty):
             where = f"{path}, series {one.name!r}" if several(series) else path
             raise ValueError(
                 f"{where}: column {one.columns[empty[0]]!r} has no value in its last {last.rows:,} rows, which the "
-                "model reads; choose other columns with --column"
+                "model reads; choose other columns"
             )
-        missing += last.missing
+        missing += one.cut(max(0, one.rows - length), one.rows).missing
     notes = []
     if short:
         first, more = short[0], f" and {len(short) - 1:,} more" if len(short) > 1 else ""
         notes.append(
-            f"series {first.name!r} ({first.rows:,} rows){more} {'are' if more else 'is'} shorter than the {context:,} "
-            "rows that the model reads; rows before the first count as missing"
+            f"series {first.name!r} ({counted(first.rows, 'row')}){more} {'are' if more else 'is'} shorter than the "
+            f"{length:,} rows that the model reads; rows before the first count as missing"
         )
     if missing:
-        notes.append(f"{missing:,} values of the rows that the model reads are missing; it reads the others")
+        notes.append(f"missing in the rows that the model reads: {counted(missing, 'value')}; it reads the others")
     return notes
 
 

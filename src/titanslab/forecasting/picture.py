@@ -1,5 +1,6 @@
 """A forecast as a picture: the history, the forecast and its quantiles, a panel for each column of each series."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ def plot_forecasts(forecasts: Sequence[Forecast], path: Path, title: str, rows: 
     handles, labels = grid[0].get_legend_handles_labels()
     columns = min(len(labels), 3 * across)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
-    write_whole(path, lambda place: figure.savefig(place, dpi=130, format="png"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the dates' locator, which takes more ticks where the span asks for them
+        write_whole(path, lambda place: figure.savefig(place, dpi=130, format="png"))
 
 
 def draw(axes: Any, one: Forecast, column: int, rows: int) -> None:

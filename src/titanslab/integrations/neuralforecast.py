@@ -21,7 +21,8 @@ except ImportError as error:
     ) from error
 
 # Fields of the config that follow from h, input_size and loss, or that need more than the rows of a series.
-SET_HERE = {"context_length", "prediction_length", "num_input_channels", "loss", "quantiles", "cycle", "variant"}
+SET_HERE = {"context_length", "prediction_length", "num_input_channels", "loss", "quantiles", "variant"}
+SET_HERE |= {"cycle", "memory_windows"}
 # Arguments of BaseModel that have no default there, with those of most models of neuralforecast.
 DEFAULTS: dict[str, Any] = {
     "loss": MAE(),
@@ -69,9 +70,9 @@ class Titans(BaseModel):
         self,
         h: int,
         input_size: int,
-        hidden_size: int = 128,
+        hidden_size: int = 64,
         num_hidden_layers: int = 2,
-        num_attention_heads: int = 8,
+        num_attention_heads: int = 4,
         patch_length: int = 16,
         patch_stride: int = 8,
         sequence_module: str = "lmm",

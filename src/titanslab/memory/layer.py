@@ -96,6 +96,10 @@ class NeuralMemory(nn.Module):
 
     def initial_state(self, batch_size: int = 1, persistent: Tensor | None = None) -> NeuralMemoryState:
         """The state at which every document starts: M_0, or M after reading `persistent [N_p, hidden_size]`."""
+        if not isinstance(batch_size, int | torch.SymInt) or batch_size < 0:
+            raise ValueError(f"batch_size must be an integer of at least 0, got {batch_size!r:.60}")
+        if persistent is not None and (persistent.dim() != 2 or persistent.shape[1] != self.hidden_size):
+            raise ValueError(f"persistent must have shape [N_p, {self.hidden_size}], got {list(persistent.shape)}")
         if persistent is not None and persistent.shape[0] > 0:
             return self.update(persistent.unsqueeze(0)).as_start().expand(batch_size)
         params = MemoryParams(tuple(self.memory_weights)).to(torch.promote_types(self.o_norm.dtype, torch.float32))
@@ -194,7 +198,7 @@ class NeuralMemory(nn.Module):
         lengths = None if padding is None else padding.lengths
         q, tail = self.queries(x, state, lengths=lengths, reset=reset, initial=initial)
         memory, start = state.memory, None
-        memory.check("state", q, self.network.widths(self.head_dim), {q.shape[0]})
+        memory.check("state", q, self.network.widths(self.head_dim), (q.shape[0],))
         if reset is not None:
             start = (self.initial_state() if initial is None else initial).memory
             memory = restart(memory, start, reset)
@@ -321,8 +325,8 @@ class NeuralMemory(nn.Module):
         """The mask and the reset as bool; ValueError for an argument that does not fit."""
         check_input(self, x)
         batch = x.shape[0]
-        check_state(self, "state", state, x, {batch})
-        check_state(self, "initial", initial, x, {1, batch})
+        check_state(self, "state", state, x, (batch,))
+        check_state(self, "initial", initial, x, (1, batch))
         return as_flags("mask", mask, x), as_flags("reset", reset, x)
 
     @staticmethod
@@ -436,6 +440,10 @@ class NeuralMemory(nn.Module):
             query = torch.cat((q[:, 1:], q[:, -1:]), dim=1) if ahead else q  # of each token, or of the one after it
             given = (query, k, v, theta, eta, alpha, self.network, self.params, before, self.chunk_size, self.backend)
             y, memory, loss = neural_memory(*given, mask=real, reset=reset, initial=start, return_loss=True)
+        else:
+            for name, part, rows in (("state", before, (x.shape[0],)), ("initial", start, (1, x.shape[0]))):
+                if part is not None:
+                    part.check(name, q, self.network.widths(self.head_dim), rows)
         if ahead or not learn:
             # no row reads the start in a call in which no document begins
             first = before if before is not None and reset is None else start or self.initial_state().memory
@@ -475,7 +483,9 @@ class NeuralMemory(nn.Module):
 
 
 def check_writes(learn: bool | None, write_scale: float | None) -> None:
-    """ValueError for a scale that is no size, or that frozen writes would ignore; None = not said."""
+    """ValueError for what is no flag or no scale, or a scale that frozen writes would ignore; None = not said."""
+    if not isinstance(learn, bool | None):
+        raise ValueError(f"learn must be True or False, got {learn!r}")
     if write_scale is None:
         return
     if not (isinstance(write_scale, (int, float)) and 0 <= write_scale < math.inf):
@@ -496,7 +506,9 @@ def _as_stats(stats: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def recompute(compute: Callable[..., Any], x: Tensor, *rest: Tensor) -> Any:
     """`compute(x, *rest)`; for many tokens backward computes the intermediate results again instead of holding them."""
-    if not torch.is_grad_enabled() or x.shape[1] <= RECOMPUTE_TOKENS or torch.compiler.is_compiling() or transformed():
+    # the number of tokens is looked at last: in a trace it may be a symbol
+    plain = not torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed()
+    if plain or x.shape[1] <= RECOMPUTE_TOKENS:
         return compute(x, *rest)
     from torch.utils.checkpoint import checkpoint
 

@@ -175,9 +175,9 @@ def write(
         theta = theta * write_scale
     before, widths, batch = None, layer.network.widths(layer.head_dim), x.shape[0]
     first = MemoryState.initial(params, 1) if initial is None else initial.memory
-    first.check("initial", q, widths, {1, batch})
+    first.check("initial", q, widths, (1, batch))
     if state is not None:
-        state.memory.check("state", q, widths, {batch}, layer.chunk_size)
+        state.memory.check("state", q, widths, (batch,), layer.chunk_size)
         before = state.memory.in_dtype(q.dtype)
     first = first.in_dtype(q.dtype)
     aligned = before is not None and is_aligned(x.shape[1], chunk_size, before.offset, None, None)

@@ -104,9 +104,9 @@ def neural_memory(
     if state is not None:
         if not isinstance(state, MemoryState):
             raise ValueError(f"state must be a MemoryState, got {type(state).__name__}; a layer's is in its .memory")
-        state.check("state", q, widths, {batch}, chunk_size)
+        state.check("state", q, widths, (batch,), chunk_size)
     if initial is not None:
-        initial.check("initial", q, widths, {1, batch})
+        initial.check("initial", q, widths, (1, batch))
 
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     channelwise = isinstance(alpha, (tuple, list))

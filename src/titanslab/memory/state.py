@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from titanslab.memory.network import MemoryParams
 from titanslab.memory.transforms import transformed
 
+OTHER = "; is it the state of another layer?"
+
 
 def tree_map(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """A tree of the same structure with `fn` applied to each tensor; counters keep their dtype, see `_applied`."""
@@ -123,6 +125,8 @@ class TensorTree:
         for name, tensor in tensors.items():
             field, _, rest = name.partition(".")
             parts.setdefault(field, {})[rest] = tensor
+        if unknown := [name for name in parts if name not in cls.parts]:
+            raise TypeError(f"a {cls.__name__} has the parts {', '.join(cls.parts)}, got a tensor of {unknown[0]!r}")
         hints = get_type_hints(cls)
         return cls(**{name: _restored(hints.get(name), part) for name, part in parts.items()})
 
@@ -184,7 +188,12 @@ class MemoryState(TensorTree):
         return self if all(t.dtype == dtype for t in parts) else self.map(lambda t: t.to(dtype))
 
     def check(
-        self, name: str, q: Tensor, widths: list[tuple[int, int]], batches: set[int], chunk_size: int | None = None
+        self,
+        name: str,
+        q: Tensor,
+        widths: list[tuple[int, int]],
+        batches: tuple[int, ...],
+        chunk_size: int | None = None,
     ) -> None:
         """Raise a ValueError if this state, the argument `name`, does not fit q `[B,T,H,D]` and the chunk size."""
         if self.batch_size not in batches:
@@ -197,9 +206,10 @@ class MemoryState(TensorTree):
             tensors = getattr(self, part)
             if not isinstance(tensors, tuple | list) or len(tensors) != len(widths):
                 got = len(tensors) if isinstance(tensors, tuple | list) else type(tensors).__name__
-                raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {got}")
+                raise ValueError(f"{name}.{part} must hold {len(widths)} tensors, one per layer, got {got}{OTHER}")
             for layer, (tensor, width) in enumerate(zip(tensors, widths, strict=True)):
-                check_shape(f"{name}.{part}[{layer}]", tensor, (self.batch_size, q.shape[2], *width), q)
+                shape = (self.batch_size, q.shape[2], *width)
+                check_shape(f"{name}.{part}[{layer}]", tensor, shape, q, OTHER)
                 if not tensor.is_floating_point():
                     raise ValueError(f"{name}.{part}[{layer}] must have a floating dtype, got {tensor.dtype}")
 
@@ -254,9 +264,9 @@ def where_rows(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *[1] * (b.dim() - 1)), a, b)
 
 
-def check_shape(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
-    """Raise a ValueError unless `x` has that shape and is on the device of `like`, which is q."""
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor, hint: str = "") -> None:
+    """Raise a ValueError, with a `hint`, unless `x` has that shape and is on the device of `like`, which is q."""
     if tuple(x.shape) != shape:
-        raise ValueError(f"{name} must have shape {list(shape)}, got {list(x.shape)}")
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(x.shape)}{hint}")
     if x.device != like.device:
         raise ValueError(f"{name} is on {x.device}, q is on {like.device}; move one of them")

@@ -39,6 +39,11 @@ class TitansForSequenceClassification(TitansPreTrainedModel):
         self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
         self.post_init()
 
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether the loss takes `num_items_in_batch`, as that of one class a sequence does; see the base class."""
+        return super().accepts_loss_kwargs and self.config.problem_type == "single_label_classification"
+
     @can_return_tuple
     def forward(
         self,

@@ -124,6 +124,7 @@ class PatchTSTForForecasting(SeriesPreTrainedModel):
             "pre_norm": config.pre_norm,
             "head_dropout": config.head_dropout,
             "scaling": None,
+            "pooling_type": None,  # the head reads all patches, as in PatchTST's own code
         }
         places = ("attention_dropout", "positional_dropout", "path_dropout", "ff_dropout")
         self.patchtst = PatchTSTForPrediction(PatchTSTConfig(**sizes | dict.fromkeys(places, config.dropout)))

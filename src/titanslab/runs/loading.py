@@ -140,7 +140,7 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """
     from transformers import AutoModelForCausalLM
 
-    config = load_config(name, **config_changes)
+    config = load_config(name)
     if is_forecaster(config):
         raise ValueError(
             f"the model in {str(name)!r} forecasts series (model_type {config.model_type!r}), and a language model is "
@@ -153,13 +153,13 @@ def load_forecaster(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """Load a forecasting model from a folder as `load_model` loads a language model; errors as there, and below."""
     from transformers import AutoModelForTimeSeriesPrediction
 
-    forecaster_config(name, **config_changes)
+    forecaster_config(name)
     return load_weights(name, AutoModelForTimeSeriesPrediction, **config_changes)
 
 
-def forecaster_config(name: str | Path, **config_changes: Any) -> Any:
+def forecaster_config(name: str | Path) -> Any:
     """The config of the forecasting model in a folder; ValueError for a model of another kind."""
-    config = load_config(name, **config_changes)
+    config = load_config(name)
     if not is_forecaster(config):
         raise ValueError(
             f"the model in {str(name)!r} has model_type {config.model_type!r}, which does not forecast; train one from "

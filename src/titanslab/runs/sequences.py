@@ -34,14 +34,16 @@ def write_facts(folder: Path, facts: SequenceFacts) -> None:
 
 
 def read_facts(folder: Path) -> SequenceFacts:
-    """The facts in the folder of a model.
+    """The facts in the folder of a model, or for a checkpoint those of its run.
 
     Raises:
         ValueError: there are none, so that the model is no classifier of sequences, or they cannot be used.
     """
-    if not (folder / FILE).is_file():
+    places = (folder, folder.parent.parent)  # RUN/checkpoints/step-N
+    found = next((place / FILE for place in places if (place / FILE).is_file()), None)
+    if found is None:
         raise ValueError(
             f"model folder {str(folder)!r} holds no {FILE}, so it is no classifier of sequences; train one from a "
             "recipe with a section [sequences]"
         )
-    return read_json(folder / FILE, SequenceFacts, fix="copy the file again from its run")
+    return read_json(found, SequenceFacts, fix="copy the file again from its run")

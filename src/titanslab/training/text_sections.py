@@ -95,8 +95,8 @@ class DataRecipe:
     """[data]: the source of the text, its tokenizer, and the way from tokens to rows of `sequence_length`.
 
     Args:
-        train, validation: a file, a folder, a glob pattern or a list of them (text, JSONL, parquet, compressed or
-            not), the name of a dataset on the hub, or a folder that `titans tokenize` made.
+        train, validation: a file, a folder, a glob pattern or a list of them (text, JSONL, parquet, FASTA, compressed
+            or not), the name of a dataset on the hub, or a folder that `titans tokenize` made.
         task, task_options: a generated source of rows and its options, instead of `train` or mixed with it.
         task_share: with both `task` and `train`, the task's share of the rows.
         streaming: read `train` while training, without a cache of its tokens.

@@ -43,5 +43,6 @@ def is_dna_tokenizer(tokenizer: Any) -> bool:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or len(tokenizer) > 64:
         return False
-    model = json.loads(backend.to_str())["model"]
-    return model.get("merges") == [] and model.get("vocab") == VOCABULARY
+    made = json.loads(backend.to_str())
+    plain = all(token["special"] for token in made["added_tokens"])
+    return plain and made["model"].get("merges") == [] and made["model"].get("vocab") == VOCABULARY

@@ -34,7 +34,7 @@ class Protocol:
 PROTOCOLS = {
     "caduceus": Protocol(
         "90/10 split of training by seed, early stopping on the validation part, 10 epochs, mean of 5 seeds",
-        "Caduceus, arXiv 2403.03234, table 1",
+        "Caduceus, arXiv 2403.03234, table of GenomicBenchmarks",
         {
             "CNN": (70.2, 74.4, 87.2, 86.1, 69.8),
             "HyenaDNA": (72.9, 84.9, 86.9, 94.4, 78.3),
