@@ -64,19 +64,19 @@ def test_what_is_wrong_takes_one_line(words, message, fails, run, data):
 
 def test_a_language_model_does_not_forecast(fails, trained, data):
     line = fails("evaluate", "forecasting", "--model", trained, "--data", data)
+    assert "has model_type 'titans', which does not forecast; train one from a recipe with a section [series]" in line
+
+
+def test_a_model_without_the_facts_of_its_data_is_named(fails, run, data, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "series.json").unlink()
+    line = fails("evaluate", "forecasting", "--model", tmp_path / "run", "--data", data)
     assert "has no series.json, which titans train writes for a series" in line
 
 
 def test_a_forecasting_model_speaks_no_language(fails, run, text_file):
     line = fails("evaluate", "--model", run, "--data", text_file)
     assert "forecasts series (model_type 'titans_forecasting'), and a language model is needed here" in line
-
-
-def test_a_model_that_does_not_forecast_is_named(fails, talker, data, tmp_path):
-    shutil.copytree(talker, tmp_path / "run")
-    SeriesFacts(["a"]).write(tmp_path / "run")
-    line = fails("evaluate", "forecasting", "--model", tmp_path / "run", "--data", data)
-    assert "has model_type 'titans', which does not forecast; train one from a recipe with a section [series]" in line
 
 
 def test_several_series_are_no_stream(fails, run, tmp_path):

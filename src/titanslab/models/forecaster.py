@@ -13,7 +13,8 @@ from titanslab.models.forecasting_baselines import (
 
 # Fields of `TitansConfig` that a forecasting model does not read.
 _TEXT = "variant vocab_size max_position_embeddings memory_write_cost memory_write_floor fused_loss use_cache"
-UNREAD = (*_TEXT.split(), "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id")
+_TEXT += " tie_word_embeddings pad_token_id bos_token_id eos_token_id classifier_pooling classifier_dropout"
+UNREAD = tuple(_TEXT.split())
 ARCHITECTURES: dict[str, Any] = {
     "titans": TitansForForecasting,
     "linear": LinearForForecasting,

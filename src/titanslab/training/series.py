@@ -34,7 +34,7 @@ def open_series(recipe: Recipe, say: Callable[[str], None]) -> tuple[RunData, Ca
     scalers = fit_scalers(series, split, section.file)
     columns = list(series[0].columns)
     config = forecaster_config(recipe.model, len(columns))
-    lengths = (config.context_length, config.prediction_length)
+    lengths = (config.history_length, config.prediction_length)
     train = part_windows(series, "train", split, lengths, scalers, section.file, stride=section.stride)
     facts = SeriesFacts(
         columns=columns,

@@ -66,7 +66,7 @@ class SeriesRecipe:
     series_column: str | None = None
     columns: list[str] | None = None
     steps: str = "check"
-    decimal: str = "."
+    decimal: str | None = None
     stride: Count = 1
 
     @property

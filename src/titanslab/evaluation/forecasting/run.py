@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from titanslab.data.series import Scaler, Series, SeriesFacts, SeriesForm, SeriesWindows, read_series
+from titanslab.data.series.facts import FACTS
 from titanslab.evaluation.forecasting.predict import all_forecasts
 from titanslab.files import file_identity, fingerprint, remove_whole, write_whole
 from titanslab.progress import bar
@@ -61,7 +62,9 @@ def open_stage(run: ForecastingRun) -> Stage:
         FileNotFoundError, ValueError: in one line, of the model's folder, the data or the split.
     """
     folder = find_model_folder(run.model)
-    facts, config = SeriesFacts.read(folder), forecaster_config(run.model)
+    config = forecaster_config(run.model)
+    beside = Path(run.model)  # of a run that has not finished, whose model is in a checkpoint
+    facts = SeriesFacts.read(folder if (folder / FACTS).is_file() else beside)
     named = split_name(run.data)
     split = run.split or (named if named in NAMED else facts.split)
     series = read_series(run.data, form_of(split, form_from(facts)))
