@@ -81,6 +81,7 @@ def test_baselines_and_a_pretrained_trunk(sequences, table_file, tmp_path):
     }
     train(parse_recipe(language), tmp_path / "language")
     sequences["training"] |= {"epochs": 0.2}
+    sequences["sequences"] |= {"validation_share": 0.1, "test_share": 0.1}
     for name, model in {
         "cnn": {"architecture": "cnn", "max_length": 64},
         "fine": {"pretrained": str(tmp_path / "language")},
@@ -88,6 +89,9 @@ def test_baselines_and_a_pretrained_trunk(sequences, table_file, tmp_path):
     }.items():
         sequences["model"] = model
         assert train(parse_recipe(sequences), tmp_path / name)["steps"] == 2
+    aside = {name: (tmp_path / name / "test.tsv").read_text().splitlines() for name in ("cnn", "fine")}
+    assert aside["cnn"] == aside["fine"]
+    assert len(aside["cnn"]) == 1 + 20
     before, after = weights(tmp_path / "language"), weights(tmp_path / "fine")
     name = "model.layers.0.mlp.down_proj.weight"
     assert 0 < (before[name] - after[name]).abs().max() < 0.05

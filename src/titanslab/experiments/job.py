@@ -113,10 +113,14 @@ class Job:
 
     @property
     def score(self) -> Any:
-        """[score] of this row; the series that trained a forecasting model hold its test rows too."""
+        """[score] of this row: without data, on the test rows of the series, or on the test part of the sequences."""
         found, recipe = self.measured("score"), self.recipes()[0]
         if found.verb and found.data is None and recipe.kind == "series":
             found = dataclasses.replace(found, data=recipe.data.file)
+        if found.verb and found.data is None and recipe.kind == "sequences":
+            aside = recipe.data.test_share > 0
+            data = str(self.folder / self.stages[-1] / "test.tsv") if aside else recipe.data.train
+            found = dataclasses.replace(found, data=data)
         return found
 
     def lengths(self, section: str) -> list[int]:

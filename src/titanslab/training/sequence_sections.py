@@ -65,9 +65,12 @@ class SequencesRecipe:
     """[sequences]: labelled sequences to train on, and to select on.
 
     Args:
-        train: a table, FASTA file, BED file or folder of labelled sequences, or the name of a set of GenomicBenchmarks.
+        train: a table, FASTA file, BED file or folder of labelled sequences, or the name of a set of GenomicBenchmarks,
+            whose test part is not read.
         validation: the same; None = a share of `train`, drawn by the seed of the run.
         validation_share: that share.
+        test_share: share of `train` that is written to test.tsv in the run folder and not read, the same one for every
+            seed; for a file without a test part of its own.
         sequence_column, label_column: of a table.
         reference: the genome of a BED file or a table of coordinates.
         tokenizer: a name for `titanslab.data.load_tokenizer`; that of `model.pretrained` must be the same.
@@ -78,6 +81,7 @@ class SequencesRecipe:
     train: str = ""
     validation: str | None = None
     validation_share: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    test_share: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     sequence_column: str | None = None
     label_column: str | None = None
     reference: str | None = None
@@ -93,6 +97,8 @@ class SequencesRecipe:
     def check(self) -> None:
         if not self.train:
             raise ValueError("sequences.train is missing: give a file or folder of labelled sequences")
+        if self.validation is not None and self.test_share:
+            raise ValueError("sequences.test_share and sequences.validation are both set; remove one of the two")
 
     def check_with(self, model: ClassifierRecipe, training: "TrainingRecipe") -> None:
         """Raise ValueError for values that cannot work together with the other sections."""

@@ -13,6 +13,8 @@ from titanslab.training.recipe import Recipe
 from titanslab.training.sequence_sections import ClassifierRecipe, SequencesRecipe
 from titanslab.training.sources import RunData
 
+TEST = "test.tsv"  # in the run folder, the sequences that were set aside
+
 
 class BothStrands:
     """Endless rows of which half, drawn by (seed, index), are the reverse complement of their sequence."""
@@ -37,7 +39,7 @@ def open_sequences(recipe: Recipe, say: Callable[[str], None]) -> tuple[RunData,
 
     section: SequencesRecipe = recipe.data
     tokenizer = load_tokenizer(section.tokenizer)
-    train, held = read_parts(section, recipe.training.seed)
+    train, held, test = read_parts(section, recipe.training.seed)
     labels = train.label_names
     longest = max(len(sequence) for sequence in train.sequences)
     length = section.max_length or longest
@@ -59,6 +61,9 @@ def open_sequences(recipe: Recipe, say: Callable[[str], None]) -> tuple[RunData,
 
     def save(folder: Path) -> None:
         write_facts(folder, facts)
+        if len(test):
+            rows = (f"{sequence}\t{label}\n" for sequence, label in zip(test.sequences, test.labels, strict=True))
+            write_whole(folder / TEST, "sequence\tlabel\n" + "".join(rows))
 
     data = RunData(
         rows,
@@ -74,21 +79,19 @@ def open_sequences(recipe: Recipe, say: Callable[[str], None]) -> tuple[RunData,
     return data, partial(build_classifier, recipe.model, labels, tokenizer, length)
 
 
-def read_parts(section: SequencesRecipe, seed: int) -> tuple[Any, Any]:
-    """The sequences to train on and those to validate with."""
+def read_parts(section: SequencesRecipe, seed: int) -> tuple[Any, Any, Any]:
+    """The sequences to train on, those to validate with, and those that are set aside for a test."""
     from titanslab.data.dna.labelled import Columns, read_labelled
+    from titanslab.tasks.dna.sets import open_splits
 
     columns = Columns(section.sequence_column, section.label_column, section.reference)
-    train = read_labelled(section.train, columns, "sequences.train")
-    if section.validation is not None:
-        return train, read_labelled(section.validation, columns, "sequences.validation")
-    order = np.random.default_rng([seed, 2]).permutation(len(train))
-    count = max(1, round(section.validation_share * len(train)))
-    if count >= len(train):
-        raise ValueError(
-            f"sequences.train holds {len(train)} sequence, and one is held out to validate with; give more"
-        )
-    return train.take(order[count:]), train.take(order[:count])
+    if section.validation is None:
+        share, test_share = section.validation_share, section.test_share
+        parts = open_splits(section.train, columns=columns, seed=seed, validation_share=share, test_share=test_share)
+        aside = parts.test if section.test_share else parts.test.take(())
+        return parts.train, parts.validation, aside
+    train = open_splits(section.train, columns=columns, validation_share=0.0).train
+    return train, read_labelled(section.validation, columns, "sequences.validation"), train.take(())
 
 
 def accuracy(prediction: Any) -> dict[str, float]:

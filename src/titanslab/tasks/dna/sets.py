@@ -107,7 +107,8 @@ def open_splits(
     """The three parts that a run trains on, selects on and reports.
 
     The validation is a share of the training part, drawn by `seed`, as in Caduceus' protocol: the test part takes no
-    part in any choice. Where there is none, `test_share` of the sequences become it, the same ones for every seed.
+    part in any choice. Where there is none, `test_share` of the sequences become it, the same ones for every seed; with
+    a share of 0 the test part is empty.
 
     Args:
         train: a set's name or folder (`read_set`), or labelled sequences (`read_labelled`).
@@ -136,7 +137,7 @@ def open_splits(
             asked, learned = learned.take(order[:count]), learned.take(order[count:])
             about = f"test part: {test_share:g} of the sequences, drawn once for all seeds"
         else:
-            raise ValueError("test is missing; give labelled sequences, or test_share for a part of the training ones")
+            asked, about = learned.take(()), "no test part"
     order = np.random.default_rng([seed, 1]).permutation(len(learned))
     count = round(validation_share * len(learned))
     parts = Splits(
@@ -145,7 +146,8 @@ def open_splits(
         asked,
         f"{about}; validation: {validation_share:g} of training, by seed {seed}",
     )
-    wanted = {"train": parts.train, "test": parts.test} | ({"validation": parts.validation} if validation_share else {})
+    wanted = {"train": parts.train} | ({"validation": parts.validation} if validation_share else {})
+    wanted |= {"test": parts.test} if test is not None or test_share or is_set(train) else {}
     for name, part in wanted.items():
         if not len(part):
             raise ValueError(f"the {name} part has no sequence; give more sequences or another share")
