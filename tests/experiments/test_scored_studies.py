@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,22 @@ def test_a_missing_file_is_named_with_its_set(folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"--data 'data' holds no 'b\.csv', which the set b_4 needs"):
         make_jobs(study, Choice(Path("runs/own"), data=["data"]))
     assert make_jobs(study, Choice(Path("runs/own"), data=["data"], sets="a_4"))
+
+
+def test_dna_from_a_table_to_accuracies(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw = random.Random(0)
+    lines = [f"{''.join(draw.choices('ACGT', k=60))}\t{i % 2}\n" for i in range(60)]
+    (tmp_path / "human_enhancers_cohn.tsv").write_text("sequence\tlabel\n" + "".join(lines))
+    small = ["hidden_size=8", "intermediate_size=8", "num_hidden_layers=1", "num_attention_heads=1"]
+    sets = [word for option in small for word in ("--set", f"model.{option}")]
+    words = ["reproduce", "dna", "--data", ".", "--sets", "enhancers_cohn", "--rows", "lmm", "--budget", "0.1"]
+    run([*words, *sets])
+    (result,) = json.loads((tmp_path / "runs/dna-budget-0.1/results.json").read_text())["results"]
+    assert result["score"]["sequences"] == 12, "a fifth is set aside"
+    assert 0 <= result["score"]["accuracy"] <= 1
+    assert f"| lmm | {result['score']['accuracy']:.3f} |" in capsys.readouterr().out
+    assert "epochs = 1.0" in result["training"]["recipe"]
 
 
 def test_the_study_of_the_package():

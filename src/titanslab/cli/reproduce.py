@@ -24,7 +24,8 @@ def reproduce(
     study: Annotated[
         str,
         typer.Argument(
-            help="table1, depth, ablation, throughput, niah, babilong, or the path of a study of yours, a TOML file."
+            help="table1, depth, ablation, throughput, niah, babilong, forecasting, dna, or the path of a study of "
+            "yours, a TOML file."
         ),
     ],
     work: Annotated[
@@ -35,7 +36,7 @@ def reproduce(
         list[str] | None,
         _text(
             "table1, depth, ablation, throughput: running text; files whose names say validation are held out. "
-            "Repeatable; default: 1 MB of books in the package."
+            "Repeatable; default: 1 MB of books in the package. forecasting, dna: the folder of the sets."
         ),
     ] = None,
     validation: Annotated[list[str] | None, _text("Held-out text for --data; repeatable.")] = None,

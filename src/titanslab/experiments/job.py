@@ -118,7 +118,9 @@ class Job:
         if found.verb and found.data is None and recipe.kind == "series":
             found = dataclasses.replace(found, data=recipe.data.file)
         if found.verb and found.data is None and recipe.kind == "sequences":
-            aside = recipe.data.test_share > 0
+            from titanslab.tasks.dna.sets import is_set
+
+            aside = recipe.data.test_share > 0 and not is_set(recipe.data.train)
             data = str(self.folder / self.stages[-1] / "test.tsv") if aside else recipe.data.train
             found = dataclasses.replace(found, data=data)
         return found

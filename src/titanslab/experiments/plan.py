@@ -279,8 +279,8 @@ def _folder_changes(study: Study, choice: Choice) -> list[str]:
 
 
 def _inside(folder: Path, file: str, name: str) -> Path:
-    """The path of a file in a folder, plain or compressed; FileNotFoundError where it is not there."""
-    for ending in ("", ".gz", ".xz", ".zst"):
+    """The path of a file in a folder, plain, compressed or as a table; FileNotFoundError where it is not there."""
+    for ending in ("", ".gz", ".xz", ".zst", ".tsv", ".tsv.gz", ".csv", ".csv.gz"):
         if (path := folder.absolute() / f"{file}{ending}").exists():
             return path
     raise FileNotFoundError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from titanslab.training.recipe import Recipe
 
+BASES = 500
 ROUNDS = 12  # most guesses of a width; a count that is linear in the width takes three
 
 
@@ -21,14 +22,17 @@ class Fitted(NamedTuple):
 
 
 def parameters(recipe: Recipe, vocabulary: int) -> int:
-    """Number of parameters of the model that a first stage trains; a forecasting model has one column.
+    """Number of parameters of the model that a first stage trains.
 
+    A forecasting model has one column; a classifier has two labels, and reads `BASES` bases where the recipe sets no
+    length.
     No memory is allocated for them.
     """
     import torch
 
     from titanslab.data import byte_tokenizer
     from titanslab.training.model import build_model
+    from titanslab.training.sequence_sections import SEQUENCES
     from titanslab.training.series_sections import SERIES
 
     recipe = copy.deepcopy(recipe)
@@ -37,6 +41,12 @@ def parameters(recipe: Recipe, vocabulary: int) -> int:
             from titanslab.training.series import build_forecaster, forecaster_config
 
             model = build_forecaster(recipe.model, forecaster_config(recipe.model, 1))
+        elif recipe.kind == SEQUENCES:
+            from titanslab.data import load_tokenizer
+            from titanslab.training.sequences import build_classifier
+
+            tokenizer = load_tokenizer(recipe.data.tokenizer)
+            model = build_classifier(recipe.model, ["0", "1"], tokenizer, recipe.data.max_length or BASES)
         else:
             recipe.model.options["vocab_size"] = vocabulary
             model = build_model(recipe, byte_tokenizer())

@@ -276,13 +276,15 @@ def _changed(section: str, settings: Any, changes: Sequence[str], prefixes: Sequ
 
 
 def _with_budget(table: dict[str, Any], budget: float) -> dict[str, Any]:
-    """A recipe with a share `budget` of its steps, and of the counts that follow them."""
+    """A recipe with a share `budget` of its steps or epochs, and of the counts that follow them."""
     if budget == 1:
         return table
     counts = {"training": ("steps", "warmup_steps", "write_cost_warmup")}
     found = merged(table, {})
     for section, names in counts.items():
         own = {name: scaled(value, budget) for name, value in table.get(section, {}).items() if name in names}
+        if "epochs" in table.get(section, {}):
+            own["epochs"] = table[section]["epochs"] * budget
         found = merged(found, {section: own})
     rows = table.get("data", {}).get("task_options", {}).get("curriculum_rows")
     return (

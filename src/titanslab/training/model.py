@@ -21,7 +21,7 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     """
     section, config = recipe.model, model_config(recipe, tokenizer)
     if section.pretrained is not None:
-        return load_model(section.pretrained, **_options(section)).float()
+        return load_model(section.pretrained, **config_options(section.options)).float()
     if section.architecture is None:
         from titanslab.models.modeling import TitansForCausalLM
 
@@ -91,7 +91,7 @@ def model_config(recipe: Recipe, tokenizer: Any) -> Any:
     `tokenizer` may be None where the shapes alone are of interest and the model does not need it (`needs_tokenizer`).
     """
     section, config = recipe.model, None
-    options = _options(section)
+    options = config_options(section.options)
     if section.pretrained is not None:
         config = load_config(section.pretrained, **options)
     if tokenizer is None:
@@ -119,7 +119,6 @@ def _new_config(section: ModelRecipe, options: dict[str, Any]) -> Any:
     return config
 
 
-def _options(section: ModelRecipe) -> dict[str, Any]:
-    """The fields of a config in the section; `window_size = "all"` stands for None, which TOML lacks."""
-    every = section.options.get("window_size") == "all"
-    return section.options | ({"window_size": None} if every else {})
+def config_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a section as fields of a config; `window_size = "all"` stands for None, which TOML lacks."""
+    return options | ({"window_size": None} if options.get("window_size") == "all" else {})

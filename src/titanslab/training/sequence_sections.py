@@ -70,7 +70,7 @@ class SequencesRecipe:
         validation: the same; None = a share of `train`, drawn by the seed of the run.
         validation_share: that share.
         test_share: share of `train` that is written to test.tsv in the run folder and not read, the same one for every
-            seed; for a file without a test part of its own.
+            seed; for a source without a test part of its own, as a set has it.
         sequence_column, label_column: of a table.
         reference: the genome of a BED file or a table of coordinates.
         tokenizer: a name for `titanslab.data.load_tokenizer`; that of `model.pretrained` must be the same.

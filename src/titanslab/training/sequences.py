@@ -9,6 +9,8 @@ import numpy as np
 
 from titanslab.data import load_tokenizer
 from titanslab.data.order import ShuffledRows
+from titanslab.files import write_whole
+from titanslab.training.model import config_options
 from titanslab.training.recipe import Recipe
 from titanslab.training.sequence_sections import ClassifierRecipe, SequencesRecipe
 from titanslab.training.sources import RunData
@@ -82,14 +84,14 @@ def open_sequences(recipe: Recipe, say: Callable[[str], None]) -> tuple[RunData,
 def read_parts(section: SequencesRecipe, seed: int) -> tuple[Any, Any, Any]:
     """The sequences to train on, those to validate with, and those that are set aside for a test."""
     from titanslab.data.dna.labelled import Columns, read_labelled
-    from titanslab.tasks.dna.sets import open_splits
+    from titanslab.tasks.dna.sets import is_set, open_splits
 
     columns = Columns(section.sequence_column, section.label_column, section.reference)
     if section.validation is None:
-        share, test_share = section.validation_share, section.test_share
+        share, whole = section.validation_share, is_set(section.train)
+        test_share = 0.0 if whole else section.test_share
         parts = open_splits(section.train, columns=columns, seed=seed, validation_share=share, test_share=test_share)
-        aside = parts.test if section.test_share else parts.test.take(())
-        return parts.train, parts.validation, aside
+        return parts.train, parts.validation, parts.test.take(()) if whole else parts.test
     train = open_splits(section.train, columns=columns, validation_share=0.0).train
     return train, read_labelled(section.validation, columns, "sequences.validation"), train.take(())
 
@@ -106,8 +108,8 @@ def build_classifier(section: ClassifierRecipe, labels: Sequence[str], tokenizer
     from titanslab.runs.classifier import pretrained_classifier
 
     if section.pretrained is not None:
-        return pretrained_classifier(section.pretrained, labels, **section.options).train()
+        return pretrained_classifier(section.pretrained, labels, **config_options(section.options)).train()
     named = {"preset": section.preset, "variant": section.variant} if section.architecture is None else {}
-    options = named | section.options
+    options = named | config_options(section.options)
     config = classifier_config(section.architecture, options, labels=labels, tokenizer=tokenizer, max_length=length)
     return new_classifier(config)
