@@ -19,7 +19,10 @@ VERBS = {
     "inspect": ("titanslab.cli.inspect", "Show surprise, gates and weights of a model's memory on a text."),
     "forecast": ("titanslab.cli.forecast", "Forecast the rows after the end of a CSV file, with a plot."),
     "track": ("titanslab.cli.track", "Write loss and surprise along a genome, for a genome browser."),
-    "evaluate": ("titanslab.cli.evaluate", "Measure a model: perplexity by position, recall, common sense, series, DNA."),
+    "evaluate": (
+        "titanslab.cli.evaluate",
+        "Measure a model: perplexity by position, recall, common sense, series, DNA.",
+    ),
     "reproduce": ("titanslab.cli.reproduce", "Train and test all models of a table, such as niah or babilong."),
     "info": ("titanslab.cli.info", "Show versions, devices, memory backends and what a model costs."),
 }

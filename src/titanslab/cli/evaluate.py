@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from titanslab.cli.errors import Interrupted, UsageError
-from titanslab.cli.evaluate_forecasting import ABOUT as FORECASTING_ABOUT
-from titanslab.cli.evaluate_forecasting import forecasting
 from titanslab.cli.evaluate_dna import ABOUT as DNA_ABOUT
 from titanslab.cli.evaluate_dna import dna
+from titanslab.cli.evaluate_forecasting import ABOUT as FORECASTING_ABOUT
+from titanslab.cli.evaluate_forecasting import forecasting
 from titanslab.cli.evaluate_language import ABOUT as LANGUAGE_ABOUT
 from titanslab.cli.evaluate_language import language
 from titanslab.cli.options import MOST_SEED, Device, command, output_folder
