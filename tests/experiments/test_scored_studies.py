@@ -117,6 +117,12 @@ def test_wrong_folders(folder, monkeypatch, options, words):
         make_jobs(study, Choice(Path("runs/own"), **options))
 
 
+def test_an_unknown_verb(folder):
+    (folder / "own.toml").write_text(STUDY.replace('verb = "forecasting"', 'verb = "forecast"'))
+    with pytest.raises(ValueError, match=r"own\.toml, sets\.a_4: score\.verb is 'forecast'; allowed: forecasting, dna"):
+        load_study(str(folder / "own.toml"))
+
+
 def test_a_missing_file_is_named_with_its_set(folder, monkeypatch):
     monkeypatch.chdir(folder)
     Path("data/b.csv.gz").unlink()
