@@ -1,0 +1,165 @@
+"""`Graft`: the memories of a grafted model and what is done with them; the model has it as `model.graft`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from titanslab.graft.cache import GraftCache
+from titanslab.graft.call import Call, last_columns
+from titanslab.graft.config import GraftConfig
+from titanslab.graft.memory import GraftedMemory
+from titanslab.graft.structure import CACHE_NAMES, Decoder, named
+
+
+class Graft:
+    """The memories of a model, switched on and off for all of them together.
+
+    Attributes:
+        config: the `GraftConfig`.
+        memories: the `GraftedMemory` of each grafted layer, in order.
+        layers: the numbers of those layers.
+        enabled: False turns the model into its base: no memory, no window.
+        reads: False keeps the window and leaves the memories out, the control "window alone".
+        learn: False freezes the memories: tokens read and do not write. A cache's own `learn` holds too.
+        stats: set to a dict, it receives the stats of each memory of the next calls, by the memory's place.
+    """
+
+    def __init__(self, decoder: Decoder, config: GraftConfig, layers: tuple[int, ...]) -> None:
+        self.decoder, self.config, self.layers = decoder, config, layers
+        self.memories: list[GraftedMemory] = []
+        self.enabled = self.reads = self.learn = True
+        self.stats: dict[int, dict[str, Tensor]] | None = None
+        self.call: Call | None = None
+        self.handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Hook the decoder and its attention modules."""
+        body = self.decoder.body
+        self.handles = [
+            body.register_forward_pre_hook(self.before, with_kwargs=True),
+            body.register_forward_hook(self.after, with_kwargs=True, always_call=True),
+        ]
+        for memory, layer in zip(self.memories, self.layers, strict=True):
+            memory.attach(self.attention(layer), self.config.placement)
+
+    def detach(self) -> None:
+        """The inverse of `attach`."""
+        for handle in self.handles:
+            handle.remove()
+        for memory, layer in zip(self.memories, self.layers, strict=True):
+            memory.detach(self.attention(layer))
+
+    def attention(self, layer: int) -> nn.Module:
+        """The attention module of a grafted layer."""
+        attention = self.decoder.attentions[layer]
+        assert attention is not None
+        return attention
+
+    def cache(self) -> GraftCache:
+        """A new cache: it holds the keys and values of the base and the states of the memories."""
+        return GraftCache(self)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the memories."""
+        for memory in self.memories:
+            yield from memory.parameters()
+
+    def enable(self) -> None:
+        """Switch memories and window on."""
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Switch memories and window off: the model is its base."""
+        self.enabled = False
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Memories and window are off inside the `with` block, in which the model is its base."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+    @contextmanager
+    def window_alone(self) -> Iterator[None]:
+        """The memories are off inside the `with` block, and the window stays."""
+        before, self.reads = self.reads, False
+        try:
+            yield
+        finally:
+            self.reads = before
+
+    def current(self) -> Call:
+        """The call at work; an attention module that is called by itself has a memory that starts anew."""
+        return self.call or Call()
+
+    def before(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Read mask and cache of a call, and give the body a cache that holds the memories too."""
+        self.call = None
+        if not self.enabled:
+            return None
+        given = named(self.decoder.names, args, kwargs)
+        cache = self._cache(body, given)
+        tokens = given.get("input_ids")
+        if tokens is None:
+            tokens = given["inputs_embeds"]
+        batch, count = tokens.shape[:2]
+        if cache is not None:
+            cache.check(self, batch)
+        past = 0 if cache is None else cache.columns
+        mask = last_columns(given.get("attention_mask"), batch, count, (count, past + count))
+        learn = self.learn and (cache is None or cache.learn)
+        self.call = Call(mask, cache, learn, 1.0 if cache is None else cache.write_scale, self.stats)
+        if cache is not None:
+            given = {name: value for name, value in given.items() if name not in CACHE_NAMES}
+            given[self.decoder.cache_name] = cache
+            cache.begin(count)
+        return (), given
+
+    def after(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """End the call; it stays for a recomputation of the layers in backward."""
+        call = self.call
+        if call is None or call.ended:
+            return
+        call.ended = True
+        if call.cache is not None:
+            call.cache.end(failed=output is None)
+        if not self.recomputes(body):
+            self.call = None
+
+    @staticmethod
+    def recomputes(body: nn.Module) -> bool:
+        """Whether backward computes the layers again."""
+        return bool(getattr(body, "gradient_checkpointing", False)) and body.training
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"call": None}
+
+    def _cache(self, body: nn.Module, given: dict[str, Any]) -> GraftCache | None:
+        """The cache of a call, made where the body would make one."""
+        cache = next((given[name] for name in CACHE_NAMES if given.get(name) is not None), None)
+        if isinstance(cache, GraftCache):
+            return cache
+        if cache is not None:
+            raise ValueError(
+                f"{self.decoder.cache_name} is a {type(cache).__name__}, which holds no memories; "
+                "give model.graft.cache()"
+            )
+        use_cache = given.get("use_cache")
+        if use_cache is None:
+            config: Any = body.config
+            use_cache = bool(getattr(config, "use_cache", False))
+        if self.recomputes(body):
+            use_cache = False
+        return self.cache() if use_cache else None
+
+
+def graft_of(model: Any) -> Graft:
+    """The `Graft` of a model, whatever wraps it; ValueError for a model without one."""
+    found = getattr(model, "graft", None)
+    if not isinstance(found, Graft):
+        raise ValueError(f"{type(model).__name__} has no graft; titanslab.graft(model, GraftConfig(...)) adds one")
+    return found
