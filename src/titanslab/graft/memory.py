@@ -45,7 +45,7 @@ class GraftedMemory(NeuralMemory):
         graft = self.graft
         if not graft.enabled or not graft.reads:
             return None
-        if "base_layer" in self.q_proj._modules:
+        if hasattr(self.q_proj, "base_layer"):
             raise ValueError(
                 "PEFT has put adapters into the memories and has frozen them; call get_peft_model before graft()"
             )
