@@ -55,7 +55,7 @@ def grafted(model: nn.Module, trained: bool = True, **options) -> nn.Module:
     if trained:
         torch.manual_seed(1)
         for memory in model.graft.memories:
-            nn.init.normal_(memory.o_proj.weight, std=0.3)
+            nn.init.normal_(memory.output_projection.weight, std=0.3)
     return model
 
 

@@ -11,7 +11,7 @@ from grafted import VOCABULARY, base, grafted, left_padded, text
 from titanslab import GraftCache
 
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-WINDOWS = [{}, {"window_size": 6, "num_sink_tokens": 2}]
+WINDOWS = [{}, {"window_size": 6, "num_sink_tokens": 2}, {"placement": "mac", "window_size": 6}]
 
 
 @pytest.fixture(params=["llama", "gemma3"])

@@ -29,7 +29,7 @@ def same(a, b) -> bool:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("attention", "dtype"), [("eager", torch.bfloat16), ("sdpa", torch.float32)])
-@pytest.mark.parametrize("placement", ["mag", "mal"])
+@pytest.mark.parametrize("placement", ["mag", "mal", "mac"])
 def test_start(name, attention, dtype, placement):
     model = base(name, attention, dtype)
     before, kind, names = outputs(model), type(model), set(model.state_dict())
@@ -62,13 +62,13 @@ def test_window_alone_without_a_window_is_the_base():
         assert same(before, outputs(model))
 
 
-@pytest.mark.parametrize("placement", ["mag", "mal"])
+@pytest.mark.parametrize("placement", ["mag", "mal", "mac"])
 def test_gradient_from_the_first_step(placement):
     model = grafted(base(), trained=False, placement=placement).train()
     ids = text()
     model(ids, labels=ids, use_cache=False).loss.backward()
     for memory in model.graft.memories:
-        assert memory.o_proj.weight.grad.abs().max() > 0
+        assert memory.output_projection.weight.grad.abs().max() > 0
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trainable
     assert all("titans_memory" in name for name in trainable)
@@ -82,7 +82,7 @@ def test_copies_have_memories_of_their_own():
     other = copy.deepcopy(model)
     third = pickle.loads(pickle.dumps(model))
     for memory in model.graft.memories:
-        torch.nn.init.zeros_(memory.o_proj.weight)
+        torch.nn.init.zeros_(memory.output_projection.weight)
     for each in (other, third):
         torch.testing.assert_close(each(ids).logits, before)
         each.graft.disable()

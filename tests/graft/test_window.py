@@ -78,14 +78,28 @@ def test_the_masks_of_the_base(name, attention, size):
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
-def test_memories_go_on_beside_a_window(name):
-    model = grafted(base(name), window_size=W, num_sink_tokens=S)
+@pytest.mark.parametrize("placement", ["mag", "mal", "mac"])
+def test_memories_go_on_beside_a_window(name, placement):
+    model = grafted(base(name), window_size=W, num_sink_tokens=S, placement=placement)
     ids, mask = left_padded(2, 30)
     position = (mask.cumsum(1) - 1).clamp(0)
     with torch.no_grad():
         whole = model(ids, attention_mask=mask, position_ids=position, use_cache=False).logits
     found, _ = in_pieces(model, ids, mask, ENDS, position)
     torch.testing.assert_close(found[mask.bool()], whole[mask.bool()])
+
+
+def test_outputs_of_a_memory_leave_its_context():
+    model = grafted(base(), window_size=W, num_sink_tokens=S, placement="mac")
+    ids, mask = left_padded(2, 100)
+    position = (mask.cumsum(1) - 1).clamp(0)
+    with torch.no_grad():
+        whole = model(ids, attention_mask=mask, position_ids=position, use_cache=False).logits
+    found, _ = in_pieces(model, ids, mask, (30, 68, 69, 70, 100), position)
+    torch.testing.assert_close(found[mask.bool()], whole[mask.bool()])
+    with torch.no_grad():
+        alone = model(ids[:1, 5:], use_cache=False).logits
+    torch.testing.assert_close(whole[:1, 5:], alone)
 
 
 def test_short_texts_are_the_base_bit_by_bit():
