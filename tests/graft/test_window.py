@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.bloom.configuration_bloom import BloomConfig
+from transformers.models.gpt_neo.configuration_gpt_neo import GPTNeoConfig
+from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
 
 from grafted import base, grafted, left_padded, text
 
-ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt_neox", "olmo2")
+ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt_neox", "olmo2", "cohere", "glm")
 W, S = 6, 2
 
 
@@ -159,6 +163,21 @@ def test_learned_positions_end():
     _, cache = in_pieces(model, text(1, 128), None, (64, 128))
     with pytest.raises(ValueError, match="the base has 128 learned positions and the text is longer"):
         model(text(1, 1), **{model.graft.decoder.cache_name: cache})
+
+
+def test_bases_in_which_no_window_can_move():
+    size = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    alibi = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4))
+    with pytest.raises(ValueError, match="window_size needs a base that takes position_ids"):
+        grafted(alibi, window_size=W)
+    own = GPTNeoConfig(vocab_size=64, hidden_size=32, num_layers=1, num_heads=4, attention_types=[[["local"], 1]])
+    with pytest.raises(ValueError, match="needs attention that is given its mask, and this base makes its own"):
+        grafted(AutoModelForCausalLM.from_config(own), window_size=W)
+    recurrent = Qwen3NextConfig(
+        **size, layer_types=["linear_attention"], intermediate_size=8, num_experts=2, num_experts_per_tok=1
+    )
+    with pytest.raises(ValueError, match="Qwen3NextForCausalLM has no list of layers with an attention module"):
+        grafted(AutoModelForCausalLM.from_config(recurrent), window_size=W)
 
 
 def test_errors():
