@@ -59,8 +59,11 @@ def in_pieces(model, ids: torch.Tensor, mask: torch.Tensor | None, ends: tuple[i
 ENDS = (3, 4, 11, 12, 13, 14, 30)
 
 
-@pytest.mark.parametrize("name", [*ROTARY, "gpt2"])
-@pytest.mark.parametrize(("attention", "size"), [("eager", W), ("sdpa", W), ("sdpa", 9)])
+@pytest.mark.parametrize(
+    ("name", "attention", "size"),
+    [(name, "sdpa", W) for name in (*ROTARY, "gpt2")]
+    + [("llama", "eager", W), ("gemma3", "eager", W), ("mistral", "sdpa", 9), ("gemma3", "sdpa", 9)],
+)
 def test_the_masks_of_the_base(name, attention, size):
     model = base(name, attention)
     ids, mask = left_padded(2, 30)
@@ -81,8 +84,7 @@ def test_the_masks_of_the_base(name, attention, size):
     assert kept <= {size + S - 1, 7}
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
-@pytest.mark.parametrize("placement", ["mag", "mal", "mac"])
+@pytest.mark.parametrize(("name", "placement"), [("llama", "mag"), ("gemma3", "mac"), ("gpt2", "mal")])
 def test_memories_go_on_beside_a_window(name, placement):
     model = grafted(base(name), window_size=W, num_sink_tokens=S, placement=placement)
     ids, mask = left_padded(2, 30)
@@ -107,7 +109,7 @@ def test_outputs_of_a_memory_leave_its_context():
 
 
 def test_short_texts_are_the_base_bit_by_bit():
-    for name in ROTARY:
+    for name in ("llama", "mistral", "gemma3"):
         model = base(name)
         ids, mask = left_padded(2, W + S)
         with torch.no_grad():
@@ -121,24 +123,24 @@ def test_short_texts_are_the_base_bit_by_bit():
 def test_rotary_positions_never_end(name):
     """Without sinks, attention depends on distances alone, so that positions set back change nothing."""
     long = base(name, max_position_embeddings=4096)
-    ids = text(2, 90)
-    wanted = reference(long, ids, torch.ones(2, 90), W, 0)
+    ids = text(2, 80)
+    wanted = reference(long, ids, torch.ones(2, 80), W, 0)
     model = grafted(base(name, max_position_embeddings=32), window_size=W, num_sink_tokens=0)
     with model.graft.window_alone():
-        ends = (5, 20, *range(21, 60), 75, 90)
+        ends = (5, 20, *range(21, 42), 62, 80)
         found, cache = in_pieces(model, ids, None, ends)
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
     assert int(cache.slots.shift[0]) > 0
-    assert cache.columns == 90
+    assert cache.columns == 80
 
 
 def test_sinks_stay_within_reach_when_positions_are_set_back():
     """One layer: its keys depend on a token and its position alone, so a short text has the same last logits."""
     model = base(num_hidden_layers=1, max_position_embeddings=16)
     grafted(model, window_size=W, num_sink_tokens=S)
-    ids = text(1, 200)
+    ids = text(1, 60)
     with model.graft.window_alone():
-        found, cache = in_pieces(model, ids, None, tuple(range(4, 201, 4)))
+        found, cache = in_pieces(model, ids, None, tuple(range(4, 61, 4)))
         used = int(cache.slots.position[0] - cache.slots.shift[0])  # position after the last token
         assert used <= 16
         tokens = torch.cat((ids[:, :S], ids[:, -W:]), 1)
