@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from titanslab.graft.handle import Graft
 
 CONFIG, WEIGHTS, LORA = "adapter_config.json", "adapter_model.safetensors", "lora"
-KIND = "TITANS_MEMORY"
+KIND = "TITANS"
 COPY = "copy or save the adapter again"
 
 
