@@ -161,6 +161,8 @@ def test_memories_alone_carry_from_piece_to_piece():
     loss.backward()
     assert model.graft.memories[0].q_proj.weight.grad.abs().max() > 0
     model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match=r"carry cache\.memories_alone\(\) from piece to piece"):
+        model(ids, **{name: cache})
     model.zero_grad()
     again = model(ids, labels=ids, **{name: cache.memories_alone().detach()}).loss
     torch.testing.assert_close(again, loss)

@@ -177,6 +177,11 @@ class Graft:
         batch, count = tokens.shape[:2]
         if cache is not None:
             cache.check(self, batch)
+            if cache.columns and self.recomputes(body):
+                raise ValueError(
+                    "gradient checkpointing keeps no keys and values, and the cache holds some; carry "
+                    "cache.memories_alone() from piece to piece"
+                )
         past, start = (0, 0) if cache is None else (cache.columns, cache.start)
         mask = last_columns(given.get("attention_mask"), batch, count, (count, past - start + count, past + count))
         learn = self.learn and (cache is None or cache.learn)

@@ -34,6 +34,7 @@ class WindowLayer(DynamicLayer):
 
 def take(x: Tensor, keep: Tensor) -> Tensor:
     """The slots `keep [B, K]` or `[K]` of `x [B,H,N,D]`."""
+    keep = keep.to(x.device)  # layers may be on several devices
     if keep.dim() == 1:
         return x.index_select(2, keep)
     return x.gather(2, keep[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
