@@ -14,6 +14,10 @@ from titanslab._version import __version__
 from titanslab.models.register import register
 
 if TYPE_CHECKING:
+    from titanslab.graft.attach import graft
+    from titanslab.graft.cache import GraftCache
+    from titanslab.graft.config import GraftConfig
+    from titanslab.graft.load import load_graft
     from titanslab.memory import (
         MemoryConfig,
         MemoryNetwork,
@@ -39,8 +43,11 @@ _MODELS = {
     "TitansForSequenceClassification": "classification",
     "TitansModel": "modeling",
 }
+_GRAFT = {"GraftCache": "cache", "GraftConfig": "config", "load_graft": "load"}
 
 __all__ = [
+    "GraftCache",
+    "GraftConfig",
     "MemoryConfig",
     "MemoryNetwork",
     "MemoryParams",
@@ -55,6 +62,8 @@ __all__ = [
     "TitansForecastingConfig",
     "TitansModel",
     "__version__",
+    "graft",
+    "load_graft",
     "neural_memory",
 ]
 
@@ -62,7 +71,12 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = f"models.{_MODELS[name]}" if name in _MODELS else "memory"
+    if name == "graft":  # the room, which can be called as its function
+        return import_module(f"{__name__}.graft")
+    if name in _GRAFT:
+        module = f"graft.{_GRAFT[name]}"
+    else:
+        module = f"models.{_MODELS[name]}" if name in _MODELS else "memory"
     return getattr(import_module(f"{__name__}.{module}"), name)
 
 

@@ -1,0 +1,75 @@
+"""Small random bases for the tests of the graft, one for each architecture."""
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.cohere.configuration_cohere import CohereConfig
+from transformers.models.gemma3.configuration_gemma3 import Gemma3TextConfig
+from transformers.models.glm.configuration_glm import GlmConfig
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+from transformers.models.gpt_neox.configuration_gpt_neox import GPTNeoXConfig
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.mistral.configuration_mistral import MistralConfig
+from transformers.models.olmo2.configuration_olmo2 import Olmo2Config
+from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
+from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+
+import titanslab
+from titanslab import GraftConfig, MemoryConfig
+
+VOCABULARY = 64
+TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
+SIZE = TOKENS | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+ROTARY = SIZE | {"num_key_value_heads": 2, "max_position_embeddings": 128}
+MEMORY = MemoryConfig(2, head_dim=8, chunk_size=4)
+
+
+def configs() -> dict:
+    """The config of each base by its name; those after gpt2 are bases that the code was not written for."""
+    layers = ["sliding_attention", "full_attention"]
+    return {
+        "llama": LlamaConfig(**ROTARY),
+        "mistral": MistralConfig(**ROTARY, sliding_window=8),
+        "qwen2": Qwen2Config(**ROTARY),
+        "qwen3": Qwen3Config(**ROTARY, head_dim=8),
+        "gemma3": Gemma3TextConfig(**ROTARY, head_dim=8, sliding_window=8, layer_types=layers),
+        "gpt2": GPT2Config(**TOKENS, n_embd=32, n_layer=2, n_head=4, n_positions=128),
+        "gpt_neox": GPTNeoXConfig(**SIZE, max_position_embeddings=128),
+        "olmo2": Olmo2Config(**ROTARY),
+        "cohere": CohereConfig(**ROTARY),
+        "glm": GlmConfig(**ROTARY, head_dim=8),
+    }
+
+
+NAMES = tuple(configs())
+
+
+def base(name: str = "llama", attention: str = "sdpa", dtype: torch.dtype = torch.float32, **options) -> nn.Module:
+    """A random base in evaluation mode, the same one for the same arguments."""
+    torch.manual_seed(0)
+    config = configs()[name]
+    for option, value in options.items():
+        setattr(config, option, value)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+
+
+def grafted(model: nn.Module, trained: bool = True, **options) -> nn.Module:
+    """The model with a memory in every layer; `trained` gives the memories outputs other than 0."""
+    model = titanslab.graft(model, GraftConfig(**{"layers": "all", "memory": MEMORY} | options))
+    if trained:
+        torch.manual_seed(1)
+        for memory in model.graft.memories:
+            nn.init.normal_(memory.output_projection.weight, std=0.3)
+    return model
+
+
+def text(rows: int = 2, tokens: int = 20, seed: int = 2) -> torch.Tensor:
+    """Random tokens `[rows, tokens]`, none of which is padding."""
+    return torch.randint(3, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def left_padded(rows: int = 2, tokens: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and their mask; the first row has five columns of padding on the left."""
+    ids, mask = text(rows, tokens), torch.ones(rows, tokens, dtype=torch.int64)
+    ids[0, :5] = mask[0, :5] = 0
+    return ids, mask
