@@ -78,7 +78,11 @@ def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
         yield f"  titans forecast {file} --model {run}"
         return
     if settings.kind == "sequences":
-        yield f"  titans evaluate dna --model {run} --data TEST_FILE"
+        aside = output / "test.tsv"
+        yield f"  titans evaluate dna --model {run} --data {shlex.quote(str(aside)) if aside.exists() else 'TEST.tsv'}"
+        return
+    if data.tokenizer == "dna":
+        yield f"  titans track GENOME.fa --model {run}"
         return
     if data.train is not None:
         yield f'  titans generate --model {run} --prompt "Once upon a time"'

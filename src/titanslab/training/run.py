@@ -141,7 +141,7 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
     with contextlib.ExitStack() as stack:
         if world.is_main_process:
             show: Progress = stack.enter_context(bar("training", "steps", start=None, every=None, keep=True))
-            trainer.add_callback(ProgressLine(show, metrics))
+            trainer.add_callback(ProgressLine(show, metrics, data.counted))
         stack.enter_context(stop)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
