@@ -9,6 +9,7 @@ from titanslab.graft.config import GraftConfig, OptionError
 from titanslab.graft.handle import Graft, graft_of
 from titanslab.graft.memory import NAME, GraftedMemory
 from titanslab.graft.structure import find_decoder
+from titanslab.graft.window import find_window
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,7 +42,7 @@ def graft(model: Model, config: GraftConfig | None = None) -> Model:
     config.memory.width(decoder.hidden_size)
     if not hasattr(model, "peft_config"):
         model.requires_grad_(False)
-    handle = Graft(decoder, config, layers)
+    handle = Graft(decoder, config, layers, find_window(decoder, config))
     for place, layer in enumerate(layers):
         memory = GraftedMemory(decoder.hidden_size, config.memory, handle, place)
         like = next(handle.attention(layer).parameters())

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from titanslab.graft.cache import GraftCache
@@ -11,6 +12,7 @@ from titanslab.graft.call import Call, last_columns
 from titanslab.graft.config import GraftConfig
 from titanslab.graft.memory import GraftedMemory
 from titanslab.graft.structure import CACHE_NAMES, Decoder, named
+from titanslab.graft.window import Step, Window, masks, number
 
 
 class Graft:
@@ -20,14 +22,15 @@ class Graft:
         config: the `GraftConfig`.
         memories: the `GraftedMemory` of each grafted layer, in order.
         layers: the numbers of those layers.
+        window: how far the attention of the base reaches.
         enabled: False turns the model into its base: no memory, no window.
         reads: False keeps the window and leaves the memories out, the control "window alone".
         learn: False freezes the memories: tokens read and do not write. A cache's own `learn` holds too.
         stats: set to a dict, it receives the stats of each memory of the next calls, by the memory's place.
     """
 
-    def __init__(self, decoder: Decoder, config: GraftConfig, layers: tuple[int, ...]) -> None:
-        self.decoder, self.config, self.layers = decoder, config, layers
+    def __init__(self, decoder: Decoder, config: GraftConfig, layers: tuple[int, ...], window: Window) -> None:
+        self.decoder, self.config, self.layers, self.window = decoder, config, layers, window
         self.memories: list[GraftedMemory] = []
         self.enabled = self.reads = self.learn = True
         self.stats: dict[int, dict[str, Tensor]] | None = None
@@ -99,9 +102,11 @@ class Graft:
     def before(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Read mask and cache of a call, and give the body a cache that holds the memories too."""
         self.call = None
-        if not self.enabled:
-            return None
         given = named(self.decoder.names, args, kwargs)
+        if not self.enabled:
+            if any(isinstance(given.get(name), GraftCache) for name in CACHE_NAMES):
+                raise ValueError("the graft is off, and the cache holds its memories; give no cache, or enable() first")
+            return None
         cache = self._cache(body, given)
         tokens = given.get("input_ids")
         if tokens is None:
@@ -109,15 +114,31 @@ class Graft:
         batch, count = tokens.shape[:2]
         if cache is not None:
             cache.check(self, batch)
-        past = 0 if cache is None else cache.columns
-        mask = last_columns(given.get("attention_mask"), batch, count, (count, past + count))
+        past, start = (0, 0) if cache is None else (cache.columns, cache.start)
+        mask = last_columns(given.get("attention_mask"), batch, count, (count, past - start + count, past + count))
         learn = self.learn and (cache is None or cache.learn)
         self.call = Call(mask, cache, learn, 1.0 if cache is None else cache.write_scale, self.stats)
+        dtype = next(self.decoder.body.parameters()).dtype if tokens.dim() == 2 else tokens.dtype
         if cache is not None:
             given = {name: value for name, value in given.items() if name not in CACHE_NAMES}
             given[self.decoder.cache_name] = cache
-            cache.begin(count)
-        return (), given
+            return (), cache.begin(given, mask, tokens, dtype)
+        return (), self._uncached(given, mask, tokens, dtype)
+
+    def _uncached(
+        self, given: dict[str, Any], mask: Tensor | None, tokens: Tensor, dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """The arguments of a call without a cache: with a window, its mask where a token does not see all before."""
+        (batch, count), window = tokens.shape[:2], self.window
+        if window.size is None or count <= window.kept + 1:
+            return given
+        own = number(mask, count, torch.zeros(1, dtype=torch.int64, device=tokens.device))
+        step = Step(own, own, own, None, False)
+        position = given.get("position_ids")
+        if position is None:
+            position = torch.arange(count, device=tokens.device)[None]
+        made = masks(window, step, batch, self.decoder.body.config, dtype)
+        return {**given, "position_ids": position, "attention_mask": made}
 
     def after(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """End the call; it stays for a recomputation of the layers in backward."""
@@ -126,7 +147,7 @@ class Graft:
             return
         call.ended = True
         if call.cache is not None:
-            call.cache.end(failed=output is None)
+            call.cache.end(call.mask, failed=output is None)
         if not self.recomputes(body):
             self.call = None
 

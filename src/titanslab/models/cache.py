@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from titanslab.memory.state import named_tensors, tree_map
-from titanslab.models.cache_checks import fault, not_finite
+from titanslab.models.cache_checks import fault
 from titanslab.models.cache_file import (
     WAY_OUT,
     CacheHeader,
@@ -23,6 +23,7 @@ from titanslab.models.cache_file import (
 )
 from titanslab.models.config import TitansConfig
 from titanslab.models.state import MixerState
+from titanslab.tensor_files import not_finite
 
 # transformers 5.24 renamed `past_key_values` to `cache`. The models here take either name with any release. Calls to
 # transformers, and its outputs, have the name `CACHE`, which this release uses.

@@ -1,24 +1,15 @@
 """The tensors of a cache are checked against the config of a model before one of them is used."""
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from titanslab.models.config import TitansConfig
+from titanslab.tensor_files import not_finite
 
 MOST_TOKENS = 1 << 40  # a counter beyond it is damage: reading so many tokens takes years
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> str:
-    """The name of the first tensor that holds a NaN or an infinite number, "" if none does."""
-    floating = {name: t.detach() for name, t in tensors.items() if t.is_floating_point()}
-    sums = [t.sum(dtype=torch.promote_types(t.dtype, torch.float32)).double() for t in floating.values()]
-    if not sums or math.isfinite(float(torch.stack(sums).sum())):  # one wait for the device
-        return ""
-    return next((name for name, t in floating.items() if not bool(t.isfinite().all())), "")
 
 
 def fault(tensors: Mapping[str, Tensor], config: TitansConfig) -> str:

@@ -1,27 +1,23 @@
 """The file of a `TitansCache`: safetensors with the model's identity in the header, written whole or not at all."""
 
-import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
 from titanslab.documents import parse_json
-from titanslab.files import checksum, write_whole
 from titanslab.memory.config import NOT_IN_THE_STATE
 from titanslab.models.cache_checks import MOST_TOKENS
 from titanslab.models.config import LATER_FIELDS, MEMORY_OPTIONS, TitansConfig
+from titanslab.tensor_files import CHECKSUM, agrees, read_tensors, weights_hash, write_tensors
 
 FORMAT = "titans-cache"
 VERSION = "2"
-CHECKSUM = "checksum"  # "XXH3 of the tensors:XXH3 of the header and of the first"; files of earlier releases have none
 WAY_OUT = "read the text again, or restore the file from a copy"
 
 # Fields that decide the meaning of a state, besides a memory's options. Token ids, dtype and the rest may differ.
@@ -76,13 +72,7 @@ def weights_fingerprint(model: nn.Module) -> str:
     Values are rounded to bfloat16, so that a model has the same hash in every precision. The head of a language model
     is left out, so a base model can read the caches of its language model.
     """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(getattr(model, "base_model", model).named_parameters()):
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 256)][:256].to("cpu", torch.bfloat16).float()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return weights_hash(getattr(model, "base_model", model).named_parameters())
 
 
 def differences(stored: dict[str, Any], config: TitansConfig) -> str:
@@ -99,39 +89,13 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Tensor], header:
 
     A symbolic link stays: the file it points to is replaced. A `DocumentError` says which note no file can hold.
     """
-    from safetensors.torch import save_file
-
     try:
         metadata = {name: json.dumps(value, sort_keys=True) for name, value in vars(header).items()}
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"notes must be JSON values, such as text, numbers, lists and dicts: {error}") from None
     parse_json(metadata["notes"], dict[str, Any], origin="notes", finite=False)
     metadata |= {"format": FORMAT, "version": VERSION, "weights": header.weights}
-    plain = {k: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
-    path = Path(path)
-    if path.is_symlink():
-        path = path.resolve()
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a pipe or a device"
-        raise ValueError(f"{path} is {kind}; give the name of a file to save the cache to")
-    if not path.parent.exists():
-        raise FileNotFoundError(f"folder {path.parent} does not exist, {path.name} cannot be saved there")
-    of_tensors = checksum(_parts(plain))
-    metadata[CHECKSUM] = f"{of_tensors}:{_header_checksum(metadata, of_tensors)}"
-    write_whole(path, lambda temporary: save_file(plain, temporary, metadata))
-
-
-def _parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Name, dtype, shape and bytes of each tensor, in the order of the names."""
-    for name, tensor in sorted(tensors.items()):
-        yield f"{name} {tensor.dtype} {list(tensor.shape)};".encode()
-        yield tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _header_checksum(metadata: Mapping[str, str], of_tensors: str) -> str:
-    """Checksum of the header without its entry `checksum`, and of the checksum of the tensors."""
-    entries = sorted((name, value) for name, value in metadata.items() if name != CHECKSUM)
-    return checksum([json.dumps([of_tensors, *entries]).encode()])
+    write_tensors(path, tensors, metadata, "cache")
 
 
 def read_file(path: str | os.PathLike[str], tensors: bool = True) -> tuple[CacheHeader, dict[str, Tensor]]:
@@ -142,21 +106,8 @@ def read_file(path: str | os.PathLike[str], tensors: bool = True) -> tuple[Cache
     Raises:
         FileNotFoundError, ValueError: no such file; not a cache, cut short, damaged, or of another release.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a cache file")
-    if not path.is_file():
-        raise FileNotFoundError(f"no cache file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a readable cache file (cut short or of another kind): {error}; {WAY_OUT}"
-        ) from None
+    metadata, found = read_tensors(path, "cache", WAY_OUT, tensors)
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is a safetensors file but not a cache written by TitansCache.save")
     if metadata.get("version") != VERSION:
@@ -170,15 +121,13 @@ def read_file(path: str | os.PathLike[str], tensors: bool = True) -> tuple[Cache
 
 def _check_checksum(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor] | None) -> None:
     """ValueError if header or tensors are not those that were saved; a warning where there are no checksums."""
-    stored = metadata.get(CHECKSUM)
-    if stored is None:
+    if CHECKSUM not in metadata:
         if tensors is not None:
             warnings.warn(
                 f"{path} carries no checksum: an earlier release wrote it; saved again, it has one", stacklevel=4
             )
         return
-    of_tensors = stored.partition(":")[0] if tensors is None else checksum(_parts(tensors))
-    if stored != f"{of_tensors}:{_header_checksum(metadata, of_tensors)}":
+    if not agrees(metadata, tensors):
         raise ValueError(f"{path} is damaged: its contents do not agree with its checksum; {WAY_OUT}")
 
 

@@ -1,0 +1,173 @@
+"""Attention in a window with sinks: against masks made token by token, with and without a cache, at any length."""
+
+import pytest
+import torch
+
+from grafted import base, grafted, left_padded, text
+
+ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt_neox", "olmo2")
+W, S = 6, 2
+
+
+def reference(model, ids: torch.Tensor, mask: torch.Tensor, size: int, sinks: int, **given) -> torch.Tensor:
+    """Logits of the base with an attention mask that is made here for each row, token by token."""
+    rows, tokens = ids.shape
+
+    def made(size: int, sinks: int) -> torch.Tensor:
+        seen = torch.zeros(rows, 1, tokens, tokens, dtype=torch.bool)
+        for row in range(rows):
+            real = [t for t in range(tokens) if mask[row, t]]
+            for number, t in enumerate(real):
+                for other in range(number + 1):
+                    seen[row, 0, t, real[other]] = number - other < size or other < sinks
+            for t in set(range(tokens)) - set(real):
+                seen[row, 0, t, t] = True
+        if model.config._attn_implementation == "eager":
+            return torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+        return seen
+
+    full, own = made(size, sinks), getattr(model.config, "sliding_window", None)
+    layers = getattr(model.config, "layer_types", None)
+    if layers and "sliding_attention" in layers:
+        full = {"full_attention": full, "sliding_attention": full if own > size else made(own, 0)}
+    elif own is not None and own <= size:
+        full = made(own, 0)
+    with torch.no_grad():
+        return model(ids, attention_mask=full, use_cache=False, **given).logits
+
+
+@torch.no_grad()
+def in_pieces(model, ids: torch.Tensor, mask: torch.Tensor | None, ends: tuple[int, ...], position=None, cache=None):
+    """Logits of a text that a cache reads in pieces, and the cache."""
+    cache = model.graft.cache() if cache is None else cache
+    found, start = [], 0
+    for end in ends:
+        given = {model.graft.decoder.cache_name: cache}
+        if position is not None:
+            given["position_ids"] = position[:, start:end]
+        if mask is not None:
+            given["attention_mask"] = mask[:, :end]
+        found.append(model(ids[:, start:end], **given).logits)
+        start = end
+    return torch.cat(found, 1), cache
+
+
+ENDS = (3, 4, 11, 12, 13, 14, 30)
+
+
+@pytest.mark.parametrize("name", [*ROTARY, "gpt2"])
+@pytest.mark.parametrize(("attention", "size"), [("eager", W), ("sdpa", W), ("sdpa", 9)])
+def test_the_masks_of_the_base(name, attention, size):
+    model = base(name, attention)
+    ids, mask = left_padded(2, 30)
+    position = (mask.cumsum(1) - 1).clamp(0)
+    wanted = [reference(model, text(2, 30), torch.ones(2, 30), size, S)]
+    wanted.append(reference(model, ids, mask, size, S, position_ids=position))
+    grafted(model, window_size=size, num_sink_tokens=S)
+    with torch.no_grad(), model.graft.window_alone():
+        torch.testing.assert_close(model(text(2, 30), use_cache=False).logits, wanted[0])
+        torch.testing.assert_close(in_pieces(model, text(2, 30), None, ENDS)[0], wanted[0])
+        torch.testing.assert_close(model(text(2, 30)).logits, wanted[0])
+        real = mask.bool()
+        found = model(ids, attention_mask=mask, position_ids=position, use_cache=False).logits
+        torch.testing.assert_close(found[real], wanted[1][real])
+        found, cache = in_pieces(model, ids, mask, ENDS, position)
+        torch.testing.assert_close(found[real], wanted[1][real])
+    kept = {layer.keys.shape[2] for layer in cache.layers}
+    assert kept <= {size + S - 1, 7}
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+def test_memories_go_on_beside_a_window(name):
+    model = grafted(base(name), window_size=W, num_sink_tokens=S)
+    ids, mask = left_padded(2, 30)
+    position = (mask.cumsum(1) - 1).clamp(0)
+    with torch.no_grad():
+        whole = model(ids, attention_mask=mask, position_ids=position, use_cache=False).logits
+    found, _ = in_pieces(model, ids, mask, ENDS, position)
+    torch.testing.assert_close(found[mask.bool()], whole[mask.bool()])
+
+
+def test_short_texts_are_the_base_bit_by_bit():
+    for name in ROTARY:
+        model = base(name)
+        ids, mask = left_padded(2, W + S)
+        with torch.no_grad():
+            before = [model(ids, attention_mask=mask).logits, model.generate(ids[:, :5], max_new_tokens=3)]
+            grafted(model, trained=False, window_size=W, num_sink_tokens=S)
+            after = [model(ids, attention_mask=mask).logits, model.generate(ids[:, :5], max_new_tokens=3)]
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), name
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_rotary_positions_never_end(name):
+    """Without sinks, attention depends on distances alone, so that positions set back change nothing."""
+    long = base(name, max_position_embeddings=4096)
+    ids = text(2, 90)
+    wanted = reference(long, ids, torch.ones(2, 90), W, 0)
+    model = grafted(base(name, max_position_embeddings=32), window_size=W, num_sink_tokens=0)
+    with model.graft.window_alone():
+        ends = (5, 20, *range(21, 60), 75, 90)
+        found, cache = in_pieces(model, ids, None, ends)
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+    assert int(cache.slots.shift[0]) > 0
+    assert cache.columns == 90
+
+
+def test_sinks_stay_within_reach_when_positions_are_set_back():
+    """One layer: its keys depend on a token and its position alone, so a short text has the same last logits."""
+    model = base(num_hidden_layers=1, max_position_embeddings=16)
+    grafted(model, window_size=W, num_sink_tokens=S)
+    ids = text(1, 200)
+    with model.graft.window_alone():
+        found, cache = in_pieces(model, ids, None, tuple(range(4, 201, 4)))
+        used = int(cache.slots.position[0] - cache.slots.shift[0])  # position after the last token
+        assert used <= 16
+        tokens = torch.cat((ids[:, :S], ids[:, -W:]), 1)
+        position = torch.cat((torch.arange(S), torch.arange(used - W, used)))[None]
+        with torch.no_grad():
+            alone = model(tokens, torch.ones_like(tokens), position_ids=position, use_cache=False).logits
+    torch.testing.assert_close(found[:, -1], alone[:, -1], atol=2e-5, rtol=1e-4)
+
+
+def test_rows_with_padding_set_back_by_themselves():
+    model = grafted(base(max_position_embeddings=24), window_size=W, num_sink_tokens=S)
+    ids, mask = left_padded(2, 80)
+    ends = (10, *range(14, 81, 3))
+    position = (mask.cumsum(1) - 1).clamp(0)
+    both, _ = in_pieces(model, ids, mask, ends, position)
+    alone, _ = in_pieces(model, ids[:1, 5:], None, tuple(end - 5 for end in ends))
+    torch.testing.assert_close(both[:1, 5:], alone, atol=2e-5, rtol=1e-4)
+
+
+def test_learned_positions_end():
+    model = grafted(base("gpt2"), window_size=W)
+    _, cache = in_pieces(model, text(1, 128), None, (64, 128))
+    with pytest.raises(ValueError, match="the base has 128 learned positions and the text is longer"):
+        model(text(1, 1), **{model.graft.decoder.cache_name: cache})
+
+
+def test_errors():
+    model = grafted(base(max_position_embeddings=24), window_size=W)
+    _, cache = in_pieces(model, text(1, 10), None, (10,))
+    with pytest.raises(ValueError, match="read at most 15 tokens at a time"):
+        model(text(1, 16), **{model.graft.decoder.cache_name: cache})
+    with pytest.raises(ValueError, match="window_size and num_sink_tokens are 24 tokens together"):
+        grafted(base(max_position_embeddings=24), window_size=20)
+
+
+def test_bytes_are_constant():
+    model = grafted(base(max_position_embeddings=64), window_size=W, num_sink_tokens=S)
+    sizes = []
+    for tokens in (16, 160):
+        _, cache = in_pieces(model, text(1, tokens), None, tuple(range(16, tokens + 1, 16)))
+        sizes.append(cache.nbytes())
+    assert sizes[0] == sizes[1]
+
+
+def test_gradients_through_a_window():
+    model = grafted(base(), window_size=W, num_sink_tokens=S).train()
+    ids = text(2, 24)
+    whole = model(ids, labels=ids, use_cache=False).loss
+    whole.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.graft.parameters() if p.grad is not None)
