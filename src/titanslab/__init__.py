@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from titanslab.graft.attach import graft
     from titanslab.graft.cache import GraftCache
     from titanslab.graft.config import GraftConfig
+    from titanslab.graft.load import load_graft
     from titanslab.memory import (
         MemoryConfig,
         MemoryNetwork,
@@ -42,7 +43,7 @@ _MODELS = {
     "TitansForSequenceClassification": "classification",
     "TitansModel": "modeling",
 }
-_GRAFT = {"GraftCache": "cache", "GraftConfig": "config"}
+_GRAFT = {"GraftCache": "cache", "GraftConfig": "config", "load_graft": "load"}
 
 __all__ = [
     "GraftCache",
@@ -62,6 +63,7 @@ __all__ = [
     "TitansModel",
     "__version__",
     "graft",
+    "load_graft",
     "neural_memory",
 ]
 

@@ -11,8 +11,19 @@ from titanslab.graft.attach import graft, ungraft
 from titanslab.graft.cache import GraftCache
 from titanslab.graft.config import GraftConfig
 from titanslab.graft.handle import Graft, graft_of
+from titanslab.graft.load import load_graft, load_memories, save_base
 
-__all__ = ["Graft", "GraftCache", "GraftConfig", "graft", "graft_of", "ungraft"]
+__all__ = [
+    "Graft",
+    "GraftCache",
+    "GraftConfig",
+    "graft",
+    "graft_of",
+    "load_graft",
+    "load_memories",
+    "save_base",
+    "ungraft",
+]
 
 
 class _Room(ModuleType):

@@ -7,7 +7,7 @@ from torch import nn
 
 from titanslab.graft.config import GraftConfig, OptionError
 from titanslab.graft.handle import Graft, graft_of
-from titanslab.graft.memory import NAME, GraftedMemory
+from titanslab.graft.memory import GraftedMemory
 from titanslab.graft.structure import find_decoder
 from titanslab.graft.window import find_window
 
@@ -42,7 +42,7 @@ def graft(model: Model, config: GraftConfig | None = None) -> Model:
     config.memory.width(decoder.hidden_size)
     if not hasattr(model, "peft_config"):
         model.requires_grad_(False)
-    handle = Graft(decoder, config, layers, find_window(decoder, config))
+    handle = Graft(model, decoder, config, layers, find_window(decoder, config))
     for place, layer in enumerate(layers):
         memory = GraftedMemory(decoder.hidden_size, config.memory, handle, place)
         like = next(handle.attention(layer).parameters())
@@ -50,6 +50,8 @@ def graft(model: Model, config: GraftConfig | None = None) -> Model:
     handle.attach()
     for part in _wearers(model):
         part.graft = handle
+        part.save_pretrained = handle.save_pretrained
+        part.disable_adapter = handle.disable_adapter
         part._is_stateful = True  # generate() then offers no method that takes tokens back
         part._supports_default_dynamic_cache = _no_default_cache
     return model
@@ -59,7 +61,7 @@ def ungraft(model: Model) -> Model:
     """Take the memories away and return the same model, which is its base again."""
     graft_of(model).detach()
     for part in _wearers(model):
-        for name in ("graft", "_is_stateful", "_supports_default_dynamic_cache"):
+        for name in ("graft", "save_pretrained", "disable_adapter", "_is_stateful", "_supports_default_dynamic_cache"):
             part.__dict__.pop(name, None)
     return model
 
@@ -73,8 +75,3 @@ def _wearers(model: nn.Module) -> list[Any]:
     """The model and the model inside PEFT's wrapper."""
     inner = getattr(model, "get_base_model", None)
     return [model] if inner is None else [model, inner()]
-
-
-def memory_names(model: nn.Module) -> set[str]:
-    """The names of the memories' parameters in the model."""
-    return {name for name, _ in model.named_parameters() if f".{NAME}." in name}

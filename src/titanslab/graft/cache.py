@@ -1,14 +1,16 @@
 """`GraftCache`: the keys and values of the base and the states of the memories, one object for `generate()`."""
 
 import copy
+import os
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from titanslab.graft import cache_file
 from titanslab.graft.window import Slots, Step, WindowLayer, is_held, join, kept_slots, masks, number
 from titanslab.memory import NeuralMemoryState
 
@@ -154,6 +156,40 @@ class GraftCache(Cache):
             if is_held(layer):
                 held: Any = layer
                 held.keys, held.values = fn(held.keys), fn(held.values)
+
+    def save(self, path: str | os.PathLike[str], model: Any = None, notes: dict[str, Any] | None = None) -> None:
+        """Write the cache to a safetensors file, whole or not at all.
+
+        The header names the base and the adapter by hashes, the layers, the dtype and the number of tokens read. It
+        holds no text. A checksum covers tensors and header.
+
+        Args:
+            path: file to write; replaced if it exists.
+            model: not needed; other caches of this library take it here.
+            notes: JSON values to keep in the header.
+
+        Raises:
+            ValueError: an empty cache, a path that is no file, or notes that are no JSON values.
+            FloatingPointError: the cache holds numbers that are not finite; nothing is written.
+        """
+        cache_file.save(self, path, notes)
+
+    @staticmethod
+    def header(path: str | os.PathLike[str]) -> cache_file.GraftCacheHeader:
+        """The header of a file, without its tensors; errors as in `load`."""
+        return cache_file.read(path, tensors=False)[0]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Any) -> Self:
+        """Read a cache written by `save`, for the grafted `model`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a cache, cut short, damaged, or written by another base or with another adapter.
+        """
+        cache = cls(model.graft)
+        cache_file.load(cache, path)
+        return cache
 
     def check(self, graft: "Graft", batch: int) -> None:
         """ValueError unless the cache belongs to the model and has as many rows as the call."""

@@ -1,15 +1,18 @@
 """`Graft`: the memories of a grafted model and what is done with them; the model has it as `model.graft`."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from titanslab.graft.adapter import save_graft
 from titanslab.graft.cache import GraftCache
 from titanslab.graft.call import Call, last_columns
 from titanslab.graft.config import GraftConfig
+from titanslab.graft.identity import base_hash
 from titanslab.graft.memory import GraftedMemory
 from titanslab.graft.structure import CACHE_NAMES, Decoder, named
 from titanslab.graft.window import Step, Window, masks, number
@@ -19,18 +22,24 @@ class Graft:
     """The memories of a model, switched on and off for all of them together.
 
     Attributes:
+        model: the model that was given to `graft()`.
         config: the `GraftConfig`.
         memories: the `GraftedMemory` of each grafted layer, in order.
         layers: the numbers of those layers.
         window: how far the attention of the base reaches.
+        base: the hash of the base's weights.
         enabled: False turns the model into its base: no memory, no window.
         reads: False keeps the window and leaves the memories out, the control "window alone".
         learn: False freezes the memories: tokens read and do not write. A cache's own `learn` holds too.
         stats: set to a dict, it receives the stats of each memory of the next calls, by the memory's place.
     """
 
-    def __init__(self, decoder: Decoder, config: GraftConfig, layers: tuple[int, ...], window: Window) -> None:
+    def __init__(
+        self, model: nn.Module, decoder: Decoder, config: GraftConfig, layers: tuple[int, ...], window: Window
+    ) -> None:
+        self.model: Any = model
         self.decoder, self.config, self.layers, self.window = decoder, config, layers, window
+        self.base = base_hash(decoder.body)
         self.memories: list[GraftedMemory] = []
         self.enabled = self.reads = self.learn = True
         self.stats: dict[int, dict[str, Tensor]] | None = None
@@ -64,6 +73,24 @@ class Graft:
         """A new cache: it holds the keys and values of the base and the states of the memories."""
         return GraftCache(self)
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Write `adapter_config.json` and `adapter_model.safetensors`; the model has this method as its own.
+
+        No weight of the base is written. Adapters of PEFT around the base go to the subfolder `lora`.
+
+        Args:
+            save_directory: a folder, made if need be.
+            options: those with which the Trainer calls `save_pretrained` (`state_dict`, `is_main_process`, ...); all
+                but `is_main_process` and `push_to_hub` change nothing here.
+
+        Raises:
+            ValueError: the weights of the base have changed since `graft()`, or `push_to_hub` is asked for.
+        """
+        if options.get("push_to_hub"):
+            raise ValueError("push_to_hub is not done here; upload the folder with `hf upload` after saving it")
+        if options.get("is_main_process", True):
+            save_graft(self, save_directory)
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the memories."""
         for memory in self.memories:
@@ -85,6 +112,13 @@ class Graft:
             yield
         finally:
             self.enabled = before
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """PEFT's verb: as `disabled`, and adapters of PEFT around the base are off too."""
+        theirs = getattr(type(self.model), "disable_adapter", None)
+        with self.disabled(), nullcontext() if theirs is None else theirs(self.model):
+            yield
 
     @contextmanager
     def window_alone(self) -> Iterator[None]:

@@ -4,13 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from titanslab.graft.structure import input_of, with_input
+from titanslab.graft.structure import NAME, input_of, with_input
 from titanslab.memory import MemoryConfig, NeuralMemory
 
 if TYPE_CHECKING:
     from titanslab.graft.handle import Graft
-
-NAME = "titans_memory"  # the attention module has the memory under this name
 
 
 class GraftedMemory(NeuralMemory):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 CACHE_NAMES = ("cache", "past_key_values")  # transformers renamed the argument in 5.24
 INPUT = "hidden_states"
+NAME = "titans_memory"  # an attention module has its memory under this name
 
 
 @dataclass(frozen=True)
