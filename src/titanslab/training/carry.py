@@ -71,7 +71,7 @@ class Carry:
         if not path.exists():
             return
         if self.whole:
-            self.cache = GraftCache.load(path, self.graft)
+            self.cache = GraftCache.load(path, self.graft.model)
             return
         metadata, tensors = read_tensors(path, NOUN, WAY_OUT)
         if metadata.get("format") != FORMAT or not agrees(metadata, tensors):

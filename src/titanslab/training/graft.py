@@ -6,7 +6,8 @@ from typing import Any
 
 from titanslab.data import load_tokenizer, padding_id
 from titanslab.data.documents import DocumentRows, OnePass, WithTask, collate_documents
-from titanslab.runs.loading import load_config, load_model, load_model_tokenizer
+from titanslab.runs.bases import base_folder
+from titanslab.runs.loading import load_base, load_config, load_model_tokenizer
 from titanslab.training.gate_ramp import draw_outputs
 from titanslab.training.graft_sections import BASE, GraftDataRecipe, GraftRecipe
 from titanslab.training.recipe import Recipe
@@ -26,8 +27,9 @@ def open_graft(
         FileNotFoundError, ValueError: the base or the data are missing, unreadable, too little, or do not fit.
     """
     section, data, training = recipe.model, recipe.data, recipe.training
-    config: Any = load_config(section.base)
-    tokenizer = load_model_tokenizer(section.base) if data.tokenizer == BASE else load_tokenizer(data.tokenizer)
+    folder = base_folder(section.base)
+    config: Any = load_config(folder)
+    tokenizer = load_model_tokenizer(folder) if data.tokenizer == BASE else load_tokenizer(data.tokenizer)
     size = getattr(config.get_text_config(), "vocab_size", None)
     if isinstance(size, int) and size < len(tokenizer):
         raise ValueError(
@@ -67,7 +69,7 @@ def build_graft(section: GraftRecipe) -> Any:
     """The base with its memories, of whose parameters those that are trained have a gradient."""
     import titanslab.graft
 
-    model: Any = load_model(section.base).float()
+    model: Any = load_base(section.base).float()
     if section.lora:
         model = add_lora(model, section)
     model = titanslab.graft.graft(model, section.config())

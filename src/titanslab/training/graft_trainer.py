@@ -10,6 +10,8 @@ from torch import nn
 
 from titanslab.documents import reason
 from titanslab.files import write_whole
+from titanslab.graft import save_base
+from titanslab.runs.bases import OWN_BASE
 from titanslab.training.carry import Carry
 from titanslab.training.gate_ramp import GateRamp
 from titanslab.training.graft_sections import GraftRecipe
@@ -34,6 +36,22 @@ class GraftTrainer(TitansTrainer):
         self.carry, self.held = self._new_carry(), self._new_carry()
         if section.gate_ramp:
             self.add_callback(GateRamp(self.model, section.gate_ramp))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the memories, the tokenizer and LoRA; a base that was trained too stands in the folder `base`.
+
+        A checkpoint of such a run holds its weights alone.
+        """
+        folder = Path(str(output_dir or self.args.output_dir))
+        if self.section.train != "all":
+            super().save_model(str(folder), _internal_call)
+        elif _internal_call:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif self.args.should_save:
+            model: Any = self.model
+            save_base(model, folder / OWN_BASE)
+            model.config._name_or_path = str((folder.parent / OWN_BASE).resolve())  # where the run puts it
+            super().save_model(str(folder), _internal_call)
 
     def _new_carry(self) -> Carry:
         return Carry(self.model, self.section.carry)

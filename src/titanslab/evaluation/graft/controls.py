@@ -108,11 +108,13 @@ class _Measurement:
         length = self.ids.shape[1] - 1
         limit = full_context or getattr(config, "max_position_embeddings", None)
         self.full = length if limit is None else min(length, limit)
-        lora = hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
-        self.without_lora: Callable[[], AbstractContextManager[Any]] = model.disable_adapter if lora else nullcontext
-        self.lora = lora
-        self.done, passes = 0, 2 + (len(rows) > 1) + lora
+        self.lora = hasattr(model, "peft_config")
+        self.done, passes = 0, 2 + (len(rows) > 1) + self.lora
         self.total = len(rows) * (passes * length + self.full)
+
+    def without_lora(self) -> AbstractContextManager[Any]:
+        """Within it, the base is without the adapters of PEFT; memories and window stay."""
+        return type(self.model).disable_adapter(self.model) if self.lora else nullcontext()
 
     @torch.no_grad()
     def measure(self) -> Controls:
