@@ -66,7 +66,7 @@ def save_graft(handle: "Graft", folder: str | os.PathLike[str]) -> None:
             "holds none of them; save_base(model, folder) writes them and makes that folder the base"
         )
     has_lora = has_adapters(decoder.body)
-    if has_lora and not hasattr(model, "peft_config"):
+    if has_lora and not (hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False)):
         raise ValueError(
             "adapters of PEFT were added after graft(), which freezes the memories; call get_peft_model before graft"
         )

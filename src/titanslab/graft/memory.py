@@ -45,6 +45,10 @@ class GraftedMemory(NeuralMemory):
         graft = self.graft
         if not graft.enabled or not graft.reads:
             return None
+        if hasattr(self.q_proj, "base_layer"):
+            raise ValueError(
+                "PEFT has put adapters into the memories and has frozen them; call get_peft_model before graft()"
+            )
         call = graft.current()
         own = x.to(self.o_norm.dtype)
         y, state, *stats = self(
