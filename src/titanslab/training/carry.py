@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-
 from titanslab.data.documents import ALONE, ANEW, BEGINS
 from titanslab.graft import GraftCache, graft_of
 from titanslab.graft.restart import restart

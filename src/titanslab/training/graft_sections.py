@@ -1,7 +1,6 @@
 """[graft] and [data] of a recipe that trains a memory for a pretrained model."""
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from titanslab.memory.config import MemoryConfig, OptionError
@@ -133,10 +132,3 @@ class GraftDataRecipe(DataRecipe):
             raise ValueError("training.compile = true cannot compile a grafted model; set it to false")
         if training.sharding == "fsdp":
             raise ValueError('training.sharding = "fsdp" cannot divide a grafted model; set it to "ddp"')
-
-
-def absolute_base(recipe: GraftRecipe) -> None:
-    """Make the path of the base absolute, so that the run folder names it from anywhere."""
-    path = Path(recipe.base).expanduser()
-    if path.exists():
-        recipe.base = str(path.resolve())

@@ -42,6 +42,13 @@ def gains(controls: Controls) -> dict[str, float | None]:
     return {"over_off": mean(OFF, ON), "over_other": mean(OTHER, ON), "room": room, "closed": closed}
 
 
+def _is_gain(controls: Controls, condition: str) -> bool:
+    """Whether the memory lowers the loss of a condition by `LEAST_GAIN`, and by two standard errors."""
+    found = controls.beyond(condition, ON)
+    error = float(found.std()) / max(1, len(found)) ** 0.5
+    return float(found.mean()) >= max(LEAST_GAIN, 2 * error)
+
+
 def verdict(controls: Controls) -> str:
     """One line: whether the memory is used, and else the likely cause."""
     found, window = gains(controls), controls.window_size
@@ -52,9 +59,12 @@ def verdict(controls: Controls) -> str:
             "longer documents."
         )
     where = "" if window is None else f" beyond the window of {window:,} tokens"
-    if off >= LEAST_GAIN and (other is None or other >= LEAST_GAIN):
-        closed = "" if found["closed"] is None else f", {100 * found['closed']:.0f} % of the way to full context"
-        against = "; another document's was not measured" if other is None else f" and {other:.3f} to another document's"
+    helps = _is_gain(controls, OFF)
+    if helps and (other is None or _is_gain(controls, OTHER)):
+        closed = (
+            "" if found["closed"] is None else f"; that is {100 * found['closed']:.0f} % of the way to full context"
+        )
+        against = "" if other is None else f", and with another document's by {other:.3f}"
         return f"The memory is used: without it{where} the loss rises by {off:.3f} nats per token{against}{closed}."
     changed = float(np.abs(controls.beyond(OFF, ON)).mean())
     if changed < SMALL_CHANGE:
@@ -64,7 +74,7 @@ def verdict(controls: Controls) -> str:
         )
     elif controls.write < CLOSED:
         cause = f"it hardly writes (theta's gate is {controls.write:.4f} on average); raise graft.theta_bias"
-    elif off >= LEAST_GAIN:
+    elif helps:
         cause = (
             f"it lowers the loss by {off:.3f} nats per token, and another document's memory does so too, so that it "
             "serves as further weights; train with graft.carry, on longer documents or with rows of data.task"
@@ -79,9 +89,10 @@ def verdict(controls: Controls) -> str:
 def table(controls: Controls) -> Table:
     """The loss in nats per token, a row for each bucket of positions and a column for each condition."""
     shown = Table(title="loss in nats per token, by tokens of context")
+    headings = {OTHER: "other's memory"}
     columns = {name: {b.first: b for b in controls.positions(name)} for name in controls.losses}
     for heading in ("context", "tokens", *columns):
-        shown.add_column(heading, justify="right")
+        shown.add_column(headings.get(heading, heading), justify="right")
     for first, bucket in columns[ON].items():
         cells = (f"{column[first].loss:.3f}" if first in column else "-" for column in columns.values())
         shown.add_row(f"{bucket.first:,}-{bucket.last:,}", f"{bucket.tokens:,}", *cells)
