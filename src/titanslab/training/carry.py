@@ -80,5 +80,5 @@ class Carry:
         for i in range(len(self.cache.memories)):
             prefix = f"{i}."
             own = {n.removeprefix(prefix): t.to(device) for n, t in tensors.items() if n.startswith(prefix)}
-            self.cache.memories[i] = NeuralMemoryState.from_tensors(own)
-            self.cache.rows = self.cache.memories[i].batch_size
+            self.cache.memories[i] = state = NeuralMemoryState.from_tensors(own)
+            self.cache.rows = state.batch_size

@@ -67,12 +67,12 @@ def held_rows(tokens: Any, data: GraftDataRecipe, lines: int) -> DocumentRows:
 
 def build_graft(section: GraftRecipe) -> Any:
     """The base with its memories, of whose parameters those that are trained have a gradient."""
-    import titanslab.graft
+    from titanslab.graft.attach import graft
 
     model: Any = load_base(section.base).float()
     if section.lora:
         model = add_lora(model, section)
-    model = titanslab.graft.graft(model, section.config())
+    model = graft(model, section.config())
     if section.gate_ramp:
         draw_outputs(model)
     if section.train == "all":

@@ -128,6 +128,10 @@ class GraftDataRecipe(DataRecipe):
                 "training.gradient_checkpointing = true keeps no cache, which graft.carry = true needs; set one to "
                 "false"
             )
+        if training.epochs is None and model.gate_ramp > training.steps:
+            raise ValueError(
+                f"graft.gate_ramp = {model.gate_ramp} does not end within training.steps = {training.steps}; lower it"
+            )
         if training.compile:
             raise ValueError("training.compile = true cannot compile a grafted model; set it to false")
         if training.sharding == "fsdp":

@@ -23,7 +23,8 @@ def gains(controls: Controls) -> dict[str, float | None]:
     """Mean differences beyond the window in nats per token, None where one was not measured.
 
     "over_off", "over_other": the loss of memory off, or with another document's memory, less that with the memory on.
-    "room": window alone less full context. "closed": the share of the room that the memory closes.
+    "room": window alone less full context. "closed": window alone less memory on, as a share of the room, where both
+    were measured.
     """
 
     def mean(first: str, second: str) -> float | None:
