@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.models.cohere.configuration_cohere import CohereConfig
 from transformers.models.gemma3.configuration_gemma3 import Gemma3TextConfig
+from transformers.models.glm.configuration_glm import GlmConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt_neox.configuration_gpt_neox import GPTNeoXConfig
 from transformers.models.llama.configuration_llama import LlamaConfig
@@ -23,7 +25,7 @@ MEMORY = MemoryConfig(2, head_dim=8, chunk_size=4)
 
 
 def configs() -> dict:
-    """The config of each base by its name; the last two are bases that the code was not written for."""
+    """The config of each base by its name; those after gpt2 are bases that the code was not written for."""
     layers = ["sliding_attention", "full_attention"]
     return {
         "llama": LlamaConfig(**ROTARY),
@@ -34,6 +36,8 @@ def configs() -> dict:
         "gpt2": GPT2Config(**TOKENS, n_embd=32, n_layer=2, n_head=4, n_positions=128),
         "gpt_neox": GPTNeoXConfig(**SIZE, max_position_embeddings=128),
         "olmo2": Olmo2Config(**ROTARY),
+        "cohere": CohereConfig(**ROTARY),
+        "glm": GlmConfig(**ROTARY, head_dim=8),
     }
 
 
@@ -55,7 +59,7 @@ def grafted(model: nn.Module, trained: bool = True, **options) -> nn.Module:
     if trained:
         torch.manual_seed(1)
         for memory in model.graft.memories:
-            nn.init.normal_(memory.o_proj.weight, std=0.3)
+            nn.init.normal_(memory.output_projection.weight, std=0.3)
     return model
 
 

@@ -10,13 +10,12 @@ from transformers import DynamicCache
 from grafted import VOCABULARY, base, grafted, left_padded, text
 from titanslab import GraftCache
 
-GREEDY = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-WINDOWS = [{}, {"window_size": 6, "num_sink_tokens": 2}]
-
-
-@pytest.fixture(params=["llama", "gemma3"])
-def name(request) -> str:
-    return request.param
+GREEDY = {"max_new_tokens": 9, "do_sample": False, "pad_token_id": 0}
+CASES = [
+    ("llama", {}),
+    ("gemma3", {"window_size": 6, "num_sink_tokens": 2}),
+    ("llama", {"placement": "mac", "window_size": 6}),
+]
 
 
 @torch.no_grad()
@@ -39,14 +38,14 @@ def prompt(model, cache) -> dict:
     return {model.graft.decoder.cache_name: cache}
 
 
-@pytest.mark.parametrize("options", WINDOWS)
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_greedy_is_that_of_a_model_without_a_cache(name, options):
     model = grafted(base(name), **options)
     ids = text(2, 9)
-    assert torch.equal(model.generate(ids, **GREEDY), greedy(model, ids, 12))
+    assert torch.equal(model.generate(ids, **GREEDY), greedy(model, ids, 9))
 
 
-@pytest.mark.parametrize("options", WINDOWS)
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_rows_of_a_padded_batch_are_those_alone(name, options):
     model = grafted(base(name), **options)
     ids, mask = left_padded(2, 14)
@@ -55,10 +54,10 @@ def test_rows_of_a_padded_batch_are_those_alone(name, options):
     assert torch.equal(both[1:], model.generate(ids[1:], **GREEDY))
 
 
-@pytest.mark.parametrize("options", WINDOWS)
-def test_beams(options):
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_beams(name, options):
     """Beam search reorders rows; its scores are those of the texts, read again without a cache."""
-    model = grafted(base(), **options)
+    model = grafted(base(name), **options)
     ids = text(2, 9)
     wanted = {"num_beams": 3, "num_return_sequences": 3, "return_dict_in_generate": True, "output_scores": True}
     found = model.generate(ids, length_penalty=0.0, **wanted, **GREEDY)
@@ -71,12 +70,12 @@ def test_beams(options):
 def test_samples():
     model = grafted(base())
     torch.manual_seed(0)
-    rows = model.generate(text(1, 9), do_sample=True, num_return_sequences=4, max_new_tokens=12, pad_token_id=0)
-    assert rows.shape == (4, 21)
+    rows = model.generate(text(1, 9), do_sample=True, num_return_sequences=4, max_new_tokens=8, pad_token_id=0)
+    assert rows.shape == (4, 17)
     assert len({tuple(row.tolist()) for row in rows}) == 4
 
 
-@pytest.mark.parametrize("options", WINDOWS)
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_prompts_of_new_tokens_go_on(name, options):
     model = grafted(base(name), **options)
     ids, more = text(2, 20), text(2, 4, seed=5)
@@ -94,9 +93,9 @@ def test_prompts_of_new_tokens_go_on(name, options):
     assert torch.equal(found, wanted)
 
 
-@pytest.mark.parametrize("options", WINDOWS)
-def test_padded_prompts_after_a_cache(options):
-    model = grafted(base(), **options)
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_padded_prompts_after_a_cache(name, options):
+    model = grafted(base(name), **options)
     first, mask = left_padded(2, 14)
     more, second = text(2, 6, seed=5), torch.ones(2, 6, dtype=torch.int64)
     more[1, :3] = second[1, :3] = 0
@@ -105,7 +104,7 @@ def test_padded_prompts_after_a_cache(options):
     found = model.generate(more, attention_mask=second, **prompt(model, cache.continued()), **GREEDY)
     for row, (a, b) in enumerate(((5, 0), (0, 3))):
         alone = model.generate(torch.cat((first[row, a:], more[row, b:]))[None], **GREEDY)
-        assert torch.equal(found[row, 6:], alone[0, -12:])
+        assert torch.equal(found[row, 6:], alone[0, -9:])
 
 
 def test_batches_of_a_cache():
@@ -189,7 +188,7 @@ def test_refusals():
         copy.deepcopy(cache)
 
 
-@pytest.mark.parametrize("options", WINDOWS)
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_file(name, options, tmp_path):
     model = grafted(base(name), **options)
     ids, mask = left_padded(2, 14)

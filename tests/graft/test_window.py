@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.bloom.configuration_bloom import BloomConfig
+from transformers.models.gpt_neo.configuration_gpt_neo import GPTNeoConfig
+from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
 
 from grafted import base, grafted, left_padded, text
 
-ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt_neox", "olmo2")
+ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma3", "gpt_neox", "olmo2", "cohere", "glm")
 W, S = 6, 2
 
 
@@ -55,8 +59,11 @@ def in_pieces(model, ids: torch.Tensor, mask: torch.Tensor | None, ends: tuple[i
 ENDS = (3, 4, 11, 12, 13, 14, 30)
 
 
-@pytest.mark.parametrize("name", [*ROTARY, "gpt2"])
-@pytest.mark.parametrize(("attention", "size"), [("eager", W), ("sdpa", W), ("sdpa", 9)])
+@pytest.mark.parametrize(
+    ("name", "attention", "size"),
+    [(name, "sdpa", W) for name in (*ROTARY, "gpt2")]
+    + [("llama", "eager", W), ("gemma3", "eager", W), ("mistral", "sdpa", 9), ("gemma3", "sdpa", 9)],
+)
 def test_the_masks_of_the_base(name, attention, size):
     model = base(name, attention)
     ids, mask = left_padded(2, 30)
@@ -77,9 +84,9 @@ def test_the_masks_of_the_base(name, attention, size):
     assert kept <= {size + S - 1, 7}
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
-def test_memories_go_on_beside_a_window(name):
-    model = grafted(base(name), window_size=W, num_sink_tokens=S)
+@pytest.mark.parametrize(("name", "placement"), [("llama", "mag"), ("gemma3", "mac"), ("gpt2", "mal")])
+def test_memories_go_on_beside_a_window(name, placement):
+    model = grafted(base(name), window_size=W, num_sink_tokens=S, placement=placement)
     ids, mask = left_padded(2, 30)
     position = (mask.cumsum(1) - 1).clamp(0)
     with torch.no_grad():
@@ -88,8 +95,21 @@ def test_memories_go_on_beside_a_window(name):
     torch.testing.assert_close(found[mask.bool()], whole[mask.bool()])
 
 
+def test_outputs_of_a_memory_leave_its_context():
+    model = grafted(base(), window_size=W, num_sink_tokens=S, placement="mac")
+    ids, mask = left_padded(2, 100)
+    position = (mask.cumsum(1) - 1).clamp(0)
+    with torch.no_grad():
+        whole = model(ids, attention_mask=mask, position_ids=position, use_cache=False).logits
+    found, _ = in_pieces(model, ids, mask, (30, 68, 69, 70, 100), position)
+    torch.testing.assert_close(found[mask.bool()], whole[mask.bool()])
+    with torch.no_grad():
+        alone = model(ids[:1, 5:], use_cache=False).logits
+    torch.testing.assert_close(whole[:1, 5:], alone)
+
+
 def test_short_texts_are_the_base_bit_by_bit():
-    for name in ROTARY:
+    for name in ("llama", "mistral", "gemma3"):
         model = base(name)
         ids, mask = left_padded(2, W + S)
         with torch.no_grad():
@@ -103,24 +123,24 @@ def test_short_texts_are_the_base_bit_by_bit():
 def test_rotary_positions_never_end(name):
     """Without sinks, attention depends on distances alone, so that positions set back change nothing."""
     long = base(name, max_position_embeddings=4096)
-    ids = text(2, 90)
-    wanted = reference(long, ids, torch.ones(2, 90), W, 0)
+    ids = text(2, 80)
+    wanted = reference(long, ids, torch.ones(2, 80), W, 0)
     model = grafted(base(name, max_position_embeddings=32), window_size=W, num_sink_tokens=0)
     with model.graft.window_alone():
-        ends = (5, 20, *range(21, 60), 75, 90)
+        ends = (5, 20, *range(21, 42), 62, 80)
         found, cache = in_pieces(model, ids, None, ends)
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
     assert int(cache.slots.shift[0]) > 0
-    assert cache.columns == 90
+    assert cache.columns == 80
 
 
 def test_sinks_stay_within_reach_when_positions_are_set_back():
     """One layer: its keys depend on a token and its position alone, so a short text has the same last logits."""
     model = base(num_hidden_layers=1, max_position_embeddings=16)
     grafted(model, window_size=W, num_sink_tokens=S)
-    ids = text(1, 200)
+    ids = text(1, 60)
     with model.graft.window_alone():
-        found, cache = in_pieces(model, ids, None, tuple(range(4, 201, 4)))
+        found, cache = in_pieces(model, ids, None, tuple(range(4, 61, 4)))
         used = int(cache.slots.position[0] - cache.slots.shift[0])  # position after the last token
         assert used <= 16
         tokens = torch.cat((ids[:, :S], ids[:, -W:]), 1)
@@ -145,6 +165,21 @@ def test_learned_positions_end():
     _, cache = in_pieces(model, text(1, 128), None, (64, 128))
     with pytest.raises(ValueError, match="the base has 128 learned positions and the text is longer"):
         model(text(1, 1), **{model.graft.decoder.cache_name: cache})
+
+
+def test_bases_in_which_no_window_can_move():
+    size = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    alibi = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4))
+    with pytest.raises(ValueError, match="window_size needs a base that takes position_ids"):
+        grafted(alibi, window_size=W)
+    own = GPTNeoConfig(vocab_size=64, hidden_size=32, num_layers=1, num_heads=4, attention_types=[[["local"], 1]])
+    with pytest.raises(ValueError, match="needs attention that is given its mask, and this base makes its own"):
+        grafted(AutoModelForCausalLM.from_config(own), window_size=W)
+    recurrent = Qwen3NextConfig(
+        **size, layer_types=["linear_attention"], intermediate_size=8, num_experts=2, num_experts_per_tok=1
+    )
+    with pytest.raises(ValueError, match="Qwen3NextForCausalLM has no list of layers with an attention module"):
+        grafted(AutoModelForCausalLM.from_config(recurrent), window_size=W)
 
 
 def test_errors():

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from titanslab.graft.config import GraftConfig, OptionError
+from titanslab.graft.context import ContextMemory
 from titanslab.graft.handle import Graft, graft_of
 from titanslab.graft.memory import GraftedMemory
 from titanslab.graft.structure import find_decoder
@@ -32,8 +33,6 @@ def graft(model: Model, config: GraftConfig | None = None) -> Model:
     if hasattr(model, "graft"):
         raise ValueError(f"{type(model).__name__} has a graft already; titanslab.graft.ungraft(model) takes it away")
     decoder = find_decoder(model)
-    if config.placement == "mac":
-        raise OptionError("placement", "'mac' is not available yet; use 'mag' or 'mal'")
     layers = config.chosen(len(decoder.attentions))
     if isinstance(config.layers, str):
         layers = tuple(n for n in layers if decoder.attentions[n] is not None)
@@ -43,8 +42,9 @@ def graft(model: Model, config: GraftConfig | None = None) -> Model:
     if not hasattr(model, "peft_config"):
         model.requires_grad_(False)
     handle = Graft(model, decoder, config, layers, find_window(decoder, config))
+    kind = ContextMemory if config.placement == "mac" else GraftedMemory
     for place, layer in enumerate(layers):
-        memory = GraftedMemory(decoder.hidden_size, config.memory, handle, place)
+        memory = kind(decoder.hidden_size, config.memory, handle, place)
         like = next(handle.attention(layer).parameters())
         handle.memories.append(memory.to(like.device, torch.float32).train(model.training))
     handle.attach()

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 
 from titanslab.graft import cache_file
 from titanslab.graft.window import Slots, Step, WindowLayer, is_held, join, kept_slots, masks, number
-from titanslab.memory import NeuralMemoryState
+from titanslab.memory.state import TensorTree
 
 if TYPE_CHECKING:
     from titanslab.graft.handle import Graft
@@ -49,7 +49,7 @@ class GraftCache(Cache):
         """Empty the cache: the next token starts a text, and the memories start from their learned M_0."""
         graft = self.graft
         self.layers = graft.window.layers(graft.decoder.body.config)
-        self.memories: list[NeuralMemoryState | None] = [None] * len(graft.memories)
+        self.memories: list[TensorTree | None] = [None] * len(graft.memories)
         self.slots = Slots()
         self.columns = 0  # tokens read, padding included
         self.start = 0  # of them, those that `generate()` does not know

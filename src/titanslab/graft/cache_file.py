@@ -14,7 +14,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from titanslab.documents import parse_json
 from titanslab.graft.identity import adapter_hash, base_hash
 from titanslab.graft.window import Slots, WindowLayer
-from titanslab.memory import NeuralMemoryState
 from titanslab.tensor_files import agrees, not_finite, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def load(cache: "GraftCache", path: str | os.PathLike[str]) -> None:
     for i in range(len(cache.memories)):
         prefix = f"memories.{i}."
         mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        cache.memories[i] = NeuralMemoryState.from_tensors(mine) if mine else None
+        cache.memories[i] = graft.memories[i].state_of(mine) if mine else None
     for name in Slots.tensors:
         setattr(cache.slots, name, tensors[f"slots.{name}"])
     cache.slots.dropped, cache.slots.bound = header.dropped, header.bound
@@ -168,8 +167,8 @@ def _fault(tensors: dict[str, Tensor], header: GraftCacheHeader, graft: "Graft")
     rows, body = header.rows, graft.decoder.body
     shapes: dict[str, tuple[int, ...]] = {}
     for i, memory in enumerate(graft.memories):
-        if f"memories.{i}.memory.offset" in tensors:
-            state = memory.initial_state(rows).tensors()
+        if any(name.startswith(f"memories.{i}.") for name in tensors):
+            state = memory.empty(rows).tensors()
             shapes |= {f"memories.{i}.{name}": tuple(t.shape) for name, t in state.items()}
     slots = [f"slots.{name}" for name in Slots.tensors]
     held = [f"layers.{i}.{n}" for i in range(len(graft.window.layers(body.config))) for n in ("keys", "values")]
@@ -182,7 +181,7 @@ def _fault(tensors: dict[str, Tensor], header: GraftCacheHeader, graft: "Graft")
         fits = shape == shapes[name] if name in shapes else len(shape) == 4 and shape[0] == rows
         if name in slots:
             fits = tensor.dtype == torch.int64 and len(shape) in (1, 2) and shape[0] in (1, rows)
-        elif not name.endswith("offset") and not tensor.is_floating_point():
+        elif not name.endswith(("offset", "count")) and not tensor.is_floating_point():
             return f"has {name!r} in {tensor.dtype}, and a floating-point dtype is needed"
         if not fits:
             return f"has {name!r} of shape {list(shape)}, which does not fit its model"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from titanslab.memory import NeuralMemoryState
+from titanslab.memory.state import TensorTree
 
 if TYPE_CHECKING:
     from titanslab.graft.cache import GraftCache
@@ -29,14 +29,14 @@ class Call:
         stats: dict[int, dict[str, Tensor]] | None = None,
     ) -> None:
         self.mask, self.cache, self.learn, self.write_scale, self.stats = mask, cache, learn, write_scale, stats
-        self.before: list[NeuralMemoryState | None] = [] if cache is None else list(cache.memories)
+        self.before: list[TensorTree | None] = [] if cache is None else list(cache.memories)
         self.ended = False
 
-    def state(self, place: int) -> NeuralMemoryState | None:
+    def state(self, place: int) -> TensorTree | None:
         """The state of a memory before the call."""
         return self.before[place] if self.before else None
 
-    def keep(self, place: int, state: NeuralMemoryState) -> None:
+    def keep(self, place: int, state: TensorTree) -> None:
         """Store the state of a memory after the call; a recomputation in backward stores nothing."""
         if self.cache is not None and not self.ended:
             self.cache.memories[place] = state

@@ -17,6 +17,8 @@ from titanslab.graft.memory import GraftedMemory
 from titanslab.graft.structure import CACHE_NAMES, Decoder, named
 from titanslab.graft.window import Step, Window, masks, number
 
+CALL = "titans_call"  # the argument with which a call goes to attention modules that backward computes again
+
 
 class Graft:
     """The memories of a model, switched on and off for all of them together.
@@ -53,6 +55,9 @@ class Graft:
             body.register_forward_pre_hook(self.before, with_kwargs=True),
             body.register_forward_hook(self.after, with_kwargs=True, always_call=True),
         ]
+        for attention in self.decoder.attentions:
+            if attention is not None:
+                self.handles.append(attention.register_forward_pre_hook(self.enter, with_kwargs=True))
         for memory, layer in zip(self.memories, self.layers, strict=True):
             memory.attach(self.attention(layer), self.config.placement)
 
@@ -152,6 +157,8 @@ class Graft:
         mask = last_columns(given.get("attention_mask"), batch, count, (count, past - start + count, past + count))
         learn = self.learn and (cache is None or cache.learn)
         self.call = Call(mask, cache, learn, 1.0 if cache is None else cache.write_scale, self.stats)
+        if self.recomputes(body) and self.decoder.passes_on:
+            given[CALL] = self.call
         dtype = next(self.decoder.body.parameters()).dtype if tokens.dim() == 2 else tokens.dtype
         if cache is not None:
             given = {name: value for name, value in given.items() if name not in CACHE_NAMES}
@@ -174,8 +181,15 @@ class Graft:
         made = masks(window, step, batch, self.decoder.body.config, dtype)
         return {**given, "position_ids": position, "attention_mask": made}
 
+    def enter(self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take up the call to which an attention module's call belongs, in backward any earlier one."""
+        if CALL not in kwargs:
+            return None
+        self.call = kwargs[CALL]
+        return args, {name: value for name, value in kwargs.items() if name != CALL}
+
     def after(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """End the call; it stays for a recomputation of the layers in backward."""
+        """End the call; where backward computes layers again, it stays for a body that does not hand it to them."""
         call = self.call
         if call is None or call.ended:
             return

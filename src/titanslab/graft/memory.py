@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from titanslab.graft.structure import NAME, input_of, with_input
-from titanslab.memory import MemoryConfig, NeuralMemory
+from titanslab.memory import MemoryConfig, NeuralMemory, NeuralMemoryState
+from titanslab.memory.state import TensorTree
 
 if TYPE_CHECKING:
     from titanslab.graft.handle import Graft
@@ -24,7 +25,16 @@ class GraftedMemory(NeuralMemory):
         super().__init__(hidden_size, **config.to_dict())
         self.__dict__["graft"] = graft  # no submodule
         self.place = place
-        nn.init.zeros_(self.o_proj.weight)
+        self.start()
+
+    @property
+    def output_projection(self) -> nn.Linear:
+        """The projection that starts at 0."""
+        return self.o_proj
+
+    def start(self) -> None:
+        """Set the output projection to 0."""
+        nn.init.zeros_(self.output_projection.weight)
 
     def attach(self, attention: nn.Module, placement: str) -> None:
         """Become a child of `attention` and hook its calls."""
@@ -51,7 +61,7 @@ class GraftedMemory(NeuralMemory):
             )
         call = graft.current()
         own = x.to(self.o_norm.dtype)
-        y, state, *stats = self(
+        y, state, *stats = self.respond(
             own,
             call.state(self.place),
             mask=call.mask,
@@ -64,8 +74,21 @@ class GraftedMemory(NeuralMemory):
             call.stats[self.place] = stats[0] | {"output": y.detach().square().mean(-1).sqrt()}
         return y.to(x.dtype)
 
+    def respond(self, x: Tensor, state: Any, **rules: Any) -> tuple[Any, ...]:
+        """The outputs for `x [B,T,hidden_size]` and the new state, and the stats if they are asked for."""
+        return self(x, state, **rules)
+
+    def empty(self, rows: int) -> TensorTree:
+        """A state of the shapes that a state has."""
+        return self.initial_state(rows)
+
+    @staticmethod
+    def state_of(tensors: dict[str, Tensor]) -> TensorTree:
+        """The state in the tensors of a file."""
+        return NeuralMemoryState.from_tensors(tensors)
+
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Placement "mag": add the memory's output to that of attention."""
+        """Placements "mag" and "mac": add the memory's output to that of attention."""
         y = self.read(input_of(args, kwargs))
         if y is None:
             return None

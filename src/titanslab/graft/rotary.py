@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -9,8 +10,39 @@ from torch import Tensor, nn
 
 from titanslab.graft.structure import Decoder
 
-LAYOUTS = ("halves", "pairs", "compact")  # of the rotated components; "compact" = halves, with tables of half the width
 PROBE = 3, 11  # positions at which the keys of one token are compared
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which components of a key form the pairs that are rotated, and where their angles stand in the base's tables.
+
+    Args:
+        pairs: components 2j and 2j + 1 form a pair; else j and j + half of the width.
+        table: the angles of the pairs are the first "half" of a table, "every" second entry, or "all" of it.
+        last: the rotated components are the last ones of a key; else the first ones.
+    """
+
+    pairs: bool
+    table: str
+    last: bool
+
+    def rotate(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The keys `[B,H,N,D]`, turned by the angles of the tables `[B or 1,1,W]`."""
+        width = cos.shape[-1]
+        part = {"half": slice(0, width // 2), "every": slice(0, width, 2), "all": slice(None)}[self.table]
+        cos, sin = (t[:, None, :, part] for t in (cos, sin))
+        size = 2 * cos.shape[-1]
+        start = keys.shape[-1] - size if self.last else 0
+        before, turned, after = keys.split((start, size, keys.shape[-1] - size - start), -1)
+        turned = turned.float()
+        a, b = (turned[..., ::2], turned[..., 1::2]) if self.pairs else turned.chunk(2, -1)
+        both = a * cos - b * sin, b * cos + a * sin
+        joined = torch.stack(both, -1).flatten(-2) if self.pairs else torch.cat(both, -1)
+        return torch.cat((before, joined.to(keys.dtype), after), -1)
+
+
+LAYOUTS = tuple(Layout(*each) for each in product((False, True), ("half", "every", "all"), (False, True)))
 
 
 @dataclass(frozen=True)
@@ -19,31 +51,25 @@ class Rotary:
 
     Args:
         module: the base's module that makes cosines and sines.
-        layout: one of `LAYOUTS`.
         kinds: for each layer, the further arguments of the module.
+        layouts: for each layer, how its keys are rotated; None where they are not.
     """
 
     module: nn.Module
-    layout: str
     kinds: tuple[tuple[Any, ...], ...]
+    layouts: tuple[Layout | None, ...] = ()
+
+    def tables(self, layer: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[B,1,W]` of positions `[B,1]`, without the factor that some bases put on both."""
+        like = torch.zeros(1, device=positions.device)
+        cos, sin = self.module(like, positions, *self.kinds[layer])
+        scale = self.module(like, torch.zeros_like(positions), *self.kinds[layer])[0]
+        return cos / scale, sin / scale
 
     def back(self, keys: Tensor, layer: int, delta: Tensor) -> Tensor:
         """The keys `[B,H,N,D]` of a layer as they would be `delta [B or 1]` positions earlier."""
-        turn = -delta.to(keys.device)[:, None]
-        cos, sin = self.module(keys.new_zeros(1, dtype=torch.float32), turn, *self.kinds[layer])
-        scale = self.module(keys.new_zeros(1, dtype=torch.float32), torch.zeros_like(turn), *self.kinds[layer])[0]
-        cos, sin = (t / scale for t in (cos, sin))
-        width = cos.shape[-1] * (2 if self.layout == "compact" else 1)
-        part = {"halves": slice(0, width // 2), "pairs": slice(0, width, 2), "compact": slice(None)}[self.layout]
-        cos, sin = (t[:, None, :, part] for t in (cos, sin))
-        turned, rest = keys[..., :width].float(), keys[..., width:]
-        if self.layout == "pairs":
-            a, b = turned[..., ::2], turned[..., 1::2]
-            joined = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
-        else:
-            a, b = turned.chunk(2, -1)
-            joined = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
-        return torch.cat((joined.to(keys.dtype), rest), -1)
+        layout = self.layouts[layer]
+        return keys if layout is None else layout.rotate(keys, *self.tables(layer, -delta.to(keys.device)[:, None]))
 
 
 def find_rotary(decoder: Decoder) -> Rotary | None:
@@ -52,36 +78,35 @@ def find_rotary(decoder: Decoder) -> Rotary | None:
     Raises:
         ValueError: its keys change with the position in another way than each known layout would change them.
     """
-    module = next(
-        (m for m in decoder.body.children() if "position_ids" in inspect.signature(m.forward).parameters), None
-    )
+    children = decoder.body.children()
+    module = next((m for m in children if "position_ids" in inspect.signature(m.forward).parameters), None)
     if module is None or isinstance(module, nn.Embedding) or "rotary" not in type(module).__name__.lower():
         return None
     config: Any = decoder.body.config
     takes = inspect.signature(module.forward).parameters
-    count = len(decoder.attentions)
-    kinds = tuple((kind,) for kind in config.layer_types) if "layer_type" in takes else ((),) * count
-    first, second = (_keys(decoder, position) for position in PROBE)
-    delta = torch.tensor([PROBE[1] - PROBE[0]])
-    close = 1e-3 if first[0].dtype in (torch.float32, torch.float64) else 0.05
+    kinds: tuple[tuple[Any, ...], ...] = ((),) * len(decoder.attentions)
+    if "layer_type" in takes:
+        kinds = tuple((kind,) for kind in config.layer_types)
+    rotary = Rotary(module, kinds)
+    pairs = zip(*(_keys(decoder, position) for position in PROBE), strict=True)
+    layouts = tuple(_layout(rotary, layer, *pair) for layer, pair in enumerate(pairs))
+    return Rotary(module, kinds, layouts)
+
+
+def _layout(rotary: Rotary, layer: int, first: Tensor, second: Tensor) -> Layout | None:
+    """The layout of a layer, by its keys at two positions: those at the second, turned back, are those at the first."""
+    close = (1e-3 if first.dtype in (torch.float32, torch.float64) else 0.05) * first.abs().max()
+    if (first - second).abs().max() <= close / 50:
+        return None  # no positions in this layer
+    tables = rotary.tables(layer, torch.tensor([[PROBE[0] - PROBE[1]]], device=first.device))
     for layout in LAYOUTS:
-        rotary = Rotary(module, layout, kinds)
-        if all(_agree(rotary, layer, pair, delta, close) for layer, pair in enumerate(zip(first, second, strict=True))):
-            return rotary
+        fits = tables[0].shape[-1] * (2 if layout.table == "all" else 1) <= first.shape[-1]
+        if fits and (layout.rotate(second, *tables) - first).abs().max() <= close:
+            return layout
     raise ValueError(
-        f"{type(decoder.body).__name__} has rotary positions in a form that graft() does not know, so that its window "
+        f"the keys of layer {layer} turn with their position in a form that graft() does not know, so that a window "
         "cannot move; use window_size=None"
     )
-
-
-def _agree(rotary: Rotary, layer: int, pair: tuple[Tensor, Tensor], delta: Tensor, close: float) -> bool:
-    """Whether the keys of a layer at the second position, turned back, are those at the first."""
-    first, second = pair
-    try:
-        error = (rotary.back(second, layer, delta) - first).abs().max()
-    except RuntimeError:  # tables of another width
-        return False
-    return bool(error <= close * first.abs().max())
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ class Decoder:
         body: the module that owns the layers; masks, positions and the cache are made in its `forward`.
         attentions: the attention module of each layer, None for a layer without one.
         names: the arguments of the body's `forward`, in order.
+        passes_on: whether the body and the layers take further arguments, which arrive at each attention module.
         cache_name: the argument that takes the cache.
         hidden_size: width of the layers' inputs.
     """
@@ -26,6 +27,7 @@ class Decoder:
     body: nn.Module
     attentions: tuple[nn.Module | None, ...]
     names: tuple[str, ...]
+    passes_on: bool
     cache_name: str
     hidden_size: int
 
@@ -49,7 +51,9 @@ def find_decoder(model: nn.Module) -> Decoder:
     attentions = tuple(attention_of(layer) for layer in layers)
     if any(attention is not None and _is_cross(attention) for layer in layers for attention in layer.children()):
         raise ValueError(f"{type(body).__name__} has cross-attention; graft() takes decoders that read one text")
-    names = tuple(inspect.signature(body.forward).parameters)
+    parameters = inspect.signature(body.forward).parameters
+    names = tuple(parameters)
+    passes_on = None not in attentions and all(_takes_more(module) for module in (body, *layers))
     cache_name = next((name for name in CACHE_NAMES if name in names), None)
     if cache_name is None or "attention_mask" not in names:
         raise ValueError(
@@ -57,7 +61,7 @@ def find_decoder(model: nn.Module) -> Decoder:
             f"{' or '.join(CACHE_NAMES)}); graft() needs a decoder in the form of transformers"
         )
     config: Any = getattr(body, "config", getattr(model, "config", None))
-    return Decoder(body, attentions, names, cache_name, int(config.hidden_size))
+    return Decoder(body, attentions, names, passes_on, cache_name, int(config.hidden_size))
 
 
 def _text_part(model: nn.Module) -> nn.Module:
@@ -81,6 +85,11 @@ def attention_of(layer: nn.Module) -> nn.Module | None:
         if taken & {"attention_mask", "layer_past", *CACHE_NAMES}:
             return child
     return None
+
+
+def _takes_more(module: nn.Module) -> bool:
+    """Whether a module's `forward` has arguments `**kwargs`."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
 
 
 def _is_cross(module: nn.Module) -> bool:

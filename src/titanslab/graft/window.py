@@ -101,6 +101,10 @@ def find_window(decoder: Decoder, config: GraftConfig) -> Window:
         )
     if "position_ids" not in decoder.names:
         raise OptionError("window_size", "needs a base that takes position_ids, and this one does not; use None")
+    if any(b.dim() == 4 and b.shape[-1] == b.shape[-2] > 1 for m in decoder.attentions if m for b in m.buffers()):
+        raise OptionError(
+            "window_size", "needs attention that is given its mask, and this base makes its own; use None"
+        )
     limit = getattr(base, "max_position_embeddings", None)
     kept = config.window_size + config.num_sink_tokens
     if limit is not None and kept >= limit:
