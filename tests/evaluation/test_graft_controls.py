@@ -1,6 +1,7 @@
 """The controls of a graft: each condition against a plain computation, and the words about them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def controls(output=0.1, write=0.5, tokens=100, **means):
     [
         (
             {"off": 3.2, "other": 3.15, "window": 3.2, "full": 2.7},
-            r"The memory is used: .* by 0.2\d\d nats .* 40 % of the way from",
+            r"The memory is used: .* by 0\.\d+ nats .*; that is 40 % of the way from",
         ),
         ({"output": 1e-6}, "its outputs are near 0 .*graft.gate_ramp"),
         ({"write": 0.001}, "it hardly writes .*graft.theta_bias"),
@@ -93,8 +94,6 @@ def controls(output=0.1, write=0.5, tokens=100, **means):
 def test_the_verdict_names_the_cause(values, words):
     line = verdict(controls(**values))
     assert "\n" not in line
-    import re
-
     assert re.search(words, line), line
     assert line.startswith("The memory is used") == ("used:" in words)
 

@@ -13,6 +13,9 @@ from titanslab.data.documents import ALONE, ANEW, BEGINS, GOES_ON
 from titanslab.graft import graft_of
 from titanslab.runs.loading import load_model, load_model_tokenizer
 from titanslab.training.carry import Carry
+from titanslab.training.gate_ramp import GateRamp, draw_outputs
+from titanslab.training.graft import build_graft
+from titanslab.training.graft_trainer import GraftTrainer
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
 
@@ -42,10 +45,10 @@ def step(model, carry, *given):
     return logits
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_rows_go_on_and_begin_anew_each_for_itself(name):
+@pytest.mark.parametrize(("name", "placement"), [("llama", "mag"), ("llama", "mac"), ("gemma3", "mal")])
+def test_rows_go_on_and_begin_anew_each_for_itself(name, placement):
     """A row's logits are those of its own document, read alone from its start."""
-    model = grafted(base(name), window_size=6, num_sink_tokens=2)
+    model = grafted(base(name), window_size=6, num_sink_tokens=2, placement=placement)
     first, second = text(2, 36, seed=5), text(2, 36, seed=6)
     carry = Carry(model)
     with torch.no_grad():
@@ -131,10 +134,9 @@ def test_a_base_that_was_trained_too_is_saved_beside_the_memories(table, tmp_pat
     assert torch.equal(model.get_parameter(memory), saved[memory])
 
 
-def test_the_ramp_scales_the_outputs_of_the_memories():
-    from titanslab.training.gate_ramp import GateRamp, draw_outputs
-
-    model, ids = grafted(base(), trained=False), text()
+@pytest.mark.parametrize("placement", ["mag", "mac"])
+def test_the_ramp_scales_the_outputs_of_the_memories(placement):
+    model, ids = grafted(base(), trained=False, placement=placement), text()
     plain = model(ids).logits
     draw_outputs(model)
     full = model(ids).logits
@@ -146,6 +148,14 @@ def test_the_ramp_scales_the_outputs_of_the_memories():
         moved.append((model(ids).logits - plain).abs().max().item())
     assert 0 < moved[0] < moved[1] < moved[2] == moved[3]
     assert torch.equal(model(ids).logits, full)
+
+
+def test_gates_and_the_start_of_the_memories_do_not_decay(table):
+    recipe = parse_recipe(table)
+    model = build_graft(recipe.model)
+    names = GraftTrainer.get_decay_parameter_names(object.__new__(GraftTrainer), model)
+    own = {name.partition("titans_memory.")[2] for name in names if "titans_memory" in name}
+    assert own == {f"{name}_proj.weight" for name in "qkvgo"}
 
 
 @pytest.mark.parametrize(

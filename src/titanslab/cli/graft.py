@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +73,9 @@ def graft(
 
 def finish(output: Path, recipe: Recipe) -> None:
     """Print the controls of a graft that was trained, in one process, and what can be done with it."""
-    if os.environ.get("RANK", "0") != "0":
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
         return
     from titanslab.cli.evaluate_graft import show_controls
     from titanslab.data.shards import token_folder

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from titanslab.graft.cache import GraftCache
-from titanslab.memory import NeuralMemoryState
 from titanslab.memory.state import where_rows
 
 
@@ -26,12 +25,8 @@ def restart(cache: GraftCache, rows: Tensor) -> GraftCache:
         setattr(slots, name, where_rows(own, torch.full_like(tensor, value), tensor))
     for place, state in enumerate(new.memories):
         if state is not None:
-            new.memories[place] = _where(rows, graft.memories[place].initial_state(count), state)
+            memory = graft.memories[place]
+            empty, read = memory.empty(count).tensors(), state.tensors()
+            parts = {name: where_rows(rows.to(t.device), empty[name].to(t.device), t) for name, t in read.items()}
+            new.memories[place] = memory.state_of(parts)
     return new
-
-
-def _where(rows: Tensor, a: NeuralMemoryState, b: NeuralMemoryState) -> NeuralMemoryState:
-    """Rows of `a` where `rows [B]` is true, else of `b`."""
-    first, second = a.tensors(), b.tensors()
-    own = rows.to(b.memory.offset.device)
-    return NeuralMemoryState.from_tensors({name: where_rows(own, first[name], t) for name, t in second.items()})

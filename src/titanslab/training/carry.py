@@ -6,7 +6,6 @@ from typing import Any
 from titanslab.data.documents import ALONE, ANEW, BEGINS
 from titanslab.graft import GraftCache, graft_of
 from titanslab.graft.restart import restart
-from titanslab.memory import NeuralMemoryState
 from titanslab.tensor_files import agrees, read_tensors, write_tensors
 
 FORMAT, NOUN = "titans-carried-memories", "memory"
@@ -80,5 +79,5 @@ class Carry:
         for i in range(len(self.cache.memories)):
             prefix = f"{i}."
             own = {n.removeprefix(prefix): t.to(device) for n, t in tensors.items() if n.startswith(prefix)}
-            self.cache.memories[i] = state = NeuralMemoryState.from_tensors(own)
-            self.cache.rows = state.batch_size
+            self.cache.memories[i] = self.graft.memories[i].state_of(own)
+            self.cache.rows = next(iter(own.values())).shape[0]

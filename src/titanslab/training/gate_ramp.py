@@ -11,7 +11,7 @@ from titanslab.graft import graft_of
 def draw_outputs(model: Any) -> None:
     """Draw the output projections of the memories as those of a new `NeuralMemory`, with torch's random numbers."""
     for memory in graft_of(model).memories:
-        nn.init.normal_(memory.o_proj.weight, std=0.1 * memory.hidden_size**-0.5)
+        nn.init.normal_(memory.output_projection.weight, std=0.1 * memory.hidden_size**-0.5)
 
 
 class GateRamp(TrainerCallback):
@@ -24,7 +24,8 @@ class GateRamp(TrainerCallback):
 
     def __init__(self, model: Any, steps: int) -> None:
         self.steps, self.share = steps, 1.0
-        self.handles = [memory.register_forward_hook(self._scale) for memory in graft_of(model).memories]
+        last = [getattr(memory, "attention", memory) for memory in graft_of(model).memories]  # makes the output
+        self.handles = [module.register_forward_hook(self._scale) for module in last]
 
     def _scale(self, module: nn.Module, args: Any, output: Any) -> Any:
         return (self.share * output[0], *output[1:]) if self.share < 1 else output

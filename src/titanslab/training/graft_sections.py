@@ -39,7 +39,7 @@ class GraftRecipe:
 
     base: str = ""
     layers: str | list[int] = "third"
-    window_size: Count | str = 512
+    window_size: int | str = 512
     num_sink_tokens: CountOrZero = 4
     placement: str = "mag"
     lora: CountOrZero = 0

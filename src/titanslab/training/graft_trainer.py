@@ -11,6 +11,7 @@ from torch import nn
 from titanslab.documents import reason
 from titanslab.files import write_whole
 from titanslab.graft import save_base
+from titanslab.graft.structure import NAME
 from titanslab.runs.bases import OWN_BASE
 from titanslab.training.carry import Carry
 from titanslab.training.gate_ramp import GateRamp
@@ -19,6 +20,7 @@ from titanslab.training.resume import first_fault
 from titanslab.training.trainer import TitansTrainer
 
 WEIGHTS = "trained.safetensors"  # in a checkpoint: every parameter with a gradient, under its name in the model
+PROJECTIONS = tuple(f"{name}_proj.weight" for name in "qkvgo")
 
 
 class GraftTrainer(TitansTrainer):
@@ -55,6 +57,11 @@ class GraftTrainer(TitansTrainer):
 
     def _new_carry(self) -> Carry:
         return Carry(self.model, self.section.carry)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that decay: of a memory its projections alone, not gates, convolutions and M_0."""
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if NAME not in name.split(".") or name.endswith(PROJECTIONS)]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(model, self.carry.enter(self._prepare_inputs(inputs)), *args, **kwargs)

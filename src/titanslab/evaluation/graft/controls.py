@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from titanslab.evaluation.perplexity import PositionBucket, position_buckets
 from titanslab.graft import GraftCache, graft_of
-from titanslab.memory import NeuralMemoryState
+from titanslab.memory.state import TensorTree
 
 ON, OFF, OTHER, WINDOW, FULL = "memory on", "memory off", "another document's memory", "window alone", "full context"
 CONDITIONS = (ON, OFF, OTHER, WINDOW, FULL)
@@ -183,7 +183,6 @@ class _Measurement:
         return np.pad(losses, ((0, 0), (0, missing)), constant_values=np.nan)
 
 
-def _rolled(cache: GraftCache) -> list[NeuralMemoryState | None]:
+def _rolled(cache: GraftCache) -> list[TensorTree | None]:
     """The states of the memories, of which each row has that of the next one."""
-    rows = torch.arange(max(1, cache.rows)).roll(-1)
-    return [None if state is None else state.index_select(rows) for state in cache.memories]
+    return [None if state is None else state.map(lambda t: t.roll(-1, 0)) for state in cache.memories]

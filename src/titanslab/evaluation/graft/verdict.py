@@ -62,9 +62,9 @@ def verdict(controls: Controls) -> str:
     where = "" if window is None else f" beyond the window of {window:,} tokens"
     helps = _is_gain(controls, OFF)
     if helps and (other is None or _is_gain(controls, OTHER)):
-        closed = (
-            "" if found["closed"] is None else f"; that is {100 * found['closed']:.0f} % of the way to full context"
-        )
+        share = found["closed"]
+        closed = "" if share is None else f"; that is {100 * share:.0f} % of the way from window alone to full context"
+        closed = "; that is more than full context gives the base" if share is not None and share > 1 else closed
         against = "" if other is None else f", and with another document's by {other:.3f}"
         return f"The memory is used: without it{where} the loss rises by {off:.3f} nats per token{against}{closed}."
     changed = float(np.abs(controls.beyond(OFF, ON)).mean())
