@@ -56,6 +56,12 @@ def test_a_policy_keeps_the_signal_until_the_end_of_its_episode(last_line) -> No
     assert last > 90
 
 
+def test_a_grafted_memory_knows_the_letters_of_its_document(last_line) -> None:
+    on, off, other = last_line("graft_trainer")
+    assert on < off - 0.3
+    assert on < other - 0.1
+
+
 def test_an_exported_layer_goes_on_learning(last_line) -> None:
     _, worst, moved = last_line("export")
     assert worst < 1e-4

@@ -60,6 +60,11 @@ def train(
         raise Interrupted(_how_to_resume(recipe, assignments or [], output)) from None
     if result["loss"] is not None:
         typer.echo(f"{output}: {result['steps']} steps, last loss {result['loss']:.4f}")
+        if settings.kind == "graft":
+            from titanslab.cli.graft import finish
+
+            finish(output, settings)
+            return
         typer.echo("\n".join(_what_next(output, settings)))
 
 
