@@ -1,4 +1,4 @@
-"""A memory for a language model of transformers, trained with a plain `Trainer`; the memory goes on from piece to piece.
+"""A memory for a language model of transformers, trained with a plain `Trainer`; it goes on from piece to piece.
 
 Each document is written with four letters of 32. Attention sees 8 tokens and is not trained, so that the memory alone
 can know the letters. The base here is small and random; in its place stands any
