@@ -209,7 +209,7 @@ def check_output(output: Path, recipe: Recipe, resume: bool) -> None:
     if output.exists() and not output.is_dir():
         raise ValueError(f"output {str(output)!r} is a file; give a folder")
     check_writable(output, "output folder")
-    used = output.is_dir() and any(output.iterdir())
+    used = output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir())
     if not resume:
         if used:
             kinds = {RESULT: "a finished run", RECIPE: "a run"}
