@@ -136,5 +136,5 @@ def test_a_file_without_windows(series, waves, tmp_path):
 
 def test_one_kind_of_data_a_recipe(series):
     series["data"] = {"train": "book.txt"}
-    with pytest.raises(ValueError, match=r"a recipe has one of the sections .*remove one"):
+    with pytest.raises(ValueError, match=r"a recipe has one of the sections \[data\], \[series\]; remove one"):
         parse_recipe(series)

@@ -32,10 +32,10 @@ LAST, BEST = "last", "best"  # allowed values of training.keep
 TEXT = "data"
 # The kinds of recipes, by the name of the section that only they have: the types of the model's and the data's section.
 KINDS: dict[str, tuple[type, type]] = {
-    GRAFT: (GraftRecipe, GraftDataRecipe),
+    TEXT: (ModelRecipe, DataRecipe),
     SERIES: (ForecasterRecipe, SeriesRecipe),
     SEQUENCES: (ClassifierRecipe, SequencesRecipe),
-    TEXT: (ModelRecipe, DataRecipe),
+    GRAFT: (GraftRecipe, GraftDataRecipe),
 }
 SECTIONS = ("model", *KINDS, "training")
 
