@@ -32,6 +32,10 @@ class WindowLayer(DynamicLayer):
         return keys, values
 
 
+# layers whose calls write no tensor in place
+PLAIN = (DynamicLayer, DynamicSlidingWindowLayer, WindowLayer)
+
+
 def take(x: Tensor, keep: Tensor) -> Tensor:
     """The slots `keep [B, K]` or `[K]` of `x [B,H,N,D]`."""
     keep = keep.to(x.device)  # layers may be on several devices
