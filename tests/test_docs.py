@@ -103,7 +103,9 @@ def named(path: str) -> Any:
     return getattr(import_module(place), name)
 
 
-@pytest.mark.parametrize("room", ["titanslab", "titanslab.memory", "titanslab.layers", "titanslab.data"])
+@pytest.mark.parametrize(
+    "room", ["titanslab", "titanslab.memory", "titanslab.layers", "titanslab.graft", "titanslab.data"]
+)
 def test_every_public_name_has_an_entry(room: str) -> None:
     entries = [named(path) for path in re.findall(r"^::: ([\w.]+)$", API, re.MULTILINE)]
     names = set(import_module(room).__all__) - {"__version__"}

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import LinearAttentionLayer
 
-from titanslab.graft.read import piece_of
+from titanslab.graft.pieces import piece_of
 from titanslab.models.cache import CACHE, TitansCache
 
 # Without this argument of a release of transformers, the convolution of a piece does not see the tokens before it.

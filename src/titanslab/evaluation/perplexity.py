@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from titanslab.data.encode import TextEncoder
 from titanslab.evaluation.decode import RecurrentCache, is_recurrent
-from titanslab.graft.read import longest_piece
+from titanslab.graft.pieces import longest_piece
 from titanslab.models.cache import CACHE, cache_of
 
 if TYPE_CHECKING:

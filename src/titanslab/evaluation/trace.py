@@ -122,7 +122,7 @@ def _grafted_pieces(
     model: Any, input_ids: Tensor, cache: Any, size: int, record: Callable[[tuple[dict[str, Tensor], ...]], None]
 ) -> Iterator[Any]:
     """Read with a grafted model, and give the stats of each piece to `record`."""
-    from titanslab.graft.read import read_pieces
+    from titanslab.graft.pieces import read_pieces
 
     graft, stats = model.graft, dict[int, dict[str, Tensor]]()
     graft.stats = stats

@@ -14,6 +14,7 @@ from titanslab.graft.call import Call, last_columns
 from titanslab.graft.config import GraftConfig
 from titanslab.graft.identity import base_hash
 from titanslab.graft.memory import GraftedMemory
+from titanslab.graft.read import read
 from titanslab.graft.structure import CACHE_NAMES, Decoder, named
 from titanslab.graft.window import Step, Window, masks, number
 
@@ -77,6 +78,29 @@ class Graft:
     def cache(self) -> GraftCache:
         """A new cache: it holds the keys and values of the base and the states of the memories."""
         return GraftCache(self)
+
+    def read(
+        self,
+        input_ids: Tensor,
+        cache: GraftCache | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        piece_size: int | None = None,
+        learn: bool | None = None,
+    ) -> GraftCache:
+        """Read tokens and return the cache after them; no logits are formed and no gradient is kept.
+
+        Args:
+            input_ids: int64 `[B, T]`, of any length, on any device.
+            cache: the cache to go on from; it is not changed.
+            attention_mask: `[B, T]`, 0 = padding.
+            piece_size: tokens of a row read at once; default 1,024, or fewer where the base has few positions.
+            learn: False freezes the memories while these tokens are read. None = the value of the cache.
+
+        Returns:
+            A new cache. `model.generate(new_ids, past_key_values=cache.continued())` goes on from it.
+        """
+        return read(self, input_ids, cache, attention_mask, piece_size, learn)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors`; the model has this method as its own.
@@ -153,6 +177,11 @@ class Graft:
         batch, count = tokens.shape[:2]
         if cache is not None:
             cache.check(self, batch)
+            if cache.columns and self.recomputes(body):
+                raise ValueError(
+                    "gradient checkpointing keeps no keys and values, and the cache holds some; carry "
+                    "cache.memories_alone() from piece to piece"
+                )
         past, start = (0, 0) if cache is None else (cache.columns, cache.start)
         mask = last_columns(given.get("attention_mask"), batch, count, (count, past - start + count, past + count))
         learn = self.learn and (cache is None or cache.learn)

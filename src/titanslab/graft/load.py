@@ -12,7 +12,7 @@ from titanslab.graft.adapter import (
     COPY,
     LORA,
     AdapterConfig,
-    check_base,
+    compare_base,
     read_adapter_config,
     read_weights,
     set_weights,
@@ -23,7 +23,14 @@ from titanslab.graft.identity import base_hash, has_adapters
 from titanslab.graft.structure import NAME
 
 
-def load_graft(folder: str | os.PathLike[str], base: Any = None, *, trainable: bool = False, **options: Any) -> Any:
+def load_graft(
+    folder: str | os.PathLike[str],
+    base: Any = None,
+    *,
+    trainable: bool = False,
+    check_base: bool = True,
+    **options: Any,
+) -> Any:
     """Open the adapter in a folder and its base; returns the grafted model in evaluation mode.
 
     Args:
@@ -31,6 +38,7 @@ def load_graft(folder: str | os.PathLike[str], base: Any = None, *, trainable: b
         base: the base model, or its name or folder; None = the name in the adapter. An adapter of PEFT in the folder is
             opened too.
         trainable: whether the memories, and the adapter of PEFT, have gradients.
+        check_base: False opens the adapter with a base whose weights differ, such as a quantised one.
         options: of `AutoModelForCausalLM.from_pretrained`, such as `dtype` and `device_map`.
 
     Raises:
@@ -40,7 +48,7 @@ def load_graft(folder: str | os.PathLike[str], base: Any = None, *, trainable: b
     path = Path(folder)
     config = read_adapter_config(path)
     model: Any = _base(path, config, base, options)
-    check_base(path, config, model)
+    compare_base(path, config, model, hashes=check_base)
     tensors = read_weights(path, config)
     if config.lora:
         model = _with_lora(path / LORA, model, trainable)
@@ -61,7 +69,7 @@ def load_memories(model: Any, folder: str | os.PathLike[str]) -> None:
     """
     path = Path(folder)
     config = read_adapter_config(path)
-    check_base(path, config, model)
+    compare_base(path, config, model)
     set_weights(path, model.graft, read_weights(path, config))
 
 

@@ -64,7 +64,7 @@ class GraftedMemory(NeuralMemory):
         y, state, *stats = self.respond(
             own,
             call.state(self.place),
-            mask=call.mask,
+            mask=None if call.mask is None else call.mask.to(x.device),
             learn=call.learn,
             write_scale=call.write_scale if call.learn else 1.0,
             return_stats=call.stats is not None,

@@ -1,80 +1,50 @@
-"""Reading with a grafted model: a text of any length goes into a cache piece by piece, and no logits are formed."""
+"""Reading with a grafted model: a text of any length into a cache, piece by piece, without logits and gradients."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from titanslab.graft.cache import GraftCache
-from titanslab.graft.handle import Graft, graft_of
+from titanslab.memory.config import check_integer
 
-TOKENS_AT_ONCE = 1024  # of all rows of a piece
+if TYPE_CHECKING:
+    from titanslab.graft.handle import Graft
 
-
-def longest_piece(graft: Graft) -> int | None:
-    """Tokens that one call can read after any others; None = no limit."""
-    window = graft.window
-    return None if window.size is None or window.limit is None else window.limit - window.kept
+TOKENS_AT_ONCE = 1024  # attention in a window looks at all keys of a piece, so that longer pieces are slower
 
 
-def piece_of(graft: Graft, rows: int, wanted: int | None = None) -> int:
-    """Tokens of a piece in each of `rows` rows: `wanted`, or about `TOKENS_AT_ONCE` in all, in whole chunks."""
-    chunk = graft.config.memory.chunk_size
-    size = max(1, TOKENS_AT_ONCE // rows // chunk) * chunk if wanted is None else wanted
-    most = longest_piece(graft)
-    return size if most is None else max(1, min(size, most))
-
-
-def read_pieces(
-    model: Any,
-    input_ids: Tensor | Iterable[Tensor],
-    cache: GraftCache | None = None,
-    *,
-    piece_size: int | None = None,
-    learn: bool | None = None,
-    write_scale: float | None = None,
-) -> Iterator[GraftCache]:
-    """Read tokens and yield the cache after each piece; a yielded cache, and `cache`, are never changed.
-
-    Args:
-        model: with a graft.
-        input_ids: int64 `[B, T]`, or an iterable of such pieces, of any lengths.
-        cache: the state to go on from; None = a new text.
-        piece_size: tokens of a row read at once; None = about 1,024 in all rows.
-        learn, write_scale: while these tokens are read, see `NeuralMemory.forward`; None = the value of the cache.
-    """
-    graft = graft_of(model)
-    body: Any = graft.decoder.body
-    device = next(body.parameters()).device
-    cache = graft.cache() if cache is None else cache.fork()
-    before = cache.learn, cache.write_scale
-    now = before[0] if learn is None else learn, before[1] if write_scale is None else write_scale
-    for ids in _cut([input_ids] if isinstance(input_ids, Tensor) else input_ids, graft, piece_size):
-        work = cache.fork()
-        work.learn, work.write_scale = now
+def read(
+    graft: "Graft",
+    input_ids: Tensor,
+    cache: GraftCache | None,
+    attention_mask: Tensor | None,
+    piece_size: int | None,
+    learn: bool | None,
+) -> GraftCache:
+    """A cache after the tokens, see `Graft.read`."""
+    if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or input_ids.is_floating_point():
+        got = list(input_ids.shape) if isinstance(input_ids, Tensor) else type(input_ids).__name__
+        raise ValueError(f"input_ids must be integers [B, T], got {got}; one row is ids.unsqueeze(0)")
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        shapes = list(input_ids.shape), list(attention_mask.shape)
+        raise ValueError(f"attention_mask must have the shape of input_ids, {shapes[0]}, got {shapes[1]}")
+    window, body = graft.window, graft.decoder.body
+    if piece_size is None:
+        room = TOKENS_AT_ONCE
+        if window.size is not None and window.limit is not None:
+            room = min(room, window.limit - window.kept)
+        piece_size = room
+    check_integer("piece_size", piece_size, 1)
+    work = graft.cache() if cache is None else cache.fork()
+    learns, device = work.learn, next(body.parameters()).device
+    work.learn = learns if learn is None else learn
+    for start in range(0, input_ids.shape[1], piece_size):
+        stop = start + piece_size
+        given = {graft.decoder.cache_name: work, "use_cache": True}
+        if attention_mask is not None:
+            given["attention_mask"] = attention_mask[:, start:stop].to(device)
         with torch.no_grad():
-            body(input_ids=ids.to(device), use_cache=True, **{graft.decoder.cache_name: work})
-        work.learn, work.write_scale = before
-        cache = work
-        yield work
-
-
-def read(model: Any, input_ids: Tensor, cache: GraftCache | None = None) -> GraftCache:
-    """The cache after all of `input_ids [B, T]`; `cache` is not changed."""
-    pieces = deque(read_pieces(model, input_ids, cache), maxlen=1)
-    return pieces[0] if pieces else graft_of(model).cache() if cache is None else cache.fork()
-
-
-def _cut(source: Iterable[Tensor], graft: Graft, piece_size: int | None) -> Iterator[Tensor]:
-    """The tokens in pieces of one size, the last one shorter."""
-    held: Tensor | None = None
-    for ids in source:
-        held = ids if held is None else torch.cat((held, ids), 1)
-        size = piece_of(graft, held.shape[0], piece_size)
-        while held.shape[1] >= size:
-            yield held[:, :size]
-            held = held[:, size:]
-    if held is not None and held.shape[1]:
-        yield held
+            body(input_ids=input_ids[:, start:stop].to(device), **given)
+    work.learn = learns
+    return work

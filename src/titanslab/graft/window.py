@@ -32,8 +32,13 @@ class WindowLayer(DynamicLayer):
         return keys, values
 
 
+# layers whose calls write no tensor in place
+PLAIN = (DynamicLayer, DynamicSlidingWindowLayer, WindowLayer)
+
+
 def take(x: Tensor, keep: Tensor) -> Tensor:
     """The slots `keep [B, K]` or `[K]` of `x [B,H,N,D]`."""
+    keep = keep.to(x.device)  # layers may be on several devices
     if keep.dim() == 1:
         return x.index_select(2, keep)
     return x.gather(2, keep[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

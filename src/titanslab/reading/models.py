@@ -52,18 +52,14 @@ def read_pieces(
     rules: dict[str, Any] = {"piece_size": piece_size, "learn": learn, "write_scale": write_scale}
     if not hasattr(model, "graft"):
         return model.read_pieces(input_ids, cache, **rules)
-    from titanslab.graft import read as grafted
+    from titanslab.graft import pieces
 
-    return grafted.read_pieces(model, input_ids, cache, **rules)
+    return pieces.read_pieces(model, input_ids, cache, **rules)
 
 
 def read(model: Any, input_ids: Tensor, cache: Any) -> Any:
     """The cache after all of `input_ids [1, T]`; `cache` is not changed."""
-    if not hasattr(model, "graft"):
-        return model.read(input_ids, cache)
-    from titanslab.graft import read as grafted
-
-    return grafted.read(model, input_ids, cache)
+    return (model.graft if hasattr(model, "graft") else model).read(input_ids, cache)
 
 
 def to_generate(model: Any, cache: Any) -> dict[str, Any]:
