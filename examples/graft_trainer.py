@@ -1,4 +1,4 @@
-"""A memory for a language model of transformers, trained with a plain `Trainer`; the memory goes on from piece to piece.
+"""A memory for a language model of transformers, trained with a plain `Trainer`; it goes on from piece to piece.
 
 Each document is written with four letters of 32. Attention sees 8 tokens and is not trained, so that the memory alone
 can know the letters. The base here is small and random; in its place stands any
@@ -45,7 +45,13 @@ def documents(count: int, seed: int) -> list[np.ndarray]:
 
 
 torch.manual_seed(0)
-sizes = {"vocab_size": LETTERS, "hidden_size": 64, "intermediate_size": 64, "initializer_range": 0.1, "tie_word_embeddings": True}
+sizes = {
+    "vocab_size": LETTERS,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "initializer_range": 0.1,
+    "tie_word_embeddings": True,
+}
 base = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=4))
 memory = MemoryConfig(num_heads=2, depth=1, chunk_size=8)
 model = titanslab.graft(base, GraftConfig(layers="all", window_size=8, memory=memory))

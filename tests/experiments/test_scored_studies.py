@@ -75,7 +75,7 @@ def run(words):
     assert not ended.value.code
 
 
-def test_from_files_to_a_table(folder, monkeypatch, capsys):
+def test_from_files_to_a_table(in_process, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     words = ["reproduce", "own.toml", "--data", "data", "--jobs", "2"]
     run([*words, "--rows", "linear"])
@@ -117,6 +117,12 @@ def test_wrong_folders(folder, monkeypatch, options, words):
         make_jobs(study, Choice(Path("runs/own"), **options))
 
 
+def test_an_unknown_verb(folder):
+    (folder / "own.toml").write_text(STUDY.replace('verb = "forecasting"', 'verb = "forecast"'))
+    with pytest.raises(ValueError, match=r"own\.toml, sets\.a_4: score\.verb is 'forecast'; allowed: forecasting, dna"):
+        load_study(str(folder / "own.toml"))
+
+
 def test_a_missing_file_is_named_with_its_set(folder, monkeypatch):
     monkeypatch.chdir(folder)
     Path("data/b.csv.gz").unlink()
@@ -126,7 +132,7 @@ def test_a_missing_file_is_named_with_its_set(folder, monkeypatch):
     assert make_jobs(study, Choice(Path("runs/own"), data=["data"], sets="a_4"))
 
 
-def test_dna_from_a_table_to_accuracies(tmp_path, monkeypatch, capsys):
+def test_dna_from_a_table_to_accuracies(in_process, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     draw = random.Random(0)
     lines = [f"{''.join(draw.choices('ACGT', k=60))}\t{i % 2}\n" for i in range(60)]
