@@ -11,7 +11,6 @@ from titanslab.graft.handle import Graft, graft_of
 from titanslab.graft.read import TOKENS_AT_ONCE
 
 
-
 def longest_piece(graft: Graft) -> int | None:
     """Tokens that one call can read after any others; None = no limit."""
     window = graft.window
