@@ -32,7 +32,7 @@ class Reader(nn.Module):
 torch.manual_seed(0)
 model = Reader()
 optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-for _ in range(60):
+for _ in range(80):
     loss = model(strand(16, gap=20)).mean()
     optimizer.zero_grad()
     loss.backward()

@@ -32,7 +32,7 @@ optimizer = torch.optim.Adam(model.parameters(), 1e-2)
 for _ in range(100):
     values = series(16, years=8)
     forecast, _ = model(values[:, :-1])
-    loss = (forecast - values[:, 1:])[:, YEAR:].square().mean()  # the first year is new to everybody
+    loss = (forecast - values[:, 1:])[:, YEAR:].square().mean()  # in the first year no model can know the profile
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -17,7 +17,7 @@ from titanslab.tasks.mixture import Mixture
 from titanslab.tasks.niah.rows import niah_rows
 from titanslab.tasks.recall.kv import make_kv_recall
 from titanslab.tasks.recall.samples import RecallTask, recall_rows
-from titanslab.training.recipe import KINDS, SEQUENCES, SERIES, DataRecipe, ModelRecipe, TrainingRecipe
+from titanslab.training.recipe import KINDS, SEQUENCES, SERIES, DataRecipe, GraftRecipe, ModelRecipe, TrainingRecipe
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -158,6 +158,7 @@ def test_every_recipe_key_is_described() -> None:
     for heading, kind in (("## `[model]`", ModelRecipe), ("## `[training]`", TrainingRecipe)):
         check_table(tables("recipe.md", heading)[0], kind, ("options",))
     check_table(tables("recipe.md", "## `[data]`")[0], DataRecipe)
+    check_table(tables("recipe.md", "## `[graft]`")[0], GraftRecipe, ("options",))
     for section in (SERIES, SEQUENCES):
         of_data, of_model = tables("recipe.md", f"## `[{section}]`")
         model, data = KINDS[section]

@@ -69,6 +69,8 @@ def put_in_place(made: Path, target: Path, last: str) -> None:
         os.replace(made, target)
         return
     for path in sorted(made.iterdir(), key=lambda p: (p.name == last, p.name)):
+        if path.is_dir() and (target / path.name).is_dir():
+            shutil.rmtree(target / path.name)
         os.replace(path, target / path.name)
     made.rmdir()
 

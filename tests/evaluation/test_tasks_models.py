@@ -11,12 +11,12 @@ from titanslab.data import byte_tokenizer
 from titanslab.evaluation.decode import GreedyAnswerer, end_tokens, position_table
 
 
-def _titans(variant):
+def _titans(variant, **options):
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
     config = TitansConfig.preset(
         "tiny", variant=variant, vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1,
-        num_attention_heads=2, num_memory_heads=2, segment_len=32, window_size=32, num_persistent_tokens=2,
+        num_attention_heads=2, num_memory_heads=2, segment_len=32, window_size=32, num_persistent_tokens=2, **options,
     )  # fmt: skip
     return TitansForCausalLM(config).eval()
 
@@ -228,7 +228,7 @@ def test_babilong_without_files_asks_stories_of_our_own(model_folder, tmp_path, 
 
 
 def test_no_forget_is_the_model_without_alpha(tmp_path, capsys):
-    forgets = _titans("lmm")
+    forgets = _titans("lmm", memory_chunk_coherence=0)  # full writes, so that the answers depend on them
     memory = forgets.model.layers[0].mixer.memory
     with torch.no_grad():
         memory.alpha_proj.bias.fill_(0.0)  # forget half of the memory at every token

@@ -261,7 +261,7 @@ def test_a_row_that_fails_does_not_stop_the_others(text, tmp_path, capsys):
     assert seen[-1] == (tokens // 1000, tokens // 1000)
 
 
-def test_table_from_end_to_end_and_again(text, tmp_path, capsys):
+def test_table_from_end_to_end_and_again(in_process, text, tmp_path, capsys):
     words = ["--rows", "lmm", *trained(2), "--lengths", "512", "--samples", "2", "--far", "640", *SMALL]
     words += ["--far-samples", "1", "--set", "ask.max_new_tokens=2", "--output", tmp_path / "out.json"]
     assert reproduce(*with_text(text, tmp_path / "work", *words)) == 0
@@ -292,7 +292,7 @@ def test_table_from_end_to_end_and_again(text, tmp_path, capsys):
     assert "nothing to resume" in (tmp_path / "work" / "main" / "lmm-seed0" / "log.txt").read_text()
 
 
-def test_a_late_stage_from_end_to_end(text, tmp_path):
+def test_a_late_stage_from_end_to_end(in_process, text, tmp_path):
     words = ["--rows", "lmm", *trained(1), "--lengths", "512", "--samples", "1", "--names", "single_2", *SMALL]
     words += ["--set", "ask.max_new_tokens=2", "--set", "late:training.steps=2"]
     assert reproduce(*with_text(text, tmp_path / "work", "--stage", "late", *words)) == 0
@@ -440,7 +440,7 @@ def test_facts_alone_have_a_place_in_the_picture(monkeypatch):
     assert panel["ticks"] == {4000: "0k"}
 
 
-def test_exact_from_end_to_end(text, tmp_path):
+def test_exact_from_end_to_end(in_process, text, tmp_path):
     words = ["--sets", "exact", "--rows", "lmm,window", "--names", "single_2", "--lengths", "256", "--samples", "2"]
     words += ["--set", "ask.max_new_tokens=2", *trained(2)]
     changes = ["model.hidden_size=16", "model.intermediate_size=16", "training.log_every=1"]
@@ -456,7 +456,7 @@ def test_exact_from_end_to_end(text, tmp_path):
     assert (config["variant"], config["memory"]["depth"], config["memory_write_cost"]) == ("lmm", 1, 0.3)
 
 
-def test_lessons_from_end_to_end(text, facts, tmp_path):
+def test_lessons_from_end_to_end(in_process, text, facts, tmp_path):
     words = ["babilong", "--sets", "lessons", "--rows", "lmm,attention", "--names", "qa1", "--lengths", "0k"]
     words += ["--train-text", text, "--test-text", text, "--facts", facts, "--work", tmp_path / "work"]
     words += ["--samples", "2", "--set", "ask.max_new_tokens=2", *trained(2)]

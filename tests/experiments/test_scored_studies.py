@@ -45,11 +45,6 @@ group = "A"
 architecture = "linear"
 [sets.a_4.rows.lmm.model]
 hidden_size = 8
-num_hidden_layers = 1
-num_attention_heads = 1
-intermediate_size = 8
-patch_length = 8
-patch_stride = 4
 [sets.a_8]
 group = "A"
 rows_of = "a_4"
@@ -80,28 +75,22 @@ def run(words):
     assert not ended.value.code
 
 
-def test_from_files_to_a_table(folder, monkeypatch, capsys):
+def test_from_files_to_a_table(in_process, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     words = ["reproduce", "own.toml", "--data", "data", "--jobs", "2"]
     run([*words, "--rows", "linear"])
-    run([*words, "--sets", "a_4"])
     shown = capsys.readouterr().out
     work = folder / "runs" / "own"
     results = json.loads((work / "results.json").read_text())["results"]
-    assert [(r["set"], r["model"]) for r in results] == [
-        ("a_4", "linear"),
-        ("a_4", "lmm"),
-        ("a_8", "linear"),
-        ("b_4", "linear"),
-    ]
-    each = {r["set"]: r["score"]["mse"] for r in results if r["model"] == "linear"}
+    assert [r["set"] for r in results] == ["a_4", "a_8", "b_4"]
+    each = {r["set"]: r["score"]["mse"] for r in results}
     assert f"| linear | {(each['a_4'] + each['a_8']) / 2:.3f} | {each['b_4']:.3f} | 0.5 |" in shown
     assert "| model | A | b_4 | A (paper) |" in shown
     assert "**Mean absolute error, test**" in shown
     assert not list(work.glob("*/*/score")), "predictions are deleted"
-    saved = work / "a_4" / "lmm-seed0" / "score.json"
+    saved = work / "a_4" / "linear-seed0" / "score.json"
     before = saved.stat().st_mtime_ns
-    run([*words, "--sets", "a_4"])
+    run([*words, "--rows", "linear"])
     assert saved.stat().st_mtime_ns == before
 
 
@@ -128,6 +117,12 @@ def test_wrong_folders(folder, monkeypatch, options, words):
         make_jobs(study, Choice(Path("runs/own"), **options))
 
 
+def test_an_unknown_verb(folder):
+    (folder / "own.toml").write_text(STUDY.replace('verb = "forecasting"', 'verb = "forecast"'))
+    with pytest.raises(ValueError, match=r"own\.toml, sets\.a_4: score\.verb is 'forecast'; allowed: forecasting, dna"):
+        load_study(str(folder / "own.toml"))
+
+
 def test_a_missing_file_is_named_with_its_set(folder, monkeypatch):
     monkeypatch.chdir(folder)
     Path("data/b.csv.gz").unlink()
@@ -137,7 +132,7 @@ def test_a_missing_file_is_named_with_its_set(folder, monkeypatch):
     assert make_jobs(study, Choice(Path("runs/own"), data=["data"], sets="a_4"))
 
 
-def test_dna_from_a_table_to_accuracies(tmp_path, monkeypatch, capsys):
+def test_dna_from_a_table_to_accuracies(in_process, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     draw = random.Random(0)
     lines = [f"{''.join(draw.choices('ACGT', k=60))}\t{i % 2}\n" for i in range(60)]

@@ -252,7 +252,7 @@ def test_data_is_for_studies_of_text(books, capsys):
     assert "--data is not used by the study niah" in capsys.readouterr().err
 
 
-def test_two_rows_from_end_to_end_and_again(study, books, tmp_path, capsys):
+def test_two_rows_from_end_to_end_and_again(in_process, study, books, tmp_path, capsys):
     words = [study, "--data", books, "--budget", "0.1", "--work", tmp_path / "work", "--jobs", "2"]
     words += ["--set", "speed.lengths="]
     assert reproduce(*words) == 0

@@ -1,4 +1,4 @@
-"""The code of docs/graft.md runs in the order of the page."""
+"""The Python code of docs/graft.md runs in the order of the page."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ def test_the_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in blocks(PAGE):
-        assert block.language == "python"
-        exec(compile(block.code, str(PAGE), "exec"), names)
+        if block.language == "python":  # the others train for longer than a test may
+            exec(compile(block.code, str(PAGE), "exec"), names)
     assert names["cache"].columns == 1000
     assert names["cache"].layers[0].keys.shape[2] == 131
     assert names["answer"].shape == (1, 13)

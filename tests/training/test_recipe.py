@@ -162,4 +162,6 @@ def test_files_that_are_no_recipe(tmp_path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_of_the_repository_is_valid(path):
     recipe = load_recipe(path)
-    assert tomllib.loads(recipe.to_toml())["training"]["steps"] == recipe.training.steps
+    written = tomllib.loads(recipe.to_toml())["training"]
+    length = "steps" if recipe.training.epochs is None else "epochs"
+    assert written[length] == getattr(recipe.training, length)

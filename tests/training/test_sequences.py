@@ -80,7 +80,7 @@ def test_baselines_and_a_pretrained_trunk(sequences, table_file, tmp_path):
         "training": {"steps": 2, "batch_size": 2, "cpu": True},
     }
     train(parse_recipe(language), tmp_path / "language")
-    sequences["training"] |= {"epochs": 0.2}
+    sequences["training"] |= {"epochs": 0.1}
     sequences["sequences"] |= {"validation_share": 0.1, "test_share": 0.1}
     for name, model in {
         "cnn": {"architecture": "cnn", "max_length": 64},

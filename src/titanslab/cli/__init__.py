@@ -10,6 +10,7 @@ import threading
 VERBS = {
     "quickstart": ("titanslab.cli.quickstart", "See a memory recall facts that a window cannot, in minutes."),
     "train": ("titanslab.cli.train", "Train a model from a recipe into a run folder."),
+    "graft": ("titanslab.cli.graft", "Give a pretrained model a memory, and train it on long documents."),
     "tokenizer": ("titanslab.cli.tokenizer", "Make a tokenizer from texts, for models trained on them."),
     "tokenize": ("titanslab.cli.tokenize", "Make tokens of texts, in a folder that recipes name as data."),
     "generate": ("titanslab.cli.generate", "Continue a prompt with a trained model."),

@@ -16,6 +16,8 @@ from titanslab.cli.evaluate_dna import ABOUT as DNA_ABOUT
 from titanslab.cli.evaluate_dna import dna
 from titanslab.cli.evaluate_forecasting import ABOUT as FORECASTING_ABOUT
 from titanslab.cli.evaluate_forecasting import forecasting
+from titanslab.cli.evaluate_graft import ABOUT as GRAFT_ABOUT
+from titanslab.cli.evaluate_graft import graft
 from titanslab.cli.evaluate_language import ABOUT as LANGUAGE_ABOUT
 from titanslab.cli.evaluate_language import language
 from titanslab.cli.options import MOST_SEED, Device, command, output_folder
@@ -28,6 +30,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "language": (language, LANGUAGE_ABOUT),
     "forecasting": (forecasting, FORECASTING_ABOUT),
     "dna": (dna, DNA_ABOUT),
+    "graft": (graft, GRAFT_ABOUT),
 }
 OWN_OPTIONS_AT = 3  # a task's own options stand after --model, --lengths and --samples
 

@@ -60,6 +60,11 @@ def train(
         raise Interrupted(_how_to_resume(recipe, assignments or [], output)) from None
     if result["loss"] is not None:
         typer.echo(f"{output}: {result['steps']} steps, last loss {result['loss']:.4f}")
+        if settings.kind == "graft":
+            from titanslab.cli.graft import finish
+
+            finish(output, settings)
+            return
         typer.echo("\n".join(_what_next(output, settings)))
 
 
@@ -78,7 +83,11 @@ def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
         yield f"  titans forecast {file} --model {run}"
         return
     if settings.kind == "sequences":
-        yield f"  titans evaluate dna --model {run} --data TEST_FILE"
+        aside = output / "test.tsv"
+        yield f"  titans evaluate dna --model {run} --data {shlex.quote(str(aside)) if aside.exists() else 'TEST.tsv'}"
+        return
+    if data.tokenizer == "dna":
+        yield f"  titans track GENOME.fa --model {run}"
         return
     if data.train is not None:
         yield f'  titans generate --model {run} --prompt "Once upon a time"'

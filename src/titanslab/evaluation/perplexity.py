@@ -112,7 +112,7 @@ def evaluate_perplexity(
         loss=loss,
         perplexity=math.exp(loss) if loss < 700 else math.inf,
         bits_per_byte=float(sums.sum()) / math.log(2) / num_bytes,
-        positions=_buckets(sums, counts),
+        positions=position_buckets(sums, counts),
     )
 
 
@@ -172,9 +172,14 @@ def _batch_losses(model: PreTrainedModel, batch: list[Tensor]) -> tuple[np.ndarr
     return torch.cat(losses, 1).numpy(), scored
 
 
-def _buckets(sums: np.ndarray, counts: np.ndarray) -> list[PositionBucket]:
-    """Buckets of 1, 2, 3-4, 5-8, ... tokens of context, the start token included; empty ones are left out."""
-    edges = [0, 1]
+def position_buckets(sums: np.ndarray, counts: np.ndarray, first: int = 1) -> list[PositionBucket]:
+    """Buckets of 1, 2, 3-4, 5-8, ... tokens of context, the start token included; empty ones are left out.
+
+    Args:
+        sums, counts: `[T]`, the sum of the losses and the number of tokens at each position.
+        first: tokens of the first bucket, after which the next one has as many.
+    """
+    edges = [0, first]
     while edges[-1] < len(sums):
         edges.append(min(2 * edges[-1], len(sums)))
     spans = [(low, high, int(counts[low:high].sum())) for low, high in pairwise(edges)]

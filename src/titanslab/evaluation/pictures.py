@@ -17,7 +17,7 @@ from titanslab.tasks.sample import length_label
 from titanslab.tasks.table import Task
 
 if TYPE_CHECKING:
-    from titanslab.evaluation.perplexity import PerplexityResult
+    from titanslab.evaluation.perplexity import PerplexityResult, PositionBucket
     from titanslab.evaluation.trace import MemoryTrace
 
 DEPTH_BINS = 10
@@ -46,6 +46,25 @@ def plot_positions(lines: Mapping[str, PerplexityResult], path: Path, title: str
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()
+    _save(figure, path, 150)
+
+
+def plot_controls(
+    lines: Mapping[str, Sequence[PositionBucket]], path: Path, title: str, window_size: int | None
+) -> None:
+    """Draw the loss in nats per token over the tokens of context, a line for each condition of a graft's controls."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, found in lines.items():
+        middles = [math.sqrt(bucket.first * bucket.last) for bucket in found]
+        axes.plot(middles, [bucket.loss for bucket in found], marker="o", markersize=3.5, label=name)
+    if window_size is not None:
+        axes.axvline(window_size, color="grey", linestyle=":", linewidth=1, label=f"window, {window_size} tokens")
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="tokens of context before the predicted one", ylabel="loss, nats per token")
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     _save(figure, path, 150)
 
 

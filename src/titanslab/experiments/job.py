@@ -205,7 +205,7 @@ def run(job: Job) -> None:
     if score.verb:
         from titanslab.experiments.scored import measure_once as score_once
 
-        print(f"{job.name}: titans evaluate {score.verb}", file=sys.stderr, flush=True)
+        print(f"{job.name}: scores of {score.verb}", file=sys.stderr, flush=True)
         score_once(last, score, job.folder, job.device)
     language = job.measured("language")
     if language.tasks and language.data:

@@ -1,14 +1,12 @@
-"""Models of a study that a verb of `titans evaluate` measures, such as forecasts and classifiers of DNA."""
+"""The scores of models of a study that are no language models: forecasts, and classifiers of DNA."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from titanslab.documents import read_json
 from titanslab.experiments.record import read_record, write_record
 
 if TYPE_CHECKING:
@@ -18,36 +16,55 @@ FOLDER, RESULT = "score", "score.json"
 
 
 def measure_once(run: Path, settings: Score, folder: Path, device: str) -> None:
-    """Run the verb on the model of a run, and write its summary to score.json in `folder`.
+    """Score the model of a run, and write the scores to score.json in `folder`.
 
-    A file with the same settings is kept. The predictions that the verb writes are deleted, since those of a study take
-    many GB; the same verb writes them again. Raises ValueError with the last line of the command where it fails, and
-    for a summary without one of `settings.values`.
+    A file with the same settings is kept. Predictions are not: those of a study take many GB, and `titans evaluate`
+    writes them for any run. Raises ValueError for scores without a number that `settings.values` names.
     """
     wanted = wanted_settings(settings)
     if read(folder).get("settings") == wanted:
         return
-    output = folder / FOLDER
-    words = ["evaluate", settings.verb, "--model", str(run), "--output", str(output), "--device", device]
-    words += [] if settings.data is None else ["--data", settings.data]
-    words += settings.flags
-    done = subprocess.run([sys.executable, "-m", "titanslab.cli", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise ValueError(f"titans evaluate {settings.verb}: {lines[-1] if lines else 'no output'}")
-    summary = read_json(output / "summary.json", dict[str, Any])
+    assert settings.data is not None
+    found = SCORERS[settings.verb](run, settings.data, folder / FOLDER, device)
     for name in settings.values:
-        if not isinstance(summary.get(name), int | float):
-            raise ValueError(f"titans evaluate {settings.verb} writes no number {name!r} to its summary")
-    write_record(folder / RESULT, {"settings": wanted, "results": summary})
-    shutil.rmtree(output)
+        if not isinstance(found.get(name), int | float):
+            raise ValueError(f"the scores of {settings.verb} have no number {name!r}; they are {', '.join(found)}")
+    write_record(folder / RESULT, {"settings": wanted, "results": found})
 
 
 def wanted_settings(settings: Score) -> dict[str, Any]:
     """The settings on which the file score.json depends."""
-    return {"verb": settings.verb, "data": settings.data, "flags": settings.flags}
+    return {"verb": settings.verb, "data": settings.data}
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The content of score.json; empty without that file."""
     return read_record(folder / RESULT)
+
+
+def _forecasting(run: Path, data: str, output: Path, device: str) -> dict[str, Any]:
+    """The summary of `titans evaluate forecasting` on the test rows."""
+    from titanslab.evaluation.forecasting.run import ForecastingRun, open_stage, run_forecasting
+    from titanslab.runs.loading import pick_device
+
+    settings = ForecastingRun(str(run), data, output, device=pick_device(device))
+    try:
+        return run_forecasting(settings, open_stage(settings))
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+
+
+def _dna(run: Path, data: str, output: Path, device: str) -> dict[str, Any]:
+    """The scores of `titans evaluate dna` on labelled sequences, or on the test part of a set."""
+    from titanslab.data.dna.labelled import read_labelled
+    from titanslab.evaluation.dna.classify import evaluate_classifier, predict
+    from titanslab.runs.classifier import open_classifier
+    from titanslab.tasks.dna.sets import is_set, read_set
+
+    asked = read_set(data)[1] if is_set(data) else read_labelled(data, name="score.data")
+    model, tokenizer, facts = open_classifier(run, device)
+    found = predict(model, tokenizer, asked, facts, rc=facts.rc)
+    return evaluate_classifier(asked, found, facts.labels)
+
+
+SCORERS: dict[str, Callable[[Path, str, Path, str], dict[str, Any]]] = {"forecasting": _forecasting, "dna": _dna}

@@ -158,22 +158,28 @@ class Speed:
     repeats: int = 3
 
 
+SCORED = ("forecasting", "dna")  # the verbs of [score]
+
+
 @dataclass
 class Score:
-    """[score]: a verb of `titans evaluate` that measures each trained model, for models that are no language models.
+    """[score]: the scores of a verb of `titans evaluate` for each trained model that is no language model.
 
     Args:
         verb: "forecasting" or "dna"; an empty one = no such measure.
-        data: the file on which the model is measured; None = the file that it was trained on, of which the verb takes
-            the test rows.
+        data: the file on which the model is measured; None = the test rows of the file that it was trained on, or the
+            sequences that its run set aside.
         values: names of values in the verb's summary.json; each makes a table, whose columns are groups of sets.
-        flags: further words of the command.
     """
 
     verb: str = ""
     data: str | None = None
     values: list[str] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
+
+    def check(self, origin: str) -> None:
+        """ValueError for an unknown verb."""
+        if self.verb not in ("", *SCORED):
+            raise ValueError(f"{origin}: score.verb is {self.verb!r}; allowed: {', '.join(SCORED)}")
 
 
 @dataclass

@@ -415,6 +415,7 @@ def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str
             below.get(section, {}), checked(part.get(section, {}), dict[str, Any], f"{origin}: {where}{section}")
         )
         measures[section] = build_settings(kind, own, f"{where}{section}", origin)
+    measures["score"].check(f"{origin}, {where.rstrip('.') or 'main'}")
     if measures["size"].like and measures["size"].like not in rows:
         like = measures["size"].like
         raise ValueError(f"{origin}: [{where}size] like = {like!r} is not a row{nearest(like, tuple(rows))}")

@@ -21,7 +21,7 @@ def check_input(layer: "NeuralMemory", x: Tensor) -> None:
     if x.dim() != 3 or x.shape[2] != layer.hidden_size:
         fix = "project it, or make the layer with another hidden_size"
         if x.dim() != 3:
-            fix = "one row is x.unsqueeze(0)" if x.dim() == 2 else "flatten what is more than rows and tokens"
+            fix = "one row is x.unsqueeze(0)" if x.dim() == 2 else "reshape it"
         raise ValueError(f"x must have shape [B, T, {layer.hidden_size}] (hidden_size), got {list(x.shape)}; {fix}")
     if layer.memory_weights[0].is_meta and not x.is_meta:
         raise ValueError(

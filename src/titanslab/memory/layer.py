@@ -483,7 +483,7 @@ class NeuralMemory(nn.Module):
 
 
 def check_writes(learn: bool | None, write_scale: float | None) -> None:
-    """ValueError for what is no flag or no scale, or a scale that frozen writes would ignore; None = not said."""
+    """ValueError for a `learn` that is no bool, or a scale that is negative or has no effect; None = not said."""
     if not isinstance(learn, bool | None):
         raise ValueError(f"learn must be True or False, got {learn!r}")
     if write_scale is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta, Struct
 
 from titanslab.documents import checked, read_json, reason
+from titanslab.runs.bases import base_folder, base_of, is_graft
 from titanslab.runs.checkpoints import last_complete
 from titanslab.runs.weights import check_model_files
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 logger = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ def quiet_libraries() -> None:
 
 
 def find_model_folder(name: str | Path) -> Path:
-    """The folder with config.json and weights: `name` itself, or the last whole checkpoint of the run in it.
+    """The folder with config.json and weights, or of a graft: `name` itself, or the last whole checkpoint of its run.
 
     Raises:
         FileNotFoundError: the folder does not exist. ValueError: it holds no model.
@@ -119,7 +121,7 @@ def find_model_folder(name: str | Path) -> Path:
         raise FileNotFoundError(f"model {str(name)!r} does not exist (looked for {path.absolute()})")
     if path.is_file():
         raise ValueError(f"model {str(name)!r} is a file; give the folder that holds config.json and the weights")
-    if (path / "config.json").exists():
+    if (path / "config.json").exists() or is_graft(path):
         return path
     checkpoint = last_complete(path / "checkpoints")
     if checkpoint is None:
@@ -132,10 +134,11 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
     """Load a causal language model from a folder, in evaluation mode and in the dtype it was saved in.
 
     A run that has not finished gives its newest checkpoint, with a warning in the log. Only safetensors are read and
-    no code from the folder is run. `config_changes` are fields of the config with other values than in the folder.
+    no code from the folder is run. The folder of a graft gives its base with the memories. `config_changes` are fields
+    of the config with other values than in the folder.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
+        FileNotFoundError: the folder, or the base of a graft, does not exist.
         ValueError: it is not a model, or its weights are cut off, missing or of other shapes; the message is one line.
     """
     from transformers import AutoModelForCausalLM
@@ -146,7 +149,28 @@ def load_model(name: str | Path, **config_changes: Any) -> PreTrainedModel:
             f"the model in {str(name)!r} forecasts series (model_type {config.model_type!r}), and a language model is "
             "needed here; see titans evaluate forecasting"
         )
+    folder = find_model_folder(name)
+    if is_graft(folder):
+        from titanslab.graft import load_graft
+
+        base = base_of(folder)
+        model: Any = load_base(base, **config_changes)
+        return load_graft(folder, model)
     return load_weights(name, AutoModelForCausalLM, **config_changes)
+
+
+def load_base(name: str, **config_changes: Any) -> PreTrainedModel:
+    """`load_model` for a base of a graft, which may be a name on the hub; the model is known by that name.
+
+    Raises:
+        ValueError: the base has a graft already.
+    """
+    folder = base_folder(name)
+    if folder.exists() and is_graft(find_model_folder(folder)):
+        raise ValueError(f"base {name!r} has a graft already; give its base, {base_of(find_model_folder(folder))!r}")
+    model: Any = load_model(folder, **config_changes)
+    model.config._name_or_path = str(folder.resolve()) if Path(name).expanduser().exists() else name
+    return model
 
 
 def load_forecaster(name: str | Path, **config_changes: Any) -> PreTrainedModel:
@@ -216,7 +240,10 @@ def load_weights(name: str | Path, kind: Any, *, new: tuple[str, ...] = (), **co
 
 def load_config(name: str | Path, **changes: Any) -> PreTrainedConfig:
     """The config of the model in a folder, with changes; no weights are read. Raises the errors of `load_model`."""
-    return read_config(find_model_folder(name) / "config.json", **changes)
+    folder = find_model_folder(name)
+    if is_graft(folder):
+        folder = find_model_folder(base_folder(base_of(folder)))
+    return read_config(folder / "config.json", **changes)
 
 
 def read_config(file: Path, **changes: Any) -> PreTrainedConfig:
@@ -242,10 +269,13 @@ def read_config(file: Path, **changes: Any) -> PreTrainedConfig:
 
 
 def load_model_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved beside a model; ValueError where there is none."""
+    """The tokenizer saved beside a model, or beside the base of a graft; ValueError where there is none."""
     from titanslab.data import load_tokenizer
 
-    return load_tokenizer(str(find_model_folder(name)))
+    folder = find_model_folder(name)
+    if is_graft(folder) and not any((folder / file).exists() for file in TOKENIZER_FILES):
+        folder = base_folder(base_of(folder))
+    return load_tokenizer(str(folder))
 
 
 def _one_line(error: BaseException) -> str:

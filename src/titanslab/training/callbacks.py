@@ -61,10 +61,13 @@ class MetricsWriter(TrainerCallback):
 
 
 class ProgressLine(TrainerCallback):
-    """Reports each step to a progress bar; losses and tokens per second of each log are its note."""
+    """Reports each step to a progress bar; losses and tokens per second of each log are its note.
 
-    def __init__(self, show: Progress, metrics: MetricsWriter) -> None:
-        self.show, self.metrics = show, metrics
+    `counted`: how the note calls tokens.
+    """
+
+    def __init__(self, show: Progress, metrics: MetricsWriter, counted: str = "tokens") -> None:
+        self.show, self.metrics, self.counted = show, metrics, counted
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.show(state.global_step, state.max_steps)
@@ -77,7 +80,7 @@ class ProgressLine(TrainerCallback):
             labels = {"loss": "loss", "eval_loss": "validation loss", "eval_bits_per_byte": "bits/byte"}
             labels |= {"eval_accuracy": "accuracy"}
             parts = [f"{label} {line[name]:.4f}" for name, label in labels.items() if name in line]
-            parts += [f"{line['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in line else []
+            parts += [f"{line['tokens_per_second']:,.0f} {self.counted}/s"] if "tokens_per_second" in line else []
             self.show(state.global_step, state.max_steps, ", ".join(parts))
 
 

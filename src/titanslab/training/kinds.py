@@ -1,13 +1,16 @@
 """The data and the model of a recipe, by its kind."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from titanslab.training.graft_sections import GRAFT
 from titanslab.training.model import build_model, set_manner
 from titanslab.training.recipe import Recipe
 from titanslab.training.sequence_sections import SEQUENCES
 from titanslab.training.series_sections import SERIES
 from titanslab.training.sources import Reading, RunData, open_data
+from titanslab.training.trainer import TitansTrainer
 
 
 def open_recipe(
@@ -20,6 +23,10 @@ def open_recipe(
         reading, tokenizer: see `open_data`.
         say: called with facts about the data.
     """
+    if recipe.kind == GRAFT:
+        from titanslab.training.graft import open_graft
+
+        return open_graft(recipe, processes, reading, say)
     if recipe.kind == SERIES:
         from titanslab.training.series import open_series
 
@@ -36,3 +43,12 @@ def open_recipe(
         return model
 
     return data, make
+
+
+def trainer_kind(recipe: Recipe) -> Callable[..., TitansTrainer]:
+    """The class of a recipe's Trainer, or a function with its arguments."""
+    if recipe.kind != GRAFT:
+        return TitansTrainer
+    from titanslab.training.graft_trainer import GraftTrainer
+
+    return partial(GraftTrainer, section=recipe.model)

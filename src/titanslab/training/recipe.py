@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from titanslab.models.config import nearest
+from titanslab.training.graft_sections import GRAFT, GraftDataRecipe, GraftRecipe
 from titanslab.training.recipe_file import read_recipe_file
 from titanslab.training.sequence_sections import SEQUENCES, ClassifierRecipe, SequencesRecipe
 from titanslab.training.series_sections import SERIES, ForecasterRecipe, SeriesRecipe
@@ -29,13 +30,19 @@ SHARDINGS = ("ddp", "fsdp")
 LENGTHS = ("steps", "epochs")  # keys of [training] of which one sets the length of the run
 LAST, BEST = "last", "best"  # allowed values of training.keep
 TEXT = "data"
-# The kinds of recipes, by the name of the section with the data: the types of [model] and of that section.
+# The kinds of recipes, by the name of the section that only they have: the types of the model's and the data's section.
 KINDS: dict[str, tuple[type, type]] = {
-    TEXT: (ModelRecipe, DataRecipe),
+    GRAFT: (GraftRecipe, GraftDataRecipe),
     SERIES: (ForecasterRecipe, SeriesRecipe),
     SEQUENCES: (ClassifierRecipe, SequencesRecipe),
+    TEXT: (ModelRecipe, DataRecipe),
 }
 SECTIONS = ("model", *KINDS, "training")
+
+
+def section_names(kind: str) -> tuple[str, str]:
+    """The names of the sections with the model and with the data of a kind of recipes."""
+    return (GRAFT, TEXT) if kind == GRAFT else ("model", kind)
 
 
 @dataclass
@@ -150,7 +157,7 @@ class Recipe:
     """A whole recipe; `load_recipe` reads one, `to_toml` writes it back with every default filled in.
 
     Args:
-        kind: what is trained, a key of `KINDS`; it is the name of the section in `data`.
+        kind: what is trained, a key of `KINDS`.
         model, data, training: the sections, of the types that `KINDS` has for the kind.
     """
 
@@ -167,11 +174,12 @@ class Recipe:
         self.data.check_with(self.model, self.training)
         if self.data.validates:
             return
+        data = section_names(self.kind)[1]
         for name in ("eval_every", "patience"):
             if getattr(self.training, name) is not None:
-                raise ValueError(f"training.{name} needs {self.kind}.validation, which is missing")
+                raise ValueError(f"training.{name} needs {data}.validation, which is missing")
         if self.training.keep == BEST:
-            raise ValueError(f'training.keep = "{BEST}" needs {self.kind}.validation, which is missing')
+            raise ValueError(f'training.keep = "{BEST}" needs {data}.validation, which is missing')
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """The recipe as nested values, laid out as in the TOML file; `steps` is left out where `epochs` sets it."""
@@ -179,7 +187,8 @@ class Recipe:
         training = dataclasses.asdict(self.training)
         if self.training.epochs is not None:
             del training["steps"]
-        return {"model": model | self.model.options, self.kind: dataclasses.asdict(self.data), "training": training}
+        names = section_names(self.kind)
+        return {names[0]: model | self.model.options, names[1]: dataclasses.asdict(self.data), "training": training}
 
     def to_toml(self) -> str:
         """TOML text from which `parse_recipe` makes an equal recipe."""
@@ -206,17 +215,20 @@ def parse_recipe(table: dict[str, Any], assignments: Sequence[str] = (), origin:
         if not isinstance(section, dict):
             raise ValueError(f"{origin}: {name} must be a section [{name}], got {section!r}")
     kind = _kind(table, assignments, origin)
-    types = {"model": KINDS[kind][0], kind: KINDS[kind][1], "training": TrainingRecipe}
+    model_name, data_name = section_names(kind)
+    if kind == GRAFT and "model" in table:
+        raise ValueError(f"{origin}: [graft] names the base of a graft, so that [model] has no use; remove [model]")
+    types = {model_name: KINDS[kind][0], data_name: KINDS[kind][1], "training": TrainingRecipe}
     origins: dict[str, dict[str, str]] = {name: {} for name in types}  # of the keys that were assigned
     for assignment in assignments:
         section, key = _assign(table, assignment, types)
         origins[section][key] = f"--set {assignment!r}"
         if section == "training" and key in LENGTHS:  # the one that the file has gives way
             table["training"].pop(*(name for name in LENGTHS if name != key), None)
-    model_keys = [f.name for f in dataclasses.fields(types["model"]) if f.name != "options"]
-    model = table.get("model", {})
+    model_keys = [f.name for f in dataclasses.fields(types[model_name]) if f.name != "options"]
+    model = table.get(model_name, {})
     options = {key: value for key, value in model.items() if key not in model_keys}
-    table["model"] = {key: value for key, value in model.items() if key in model_keys} | {"options": options}
+    table[model_name] = {key: value for key, value in model.items() if key in model_keys} | {"options": options}
     parts = {
         name: build_settings(type_, table.get(name, {}), name, origin, origins[name]) for name, type_ in types.items()
     }
@@ -226,12 +238,12 @@ def parse_recipe(table: dict[str, Any], assignments: Sequence[str] = (), origin:
             f"{origin}: training.steps = {training['steps']!r} and training.epochs = {training['epochs']!r} both set "
             "the length of the run; remove one of the two"
         )
-    recipe = Recipe(parts["model"], parts[kind], parts["training"], kind)
+    recipe = Recipe(parts[model_name], parts[data_name], parts["training"], kind)
     recipe.check()
     allowed = recipe.model.option_names()
     for key in recipe.model.options:
         if key not in allowed:
-            raise unknown_key(key, "model", (*allowed, *model_keys), origins["model"].get(key, origin))
+            raise unknown_key(key, model_name, (*allowed, *model_keys), origins[model_name].get(key, origin))
     return recipe
 
 
@@ -239,6 +251,8 @@ def _kind(table: Mapping[str, Any], assignments: Sequence[str], origin: str) -> 
     """The kind of a recipe: the one section of `KINDS` that it has, or that an assignment names; else `TEXT`."""
     found = [name for name in KINDS if name in table]
     found = found or [name for name in KINDS if any(text.startswith(f"{name}.") for text in assignments)]
+    if GRAFT in found:
+        found = [name for name in found if name != TEXT]
     if len(found) > 1:
         raise ValueError(f"{origin}: a recipe has one of the sections {', '.join(f'[{n}]' for n in found)}; remove one")
     return found[0] if found else TEXT

@@ -26,7 +26,7 @@ def checkpoint_to_resume(output: Path, trainer: Any, say: Say) -> Path | None:
     """
     folder, faults = output / "checkpoints", list[str]()
     for path in reversed(checkpoints.all_checkpoints(folder)):
-        fault = checkpoints.problem(path) or (fault_inside(path, trainer.model) if trainer.own_state else "")
+        fault = checkpoints.problem(path) or (trainer.fault_inside(path) if trainer.own_state else "")
         if not fault:
             known = checkpoints.has_checksums(path)
             say(f"resuming from {path.name}" + ("" if known else ", which was written without checksums"))
@@ -64,9 +64,18 @@ def _processes(count: int) -> str:
 
 def fault_inside(checkpoint: Path, model: Any) -> str:
     """Why the files of a checkpoint cannot be those of this model and of its optimiser, in words; "" if they can."""
-    try:
+
+    def check() -> None:
         read_config(checkpoint / "config.json")
         check_weights(checkpoint, model)
+
+    return first_fault(checkpoint, check)
+
+
+def first_fault(checkpoint: Path, check: Callable[[], object]) -> str:
+    """`fault_inside`, where `check` raises ValueError or OSError for weights that are not those of the model."""
+    try:
+        check()
         check_states(checkpoint)
     except (ValueError, OSError) as error:
         return str(error).partition("; ")[0]

@@ -32,7 +32,7 @@ from titanslab.runs.versions import versions
 from titanslab.training.best import BestValidation, take_best
 from titanslab.training.callbacks import METRICS, MetricsWriter, ProgressLine, truncate_metrics
 from titanslab.training.interrupt import StopOnSignal
-from titanslab.training.kinds import open_recipe
+from titanslab.training.kinds import open_recipe, trainer_kind
 from titanslab.training.picture import draw_losses
 from titanslab.training.recipe import BEST, TEXT, Recipe, load_recipe
 from titanslab.training.resume import check_rows, checkpoint_to_resume
@@ -125,7 +125,7 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
     settings = recipe.training
     best = BestValidation(output if settings.keep == BEST else None, data.score, settings.patience)
     stepwise = with_steps(recipe, data, world.num_processes)
-    trainer = make_trainer(stepwise, model, data, output, [stop, metrics, best])
+    trainer = make_trainer(stepwise, model, data, output, [stop, metrics, best], trainer_kind(recipe))
     world.wait_for_everyone()
     if world.is_main_process:
         _open_folder(output, recipe, data.tokenizer, resume)
@@ -141,7 +141,7 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
     with contextlib.ExitStack() as stack:
         if world.is_main_process:
             show: Progress = stack.enter_context(bar("training", "steps", start=None, every=None, keep=True))
-            trainer.add_callback(ProgressLine(show, metrics))
+            trainer.add_callback(ProgressLine(show, metrics, data.counted))
         stack.enter_context(stop)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -270,5 +270,7 @@ def _save_final(trainer: Any, output: Path, result: dict[str, Any], data: RunDat
     (staging / "training_args.bin").unlink(missing_ok=True)
     if data.save is not None:
         data.save(staging)
-    put_in_place(staging, output, last="config.json")  # a folder with a config.json counts as a whole model
+    # a folder with one of these two files counts as a whole model
+    last = next(name for name in ("adapter_config.json", "config.json") if (staging / name).exists())
+    put_in_place(staging, output, last=last)
     write_whole(output / RESULT, json.dumps(result, indent=1) + "\n")

@@ -76,6 +76,7 @@ def open_sequences(recipe: Recipe, say: Callable[[str], None]) -> tuple[RunData,
         score="eval_accuracy",
         compute_metrics=accuracy,
         unit="nats per sequence",
+        counted="bases",
         save=save,
     )
     return data, partial(build_classifier, recipe.model, labels, tokenizer, length)

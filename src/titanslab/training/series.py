@@ -56,6 +56,7 @@ def open_series(recipe: Recipe, say: Callable[[str], None]) -> tuple[RunData, Ca
         validation=part_windows(series, "validation", split, lengths, scalers, section.file),  # type: ignore[arg-type]
         unit=UNITS.get(config.loss, config.loss),
         labels="future_values",
+        counted="values",
         save=facts.write,
     )
     return data, lambda: build_forecaster(recipe.model, config)

@@ -41,7 +41,7 @@ class RunData:
             others where they are greatest.
         compute_metrics: of the Trainer, for scores other than the loss.
         labels: the name of the batch's tensor that the loss needs.
-        unit: of the loss, for the picture.
+        unit: of the loss, for the picture. counted: what the tokens of a log are, such as "values".
         save: writes what the data have to say about the model into the folder of the model, if anything.
     """
 
@@ -55,6 +55,7 @@ class RunData:
     compute_metrics: Callable[[Any], dict[str, float]] | None = None
     labels: str = "labels"
     unit: str = "nats per token"
+    counted: str = "tokens"
     save: Callable[[Path], None] | None = None
 
     def run_rows(self, steps: int, per_step: int) -> Any:

@@ -1,6 +1,7 @@
 """The Hugging Face Trainer with this project's data order, checkpoints, weight decay and watchdog."""
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from titanslab.training.jumps import GradientJumps
 from titanslab.training.muon import MuonWithAdamW, matrix_names
 from titanslab.training.recipe import Recipe, TrainingRecipe
 from titanslab.training.resume import check_weights as check_weight_files
+from titanslab.training.resume import fault_inside
 from titanslab.training.sharding import check_launcher, is_sharded, shard, whole_weights
 from titanslab.training.sources import RunData
 from titanslab.training.trackers import check_trackers, place_logs
@@ -149,6 +151,10 @@ class TitansTrainer(Trainer):
         """Whether weights and states are files of this project, and not of DeepSpeed."""
         return not self.is_deepspeed_enabled
 
+    def fault_inside(self, checkpoint: Path) -> str:
+        """Why a checkpoint cannot be one of this run, in words; "" if it can."""
+        return fault_inside(checkpoint, self.model)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.own_state:
             super()._save_optimizer_and_scheduler(output_dir)
@@ -193,9 +199,14 @@ class TitansTrainer(Trainer):
 
 
 def make_trainer(
-    recipe: Recipe, model: Any, data: RunData, output: Path, callbacks: list[TrainerCallback]
+    recipe: Recipe,
+    model: Any,
+    data: RunData,
+    output: Path,
+    callbacks: list[TrainerCallback],
+    kind: Callable[..., TitansTrainer] = TitansTrainer,
 ) -> TitansTrainer:
-    """The Trainer of a recipe, made without touching the run folder `output`.
+    """The Trainer of a recipe, of the class `kind`, made without touching the run folder `output`.
 
     With training.compile, the blocks of `model` are compiled in place. `callbacks` run besides those that every run
     has. Raises ValueError for rows that the model cannot read and for a tracker that cannot be used here.
@@ -206,7 +217,7 @@ def make_trainer(
         compile_blocks(model)
     check_trackers(settings.report_to)
     check_launcher()
-    trainer = TitansTrainer(
+    trainer = kind(
         model=model,
         args=training_arguments(recipe, output, data.labels, scored=data.compute_metrics is not None),
         train_dataset=data.run_rows(settings.steps, settings.rows(devices(settings))),
