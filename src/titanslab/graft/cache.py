@@ -11,7 +11,19 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from titanslab.graft import cache_file
-from titanslab.graft.window import PLAIN, Slots, Step, WindowLayer, is_held, join, kept_slots, masks, number
+from titanslab.graft.window import (
+    PLAIN,
+    Slots,
+    Step,
+    WindowLayer,
+    is_held,
+    is_ready,
+    join,
+    kept_slots,
+    masks,
+    number,
+    refuse_ready_masks,
+)
 from titanslab.memory.state import TensorTree
 
 if TYPE_CHECKING:
@@ -233,6 +245,7 @@ class GraftCache(Cache):
             self._plain(given, mask, step)
         else:
             assert position is not None
+            refuse_ready_masks(given)
             if window.limit is not None and self.columns and slots.bound + count > window.limit:
                 self._set_back(torch.full_like(slots.seen, count) if mask is None else mask.sum(1), count)
             given["position_ids"] = position - slots.shift[:, None]
@@ -253,6 +266,9 @@ class GraftCache(Cache):
         if step.position is not None:
             given["position_ids"] = step.position
         attention_mask = given.get("attention_mask")
+        if is_ready(attention_mask) and not self.start:
+            return
+        refuse_ready_masks(given)
         if attention_mask is not None and attention_mask.shape[1] == step.index.shape[1]:
             return  # the base's own way, bit by bit
         if attention_mask is not None or self.start or step.index.shape[0] > 1:

@@ -249,6 +249,20 @@ def kept_slots(index: Tensor, window: Window) -> tuple[Tensor | None, Tensor]:
     return order, torch.where(stays.gather(1, order), chosen, -1)
 
 
+def is_ready(mask: Any) -> bool:
+    """Whether an attention mask is more than a row of 0 and 1 for each text, as a model with pictures makes it."""
+    return mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2)
+
+
+def refuse_ready_masks(given: dict[str, Any]) -> None:
+    """ValueError where the arguments of the body hold such a mask, which would have to be replaced."""
+    if is_ready(given.get("attention_mask")):
+        raise ValueError(
+            "the model gives its decoder masks that are made already, and neither a window nor continued() can act on "
+            "them; use window_size=None and whole texts as prompts"
+        )
+
+
 def is_held(layer: Any) -> bool:
     """Whether a layer of a cache holds keys."""
     return isinstance(layer, CacheLayerMixin) and layer.keys is not None and layer.keys.numel() > 0
