@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
 
 from grafted import VOCABULARY, base, grafted, left_padded, text
 from titanslab import GraftCache
@@ -168,6 +169,58 @@ def test_memories_alone_carry_from_piece_to_piece():
     torch.testing.assert_close(again, loss)
     again.backward()
     assert model.graft.memories[0].q_proj.weight.grad.abs().max() > 0
+
+
+def test_padding_of_an_earlier_call_stays_invisible():
+    model = grafted(base())
+    ids, mask = left_padded(2, 9)
+    cache = model.graft.cache()
+    read(model, ids, cache, mask, position_ids=(mask.cumsum(1) - 1).clamp(0))
+    more = text(2, 3, seed=5)
+    alone = model.graft.cache()
+    read(model, ids[:1, 5:], alone)
+    position = torch.tensor([[4, 5, 6], [9, 10, 11]])
+    found = read(model, more, cache, position_ids=position)
+    torch.testing.assert_close(found[:1], read(model, more[:1], alone))
+
+
+def test_recurrent_layers_of_a_base_are_forked_and_turned():
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    linear = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    config = Qwen3NextConfig(
+        vocab_size=VOCABULARY,
+        head_dim=8,
+        linear_value_head_dim=8,
+        shared_expert_intermediate_size=16,
+        layer_types=["linear_attention", "full_attention"],
+        **size,
+        **linear,
+        **experts,
+    )
+    torch.manual_seed(0)
+    model = grafted(AutoModelForCausalLM.from_config(config).eval())
+    assert model.graft.layers == (1,)
+    cache, new = model.graft.read(text(2, 9)), text(2, 3, seed=5)
+    wanted = read(model, new, cache.fork())
+    torch.testing.assert_close(read(model, new, cache.fork()), wanted)
+    turned = cache.fork()
+    turned.reorder_cache(torch.tensor([1, 0]))
+    torch.testing.assert_close(read(model, new.flip(0), turned), wanted.flip(0))
+    torch.testing.assert_close(read(model, new, cache.fork()), wanted)
+
+
+def test_a_call_that_failed_half_way_spoils_its_cache():
+    model = grafted(base())
+    cache = model.graft.read(text())
+    whole = cache.fork()
+    broken = model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read(model, text(), cache)
+    broken.remove()
+    with pytest.raises(ValueError, match="a call with this cache failed half-way"):
+        read(model, text(), cache)
+    assert read(model, text(), whole).isfinite().all()
 
 
 def test_refusals():

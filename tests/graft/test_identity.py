@@ -5,9 +5,17 @@ import pickle
 
 import pytest
 import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import titanslab
-from grafted import MEMORY, NAMES, base, grafted, left_padded, text
+from grafted import MEMORY, NAMES, base, configs, grafted, left_padded, text
 from titanslab import GraftConfig
 from titanslab.graft import ungraft
 
@@ -136,8 +144,36 @@ def test_wrong_models():
     model = grafted(base())
     with pytest.raises(ValueError, match="has a graft already"):
         titanslab.graft(model)
+    size = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    with pytest.raises(ValueError, match="BertEncoder attends to later tokens too"):
+        titanslab.graft(BertForMaskedLM(BertConfig(**size, intermediate_size=8)))
+    with pytest.raises(ValueError, match="has an encoder and a decoder"):
+        titanslab.graft(T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=8, num_layers=1, d_ff=8, d_kv=4)))
+    with pytest.raises(ValueError, match=r"attention_mask must be \[2, 20\]"):
+        model(text(), attention_mask=torch.ones(2, 1, 20, 20, dtype=torch.bool))
     with pytest.raises(ValueError, match="Linear has no list of layers with an attention module"):
         titanslab.graft(torch.nn.Linear(2, 2))
+
+
+def test_a_model_that_reads_pictures_too():
+    text_part = configs()["gemma3"].to_dict()
+    eye = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"image_token_index": 60, "boi_token_index": 61, "eoi_token_index": 62, "mm_tokens_per_image": 4}
+    config = Gemma3Config(text_config=text_part, vision_config=eye | {"image_size": 28, "patch_size": 14}, **tokens)
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(config).eval()
+    ids, mask = left_padded()
+    ids = ids.clamp(max=50)
+    with torch.no_grad():
+        before = [model(ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask, **GENERATE)]
+        grafted(model, trained=False)
+        after = [model(ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask, **GENERATE)]
+    assert same(before, after)
+    assert model.graft.layers == (0, 1)
+    ungraft(model)
+    grafted(model, window_size=12)
+    with pytest.raises(ValueError, match="masks that are made already, and neither a window"):
+        model(ids, attention_mask=mask)
 
 
 def test_config_round_trip():

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from titanslab.cli.errors import in_utf8
 from titanslab.cli.options import MOST_SEED, Device, Learn, MaxNewTokens, MemoryModel, Overwrite, Template
-
-if TYPE_CHECKING:
-    from titanslab.models.cache import TitansCache
 
 
 def ask(
@@ -92,8 +89,10 @@ def empty_answer(prompt: str) -> str:
     )
 
 
-def set_freeze(cache: TitansCache, learn: bool | None) -> None:
+def set_freeze(cache: Any, learn: bool | None) -> None:
     """Set whether the memories of a cache are updated, None = no change; ValueError if the model has no memory."""
-    if learn is False and cache.config.variant == "attention":
+    from titanslab.reading.models import can_freeze
+
+    if learn is False and not can_freeze(cache):
         raise ValueError("--no-learn freezes a memory, and a model of variant 'attention' has none")
     cache.learn = cache.learn if learn is None else learn

@@ -157,14 +157,16 @@ def _command(talk: Session, line: str) -> bool:
 
 def _show_memory(talk: Session) -> None:
     """Print the file, the size and the movement of a session's memory."""
-    if talk.cache.position is None:
+    from titanslab.reading.models import can_freeze, is_empty
+
+    if is_empty(talk.cache):
         _note(f"nothing was read yet; the session will be kept in {talk.file}")
         return
     from titanslab.evaluation.trace import memories_of, memory_norms
 
     size = f"{talk.cache.columns:,} tokens in {talk.cache.nbytes() / 2**20:.1f} MiB"
     _note(f"{talk.file}: {_turns(talk)}, {size}" + ("" if talk.cache.learn else "; the memories are frozen"))
-    if talk.cache.config.variant != "attention":
+    if can_freeze(talk.cache):
         for number, (moved, _) in enumerate(memory_norms(memories_of(talk.model), talk.cache), 1):
             _note(f"block {number}: the memory has moved by {moved:.3f} of its initial size")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,7 +53,7 @@ def inspect(
     ids, whole = first_tokens(source, tokenizer, max_tokens, with_start=cache is None)
     with bar("reading", "tokens") as progress:
         trace = trace_memory(network, torch.tensor([ids]), cache, progress=progress)
-    subtitle = f"{'' if whole else 'the first '}{len(ids):,} tokens, {network.config.variant} model"
+    subtitle = f"{'' if whole else 'the first '}{len(ids):,} tokens, {_kind(network)} model"
     about = {"text": str(text), "model": name, "tokens": len(ids)}
     title = f"The memory of {short} on {text.name}"
     with only_writer(folder, "--output"):
@@ -62,6 +62,11 @@ def inspect(
     if not trace.finite:
         typer.echo("warning: the memory holds values that are not finite; they are grey on the page", err=True)
     typer.echo("\n".join(map(str, written)))
+
+
+def _kind(network: Any) -> str:
+    """The variant of a Titans model, or the type of a grafted one."""
+    return f"grafted {network.config.model_type}" if hasattr(network, "graft") else network.config.variant
 
 
 def short_name(folder: str) -> str:

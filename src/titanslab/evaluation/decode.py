@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import LinearAttentionLayer
 
+from titanslab.graft.pieces import piece_of
 from titanslab.models.cache import CACHE, TitansCache
 
 # Without this argument of a release of transformers, the convolution of a piece does not see the tokens before it.
@@ -51,7 +52,7 @@ class GreedyAnswerer:
         if self.max_new_tokens < 1 or self.piece < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens} and piece {self.piece}; both must be at least 1")
         self.positions = position_table(self.model)
-        if not self.learn and getattr(self.model.config, "variant", "attention") == "attention":
+        if not self.learn and _without_memory(self.model):
             raise ValueError("learn=False freezes a memory, and this model has none")
 
     @torch.inference_mode()
@@ -65,6 +66,8 @@ class GreedyAnswerer:
             )
         if getattr(self.model.config, "model_type", "") == "titans":
             new = self._decode(prompts, advance)
+        elif hasattr(self.model, "graft"):
+            new = self._grafted(*self._pad(prompts), advance)
         elif is_recurrent(self.model.config):
             new = self._recur(*self._pad(prompts), advance)
         else:
@@ -119,6 +122,17 @@ class GreedyAnswerer:
             advance(part.numel())
         return self._continue(output, step)
 
+    def _grafted(self, ids: Tensor, mask: Tensor | None, advance: Callable[[int], object]) -> Tensor:
+        """Continue with a model that has a graft; `mask [B, T]` is 0 at padding, which is on the left."""
+        graft = self.model.graft
+        cache, size, output = graft.cache(), piece_of(graft, len(ids)), None
+        cache.learn = self.learn
+        for start in range(0, ids.shape[1], size):
+            part = ids[:, start : start + size]
+            output = self._step(part, None if mask is None else mask[:, start : start + size], cache)
+            advance(part.numel())
+        return self._continue(output, lambda last: self._step(last, torch.ones_like(last), cache))
+
     def _continue(self, output: Any, step: Callable[[Tensor], Any]) -> Tensor:
         """Greedy tokens `[B, n]` that follow the output of the prompt, until every row has ended."""
         new = output.logits[:, -1:].argmax(-1)
@@ -155,6 +169,11 @@ class GreedyAnswerer:
             return self.model.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :]
         finally:
             self.model.generation_config = saved
+
+
+def _without_memory(model: Any) -> bool:
+    """Whether a model has no memory that could be frozen."""
+    return not hasattr(model, "graft") and getattr(model.config, "variant", "attention") == "attention"
 
 
 class RecurrentCache(DynamicCache):

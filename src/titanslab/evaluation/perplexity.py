@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from titanslab.data.encode import TextEncoder
 from titanslab.evaluation.decode import RecurrentCache, is_recurrent
+from titanslab.graft.pieces import longest_piece
 from titanslab.models.cache import CACHE, cache_of
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def evaluate_perplexity(
             "context_length, batch_size and max_tokens must be 1 or more, got "
             f"{context_length}, {batch_size} and {max_tokens}"
         )
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = position_limit(model)
     if isinstance(limit, int) and context_length > limit:
         raise ValueError(f"context_length is {context_length}, but this model reads at most {limit} tokens")
     windows, documents, num_bytes = _windows(tokenizer, texts, context_length, max_tokens, whole_windows)
@@ -114,6 +115,14 @@ def evaluate_perplexity(
         bits_per_byte=float(sums.sum()) / math.log(2) / num_bytes,
         positions=position_buckets(sums, counts),
     )
+
+
+def position_limit(model: Any) -> int | None:
+    """The longest text that a model reads in tokens, by its config; None = no limit, as with a window that moves."""
+    graft = getattr(model, "graft", None)
+    if graft is not None and graft.window.rotary is not None:
+        return None
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def _windows(
@@ -159,6 +168,8 @@ def _batch_losses(model: PreTrainedModel, batch: list[Tensor]) -> tuple[np.ndarr
     scored = np.arange(length) < np.array([[len(window) - 1] for window in batch])
     piece = min(LONGEST_PIECE, max(64, LOGITS_AT_ONCE // (len(batch) * model.config.vocab_size)))
     losses: list[Tensor] = []
+    graft = getattr(model, "graft", None)
+    piece = piece if graft is None else min(piece, longest_piece(graft) or piece)
     recurrent = length > piece and is_recurrent(model.config)
     cache = RecurrentCache(config=model.config) if recurrent else None
     for start in range(0, length, piece):

@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from titanslab.data.encode import TextDecoder
 from titanslab.evaluation.pictures import plot_trace
 from titanslab.files import write_whole
-from titanslab.memory import NeuralMemory
+from titanslab.memory import MemoryState, NeuralMemory, NeuralMemoryState
 from titanslab.models.cache import TitansCache
 
 PER_TOKEN = ("surprise", "theta", "eta", "alpha")
@@ -69,7 +69,7 @@ def memories_of(model: nn.Module) -> list[NeuralMemory]:
 def trace_memory(
     model: Any,
     input_ids: Tensor,
-    cache: TitansCache | None = None,
+    cache: Any = None,
     *,
     every: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -77,7 +77,7 @@ def trace_memory(
     """Read `input_ids [1, T]` and record surprise and gates of every memory at every token.
 
     Args:
-        model: a Titans model with memories.
+        model: a Titans model with memories, or a model with a graft.
         input_ids: int64 `[1, T]`.
         cache: the state after the text before; it is not changed. None = the model's initial memory.
         every: tokens between two measurements of the norms; default T / 256 in whole chunks.
@@ -89,7 +89,7 @@ def trace_memory(
     if input_ids.dim() != 2 or input_ids.shape[0] != 1 or input_ids.shape[1] == 0:
         raise ValueError(f"input_ids must have shape [1, T] with T of at least 1, got {list(input_ids.shape)}")
     memories = memories_of(model)
-    total, chunk = input_ids.shape[1], model.config.chunk_size
+    total, chunk = input_ids.shape[1], memories[0].chunk_size
     every = every or max(1, total // 256 // chunk) * chunk
     seen: list[np.ndarray] = []  # of each piece [B, 4, t]
     places, norms = [0], [memory_norms(memories, cache)]
@@ -100,11 +100,15 @@ def trace_memory(
         seen.append(np.array([[x[0].flatten(1).double().mean(1).cpu().numpy() for x in block] for block in found]))
 
     with ExitStack() as hooks:
-        base = model.base_model
-        more = {"output_memory_stats": True}
-        hooks.callback(base.register_forward_pre_hook(lambda _, a, kw: (a, kw | more), with_kwargs=True).remove)
-        hooks.callback(base.register_forward_hook(lambda _, __, output: record(output.memory_stats)).remove)
-        for state in model.read_pieces(input_ids, cache, piece_size=every):
+        if hasattr(model, "graft"):
+            pieces = _grafted_pieces(model, input_ids, cache, every, record)
+        else:
+            base = model.base_model
+            more = {"output_memory_stats": True}
+            hooks.callback(base.register_forward_pre_hook(lambda _, a, kw: (a, kw | more), with_kwargs=True).remove)
+            hooks.callback(base.register_forward_hook(lambda _, __, output: record(output.memory_stats)).remove)
+            pieces = model.read_pieces(input_ids, cache, piece_size=every)
+        for state in pieces:
             places.append(state.columns - before)
             norms.append(memory_norms(memories, state))
             if progress is not None:
@@ -114,13 +118,37 @@ def trace_memory(
     return MemoryTrace(per_token, np.array(places), moved, momentum)
 
 
-def memory_norms(memories: list[NeuralMemory], cache: TitansCache | None) -> list[tuple[float, float]]:
+def _grafted_pieces(
+    model: Any, input_ids: Tensor, cache: Any, size: int, record: Callable[[tuple[dict[str, Tensor], ...]], None]
+) -> Iterator[Any]:
+    """Read with a grafted model, and give the stats of each piece to `record`."""
+    from titanslab.graft.pieces import read_pieces
+
+    graft, stats = model.graft, dict[int, dict[str, Tensor]]()
+    graft.stats = stats
+    try:
+        for state in read_pieces(model, input_ids, cache, piece_size=size):
+            record(tuple(stats[place] for place in sorted(stats)))
+            stats.clear()
+            yield state
+    finally:
+        graft.stats = None
+
+
+def _states(cache: Any) -> list[MemoryState]:
+    """The state of each memory in a cache."""
+    if isinstance(cache, TitansCache):
+        return [s.memory.memory for s in cache.states if s is not None and s.memory is not None]
+    layers = [state if isinstance(state, NeuralMemoryState) else state.memory for state in cache.memories]
+    return [layer.memory for layer in layers]
+
+
+def memory_norms(memories: list[NeuralMemory], cache: Any) -> list[tuple[float, float]]:
     """|M - M_0| / |M_0| and |S| / |M_0| of each memory, over all heads and layers; zeros before the first token."""
-    if cache is None or cache.position is None:
+    if cache is None or (cache.position is None if isinstance(cache, TitansCache) else cache.columns == 0):
         return [(0.0, 0.0)] * len(memories)
     found = []
-    states = [s.memory.memory for s in cache.states if s is not None and s.memory is not None]
-    for memory, state in zip(memories, states, strict=True):
+    for memory, state in zip(memories, _states(cache), strict=True):
         starts = [w.detach().double() for w in memory.memory_weights]
         size = torch.stack([w.square().sum() for w in starts]).sum().clamp_min(1e-30)
         change = sum((w[0].double() - start).square().sum() for w, start in zip(state.weights, starts, strict=True))

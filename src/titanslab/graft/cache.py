@@ -11,7 +11,19 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from titanslab.graft import cache_file
-from titanslab.graft.window import Slots, Step, WindowLayer, is_held, join, kept_slots, masks, number
+from titanslab.graft.window import (
+    PLAIN,
+    Slots,
+    Step,
+    WindowLayer,
+    is_held,
+    is_ready,
+    join,
+    kept_slots,
+    masks,
+    number,
+    refuse_ready_masks,
+)
 from titanslab.memory.state import TensorTree
 
 if TYPE_CHECKING:
@@ -54,7 +66,7 @@ class GraftCache(Cache):
         self.columns = 0  # tokens read, padding included
         self.start = 0  # of them, those that `generate()` does not know
         self.rows = -1
-        self._step: tuple[Step, int] | None = None
+        self._step: tuple[Step, int, Tensor] | None = None  # of the call at work: its tokens, their number, what stays
 
     def __repr__(self) -> str:
         return f"GraftCache(batch_size={self.rows}, seq_length={self.columns}, memories={len(self.memories)})"
@@ -97,7 +109,8 @@ class GraftCache(Cache):
     def fork(self) -> "GraftCache":
         """An independent cache of the same content; no tensor is copied."""
         new = GraftCache(self.graft)
-        layers = [copy.copy(layer) for layer in self.layers]
+        # other layers, such as recurrent ones, write their tensors in place
+        layers = [copy.copy(layer) if type(layer) in PLAIN else copy.deepcopy(layer) for layer in self.layers]
         new.__dict__.update(self.__dict__, layers=layers, memories=list(self.memories), slots=self.slots.copy())
         return new
 
@@ -132,28 +145,31 @@ class GraftCache(Cache):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Row i becomes a copy of the former row `indices[i]`."""
-        self._rows(lambda t: t.index_select(0, indices.to(t.device)))
+
+        def fn(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, indices.to(tensor.device))
+
+        self._map(fn)
+        for layer in self.layers:
+            if type(layer) not in PLAIN:
+                layer.reorder_cache(indices)  # type: ignore[arg-type]
+        for name in Slots.tensors:
+            tensor = getattr(self.slots, name)
+            if tensor.shape[0] > 1:
+                setattr(self.slots, name, fn(tensor))
         self.rows = len(indices)
 
     reorder_cache = batch_select_indices  # type: ignore[assignment]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row `repeats` times."""
-        self._rows(lambda t: t.repeat_interleave(repeats, dim=0))
-        self.rows *= repeats
-
-    def _rows(self, fn: Callable[[Tensor], Tensor]) -> None:
-        self._map(fn)
-        for name in Slots.tensors:
-            tensor = getattr(self.slots, name)
-            if tensor.shape[0] > 1:
-                setattr(self.slots, name, fn(tensor))
+        self.batch_select_indices(torch.arange(self.rows).repeat_interleave(repeats))
 
     def _map(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Apply `fn` to the tensors of layers and memories."""
         self.memories = [None if state is None else state.map(fn) for state in self.memories]
         for layer in self.layers:
-            if is_held(layer):
+            if type(layer) in PLAIN and is_held(layer):
                 held: Any = layer
                 held.keys, held.values = fn(held.keys), fn(held.values)
 
@@ -195,6 +211,8 @@ class GraftCache(Cache):
         """ValueError unless the cache belongs to the model and has as many rows as the call."""
         if self._graft() is not graft:
             raise ValueError("the cache belongs to another grafted model; give one of model.graft.cache()")
+        if self._step is not None:
+            raise ValueError("a call with this cache failed half-way; fork() a cache before a call that may fail")
         if self.rows not in (-1, batch):
             raise ValueError(
                 f"the cache holds {self.rows} rows, the call has {batch}; batch_repeat_interleave(n) repeats its rows"
@@ -227,17 +245,19 @@ class GraftCache(Cache):
             self._plain(given, mask, step)
         else:
             assert position is not None
+            refuse_ready_masks(given)
             if window.limit is not None and self.columns and slots.bound + count > window.limit:
                 self._set_back(torch.full_like(slots.seen, count) if mask is None else mask.sum(1), count)
             given["position_ids"] = position - slots.shift[:, None]
             full = count == 1 and index.shape[0] == 1 and window.own.count(None) == len(window.own)
             given["attention_mask"] = None if full else masks(window, step, batch, graft.decoder.body.config, dtype)
+        kept = index
         if window.size is not None:
-            keep, _ = kept_slots(index, window)
+            keep, kept = kept_slots(index, window)
             for layer in self.layers:
                 if isinstance(layer, WindowLayer):
                     layer.keep = keep
-        self._step = step, count
+        self._step = step, count, kept
         self.rows = batch
         return given
 
@@ -246,10 +266,13 @@ class GraftCache(Cache):
         if step.position is not None:
             given["position_ids"] = step.position
         attention_mask = given.get("attention_mask")
+        if is_ready(attention_mask) and not self.start:
+            return
+        refuse_ready_masks(given)
         if attention_mask is not None and attention_mask.shape[1] == step.index.shape[1]:
             return  # the base's own way, bit by bit
-        if attention_mask is not None or self.start:
-            real = step.index >= 0
+        if attention_mask is not None or self.start or step.index.shape[0] > 1:
+            real = step.index >= 0  # padding of earlier calls stays invisible
             padded = real.shape[0] > 1 and not bool(real.all())
             given["attention_mask"] = real.to(torch.int64) if padded else None
 
@@ -287,13 +310,11 @@ class GraftCache(Cache):
         slots.bound = int(used.max())
 
     def end(self, mask: Tensor | None, failed: bool) -> None:
-        """The call has ended; one that failed leaves a cache that cannot be used."""
-        if self._step is None:  # the call failed before it began
+        """The call has ended; one that failed, or failed before it began, leaves everything as it is."""
+        if failed or self._step is None:
             return
-        step, count = self._step
+        step, count, index = self._step
         self._step = None
-        if failed:
-            return
         slots, window = self.slots, self.graft.window
         if step.position is None:
             slots.position = torch.full_like(slots.seen[:1], self.columns + count)
@@ -302,9 +323,8 @@ class GraftCache(Cache):
             slots.position = last.amax(1) + 1
         slots.bound += count
         slots.seen = slots.seen + (count if mask is None else mask.sum(1))
-        slots.index = step.index
+        slots.index = index
         if window.size is not None:
-            keep, slots.index = kept_slots(step.index, window)
-            slots.dropped |= keep is not None
+            slots.dropped |= index.shape[1] < step.index.shape[1]
             slots.tail = step.tail[:, -window.tail :] if window.tail else step.tail[:, :0]
         self.columns += count

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from msgspec import Meta
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from titanslab.documents import parse_json
 from titanslab.graft.identity import adapter_hash, base_hash
-from titanslab.graft.window import Slots, WindowLayer
+from titanslab.graft.window import PLAIN, Slots
 from titanslab.tensor_files import agrees, not_finite, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION, NOUN = "titans-graft-cache", "1", "memory"
 WAY_OUT = "read the text again, or restore the file from a copy"
-KNOWN = (DynamicLayer, DynamicSlidingWindowLayer, WindowLayer)
 COUNT = Annotated[int, Meta(ge=0, lt=1 << 40)]
 
 # entry of the header -> its type
@@ -73,7 +72,7 @@ def save(cache: "GraftCache", path: str | os.PathLike[str], notes: dict[str, Any
     """Write a cache, see `GraftCache.save`."""
     if cache.columns == 0:
         raise ValueError("the cache is empty: let the model read some tokens before save()")
-    if other := next((type(layer).__name__ for layer in cache.layers if type(layer) not in KNOWN), ""):
+    if other := next((type(layer).__name__ for layer in cache.layers if type(layer) not in PLAIN), ""):
         raise ValueError(f"the cache of this base has layers of the kind {other}, which no file can hold")
     graft, tensors = cache.graft, cache.tensors()
     if name := not_finite(tensors):

@@ -15,8 +15,8 @@ from titanslab.graft.config import GraftConfig
 from titanslab.graft.identity import base_hash
 from titanslab.graft.memory import GraftedMemory
 from titanslab.graft.read import read
-from titanslab.graft.structure import CACHE_NAMES, Decoder, named
-from titanslab.graft.window import Step, Window, masks, number
+from titanslab.graft.structure import CACHE_NAMES, Decoder, named, parameter_names
+from titanslab.graft.window import Step, Window, is_ready, masks, number, refuse_ready_masks
 
 CALL = "titans_call"  # the argument with which a call goes to attention modules that backward computes again
 
@@ -47,12 +47,14 @@ class Graft:
         self.enabled = self.reads = self.learn = True
         self.stats: dict[int, dict[str, Tensor]] | None = None
         self.call: Call | None = None
+        self.noted: dict[str, Any] = {}  # the attention mask that the whole model was given
         self.handles: list[Any] = []
 
     def attach(self) -> None:
         """Hook the decoder and its attention modules."""
-        body = self.decoder.body
-        self.handles = [
+        body, whole = self.decoder.body, getattr(self.model, "get_base_model", lambda: self.model)()
+        self.handles = [] if whole is body else [whole.register_forward_pre_hook(self.note, with_kwargs=True)]
+        self.handles += [
             body.register_forward_pre_hook(self.before, with_kwargs=True),
             body.register_forward_hook(self.after, with_kwargs=True, always_call=True),
         ]
@@ -162,6 +164,10 @@ class Graft:
         """The call at work; an attention module that is called by itself has a memory that starts anew."""
         return self.call or Call()
 
+    def note(self, whole: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note which tokens are padding; a model that reads pictures too gives its decoder other masks."""
+        self.noted = {"mask": named(parameter_names(whole), args, kwargs).get("attention_mask")}
+
     def before(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Read mask and cache of a call, and give the body a cache that holds the memories too."""
         self.call = None
@@ -183,7 +189,11 @@ class Graft:
                     "cache.memories_alone() from piece to piece"
                 )
         past, start = (0, 0) if cache is None else (cache.columns, cache.start)
-        mask = last_columns(given.get("attention_mask"), batch, count, (count, past - start + count, past + count))
+        padding = given.get("attention_mask")
+        if is_ready(padding):
+            padding = self.noted.get("mask", padding)
+        self.noted = {}
+        mask = last_columns(padding, batch, count, (count, past - start + count, past + count))
         learn = self.learn and (cache is None or cache.learn)
         self.call = Call(mask, cache, learn, 1.0 if cache is None else cache.write_scale, self.stats)
         if self.recomputes(body) and self.decoder.passes_on:
@@ -202,6 +212,7 @@ class Graft:
         (batch, count), window = tokens.shape[:2], self.window
         if window.size is None or count <= window.kept + 1:
             return given
+        refuse_ready_masks(given)
         own = number(mask, count, torch.zeros(1, dtype=torch.int64, device=tokens.device))
         step = Step(own, own, own, None, False)
         position = given.get("position_ids")
@@ -234,7 +245,7 @@ class Graft:
         return bool(getattr(body, "gradient_checkpointing", False)) and body.training
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"call": None}
+        return self.__dict__ | {"call": None, "noted": {}}
 
     def _cache(self, body: nn.Module, given: dict[str, Any]) -> GraftCache | None:
         """The cache of a call, made where the body would make one."""

@@ -38,6 +38,8 @@ def find_decoder(model: nn.Module) -> Decoder:
     Raises:
         ValueError: no list of decoder layers with attention, or the body has no argument for masks and a cache.
     """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise ValueError(f"{type(model).__name__} has an encoder and a decoder; graft() needs a decoder alone")
     found: list[tuple[int, nn.Module, nn.ModuleList]] = []
     for module in _text_part(model).modules():
         for child in module.children():
@@ -51,6 +53,8 @@ def find_decoder(model: nn.Module) -> Decoder:
     attentions = tuple(attention_of(layer) for layer in layers)
     if any(attention is not None and _is_cross(attention) for layer in layers for attention in layer.children()):
         raise ValueError(f"{type(body).__name__} has cross-attention; graft() takes decoders that read one text")
+    if any(getattr(m, "is_causal", True) is False for a in attentions if a is not None for m in a.modules()):
+        raise ValueError(f"{type(body).__name__} attends to later tokens too; graft() needs a decoder")
     parameters = inspect.signature(body.forward).parameters
     names = tuple(parameters)
     passes_on = None not in attentions and all(_takes_more(module) for module in (body, *layers))
@@ -94,6 +98,11 @@ def _takes_more(module: nn.Module) -> bool:
 
 def _is_cross(module: nn.Module) -> bool:
     return bool(getattr(module, "is_cross_attention", False))
+
+
+def parameter_names(module: nn.Module) -> tuple[str, ...]:
+    """The arguments of a module's `forward`, in order."""
+    return tuple(inspect.signature(module.forward).parameters)
 
 
 def named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class WindowLayer(DynamicLayer):
         return keys, values
 
 
+# layers whose calls write no tensor in place
+PLAIN = (DynamicLayer, DynamicSlidingWindowLayer, WindowLayer)
+
+
 def take(x: Tensor, keep: Tensor) -> Tensor:
     """The slots `keep [B, K]` or `[K]` of `x [B,H,N,D]`."""
     keep = keep.to(x.device)  # layers may be on several devices
@@ -243,6 +247,20 @@ def kept_slots(index: Tensor, window: Window) -> tuple[Tensor | None, Tensor]:
     order = stays.to(torch.uint8).argsort(dim=1, stable=True)[:, -kept:]
     chosen = index.gather(1, order)
     return order, torch.where(stays.gather(1, order), chosen, -1)
+
+
+def is_ready(mask: Any) -> bool:
+    """Whether an attention mask is more than a row of 0 and 1 for each text, as a model with pictures makes it."""
+    return mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2)
+
+
+def refuse_ready_masks(given: dict[str, Any]) -> None:
+    """ValueError where the arguments of the body hold such a mask, which would have to be replaced."""
+    if is_ready(given.get("attention_mask")):
+        raise ValueError(
+            "the model gives its decoder masks that are made already, and neither a window nor continued() can act on "
+            "them; use window_size=None and whole texts as prompts"
+        )
 
 
 def is_held(layer: Any) -> bool:

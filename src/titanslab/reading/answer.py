@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from titanslab.data import TextEncoder, padding_id
-from titanslab.models.cache import TitansCache
+from titanslab.reading.models import after_generate, is_empty, new_cache, read, to_generate
 
 LEAST_TEMPERATURE = 1e-6  # below, logits divided by it would not be finite
 
@@ -85,14 +85,14 @@ def _first(value: Any, otherwise: Any) -> Any:
 
 
 def answer(
-    model: Any, tokenizer: Any, cache: TitansCache | None, text: str, sampling: Sampling, streamer: Any = None
-) -> tuple[str, TitansCache]:
+    model: Any, tokenizer: Any, cache: Any, text: str, sampling: Sampling, streamer: Any = None
+) -> tuple[str, Any]:
     """The text that the model generates after `text`, and a new cache after both; `cache` is not changed.
 
     The memories are updated if the cache's `learn` is set. An end token is not read into the new cache.
 
     Args:
-        model, tokenizer: a Titans model and its tokenizer.
+        model, tokenizer: a Titans model, or one with a graft, and its tokenizer.
         cache: the state after the text before; None = the model's initial memory.
         text, sampling: the prompt, and how tokens are drawn.
         streamer: receives tokens as they come, see `generate()`.
@@ -100,17 +100,18 @@ def answer(
     Raises:
         ValueError: the text has no token and the tokenizer no start token.
     """
-    cache = TitansCache(model.config) if cache is None else cache
-    encoder, empty = TextEncoder(tokenizer), cache.position is None
+    cache = new_cache(model) if cache is None else cache
+    encoder, empty = TextEncoder(tokenizer), is_empty(cache)
     start = encoder.start if empty else []
     ids = torch.tensor([[*start, *encoder.chunk(text, empty).tolist()]], dtype=torch.int64)
     if ids.shape[1] == 0:
         raise ValueError("the text is empty; give some text to go on from")
-    before = model.read(ids[:, :-1], cache)
-    view = before.continued()
-    new = sampling.generate(model, tokenizer, ids[:, -1:].to(model.device), streamer, cache=view)
-    view.columns += before.columns
+    before = read(model, ids[:, :-1], cache)
+    given = to_generate(model, before)
+    (view,) = given.values()
+    new = sampling.generate(model, tokenizer, ids[:, -1:].to(model.device), streamer, **given)
+    after_generate(view, before)
     ended = new[0, -1].item() == tokenizer.eos_token_id
-    after = view if ended else model.read(new[:, -1:], view)
+    after = view if ended else read(model, new[:, -1:], view)
     written = tokenizer.decode(new[0].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return written, after

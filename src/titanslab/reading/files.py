@@ -13,10 +13,11 @@ from titanslab.reading.notes import Reading, describe_notes, reading_of
 from titanslab.runs.loading import find_model_folder, open_model, quiet_libraries
 
 if TYPE_CHECKING:
-    from titanslab.models.cache import TitansCache
+    from titanslab.graft.cache_file import GraftCacheHeader
     from titanslab.models.cache_file import CacheHeader
 
 
+FORMATS = ("titans-cache", "titans-graft-cache")  # of memory files
 MAKE_ONE = "titans read TEXT --model RUN --save FILE makes one"
 
 
@@ -62,7 +63,7 @@ def check_memory_file(file: Path, given_as: str, fix: str = MAKE_ONE) -> None:
         with open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             entries = parse_json(stream.read(min(size, JSON_BYTES + 1)), dict[str, Any], origin=name)
-        known = checked(entries.pop("__metadata__", {}), dict[str, Any], name).get("format") == "titans-cache"
+        known = checked(entries.pop("__metadata__", {}), dict[str, Any], name).get("format") in FORMATS
         tensors = checked(entries, dict[str, _Tensor], name)
         end = 8 + size + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     except DocumentError:
@@ -82,7 +83,7 @@ def check_session(file: Path | None, model: str | None, start: Path | None) -> N
         raise ValueError(f"{new}give --model RUN, a run folder or a saved model")
 
 
-def read_header(memory: Path, given_as: str = "") -> CacheHeader:
+def read_header(memory: Path, given_as: str = "") -> CacheHeader | GraftCacheHeader:
     """The header of a memory file, with the notes in it.
 
     Args:
@@ -93,10 +94,10 @@ def read_header(memory: Path, given_as: str = "") -> CacheHeader:
         FileNotFoundError, ValueError: the file does not exist, is damaged, or is no memory file.
     """
     quiet_libraries()
-    from titanslab.models.cache import TitansCache
+    from titanslab.reading.models import header_of
 
     try:
-        return TitansCache.header(memory)
+        return header_of(memory)
     except ValueError:
         if not given_as:
             raise
@@ -105,13 +106,13 @@ def read_header(memory: Path, given_as: str = "") -> CacheHeader:
         ) from None
 
 
-def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[Any, Any, TitansCache | None, str]:
+def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[Any, Any, Any, str]:
     """The model, its tokenizer, the cache in the file `memory` (None if None) and the model's folder.
 
     Without `model`, the folder is the one that the memory file names.
 
     Raises:
-        FileNotFoundError, ValueError: no model is named or found, it is no Titans model, or the memory is of another
+        FileNotFoundError, ValueError: no model is named or found, it keeps no memory, or the memory is of another
             model or has more rows than one.
     """
     notes = {} if memory is None else read_header(memory).notes
@@ -125,9 +126,12 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
             raise ValueError(f"{memory} was written by a model that is not there: {error}; give --model RUN") from None
         raise
     network, tokenizer = open_model(name, device)
-    if network.config.model_type != "titans":
+    from titanslab.reading.models import keeps_memory
+
+    if not keeps_memory(network):
         raise ValueError(
-            f"model {name!r} is a {network.config.model_type!r}; only Titans models keep memories in files"
+            f"model {name!r} is a {network.config.model_type!r} without a graft; only Titans models and models with a "
+            "graft (titans graft) keep memories in files"
         )
     try:
         cache = None if memory is None else load_memory(memory, network)
@@ -137,14 +141,16 @@ def load_reader(model: str | None, memory: Path | None, device: str) -> tuple[An
     return network, tokenizer, cache, str(Path(name).expanduser().resolve())
 
 
-def load_memory(memory: Path, network: Any) -> TitansCache:
+def load_memory(memory: Path, network: Any) -> Any:
     """The cache in a memory file of a model; ValueError if it is damaged, of another model or of several rows."""
-    from titanslab.models.cache import TitansCache
     from titanslab.models.cache_file import WAY_OUT
+    from titanslab.reading.models import is_empty, load_cache
 
-    cache = TitansCache.load(memory, network)
-    if cache.position is None or cache.batch_size != 1:
+    cache = load_cache(memory, network)
+    if is_empty(cache) or cache.batch_size != 1:
         raise ValueError(f"{memory} holds {cache.batch_size} rows; the commands work with one")
+    if hasattr(network, "graft"):
+        return cache
     position = int(cache.position)
     if position > cache.columns and "model" in read_header(memory).notes:  # as every command writes it
         raise ValueError(

@@ -11,6 +11,7 @@ from titanslab.data.template import check_template
 from titanslab.documents import checked
 
 if TYPE_CHECKING:
+    from titanslab.graft.cache_file import GraftCacheHeader
     from titanslab.models.cache_file import CacheHeader
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
@@ -47,32 +48,37 @@ class _Session(Struct):
     manner: _Manner = _Manner()
 
 
-def reading_of(file: Path, header: CacheHeader) -> Reading | None:
+def reading_of(file: Path, header: CacheHeader | GraftCacheHeader) -> Reading | None:
     """The reading that a memory file holds, or None; ValueError for notes of one that are damaged."""
     if not isinstance(text := header.notes.get("text"), dict) or "finished" not in text:
         return None
     way_out = f"read the text again: titans read TEXT --save {file} --overwrite"
     reading = checked(text, Reading, f"{file}: notes of the reading", way_out)
-    if reading.tokens > header.columns:
+    if reading.tokens > _read(header):
         raise ValueError(
             f"{file}: the notes name {reading.tokens:,} tokens of the text, and the memory has read "
-            f"{header.columns:,} in all; {way_out}"
+            f"{_read(header):,} in all; {way_out}"
         )
     return reading
 
 
-def session_of(file: Path, header: CacheHeader) -> tuple[int, dict[str, Any]]:
+def session_of(file: Path, header: CacheHeader | GraftCacheHeader) -> tuple[int, dict[str, Any]]:
     """Turns of a session's file, and its manner as `Manner.given` wrote it; ValueError for notes that are damaged."""
     way_out = f"begin another session, or one with this memory: --session FILE --from {file}"
     session = checked(header.notes, _Session, f"{file}: notes of the session", way_out)
-    if session.turns > header.columns:
+    if session.turns > _read(header):
         raise ValueError(
-            f"{file}: the notes name {session.turns:,} turns, and the memory has read {header.columns:,} tokens; "
+            f"{file}: the notes name {session.turns:,} turns, and the memory has read {_read(header):,} tokens; "
             f"{way_out}"
         )
     if session.manner.template is not None:
         check_template(session.manner.template, f"{file}: notes of the session: manner.template")
     return session.turns, {name: value for name, value in structs.asdict(session.manner).items() if value is not None}
+
+
+def _read(header: Any) -> int:
+    """The tokens that a memory has read, as the header of its kind of file has them."""
+    return header.columns if hasattr(header, "columns") else header.tokens
 
 
 def describe_notes(notes: dict[str, Any]) -> str:

@@ -10,10 +10,9 @@ from typing import Any, Self
 
 from titanslab.data.template import question_prompt
 from titanslab.locks import only_writer
-from titanslab.models.cache import TitansCache
-from titanslab.models.cache_file import weights_fingerprint
 from titanslab.reading.answer import Manner, Sampling, answer
 from titanslab.reading.files import check_place, check_save, check_session, load_memory, load_reader, read_header
+from titanslab.reading.models import identity, new_cache
 from titanslab.reading.notes import session_of
 
 SPOKEN = Sampling(128, 0.8, top_p=0.95)  # for a model whose folder leaves it open
@@ -30,7 +29,7 @@ class Session:
     """A conversation; every turn is saved in `file` before the next one.
 
     Args:
-        model, tokenizer, folder: a Titans model, its tokenizer, and the folder of both.
+        model, tokenizer, folder: a Titans model or one with a graft, its tokenizer, and the folder of both.
         file: the session's file; it need not exist yet.
         cache: the memory after the turns so far.
         start: the memory that the session began with, and begins with again after `forget`.
@@ -43,8 +42,8 @@ class Session:
     tokenizer: Any
     folder: str
     file: Path
-    cache: TitansCache
-    start: TitansCache
+    cache: Any
+    start: Any
     manner: Manner
     turns: int = 0
     held: ExitStack = field(default_factory=ExitStack)
@@ -154,7 +153,7 @@ def _session(
             _check_file(file, start)
             cache, goes_on = load_memory(file, network), True
     turns, earlier = session_of(file, read_header(file)) if goes_on else (0, dict[str, Any]())
-    empty = TitansCache(network.config)
+    empty = new_cache(network)
     cache = empty if cache is None else cache
     begun = empty if goes_on else cache
     return Session(network, tokenizer, folder, file, cache, begun, manner.over(earlier), turns)
@@ -185,7 +184,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 def _default_file(network: Any, folder: str, start: Path | None) -> Path:
     """The session's file of a model, by its weights, in the user's state folder, which is made."""
-    words = [Path(folder).name, *([] if start is None else [start.stem]), weights_fingerprint(network)[:8]]
+    words = [Path(folder).name, *([] if start is None else [start.stem]), identity(network)[:8]]
     sessions = state_folder() / "sessions"
     try:
         sessions.mkdir(parents=True, exist_ok=True)

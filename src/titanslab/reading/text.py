@@ -16,7 +16,7 @@ from torch import Tensor
 
 from titanslab.data import TextEncoder
 from titanslab.data.text import TextPiece, TextSource
-from titanslab.models.cache import TitansCache
+from titanslab.reading.models import fault_of, read_pieces
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ReadProgress:
 class ReadStep:
     """The model's cache, the place in the text and the progress after a piece."""
 
-    cache: TitansCache
+    cache: Any
     place: Place
     progress: ReadProgress
 
@@ -68,7 +68,7 @@ def read_text(
     model: Any,
     path: str | os.PathLike[str],
     tokenizer: Any,
-    cache: TitansCache | None = None,
+    cache: Any = None,
     *,
     place: Place | None = None,
     piece_size: int | None = None,
@@ -78,7 +78,7 @@ def read_text(
     """Read a text file piece by piece; each step that was yielded stays valid when reading stops.
 
     Args:
-        model: a Titans model.
+        model: a Titans model, or one with a graft.
         path: text in UTF-8, also .gz, .xz, .bz2, .zst.
         tokenizer: of the model; its start token comes first where `cache` is None.
         place: the place to continue from, of an earlier `ReadStep` of the same file; None = the start.
@@ -94,8 +94,8 @@ def read_text(
     begin = time.perf_counter()
     recent = deque([(begin, 0)], maxlen=20)
     before, done = 0 if cache is None else cache.columns, 0
-    for state in model.read_pieces(tokens, cache, piece_size=piece_size, learn=learn, write_scale=write_scale):
-        if name := state.not_finite():
+    for state in read_pieces(model, tokens, cache, piece_size=piece_size, learn=learn, write_scale=write_scale):
+        if name := fault_of(state):
             raise FloatingPointError(
                 f"reading {source.path} made numbers that are not finite in {name!r} between token {done:,} and "
                 f"{state.columns - before:,}"

@@ -20,13 +20,20 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     MemoryError for a Titans model that this machine's memory cannot hold.
     """
     section, config = recipe.model, model_config(recipe, tokenizer)
+    model: Any
     if section.pretrained is not None:
-        return load_model(section.pretrained, **config_options(section.options)).float()
+        model = load_model(section.pretrained, **config_options(section.options)).float()
+        if hasattr(model, "graft"):
+            raise ValueError(
+                f"model.pretrained = {section.pretrained!r} has a graft, which a recipe with [graft] trains; name its "
+                "base there"
+            )
+        return model
     if section.architecture is None:
         from titanslab.models.modeling import TitansForCausalLM
 
         _check_memory(config, recipe.training.cpu)
-        model: Any = TitansForCausalLM(config)
+        model = TitansForCausalLM(config)
         if section.start is not None:
             start_usually(model)
         return model

@@ -78,7 +78,8 @@ def verdict(controls: Controls) -> str:
     elif helps:
         cause = (
             f"it lowers the loss by {off:.3f} nats per token, and another document's memory does so too, so that it "
-            "serves as further weights; train with graft.carry, on longer documents or with rows of data.task"
+            "serves as further weights; train for more steps, with graft.carry, on longer documents or with rows of "
+            "data.task"
         )
     elif room is not None and room < LITTLE_ROOM:
         cause = f"these documents gain little from more context ({room:.3f} nats per token with all of it)"
