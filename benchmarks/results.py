@@ -16,6 +16,7 @@ from benchmarks.page import pictures
 from benchmarks.page.files import ROOT
 from benchmarks.page.quality import NO_TEXT, Group, quickstart
 from benchmarks.page.speed import Speeds, decode, peer_runs, peers, speed, streaming
+from benchmarks.page.studies import study
 from benchmarks.page.tables import length_name, table, wrapped
 
 TABLES = Path(__file__).parent / "page" / "results.toml"
@@ -43,6 +44,10 @@ versions, commit and all repeats. The [log](log/README.md) has the experiments b
   which all candidates take turns. Spread is the highest turn minus the lowest one. Nothing has been measured on a GPU.
 - An empty cell was not measured.
 """
+STUDIES = """These tables are those of `titans reproduce`. The models of a table have one size, read the same data in
+the same order, and are tuned alike ([how](studies.md)). The paper's models are larger by two orders of magnitude and
+have read a thousand times as much text: its columns show the order of its rows, and its values cannot be compared with
+ours."""
 
 
 def page(about: dict[str, Any], groups: Iterable[Group]) -> str:
@@ -54,7 +59,8 @@ def page(about: dict[str, Any], groups: Iterable[Group]) -> str:
         decode(about["decode"]),
         streaming(about["streaming"]),
     ]
-    parts = [INTRO.strip(), "## Quality", *quality, "## Speed", *speeds, by_hand(about["by_hand"])]
+    studies = ["## Language, series and DNA", STUDIES, *map(study, about["study"])] if "study" in about else []
+    parts = [INTRO.strip(), "## Quality", *quality, *studies, "## Speed", *speeds, by_hand(about["by_hand"])]
     return "\n\n".join(parts) + "\n"
 
 

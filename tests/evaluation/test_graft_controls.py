@@ -8,11 +8,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
+from transformers import AutoModelForCausalLM
+from transformers.models.llama.configuration_llama import LlamaConfig
 
 from grafted import base, grafted, text
+from titanslab.data import byte_tokenizer
 from titanslab.evaluation.graft.controls import FULL, OFF, ON, OTHER, WINDOW, Controls, measure_controls
 from titanslab.evaluation.graft.documents import longest_documents
+from titanslab.evaluation.graft.facts import facts_recalled
 from titanslab.evaluation.graft.verdict import gains, verdict, write_controls
+from titanslab.tasks.recall.samples import RecallTask
 
 LORA = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
 
@@ -66,6 +71,51 @@ def test_one_document_and_a_limit_of_full_context():
         measure_controls(base(), [text(1, 30)[0].numpy()])
 
 
+@torch.no_grad()
+def test_a_graft_without_memories_is_its_window():
+    torch.manual_seed(3)
+    model = grafted(get_peft_model(base(), LORA), layers="none", window_size=8).eval()
+    documents = [text(2, 30)[0].numpy(), text(2, 30)[1].numpy()]
+    found = measure_controls(model, documents)
+    assert list(found.losses) == [ON, OFF, WINDOW, FULL]
+    np.testing.assert_array_equal(found.losses[ON], found.losses[OFF])
+    assert np.abs(found.losses[ON] - found.losses[WINDOW]).max() > 1e-3, "LoRA is a part of the first alone"
+    logits = model(text(2, 30)[:1]).logits
+    np.testing.assert_allclose(found.losses[ON][0], losses(logits, text(2, 30)[0]), atol=1e-5)
+    assert verdict(found) == 'This graft has no memory (layers = "none"), only a window.'
+
+
+@torch.no_grad()
+def test_facts_are_right_where_the_likeliest_tokens_are():
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    model = grafted(AutoModelForCausalLM.from_config(config).eval(), window_size=16)
+    task = RecallTask(
+        tokenizer,
+        "Some words, and others; nobody knows. " * 40,
+        num_facts=2,
+        value_digits=1,
+        template=" {key}={value}.",
+    )
+    # the output layer prefers one digit everywhere, so that the questions with this value are right
+    model.lm_head.weight.zero_()
+    model.lm_head.weight[tokenizer("7")["input_ids"][0]] = 1e-6
+    for memory in model.graft.memories:
+        memory.output_projection.weight.zero_()
+    model.model.norm.weight.zero_()
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+    model.lm_head.bias[tokenizer("7")["input_ids"][0]] = 1.0
+    found = facts_recalled(model, task, [60], samples=40)
+    batch = task.questions(60, 40, 0)
+    values = batch.input_ids[batch.answer > 0]
+    share = float((values == tokenizer("7")["input_ids"][0]).float().mean())
+    assert 0 < share < 1
+    assert found == {ON: {60: pytest.approx(share)}, OFF: {60: pytest.approx(share)}}
+
+
 def controls(output=0.1, write=0.5, tokens=100, **means):
     """Controls whose losses are the given means, with noise that is not the memory's."""
     noise = np.random.default_rng(0).normal(size=(2, tokens))
@@ -110,8 +160,6 @@ def test_files(tmp_path):
 
 
 def test_the_longest_documents():
-    from titanslab.data import byte_tokenizer
-
     texts = ["ab" * n for n in (1, 20, 3, 9, 60)]
     found = longest_documents(iter(texts), byte_tokenizer(), 2, 50)
     assert [len(ids) for ids in found] == [51, len(longest_documents(texts[1:2], byte_tokenizer(), 1, 50)[0])]

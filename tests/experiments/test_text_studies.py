@@ -318,7 +318,7 @@ def test_widths_are_chosen_for_the_tokenizer_that_was_made(study, books, tmp_pat
     assert choose(plan, dict.fromkeys(("output", "stage", "changes", "sets", "rows", "far_rows"), None) | {
         "work": None, "seeds": "0", "tokenizer": None, "device": "cpu", "names": None, "lengths": None, "samples": None,
         "far": None, "far_samples": None, "train_text": None, "test_text": None, "facts": None, "train_facts": None,
-        "nouns": None, "adjectives": None,
+        "nouns": None, "adjectives": None, "base": None,
     }).work.name == "small"  # fmt: skip
 
 
@@ -408,3 +408,29 @@ def test_a_rate_that_diverges_is_recorded_and_not_chosen(study, books, tmp_path,
     sections[0].rates = [1e-2]
     with pytest.raises(ValueError, match=r"every learning rate of the sweep diverged: 0\.01"):
         tuning.tune(job.recipes()[0], *sections, job.folder, "cpu")
+
+
+def test_the_study_of_genomes_shows_bits_per_base(tmp_path):
+    study = load_study("genome")
+    sizes = {row: size for _, row, size, _, _ in listing(study, None)}
+    assert max(sizes.values()) <= 1.03 * min(sizes.values()), sizes
+    measured = {"perplexity": 4.0, "bits_per_byte": 1.9512, "context_length": 8192, "positions": []}
+    result = {"set": "main", "row": "lmm", "model": "lmm", "seed": 0, "perplexity": {"results": [measured]}}
+    result |= {"cells": [], "language": {}, "sweep": {}}
+    (table,) = text_tables.tables(study, [result], [])
+    assert "**Bits per byte of held-out text**" in table
+    assert "| lmm | 1.9512 |" in table
+
+
+def test_a_row_may_be_measured_at_lengths_of_its_own(tmp_path):
+    study = load_study("genome")
+    assert study.measured("perplexity", "main", "lmm").lengths == "row,1m"
+    assert study.measured("perplexity", "main", "attention").lengths == "row"
+    assert study.measured("perplexity", "main", "attention", ["attention:perplexity.lengths=4k"]).lengths == "4k"
+    path = tmp_path / "own.toml"
+    path.write_text(SMALL + "[rows.other]\nperplexity = { length = 'row' }\n")
+    with pytest.raises(ValueError, match=r"unknown key 'length' in \[rows\.other\.perplexity\]"):
+        load_study(str(path))
+    path.write_text(SMALL.replace('lengths = "row,128"\nmax', 'show = "bits"\nlengths = "row,128"\nmax'))
+    with pytest.raises(ValueError, match=r"perplexity\.show is 'bits'; allowed: perplexity, bits_per_byte"):
+        load_study(str(path))

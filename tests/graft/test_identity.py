@@ -128,7 +128,7 @@ def test_gradient_checkpointing_changes_nothing(name):
     [
         ({"layers": (0, 9)}, "layers has the number 9, and the base has 2 layers, 0 to 1"),
         ({"layers": (0, -2)}, "layers names a layer twice"),
-        ({"layers": "every"}, "layers must be one of all, third, lower, upper; got 'every'"),
+        ({"layers": "every"}, "layers must be one of all, third, lower, upper, none; got 'every'"),
         ({"layers": ()}, "layers must be one of"),
         ({"window_size": 1}, "window_size must be an integer of at least 2, got 1"),
         ({"placement": "gate"}, "placement must be one of mag, mal"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from titanslab.tasks.recall.kv import make_kv_recall
-from titanslab.tasks.recall.samples import RecallTask, answers_right
+from titanslab.tasks.recall.samples import RecallTask, answers_right, recall_rows
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,23 @@ def test_answers_right_needs_every_token(byte, prose):
     wrong = batch.input_ids.clone()
     wrong[0, (batch.answer[0] == 1).nonzero()[-1]] += 1
     assert int(answers_right(wrong, batch).sum()) == len(right) - 1
+
+
+def test_a_short_row_has_an_answer_or_is_refused(byte, tmp_path, prose):
+    (tmp_path / "prose.txt").write_text(prose)
+    options = {"background": str(tmp_path / "prose.txt"), "num_facts": 2, "fact_every": 10}
+    make = recall_rows(byte, **options)
+    task = RecallTask(byte, prose, num_facts=2, fact_every=10)
+    rows = [task.row(180, seed, 0) for seed in range(20)]
+    empty = [bool((row.labels == -100).all()) for row in rows]
+    assert True in empty
+    assert False in empty
+    for seed, row in enumerate(rows):
+        made = make(180, seed)
+        assert any(label != -100 for label in made.labels)
+        assert (made.ids == row.input_ids[0].tolist()) == (not empty[seed]), "a row with an answer stays as it is"
+    with pytest.raises(ValueError, match="a sample of recall does not fit 30 tokens"):
+        make(30, 0)
 
 
 def test_recall_rows_are_fast(byte, prose):

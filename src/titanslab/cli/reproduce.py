@@ -24,8 +24,8 @@ def reproduce(
     study: Annotated[
         str,
         typer.Argument(
-            help="table1, depth, ablation, throughput, niah, babilong, forecasting, dna, or the path of a study of "
-            "yours, a TOML file."
+            help="table1, depth, ablation, throughput, niah, babilong, forecasting, dna, genome, graft, or the path "
+            "of a study of yours, a TOML file."
         ),
     ],
     work: Annotated[
@@ -35,11 +35,12 @@ def reproduce(
     data: Annotated[
         list[str] | None,
         _text(
-            "table1, depth, ablation, throughput: running text; files whose names say validation are held out. "
-            "Repeatable; default: 1 MB of books in the package. forecasting, dna: the folder of the sets."
+            "table1, depth, ablation, throughput, graft: running text; genome: FASTA. Files whose names say validation "
+            "are held out. Repeatable; default: 1 MB of books in the package. forecasting, dna: the folder of the sets."
         ),
     ] = None,
     validation: Annotated[list[str] | None, _text("Held-out text for --data; repeatable.")] = None,
+    base: Annotated[str | None, _text("graft: folder of the language model that gets a memory.")] = None,
     language_data: Annotated[
         str | None, _text("table1: folder of the common-sense tasks, see titans evaluate language.")
     ] = None,

@@ -141,11 +141,14 @@ def width_changes(
 
 def _vocabulary(study: Study, work: Path | None) -> int:
     """Number of tokens of the study's tokenizer; the planned one before it is made."""
-    if work is None or not (work / TOKENIZER).exists():
-        return study.tokenizer.vocabulary if study.tokenizer else 259
-    from titanslab.data import load_tokenizer
+    from titanslab.data.tokenizer import BYTE, DNA, load_tokenizer
 
-    return len(load_tokenizer(str(work / TOKENIZER)))
+    if work is not None and (work / TOKENIZER).exists():
+        return len(load_tokenizer(str(work / TOKENIZER)))
+    if study.tokenizer is not None:
+        return study.tokenizer.vocabulary
+    named = next(iter(study.sets.values())).base.get("data", {}).get("tokenizer", BYTE)
+    return len(load_tokenizer(named if named in (BYTE, DNA) else BYTE))
 
 
 def open_work(study: Study, choice: Choice) -> Study:

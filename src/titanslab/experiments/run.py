@@ -66,7 +66,7 @@ def print_rows(study: Study, sets: str | None) -> None:
     for name, row, parameters, stages, about in listing(study, sets):
         if last and name != last:
             table.add_section()
-        table.add_row("" if name == last else name, row, f"{parameters:,}", stages, about)
+        table.add_row("" if name == last else name, row, f"{parameters:,}" if parameters else "", stages, about)
         last = name
     console = Console(highlight=False)
     console.print(table)

@@ -111,6 +111,13 @@ class Sweep:
     max_tokens: int = 100_000
 
 
+PERPLEXITY = "perplexity"
+SHOWN = {  # perplexity.show: heading and form of its table
+    PERPLEXITY: ("Perplexity on held-out text", ".2f"),
+    "bits_per_byte": ("Bits per byte of held-out text", ".4f"),
+}
+
+
 @dataclass
 class Perplexity:
     """[perplexity]: the loss of each trained model on validation text. Without `lengths`, none is measured.
@@ -120,12 +127,19 @@ class Perplexity:
         max_tokens: most tokens at each length; one window is read in any case.
         batch_tokens: most tokens in one batch.
         text: files of the text; the command line gives them.
+        show: the value of the tables, "perplexity", or "bits_per_byte", which is bits per base for DNA.
     """
 
     lengths: str = ""
     max_tokens: int = 500_000
     batch_tokens: int = 1 << 14
     text: list[str] = field(default_factory=list)
+    show: str = PERPLEXITY
+
+    def check(self, origin: str) -> None:
+        """ValueError for a value that cannot be shown."""
+        if self.show not in SHOWN:
+            raise ValueError(f"{origin}: perplexity.show is {self.show!r}; allowed: {', '.join(SHOWN)}")
 
 
 @dataclass
@@ -158,23 +172,26 @@ class Speed:
     repeats: int = 3
 
 
-SCORED = ("forecasting", "dna")  # the verbs of [score]
+SCORED = ("forecasting", "dna", "graft")  # the verbs of [score]
 
 
 @dataclass
 class Score:
-    """[score]: the scores of a verb of `titans evaluate` for each trained model that is no language model.
+    """[score]: the scores of a verb of `titans evaluate` for each trained model.
 
     Args:
-        verb: "forecasting" or "dna"; an empty one = no such measure.
-        data: the file on which the model is measured; None = the test rows of the file that it was trained on, or the
-            sequences that its run set aside.
-        values: names of values in the verb's summary.json; each makes a table, whose columns are groups of sets.
+        verb: "forecasting", "dna" or "graft"; an empty one = no such measure.
+        data: the file on which the model is measured, or the files of the texts of a graft; None = the test rows of the
+            file that it was trained on, or the sequences that its run set aside.
+        values: names of values in the verb's summary; each makes a table, whose columns are groups of sets. Where the
+            study has one group, the values are the columns of one table.
+        options: of the verb "graft", see `titanslab.experiments.graft_score.Options`.
     """
 
     verb: str = ""
-    data: str | None = None
+    data: str | list[str] | None = None
     values: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def check(self, origin: str) -> None:
         """ValueError for an unknown verb."""

@@ -25,16 +25,18 @@ def parameters(recipe: Recipe, vocabulary: int) -> int:
     """Number of parameters of the model that a first stage trains.
 
     A forecasting model has one column; a classifier has two labels, and reads `BASES` bases where the recipe sets no
-    length.
-    No memory is allocated for them.
+    length. The size of a graft depends on its base, and its number here is 0. No memory is allocated for them.
     """
     import torch
 
-    from titanslab.data import byte_tokenizer
+    from titanslab.data.tokenizer import BYTE, DNA, load_tokenizer
+    from titanslab.training.graft_sections import GRAFT
     from titanslab.training.model import build_model
     from titanslab.training.sequence_sections import SEQUENCES
     from titanslab.training.series_sections import SERIES
 
+    if recipe.kind == GRAFT:
+        return 0
     recipe = copy.deepcopy(recipe)
     with torch.device("meta"):
         if recipe.kind == SERIES:
@@ -42,14 +44,14 @@ def parameters(recipe: Recipe, vocabulary: int) -> int:
 
             model = build_forecaster(recipe.model, forecaster_config(recipe.model, 1))
         elif recipe.kind == SEQUENCES:
-            from titanslab.data import load_tokenizer
             from titanslab.training.sequences import build_classifier
 
             tokenizer = load_tokenizer(recipe.data.tokenizer)
             model = build_classifier(recipe.model, ["0", "1"], tokenizer, recipe.data.max_length or BASES)
         else:
             recipe.model.options["vocab_size"] = vocabulary
-            model = build_model(recipe, byte_tokenizer())
+            name = recipe.data.tokenizer
+            model = build_model(recipe, load_tokenizer(name if name in (BYTE, DNA) else BYTE))
         return sum(p.numel() for p in model.parameters())
 
 

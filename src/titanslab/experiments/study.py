@@ -25,12 +25,23 @@ that study.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from titanslab.documents import checked, read_toml
-from titanslab.experiments.sections import COUNTS, MEASURES, Ask, FileUse, Folder, Paper, Texts, TokenizerPlan
+from titanslab.experiments.sections import (
+    COUNTS,
+    MEASURES,
+    PERPLEXITY,
+    Ask,
+    FileUse,
+    Folder,
+    Paper,
+    Perplexity,
+    Texts,
+    TokenizerPlan,
+)
 from titanslab.models.config import nearest
 from titanslab.training.recipe import SECTIONS, Recipe, parse_recipe
 from titanslab.training.settings import build_settings, read_assignment
@@ -39,14 +50,15 @@ STUDIES = Path(__file__).parent / "studies"
 MAIN = "main"  # name of the set at the top level of the file
 FIRST = "base"  # name of the first stage, which trains the base with the changes of a row
 CPU = "cpu"  # name of the scale that the file itself describes
-FILES = ("train_text", "test_text", "facts", "train_facts", "nouns", "adjectives")
+FILES = ("train_text", "test_text", "facts", "train_facts", "nouns", "adjectives", "base")
 
 
 @dataclass
 class Row:
     """[rows.NAME]: a model. The differences of row `like` apply first. With `far` = False it skips the far lengths.
 
-    `widths` replace those of [size]; empty = the row keeps the number of parameters that it has.
+    `widths` replace those of [size]; empty = the row keeps the number of parameters that it has. `perplexity` has keys
+    of [perplexity] with values of the row's own, such as shorter `lengths` for attention over all tokens.
     """
 
     about: str = ""
@@ -57,7 +69,9 @@ class Row:
     data: dict[str, Any] = field(default_factory=dict)
     series: dict[str, Any] = field(default_factory=dict)
     sequences: dict[str, Any] = field(default_factory=dict)
+    graft: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    perplexity: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -193,7 +207,11 @@ class Study:
 
     def measured(self, section: str, set_name: str, row: str = "", changes: Sequence[str] = ()) -> Any:
         """A section of a set with the changes that concern it, and its numbers as the budget allows."""
-        found = _changed(section, self.sets[set_name].measures[section], changes, ("", set_name, *([row] * bool(row))))
+        part = self.sets[set_name]
+        own = part.measures[section]
+        if section == PERPLEXITY and row:
+            own = replace(own, **part.rows[row].perplexity)
+        found = _changed(section, own, changes, ("", set_name, *([row] * bool(row))))
         given = [split_change(change)[1].partition("=")[0] for change in changes]
         for name in COUNTS.get(section, ()):
             count = getattr(found, name)
@@ -279,13 +297,13 @@ def _with_budget(table: dict[str, Any], budget: float) -> dict[str, Any]:
     """A recipe with a share `budget` of its steps or epochs, and of the counts that follow them."""
     if budget == 1:
         return table
-    counts = {"training": ("steps", "warmup_steps", "write_cost_warmup")}
+    counts = {"training": ("steps", "warmup_steps", "write_cost_warmup"), "graft": ("gate_ramp",)}
     found = merged(table, {})
     for section, names in counts.items():
         own = {name: scaled(value, budget) for name, value in table.get(section, {}).items() if name in names}
         if "epochs" in table.get(section, {}):
             own["epochs"] = table[section]["epochs"] * budget
-        found = merged(found, {section: own})
+        found = merged(found, {section: own} if own else {})
     rows = table.get("data", {}).get("task_options", {}).get("curriculum_rows")
     return (
         found if rows is None else merged(found, {"data": {"task_options": {"curriculum_rows": scaled(rows, budget)}}})
@@ -415,7 +433,12 @@ def _row_set(part: dict[str, Any], below: dict[str, Any], name: str, origin: str
             below.get(section, {}), checked(part.get(section, {}), dict[str, Any], f"{origin}: {where}{section}")
         )
         measures[section] = build_settings(kind, own, f"{where}{section}", origin)
-    measures["score"].check(f"{origin}, {where.rstrip('.') or 'main'}")
+    for section in ("score", PERPLEXITY):
+        measures[section].check(f"{origin}, {where.rstrip('.') or 'main'}")
+    for row, settings in rows.items():
+        build_settings(
+            Perplexity, asdict(measures[PERPLEXITY]) | settings.perplexity, f"{where}rows.{row}.perplexity", origin
+        )
     if measures["size"].like and measures["size"].like not in rows:
         like = measures["size"].like
         raise ValueError(f"{origin}: [{where}size] like = {like!r} is not a row{nearest(like, tuple(rows))}")
@@ -447,7 +470,7 @@ def _check_names(rows: dict[str, Row], stages: dict[str, Stage], where: str, ori
 
 
 def _sections(part: Row | Stage) -> dict[str, Any]:
-    names = (name for name in SECTIONS if getattr(part, name, None) or name in ("model", "training"))
+    names = (name for name in SECTIONS if getattr(part, name, None) or name == "training")
     return {name: getattr(part, name) for name in names}
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from titanslab.experiments.sections import PERPLEXITY, SHOWN
 from titanslab.experiments.table import figures
 from titanslab.tasks.sample import length_label
 
@@ -18,14 +19,19 @@ Columns = dict[str, dict[str, list[float]]]  # column -> row -> the value of eac
 SHORTEST = 64  # positions up to this one are one column
 MARK = " (paper)"
 # headings of the values of [score]
-SCORES = {"mse": "Mean squared error, test", "mae": "Mean absolute error, test", "accuracy": "Accuracy, test"}
+SCORES = {
+    "": "Scores",
+    "mse": "Mean squared error, test",
+    "mae": "Mean absolute error, test",
+    "accuracy": "Accuracy, test",
+}
 
 
 def tables(study: Study, results: Results, speeds: Results) -> list[str]:
     """The Markdown tables of everything that was measured; columns of the paper's figures are marked."""
-    paper = study.paper.tables
+    paper, shown = study.paper.tables, shown_value(study)
     parts = [
-        _table("Perplexity on held-out text", perplexities(study, results), paper.get("perplexity"), ".2f"),
+        _table(SHOWN[shown][0], perplexities(study, results), paper.get(PERPLEXITY), SHOWN[shown][1]),
         _table(_positions_title(results), positions(results), None, ".3f"),
         _table("Common sense", language(results), paper.get("language"), ".2f"),
         *(
@@ -46,12 +52,13 @@ def panels(study: Study, results: Results, speeds: Results) -> list[dict[str, An
     found = []
     columns = perplexities(study, results, tasks=False)
     across = {length: name for name in columns if (length := _column_length(study, name)) is not None}
+    heading, y = SHOWN[shown_value(study)][0].lower(), shown_value(study).replace("_", " ")
     if len(across) > 1:
-        found.append(_over_length("perplexity on held-out text", "tokens of a row", columns, across))
+        found.append(_over_length(heading, "tokens of a row", columns, across) | {"y": y})
     elif columns:
         first = next(iter(columns))
         bars = {row: [(1.0, *_spread(values))] for row, values in columns[first].items()}
-        found.append({"title": f"perplexity on held-out text, {first}", "x": "", "y": "perplexity", "curves": bars})
+        found.append({"title": f"{heading}, {first}", "x": "", "y": y, "curves": bars})
     curves = _position_curves(results)
     if curves:
         found.append(
@@ -76,15 +83,16 @@ def _ends(curves: dict[str, list[tuple[float, float, float, float]]]) -> tuple[f
 
 
 def perplexities(study: Study, results: Results, tasks: bool = True) -> Columns:
-    """Perplexity at each length, and with `tasks` the mean accuracy of a set that answers questions."""
+    """The value of `perplexity.show` at each length, and with `tasks` the mean accuracy of a set that answers."""
     found: Columns = {}
+    value = shown_value(study)
     several = len({r["set"] for r in results if r["perplexity"]}) > 1
     for result in results:
         measured = result["perplexity"].get("results", ())
         for one in measured:
             label = length_label(one["context_length"], 1024)
             name = label if not several else result["set"] if len(measured) == 1 else f"{result['set']}, {label}"
-            found.setdefault(name, {}).setdefault(result["model"], []).append(one["perplexity"])
+            found.setdefault(name, {}).setdefault(result["model"], []).append(one[value])
     if not found or not tasks:
         return found
     for name, part in study.sets.items():
@@ -96,6 +104,11 @@ def perplexities(study: Study, results: Results, tasks: bool = True) -> Columns:
             column = found.setdefault(f"{ask.task}, mean %", {})
             column.setdefault(result["model"], []).append(sum(means) / len(means))
     return found
+
+
+def shown_value(study: Study) -> str:
+    """`perplexity.show` of the first set."""
+    return next(iter(study.sets.values())).measures[PERPLEXITY].show
 
 
 def positions(results: Results) -> Columns:
@@ -117,7 +130,8 @@ def positions(results: Results) -> Columns:
 def scores(study: Study, results: Results) -> dict[str, Columns]:
     """For each value of [score] its columns: the sets of a group in one, with the mean of these sets for each seed.
 
-    A row has a seed in a group only where all sets of the group have it.
+    A row has a seed in a group only where all sets of the group have it. With one group, the values are the columns of
+    one table.
     """
     found: dict[str, Columns] = {}
     groups: dict[str, list[str]] = {}
@@ -130,8 +144,12 @@ def scores(study: Study, results: Results) -> dict[str, Columns]:
             cells = [values.get((name, model, seed)) for name in sets]
             if all(cells):
                 for value in study.sets[sets[0]].measures["score"].values:
-                    mean = sum(cell[value] for cell in cells if cell) / len(cells)
-                    found.setdefault(value, {}).setdefault(group, {}).setdefault(model, []).append(mean)
+                    known = [cell[value] for cell in cells if cell and cell[value] is not None]
+                    if len(known) == len(cells):
+                        mean = sum(known) / len(known)
+                        found.setdefault(value, {}).setdefault(group, {}).setdefault(model, []).append(mean)
+    if len(groups) == 1 and len(found) > 1:
+        return {"": {value: next(iter(columns.values())) for value, columns in found.items()}}
     return found
 
 
@@ -173,7 +191,7 @@ def _over_length(title: str, x: str, columns: Columns, lengths: dict[int, str]) 
         row: [(n, *_spread(columns[name][row])) for n, name in sorted(lengths.items()) if row in columns[name]]
         for row in rows
     }
-    return {"title": title, "x": x, "y": "perplexity", "curves": curves}
+    return {"title": title, "x": x, "curves": curves}
 
 
 def _position_curves(results: Results) -> dict[str, list[tuple[float, float, float, float]]]:

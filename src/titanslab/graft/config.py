@@ -7,7 +7,7 @@ from typing import Any, Self
 from titanslab.memory.config import MemoryConfig, OptionError, check_choice, check_integer, nearest
 
 PLACEMENTS = ("mag", "mal", "mac")
-LAYER_WORDS = ("all", "third", "lower", "upper")
+LAYER_WORDS = ("all", "third", "lower", "upper", "none")
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class GraftConfig:
 
     Args:
         layers: the decoder layers that get a memory: their numbers from 0, negative ones from the end, or a word:
-            "all", "third" (every third layer, from the third one on), "lower" or "upper" (that half of the layers).
+            "all", "third" (every third layer, from the third one on), "lower" or "upper" (that half of the layers), or
+            "none", a window without memories, the control of a graft that is trained.
         window_size: tokens that the base's own attention sees, the current one included; None = attention stays as it
             is.
         num_sink_tokens: first tokens of a row that attention sees too, wherever its window is. They count only with a
@@ -55,6 +56,7 @@ class GraftConfig:
                 "third": range(min(2, count - 1), count, 3),
                 "lower": range((count + 1) // 2),
                 "upper": range(count // 2, count),
+                "none": range(0),
             }
             return tuple(ranges[self.layers])
         if wrong := [n for n in self.layers if not -count <= n < count]:

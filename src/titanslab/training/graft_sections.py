@@ -65,6 +65,10 @@ class GraftRecipe:
         one_of("graft.train", self.train, TRAINED)
         if self.train == "lora" and not self.lora:
             raise ValueError('graft.train = "lora" needs graft.lora, the rank, such as 16')
+        if self.train == "memory" and self.layers == "none":
+            raise ValueError(
+                'graft.layers = "none" leaves nothing to train; give graft.lora, the rank, or graft.train = "all"'
+            )
         if self.train != "lora" and self.lora:
             raise ValueError(
                 f'graft.lora = {self.lora} has no use with graft.train = "{self.train}"; leave one of the two out'

@@ -35,6 +35,7 @@ class Controls:
     """The losses of a grafted model on some documents.
 
     Args:
+        memories: of the graft; 0 = it has a window alone.
         window_size: tokens that attention sees; None = all.
         losses: condition -> `[documents, T]`, the loss in nats of the token after each position; NaN where there is no
             token, or where the condition was not measured. A condition that was not measured is missing.
@@ -45,6 +46,7 @@ class Controls:
     losses: dict[str, np.ndarray]
     output: float
     write: float
+    memories: int = 1
 
     def positions(self, condition: str) -> list[PositionBucket]:
         """The loss by tokens of context before the predicted one."""
@@ -109,7 +111,7 @@ class _Measurement:
         limit = full_context or getattr(config, "max_position_embeddings", None)
         self.full = length if limit is None else min(length, limit)
         self.lora = hasattr(model, "peft_config")
-        self.done, passes = 0, 2 + (len(rows) > 1) + self.lora
+        self.done, passes = 0, 1 + self.lora + (1 + (len(rows) > 1)) * bool(self.graft.memories)
         self.total = len(rows) * (passes * length + self.full)
 
     def without_lora(self) -> AbstractContextManager[Any]:
@@ -121,7 +123,7 @@ class _Measurement:
         """All conditions."""
         found, output, write = self._own_and_other()
         with self.graft.window_alone():
-            found[OFF] = self._read(self.graft.cache())
+            found[OFF] = self._read(self.graft.cache()) if self.graft.memories else found[ON]
         if self.lora:
             with self.without_lora(), self.graft.window_alone():
                 found[WINDOW] = self._read(self.graft.cache())
@@ -130,7 +132,7 @@ class _Measurement:
         with self.without_lora(), self.graft.disabled():
             found[FULL] = self._read(DynamicCache(config=self.model.config), self.full, whole_mask=True)
         ordered = {name: found[name] for name in CONDITIONS if name in found}
-        return Controls(self.graft.window.size, ordered, output, write)
+        return Controls(self.graft.window.size, ordered, output, write, len(self.graft.memories))
 
     def _pieces(self, length: int) -> Iterator[slice]:
         return (slice(start, min(start + self.piece, length)) for start in range(0, length, self.piece))
@@ -145,7 +147,8 @@ class _Measurement:
         """The conditions with a memory, side by side; and the mean of outputs and gates."""
         own, other = self.graft.cache(), self.graft.cache()
         parts: dict[str, list[np.ndarray]] = {ON: [], OTHER: []}
-        two, sizes, gates = len(self.ids) > 1, list[float](), list[float]()
+        two = len(self.ids) > 1 and bool(self.graft.memories)
+        sizes, gates = list[float](), list[float]()
         for part in self._pieces(self.ids.shape[1] - 1):
             if two:
                 other.memories = _rolled(own)
@@ -160,7 +163,7 @@ class _Measurement:
                 sizes.append(float(memory["output"][real].square().mean()))
                 gates.append(float(memory["write"][real].mean()))
         found = {name: self._whole(losses) for name, losses in parts.items() if losses}
-        return found, float(np.mean(sizes)) ** 0.5, float(np.mean(gates))
+        return found, float(np.mean(sizes or [0.0])) ** 0.5, float(np.mean(gates or [0.0]))
 
     def _step(self, cache: Any, part: slice, whole_mask: bool = False) -> np.ndarray:
         """The losses of the tokens after those of a piece, NaN where there is none."""

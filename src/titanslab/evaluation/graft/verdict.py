@@ -53,6 +53,8 @@ def _is_gain(controls: Controls, condition: str) -> bool:
 def verdict(controls: Controls) -> str:
     """One line: whether the memory is used, and else the likely cause."""
     found, window = gains(controls), controls.window_size
+    if not controls.memories:
+        return 'This graft has no memory (layers = "none"), only a window.'
     off, other, room = found["over_off"], found["over_other"], found["room"]
     if off is None:
         return (

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from titanslab.data.encode import TextEncoder
+from titanslab.data.packing import IGNORED
 from titanslab.data.text import read_words
-from titanslab.tasks.row import MakeRow, Row, read_some
+from titanslab.tasks.row import ATTEMPTS, MakeRow, Row, read_some, too_short
 from titanslab.tasks.sample import derive_seed
 
 TEMPLATE = " The secret of {key} is {value}."
@@ -207,12 +208,17 @@ def recall_rows(tokenizer: Any, *, background: str, loss: str = "answers", **opt
         tokenizer, background: encodes to ids; path of running text.
         loss: `answers` or `text`; see `RecallTask.row`.
         options: of `RecallTask`.
+
+    A row raises ValueError if its length has no room for a fact and its repetition.
     """
     task = RecallTask(tokenizer, "\n\n".join(read_some(background, 5_000_000)), **options)
 
     def make(length: int, seed: int) -> Row:
-        row = task.row(length, seed, 0, loss)
-        return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
+        for index in range(ATTEMPTS):  # a short row may hold no fact twice, and then no answer
+            row = task.row(length, seed, index, loss)
+            if bool((row.labels != IGNORED).any()):
+                return Row(row.input_ids[0].tolist(), row.labels[0].tolist())
+        raise too_short(length, "recall")
 
     return make
 
