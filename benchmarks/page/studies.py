@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.page.files import load
 from benchmarks.page.tables import section, sources
-from titanslab.experiments.study import load_study
+from titanslab.experiments.study_file import load_study
 from titanslab.experiments.table import costs
 from titanslab.experiments.text_tables import tables
 

@@ -7,7 +7,7 @@ import pytest
 from graft_base import save_base
 from titanslab.cli import main
 from titanslab.experiments.graft_score import Options
-from titanslab.experiments.study import load_study
+from titanslab.experiments.study_file import load_study
 
 LINE = "The river ran under an old bridge, where nobody had crossed since winter came to town; so they said. "
 STUDY = """

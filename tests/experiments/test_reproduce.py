@@ -16,7 +16,8 @@ from titanslab.experiments import asking
 from titanslab.experiments.job import Job, alone
 from titanslab.experiments.jobs import run_jobs
 from titanslab.experiments.plan import Choice, make_jobs, open_work, write_recipes
-from titanslab.experiments.study import Ask, Paper, TokenizerPlan, load_study
+from titanslab.experiments.sections import Ask, Paper, TokenizerPlan
+from titanslab.experiments.study_file import load_study
 from titanslab.experiments.table import draw, figures, markdown
 from titanslab.experiments.tokenizer import make_tokenizer
 from titanslab.training.recipe import load_recipe

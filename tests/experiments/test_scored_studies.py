@@ -9,7 +9,7 @@ import pytest
 
 from titanslab.cli import main
 from titanslab.experiments.plan import Choice, listing, make_jobs
-from titanslab.experiments.study import load_study
+from titanslab.experiments.study_file import load_study
 from titanslab.experiments.text_tables import scores
 
 STUDY = """

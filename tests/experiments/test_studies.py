@@ -10,7 +10,8 @@ import torch
 from titanslab.data import byte_tokenizer
 from titanslab.experiments.job import has_memory
 from titanslab.experiments.plan import listing, parameters
-from titanslab.experiments.study import FIRST, load_study, merged, split_change
+from titanslab.experiments.study import FIRST, merged, split_change
+from titanslab.experiments.study_file import load_study
 from titanslab.training.model import build_model
 
 ROWS = {"lmm", "mal", "mag", "mac", "window", "attention", "gated_deltanet"}

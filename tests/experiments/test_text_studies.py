@@ -14,7 +14,8 @@ from titanslab.experiments.job import time_job
 from titanslab.experiments.plan import Choice, listing, make_jobs, open_work, width_changes
 from titanslab.experiments.run import choose, default_name, write_results
 from titanslab.experiments.sections import Language, row_lengths
-from titanslab.experiments.study import FIRST, load_study
+from titanslab.experiments.study import FIRST
+from titanslab.experiments.study_file import load_study
 from titanslab.experiments.texts import part_of, split_texts
 from titanslab.tasks.sample import parse_length
 from titanslab.training.watchdog import NonFiniteError

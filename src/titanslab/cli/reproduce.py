@@ -102,7 +102,7 @@ def reproduce(
     """
     from titanslab.cli.errors import Interrupted
     from titanslab.experiments.run import choose, print_rows, recipe_commands, run_study, write_results
-    from titanslab.experiments.study import load_study
+    from titanslab.experiments.study_file import load_study
     from titanslab.runs.loading import quiet_libraries
 
     plan = load_study(study, scale, budget)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from titanslab.experiments.study import Ask
+    from titanslab.experiments.sections import Ask
     from titanslab.tasks.table import Task
 
 

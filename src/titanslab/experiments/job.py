@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from titanslab.documents import parse_json
 from titanslab.experiments import asking, tuning
 from titanslab.experiments.sections import Ask, row_lengths
-from titanslab.experiments.study import CPU, FIRST, MAIN, Study, load_study, split_change
+from titanslab.experiments.study import CPU, FIRST, MAIN, Study, split_change
+from titanslab.experiments.study_file import load_study
 from titanslab.locks import only_writer
 
 if TYPE_CHECKING:

@@ -157,7 +157,7 @@ def open_work(study: Study, choice: Choice) -> Study:
     The jobs read the copy, so that a change of the file has no effect on them. Raises ValueError if the folder belongs
     to another study, or to the same one at another scale or budget.
     """
-    from titanslab.experiments.study import load_study
+    from titanslab.experiments.study_file import load_study
 
     copy = choice.work / study.path.name
     others = [path.name for path in choice.work.glob("*.toml") if path.name != copy.name]

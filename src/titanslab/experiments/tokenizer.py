@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from titanslab.experiments.study import TokenizerPlan
+    from titanslab.experiments.sections import TokenizerPlan
 
 TEXT_CHARS = 5_000_000  # most characters of the training text
 FACTS_CHARS = 600_000  # characters of stories
