@@ -288,6 +288,7 @@ def test_a_tokenizer_is_made_of_the_training_text_and_kept(table, text_file, tmp
 def test_wrong_wishes_for_a_tokenizer_are_refused(table, tmp_path):
     for changes, message in (
         (["data.tokenizer=bpe:many"], "not of the form bpe:N"),
+        (["data.tokenizer=bpe-4096"], "not of the form bpe:N; write bpe:4096"),
         (["data.tokenizer=bpe:100"], "must be 260 or more"),
         (
             ["data.tokenizer=bpe:300", f"model.pretrained={tmp_path}", "model.preset=", "model.variant="],

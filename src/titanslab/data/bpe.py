@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from titanslab.data.corpus import Corpus
 
 PREFIX = "bpe:"
+SLIP = re.compile(r"bpe[-_=]?\d+")
 SMALLEST = 260  # the bytes, <bos>, <eos>, <pad>, and one piece
 TEXT_CHARS = 20_000_000  # most characters of a corpus that are read
 PIECE_CHARS = 2000
@@ -20,6 +22,8 @@ PIECE_CHARS = 2000
 def bpe_size(name: str) -> int | None:
     """The number of tokens that `bpe:2048` asks for; None for another kind of name, ValueError for a wrong number."""
     if not name.startswith(PREFIX):
+        if SLIP.fullmatch(name):
+            raise ValueError(f"tokenizer {name!r} is not of the form bpe:N; write bpe:{name.lstrip('bpe-_=')}")
         return None
     text = name.removeprefix(PREFIX)
     if not text.isdecimal():
