@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.cohere.configuration_cohere import CohereConfig
+from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+from transformers.models.falcon.configuration_falcon import FalconConfig
 from transformers.models.gemma3.configuration_gemma3 import Gemma3TextConfig
 from transformers.models.glm.configuration_glm import GlmConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
@@ -21,6 +23,11 @@ VOCABULARY = 64
 TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0}
 SIZE = TOKENS | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 ROTARY = SIZE | {"num_key_value_heads": 2, "max_position_embeddings": 128}
+LATENT = {
+    "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 16, "moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+    "topk_group": 1,
+}  # fmt: skip
 MEMORY = MemoryConfig(2, head_dim=8, chunk_size=4)
 
 
@@ -38,6 +45,8 @@ def configs() -> dict:
         "olmo2": Olmo2Config(**ROTARY),
         "cohere": CohereConfig(**ROTARY),
         "glm": GlmConfig(**ROTARY, head_dim=8),
+        "falcon": FalconConfig(**SIZE, max_position_embeddings=128),
+        "deepseek_v3": DeepseekV3Config(**SIZE, **LATENT, max_position_embeddings=128, first_k_dense_replace=1),
     }
 
 

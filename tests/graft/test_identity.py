@@ -8,6 +8,7 @@ import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertLMHeadModel,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     T5Config,
@@ -147,6 +148,8 @@ def test_wrong_models():
     size = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     with pytest.raises(ValueError, match="BertEncoder attends to later tokens too"):
         titanslab.graft(BertForMaskedLM(BertConfig(**size, intermediate_size=8)))
+    with pytest.raises(ValueError, match=r"BertEncoder\.forward is given hidden states, and no tokens"):
+        titanslab.graft(BertLMHeadModel(BertConfig(**size, intermediate_size=8, is_decoder=True)))
     with pytest.raises(ValueError, match="has an encoder and a decoder"):
         titanslab.graft(T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=8, num_layers=1, d_ff=8, d_kv=4)))
     with pytest.raises(ValueError, match=r"attention_mask must be \[2, 20\]"):

@@ -64,6 +64,11 @@ def find_decoder(model: nn.Module) -> Decoder:
             f"{type(body).__name__}.forward has no argument for a cache and a mask (attention_mask and "
             f"{' or '.join(CACHE_NAMES)}); graft() needs a decoder in the form of transformers"
         )
+    if not {"input_ids", "inputs_embeds"} & set(names):
+        raise ValueError(
+            f"{type(body).__name__}.forward is given hidden states, and no tokens; graft() needs a decoder in the form "
+            "of transformers, in which one module has the embedding and the layers"
+        )
     config: Any = getattr(body, "config", getattr(model, "config", None))
     return Decoder(body, attentions, names, passes_on, cache_name, int(config.hidden_size))
 

@@ -106,6 +106,10 @@ def find_window(decoder: Decoder, config: GraftConfig) -> Window:
         )
     if "position_ids" not in decoder.names:
         raise OptionError("window_size", "needs a base that takes position_ids, and this one does not; use None")
+    if getattr(base, "alibi", False):
+        raise OptionError(
+            "window_size", "needs a base with rotary or learned positions, and this one has ALiBi; use None"
+        )
     if any(b.dim() == 4 and b.shape[-1] == b.shape[-2] > 1 for m in decoder.attentions if m for b in m.buffers()):
         raise OptionError(
             "window_size", "needs attention that is given its mask, and this base makes its own; use None"
