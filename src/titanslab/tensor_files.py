@@ -73,7 +73,7 @@ def read_tensors(path: Path, noun: str, way_out: str, tensors: bool = True) -> t
     from safetensors import SafetensorError, safe_open
 
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a {noun} file")
+        raise ValueError(f"{path} is a folder, and no {noun} file")
     if not path.is_file():
         raise FileNotFoundError(f"no {noun} file at {path}")
     try:

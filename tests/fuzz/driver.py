@@ -15,11 +15,31 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import corpus, memory, model, recipe, results, run, valid
+from . import corpus, graft, memory, model, recipe, results, run, sequences, series, valid
 from .command import DONE, FAULT, REFUSED, Answer
 
-KINDS = {"memory": memory, "model": model, "recipe": recipe, "corpus": corpus, "run": run, "results": results}
-SHARES = {"memory": 28, "model": 20, "recipe": 18, "corpus": 14, "run": 13, "results": 7}
+KINDS = {
+    "memory": memory,
+    "model": model,
+    "recipe": recipe,
+    "corpus": corpus,
+    "run": run,
+    "results": results,
+    "series": series,
+    "sequences": sequences,
+    "graft": graft,
+}
+SHARES = {
+    "memory": 20,
+    "model": 14,
+    "recipe": 13,
+    "corpus": 10,
+    "run": 9,
+    "results": 5,
+    "series": 11,
+    "sequences": 10,
+    "graft": 8,
+}
 TOGETHER = 25  # inputs of one child
 SECONDS = 120.0  # after which an input hangs
 BYTES = 12 << 30  # of memory of a child

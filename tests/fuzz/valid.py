@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from .command import DONE, titans
 TEXT, RECIPE, RUN, HALF, MODEL, ANSWERS = "text.txt", "recipe.toml", "run", "half", "model", "niah"
 BOOK, HALF_BOOK, TALK, LINES = "book.memory", "half.memory", "talk.session", "lines.jsonl"
 NIAH = ("evaluate", "niah", "--lengths", "600,700", "--samples", 2, "--max-new-tokens", 2)
+
+SERIES, LONG, SERIES_RECIPE, FORECASTER = "series.csv", "long.csv", "series.toml", "forecaster"
+LABELLED, LABELLED_FASTA, SEQUENCES_RECIPE, CLASSIFIER = "labelled.tsv", "labelled.fa", "sequences.toml", "classifier"
+GENOME, GENOME_RECIPE, GENOME_MODEL = "genome.fa", "genome.toml", "genome"
+BASE, GRAFT, GRAFT_BOOK = "base", "graft", "graft.memory"
 
 SMALL = """
 [model]
@@ -56,8 +62,78 @@ def make(folder: Path) -> None:
     _half_book(folder)
     _do("chat", "--model", folder / MODEL, "--session", folder / TALK, "--max-new-tokens", 2, stdin="one\ntwo\n")
     _do(*NIAH, "--model", folder / MODEL, "--output", folder / ANSWERS)
+    _series(folder)
+    _sequences(folder)
+    _graft(folder)
     lines = [{"text": f"Document {i}: the key lies behind door {i}. " * 3, "n": i} for i in range(20)]
     (folder / LINES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+TRAINING = """
+[training]
+steps = 2
+batch_size = 4
+warmup_steps = 1
+log_every = 1
+cpu = true
+"""
+
+
+def _series(folder: Path) -> None:
+    """A wide and a long table of the same values, and a forecaster of the wide one."""
+    rows = [(f"2026-01-{1 + i // 24:02}T{i % 24:02}:00:00", i % 7, i % 5 + i / 100) for i in range(160)]
+    (folder / SERIES).write_text("date,sales,visits\n" + "".join(f"{t},{a},{b:.2f}\n" for t, a, b in rows))
+    long = "".join(f"shop,{t},{a}\n" for t, a, _ in rows) + "".join(f"web,{t},{b:.2f}\n" for t, _, b in rows)
+    (folder / LONG).write_text("unique_id,ds,y\n" + long)
+    model = "[model]\ncontext_length = 16\nprediction_length = 4\nhidden_size = 8\nnum_hidden_layers = 1\n"
+    model += "num_attention_heads = 1\nintermediate_size = 8\n"
+    series = f'[series]\nfile = "{folder / SERIES}"\nsplit = "6:2:2"\n'
+    (folder / SERIES_RECIPE).write_text(model + series + TRAINING)
+    _do("train", folder / SERIES_RECIPE, "--output", folder / FORECASTER)
+
+
+def _sequences(folder: Path) -> None:
+    """Labelled sequences as a table and as FASTA, a genome, a classifier and a language model of it."""
+    draw = random.Random(0).choices
+    rows = [("".join(draw("ACGT", k=40)), i % 2) for i in range(40)]
+    (folder / LABELLED).write_text("sequence\tlabel\n" + "".join(f"{s}\t{n}\n" for s, n in rows))
+    (folder / LABELLED_FASTA).write_text("".join(f">s{i} label={n}\n{s}\n" for i, (s, n) in enumerate(rows)))
+    (folder / GENOME).write_text("".join(f">{name}\n{''.join(draw('ACGT', k=400))}\n" for name in ("one", "two")))
+    model = '[model]\npreset = "tiny"\nvariant = "lmm"\nhidden_size = 8\nnum_hidden_layers = 1\n'
+    model += "num_attention_heads = 1\nintermediate_size = 8\nnum_persistent_tokens = 0\nmemory_depth = 1\n"
+    (folder / SEQUENCES_RECIPE).write_text(f'{model}[sequences]\ntrain = "{folder / LABELLED}"\n{TRAINING}')
+    data = f'[data]\ntrain = "{folder / GENOME}"\ntokenizer = "dna"\nsequence_length = 64\n'
+    (folder / GENOME_RECIPE).write_text(model + data + TRAINING)
+    _do("train", folder / SEQUENCES_RECIPE, "--output", folder / CLASSIFIER)
+    _do("train", folder / GENOME_RECIPE, "--output", folder / GENOME_MODEL)
+
+
+def _graft(folder: Path) -> None:
+    """A small base with a graft, and a text read by it."""
+    from graft_base import save_base
+
+    save_base(folder / BASE)
+    words = ["layers=all", "num_heads=2", "head_dim=8", "chunk_size=8", "control_documents=1", "control_tokens=40"]
+    given = [word for setting in words for word in ("--set", f"graft.{setting}")]
+    given += [
+        *("--set", "data.sequence_length=24"),
+        *("--set", "training.cpu=true"),
+        *("--set", "training.batch_size=2"),
+    ]
+    _do(
+        "graft",
+        folder / BASE,
+        "--train",
+        folder / TEXT,
+        "--output",
+        folder / GRAFT,
+        "--window",
+        16,
+        "--steps",
+        2,
+        *given,
+    )
+    _do("read", folder / TEXT, "--model", folder / GRAFT, "--save", folder / GRAFT_BOOK)
 
 
 def _interrupt(run: Path, half: Path) -> None:

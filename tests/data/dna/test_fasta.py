@@ -9,7 +9,7 @@ from titanslab.data import load_tokenizer, open_corpus, tokenize
 from titanslab.data.dna import fasta
 from titanslab.data.dna.fasta import fasta_pieces, fasta_records, read_fasta
 
-TWO = b"\xef\xbb\xbf\n>chr1 the first\r\nACGT\r\nacgu\r\n\n>chr2\nNNRY\n>chr3\nGG"
+TWO = b"\xef\xbb\xbf>chr1 the first\r\nACGT\r\nacgu\r\n\n>chr2\nNNRY\n>chr3\nGG"
 RECORDS = [("chr1 the first", "ACGTACGT"), ("chr2", "NNNN"), ("chr3", "GG")]
 
 

@@ -196,6 +196,7 @@ def test_a_date_that_occurs_twice(read, error):
         ("date,a\n", "has a line of names and no rows"),
         (WIDE.replace("5,6", "5,n/v"), "column 'b' holds text in line 4 ('n/v'); correct it, empty the field"),
         (WIDE.replace("5,6", "5,inf"), "column 'b' is infinite in line 4"),
+        (WIDE.replace("5,6", f"5,{'9' * 400}"), "column 'b' is infinite in line 4"),
         (
             WIDE.replace("1,2", "1.5,2").replace("5,6", '"5,5",6'),
             "column 'a' holds text in line 4 ('5,5'); its decimal",

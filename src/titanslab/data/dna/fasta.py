@@ -43,8 +43,10 @@ def fasta_pieces(stream: IO[bytes], where: str) -> Iterator[FastaPiece]:
         ValueError: the stream is not FASTA, a record has no bases, or a letter is no nucleotide; `where` begins the
             message.
     """
-    number, title, read, line_start, held = 0, "", 0, True, b""
+    number, title, read, line_start, held, first = 0, "", 0, True, b"", True
     while block := stream.read(BLOCK):
+        if first:
+            first, block = False, block.removeprefix(b"\xef\xbb\xbf")
         block, at = held + block, 0
         held = b""
         while at < len(block):
@@ -63,7 +65,6 @@ def fasta_pieces(stream: IO[bytes], where: str) -> Iterator[FastaPiece]:
             part = block[at:end]
             at, line_start = end, block[end - 1 : end] == b"\n"
             if not number:
-                part = part.removeprefix(b"\xef\xbb\xbf")
                 if part.strip(SPACE):
                     begins = part.strip(SPACE)[:20].decode("utf-8", "replace")
                     raise ValueError(f"{where} is not FASTA: it begins with {begins!r}, not with a header '>name'")

@@ -232,7 +232,10 @@ def _numbers(column: Any, name: str, where: str) -> np.ndarray:
     """A column as float64; ValueError with its name and line for text or an infinite number."""
     if isinstance(column, pd.DataFrame):
         raise ValueError(f"{where} has {column.shape[1]} columns named {name!r}; rename all but one")
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    try:
+        numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    except OverflowError:  # a whole number of hundreds of digits
+        numbers = np.array([_number(value) for value in column])
     wrong = np.flatnonzero(np.isnan(numbers) & ~column.isna().to_numpy())
     if len(wrong):
         text, row = str(column.iloc[wrong[0]]), int(wrong[0])
@@ -248,6 +251,16 @@ def _numbers(column: Any, name: str, where: str) -> np.ndarray:
     if len(infinite):
         raise ValueError(f"{where}: column {name!r} is infinite in {line(int(infinite[0]))}; empty the field")
     return numbers
+
+
+def _number(value: Any) -> float:
+    """A field as a float: infinite beyond its range, NaN for text."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _series(
