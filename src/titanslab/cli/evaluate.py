@@ -197,12 +197,12 @@ def evaluate_task(task: Task, own: dict[str, Any], shared: dict[str, Any]) -> No
         shared: the values of `shared_options` by name.
     """
     from titanslab.files import write_whole
-    from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
+    from titanslab.runs.loading import find_model_folder, pick_device, prepare_process
 
     folder = find_model_folder(shared["model"])
     _check_task_options(task, own, shared["lengths"])
     output = output_folder(shared["output"] or Path(shared["model"]) / "evaluation" / task.name)
-    quiet_libraries()
+    prepare_process()
     from rich.console import Console
 
     from titanslab.evaluation.pictures import heat_map

@@ -49,12 +49,12 @@ def forecasting(
     have passed. A linear regression stands beside it, frozen and refitted on the same stream.
     """
     from titanslab.data.text import local_path
-    from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
+    from titanslab.runs.loading import find_model_folder, pick_device, prepare_process
 
     find_model_folder(model)
     name = f"{Path(local_path(data)).name.partition('.')[0]}-{part}"
     place = output_folder(output or Path(model) / "evaluation" / "forecasting" / name)
-    quiet_libraries()
+    prepare_process()
     from rich.console import Console
 
     from titanslab.evaluation.forecasting.online import check_one_series

@@ -52,7 +52,7 @@ def language(
     from titanslab.evaluation.language.local import find_local_files
     from titanslab.evaluation.language.tasks import TASKS
     from titanslab.files import write_whole
-    from titanslab.runs.loading import find_model_folder, pick_device, quiet_libraries
+    from titanslab.runs.loading import find_model_folder, pick_device, prepare_process
     from titanslab.tasks.sample import split_names
 
     folder = find_model_folder(model)
@@ -64,7 +64,7 @@ def language(
     from titanslab.evaluation.language.run import LanguageRun, quiet, run_language
 
     quiet()
-    quiet_libraries()
+    prepare_process()
     from rich.console import Console
 
     from titanslab.evaluation.language.table import markdown, screen_table, summary

@@ -129,9 +129,9 @@ def output_files(file: Path, output: Path | None, overwrite: bool) -> tuple[Path
 
 def open_forecaster(source: Any, columns: int, device: str) -> Any:
     """The model of a source on a device, for that many columns."""
-    from titanslab.runs.loading import load_forecaster, pick_device, quiet_libraries
+    from titanslab.runs.loading import load_forecaster, pick_device, prepare_process
 
     place = pick_device(device)
-    quiet_libraries()
+    prepare_process()
     model: Any = load_forecaster(source.folder, num_input_channels=columns)
     return model.to(place)

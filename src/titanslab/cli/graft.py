@@ -57,9 +57,9 @@ def graft(
     recipe = parse_recipe(table, assignments or (), origin="titans graft")
     from titanslab.cli.errors import Interrupted
     from titanslab.data.pool import cores
-    from titanslab.runs.loading import quiet_libraries
+    from titanslab.runs.loading import prepare_process
 
-    quiet_libraries()
+    prepare_process()
     from titanslab.training.run import train as run
 
     try:

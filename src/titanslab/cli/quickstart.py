@@ -38,10 +38,10 @@ def quickstart(
     Example: [bold]titans quickstart --output quickstart --seed 1[/bold]
     """
     from titanslab.quickstart.settings import settings
-    from titanslab.runs.loading import quiet_libraries
+    from titanslab.runs.loading import prepare_process
 
     chosen = settings(minutes, smoke)
-    quiet_libraries()
+    prepare_process()
     from rich.console import Console
     from rich.table import Table
 

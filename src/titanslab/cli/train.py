@@ -45,12 +45,12 @@ def train(
             raise ValueError(f"output folder {str(output)!r} holds no run to resume (no recipe.toml)")
     read_recipe_file(recipe)  # before the libraries of models are loaded
     from titanslab.cli.errors import Interrupted
-    from titanslab.runs.loading import quiet_libraries
+    from titanslab.runs.loading import prepare_process
     from titanslab.training.recipe import load_recipe
 
     output = output or Path("runs") / recipe.stem
     settings = load_recipe(recipe, assignments or ())
-    quiet_libraries()
+    prepare_process()
     from titanslab.data.pool import cores
     from titanslab.training.run import train as run
 

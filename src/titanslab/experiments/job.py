@@ -182,9 +182,9 @@ def has_memory(recipe: Recipe) -> bool:
 
 def run(job: Job) -> None:
     """Tune the learning rate, train the unfinished stages, measure the model, and answer the unanswered samples."""
-    from titanslab.runs.loading import quiet_libraries
+    from titanslab.runs.loading import prepare_process
 
-    quiet_libraries()
+    prepare_process()
     from titanslab.training.run import RECIPE, train
 
     if job.tunes:
@@ -220,9 +220,9 @@ def time_job(job: Job) -> None:
     """Time the steps of the row's model, unless speed.json has them."""
     from titanslab.data import load_tokenizer
     from titanslab.experiments.speed import time_once
-    from titanslab.runs.loading import pick_device, quiet_libraries
+    from titanslab.runs.loading import pick_device, prepare_process
 
-    quiet_libraries()
+    prepare_process()
     recipe = job.recipes()[0]
     tokenizer = load_tokenizer(recipe.data.tokenizer)
     time_once(recipe, tokenizer, job.measured(SPEED), job.lengths(SPEED), job.folder, pick_device(job.device))

@@ -129,9 +129,9 @@ def main(words: list[str] | None = None) -> int:
         length = parse_length(options.length)
     except ValueError as error:
         parser.error(f"--length: {error}")
-    from titanslab.runs.loading import quiet_libraries
+    from titanslab.runs.loading import prepare_process
 
-    quiet_libraries()
+    prepare_process()
     from titanslab.data.encode import TokenCounter
     from titanslab.runs.loading import load_model, load_model_tokenizer
     from titanslab.tasks.babilong.background import Background

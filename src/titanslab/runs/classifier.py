@@ -13,7 +13,7 @@ from titanslab.runs.loading import (
     load_model_tokenizer,
     load_weights,
     pick_device,
-    quiet_libraries,
+    prepare_process,
 )
 from titanslab.runs.sequences import SequenceFacts, read_facts
 
@@ -32,7 +32,7 @@ def open_classifier(name: str | Path, device: str | torch.device = "auto") -> tu
     folder = find_model_folder(name)
     facts = read_facts(folder)
     place = pick_device(device)
-    quiet_libraries()
+    prepare_process()
     from transformers import AutoModelForSequenceClassification
 
     model: Any = load_weights(folder, AutoModelForSequenceClassification)

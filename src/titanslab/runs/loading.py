@@ -75,7 +75,7 @@ def open_model(name: str | Path, device: str | torch.device = "auto") -> tuple[A
     """
     find_model_folder(name)
     place = pick_device(device)
-    quiet_libraries()
+    prepare_process()
     model: Any = load_model(name)
     return model.to(place), load_model_tokenizer(name)
 
@@ -106,6 +106,18 @@ def quiet_libraries() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def prepare_process() -> None:
+    """Set up the process of a command: `quiet_libraries`, and on a CPU numbers below 1e-38 count as 0.
+
+    Attention makes many of them, and a CPU takes a hundred times as long for one as for another number. Threads take
+    the setting over when they start, so that this comes before the first operation of torch.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+    quiet_libraries()
 
 
 def find_model_folder(name: str | Path) -> Path:
