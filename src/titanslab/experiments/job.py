@@ -162,6 +162,9 @@ def run(job: Job) -> None:
     from titanslab.runs.loading import quiet_libraries
 
     quiet_libraries()
+    import torch
+
+    torch.set_flush_denormal(True)
     from titanslab.training.run import RECIPE, train
 
     if job.tunes:
