@@ -10,7 +10,10 @@ from titanslab.experiments.text_tables import tables
 
 
 def study(about: dict[str, Any]) -> str:
-    """The section of a study; `about["files"]` are its results, which may hold different rows and seeds.
+    """The section of a study.
+
+    `about["files"]` are its results, which may hold different rows and seeds. "FILE#WORDS" has other runs of rows,
+    whose names in the tables end with these words.
 
     Raises:
         ValueError: two files have the same row and seed of a set, or no file has a result.
@@ -19,14 +22,16 @@ def study(about: dict[str, Any]) -> str:
     results: list[dict[str, Any]] = []
     speeds: list[dict[str, Any]] = []
     seen: dict[tuple[str, str, int], str] = {}
-    for file in about["files"]:
+    for source in about["files"]:
+        file, _, words = source.partition("#")
         report = load(file)
-        results += report["results"]
         speeds += report.get("speed", [])
         for result in report["results"]:
-            key = (result["set"], result["row"], result["seed"])
+            named = {name: f"{result[name]}, {words}" for name in ("row", "model")} if words else {}
+            results.append({**result, **named})
+            key = (result["set"], results[-1]["row"], result["seed"])
             if before := seen.get(key):
-                raise ValueError(f"{file} and {before} both have {result['row']} with seed {result['seed']}")
+                raise ValueError(f"{file} and {before} both have {key[1]} with seed {key[2]}")
             seen[key] = file
     shown = tables(plan, results, speeds)
     if not shown:
