@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from titanslab.data.encode import TextEncoder
+from titanslab.denormals import as_zero
 from titanslab.evaluation.decode import RecurrentCache, is_recurrent
 from titanslab.graft.pieces import longest_piece
 from titanslab.models.cache import CACHE, cache_of
@@ -159,6 +160,7 @@ def _windows(
     return windows, documents, num_bytes
 
 
+@as_zero()
 @torch.inference_mode()
 def _batch_losses(model: PreTrainedModel, batch: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """Loss of each target in nats and the mask of real targets, `[B, T]` each; padding is on the right."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, Struct
 
+from titanslab.denormals import start_threads
 from titanslab.documents import checked, read_json, reason
 from titanslab.runs.bases import base_folder, base_of, is_graft
 from titanslab.runs.checkpoints import last_complete
@@ -109,14 +110,8 @@ def quiet_libraries() -> None:
 
 
 def prepare_process() -> None:
-    """Set up the process of a command: `quiet_libraries`, and on a CPU numbers below 1e-38 count as 0.
-
-    Attention makes many of them, and a CPU takes a hundred times as long for one as for another number. Threads take
-    the setting over when they start, so that this comes before the first operation of torch.
-    """
-    import torch
-
-    torch.set_flush_denormal(True)
+    """Set up the process of a command: `quiet_libraries`, and the threads of torch, before its first operation."""
+    start_threads()
     quiet_libraries()
 
 

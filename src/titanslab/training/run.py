@@ -22,6 +22,7 @@ from accelerate.utils import set_seed
 
 from titanslab.data import load_tokenizer
 from titanslab.data.bpe import bpe_size
+from titanslab.denormals import as_zero
 from titanslab.documents import read_json
 from titanslab.files import check_writable, naming, put_in_place, write_whole
 from titanslab.locks import only_writer
@@ -144,7 +145,8 @@ def _train(recipe: Recipe, output: Path, resume: bool, say: Say, world: PartialS
             trainer.add_callback(ProgressLine(show, metrics, data.counted))
         stack.enter_context(stop)
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with as_zero():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             check_weights(model, trainer.state.global_step)
         except NonFiniteError as error:
             last = checkpoints.last_complete(output / "checkpoints")

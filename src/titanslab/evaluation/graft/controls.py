@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from titanslab.denormals import as_zero
 from titanslab.evaluation.perplexity import PositionBucket, position_buckets
 from titanslab.graft import GraftCache, graft_of
 from titanslab.memory.state import TensorTree
@@ -118,6 +119,7 @@ class _Measurement:
         """Within it, the base is without the adapters of PEFT; memories and window stay."""
         return type(self.model).disable_adapter(self.model) if self.lora else nullcontext()
 
+    @as_zero()
     @torch.no_grad()
     def measure(self) -> Controls:
         """All conditions."""
