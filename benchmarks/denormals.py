@@ -2,8 +2,8 @@
 
     python -m benchmarks.denormals --model RUN --data text.txt
 
-Attention that has learned to look at few tokens gives the others weights below 1e-38, and a CPU takes a hundred times
-as long for one of these denormal numbers. `titans train` counts them as 0.
+Attention that has learned to look at few tokens gives the others weights below 1e-38, and a CPU takes far longer
+for one of these denormal numbers than for another. `titans train` counts them as 0.
 """
 
 import argparse

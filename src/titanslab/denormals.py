@@ -1,4 +1,4 @@
-"""Numbers below 1e-38 count as 0 while a CPU computes: it takes a hundred times as long for one as for another number.
+"""Numbers below 1e-38 count as 0 while a CPU computes: it takes far longer for one than for another.
 
 Attention makes many of them, since tokens that it does not look at get weights of 1e-40. The setting belongs to a
 thread. Python itself computes in the main one, where `float("1e-310") > 0` should hold, so that the setting is on there
