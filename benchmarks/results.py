@@ -44,10 +44,10 @@ versions, commit and all repeats. The [log](log/README.md) has the experiments b
   which all candidates take turns. Spread is the highest turn minus the lowest one. Nothing has been measured on a GPU.
 - An empty cell was not measured.
 """
-STUDIES = """These tables are those of `titans reproduce`. The models of a table have one size, read the same data in the
-same order, and are tuned alike ([how](studies.md)). The paper's models are larger by two orders of magnitude and have
-read thousands of times as much text: its columns show the order of its rows, and its values cannot be compared with
-ours."""
+STUDIES = """These tables are those of `titans reproduce`. The models of a table have one size, read the same data in
+the same order, and are tuned alike ([how](studies.md)). The paper's models are larger by two orders of magnitude and
+have read thousands of times as much text: its columns show the order of its rows, and its values cannot be compared
+with ours."""
 
 
 def page(about: dict[str, Any], groups: Iterable[Group]) -> str:
