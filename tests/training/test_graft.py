@@ -12,9 +12,9 @@ from grafted import base, grafted, text
 from titanslab.data.documents import ALONE, ANEW, BEGINS, GOES_ON
 from titanslab.graft import graft_of
 from titanslab.runs.loading import load_model, load_model_tokenizer
-from titanslab.training.carry import Carry
 from titanslab.training.gate_ramp import GateRamp, draw_outputs
 from titanslab.training.graft import build_graft
+from titanslab.training.graft_carry import GraftCarry
 from titanslab.training.graft_trainer import GraftTrainer
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
@@ -50,7 +50,7 @@ def test_rows_go_on_and_begin_anew_each_for_itself(name, placement):
     """A row's logits are those of its own document, read alone from its start."""
     model = grafted(base(name), window_size=6, num_sink_tokens=2, placement=placement)
     first, second = text(2, 36, seed=5), text(2, 36, seed=6)
-    carry = Carry(model)
+    carry = GraftCarry(model)
     with torch.no_grad():
         step(model, carry, first[:, :12], ANEW, ANEW)
         # the second row begins another document while the first goes on; a task comes between
@@ -63,7 +63,7 @@ def test_rows_go_on_and_begin_anew_each_for_itself(name, placement):
 
 def test_memories_alone_go_on_without_a_window():
     model, ids = grafted(base()), text(1, 24)
-    carry = Carry(model)
+    carry = GraftCarry(model)
     with torch.no_grad():
         fresh = step(model, carry, ids[:, 12:], ANEW)
         step(model, carry, ids[:, :12], ANEW)
@@ -76,7 +76,7 @@ def test_memories_alone_go_on_without_a_window():
 
 def test_gradients_end_at_the_piece_and_reach_the_start_of_a_row_that_begins():
     model, ids = grafted(base(), window_size=6), text(2, 24)
-    carry = Carry(model)
+    carry = GraftCarry(model)
     step(model, carry, ids[:, :12], ANEW, ANEW)
     assert not any(t.requires_grad for t in carry.cache.tensors().values())
     start = model.graft.memories[0].memory_weights[0]

@@ -1,17 +1,17 @@
-"""The documents and the model of a recipe with [graft]."""
+"""The data and the model of a recipe with [graft]."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from titanslab.data import load_tokenizer, padding_id
-from titanslab.data.documents import DocumentRows, OnePass, WithTask, collate_documents
+from titanslab.data import load_tokenizer
 from titanslab.runs.bases import base_folder
 from titanslab.runs.loading import load_base, load_config, load_model_tokenizer
 from titanslab.training.gate_ramp import draw_outputs
-from titanslab.training.graft_sections import BASE, GraftDataRecipe, GraftRecipe
+from titanslab.training.graft_sections import BASE, GraftRecipe
+from titanslab.training.in_order import read_in_order
 from titanslab.training.recipe import Recipe
-from titanslab.training.sources import Reading, RunData, task_stream
+from titanslab.training.sources import Reading, RunData
 
 
 def open_graft(
@@ -36,33 +36,8 @@ def open_graft(
             f"data.tokenizer = {data.tokenizer!r} has {len(tokenizer)} tokens and the base {size}; leave it out for "
             "the base's own"
         )
-    tokens = reading.tokens(data, "train", tokenizer)
-    lines = training.batch_size * processes
-    orders = {"pieces": section.pieces, "seed": training.seed}
-    rows: Any = DocumentRows(tokens, data.sequence_length, lines, shuffle=data.shuffle, **orders)
-    say(
-        f"{tokens.documents:,} documents of {len(tokens) // max(1, tokens.documents):,} tokens on average, read in "
-        f"order by {lines} lines in pieces of {data.sequence_length:,}"
-    )
-    if data.task is not None:
-        rows = WithTask(rows, task_stream(data, tokenizer, training.seed), data.task_share)
-    held, bytes_per_token = None, None
-    if data.validation is not None:
-        found = reading.tokens(data, "validation", tokenizer)
-        held_lines = (training.eval_batch_size or training.batch_size) * processes
-        held = OnePass(held_rows(found, data, held_lines), data.validation_samples)
-        bytes_per_token = found.text_bytes / max(1, len(found) - found.documents)
-    collate = partial(collate_documents, pad_id=padding_id(tokenizer))
-    run = RunData(rows, lambda _: collate, tokenizer, len(rows), held, bytes_per_token)
+    run = read_in_order(data, training, tokenizer, processes, reading, say, section.pieces)
     return run, partial(build_graft, section)
-
-
-def held_rows(tokens: Any, data: GraftDataRecipe, lines: int) -> DocumentRows:
-    """The rows to validate with; ValueError names the key for too little text."""
-    try:
-        return DocumentRows(tokens, data.sequence_length, lines, shuffle=False)
-    except ValueError as error:
-        raise ValueError(str(error).replace("data.train", "data.validation")) from None
 
 
 def build_graft(section: GraftRecipe) -> Any:

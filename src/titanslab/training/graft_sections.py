@@ -117,13 +117,9 @@ class GraftDataRecipe(DataRecipe):
 
     def check(self) -> None:
         super().check()
-        for name in ("streaming", "pack_documents"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"data.{name} = true mixes documents, and a graft reads each one in order; set data.{name} = false"
-                )
-        if self.train is None:
-            raise ValueError("data.train is missing: give documents, which may be mixed with data.task")
+        self.check_order("a graft")
+        if self.carry:
+            raise ValueError("data.carry = true is for models without a graft; set graft.carry")
 
     def check_with(self, model: Any, training: "TrainingRecipe") -> None:
         super().check_with(model, training)

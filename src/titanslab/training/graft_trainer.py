@@ -13,18 +13,18 @@ from titanslab.files import write_whole
 from titanslab.graft import save_base
 from titanslab.graft.structure import NAME
 from titanslab.runs.bases import OWN_BASE
-from titanslab.training.carry import Carry
+from titanslab.training.carry_trainer import CarryTrainer
 from titanslab.training.gate_ramp import GateRamp
+from titanslab.training.graft_carry import GraftCarry
 from titanslab.training.graft_sections import GraftRecipe
 from titanslab.training.resume import first_fault
-from titanslab.training.trainer import TitansTrainer
 
 WEIGHTS = "trained.safetensors"  # in a checkpoint: every parameter with a gradient, under its name in the model
 PROJECTIONS = tuple(f"{name}_proj.weight" for name in "qkvgo")
 
 
-class GraftTrainer(TitansTrainer):
-    """A `TitansTrainer` of a grafted model.
+class GraftTrainer(CarryTrainer):
+    """A `CarryTrainer` of a grafted model.
 
     Args:
         section: [graft] of the recipe.
@@ -33,9 +33,8 @@ class GraftTrainer(TitansTrainer):
     """
 
     def __init__(self, *args: Any, section: GraftRecipe, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, carry=lambda model: GraftCarry(model, section.carry), **kwargs)
         self.section = section
-        self.carry, self.held = self._new_carry(), self._new_carry()
         if section.gate_ramp:
             self.add_callback(GateRamp(self.model, section.gate_ramp))
 
@@ -55,27 +54,10 @@ class GraftTrainer(TitansTrainer):
             model.config._name_or_path = str((folder.parent / OWN_BASE).resolve())  # where the run puts it
             super().save_model(str(folder), _internal_call)
 
-    def _new_carry(self) -> Carry:
-        return Carry(self.model, self.section.carry)
-
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that decay: of a memory its projections alone, not gates, convolutions and M_0."""
         names = super().get_decay_parameter_names(model)
         return [name for name in names if NAME not in name.split(".") or name.endswith(PROJECTIONS)]
-
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(model, self.carry.enter(self._prepare_inputs(inputs)), *args, **kwargs)
-        self.carry.leave()
-        return loss
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        self.held = self._new_carry()
-        return super().evaluate(*args, **kwargs)
-
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        found = super().prediction_step(model, self.held.enter(self._prepare_inputs(inputs)), *args, **kwargs)
-        self.held.leave()
-        return found
 
     def fault_inside(self, checkpoint: Path) -> str:
         return first_fault(checkpoint, lambda: self._check_weights(checkpoint))
@@ -111,15 +93,3 @@ class GraftTrainer(TitansTrainer):
         if self.args.should_save:
             weights = {name: p.to("cpu", copy=True).contiguous() for name, p in self.trained().items()}
             write_whole(Path(output_dir) / WEIGHTS, lambda temporary: save_file(weights, temporary))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        self.carry.save(self._carry_file(output_dir))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None:
-            self.carry.load(self._carry_file(checkpoint))
-
-    def _carry_file(self, folder: str) -> Path:
-        return Path(folder) / f"memories_{self.args.process_index}.safetensors"

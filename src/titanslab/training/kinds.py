@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from titanslab.training.carry import TitansCarry, check_carries
 from titanslab.training.graft_sections import GRAFT
 from titanslab.training.model import build_model, set_manner
-from titanslab.training.recipe import Recipe
+from titanslab.training.recipe import TEXT, Recipe
 from titanslab.training.sequence_sections import SEQUENCES
 from titanslab.training.series_sections import SERIES
-from titanslab.training.sources import Reading, RunData, open_data
+from titanslab.training.sources import Reading, RunData, open_data, open_tokenizer
 from titanslab.training.trainer import TitansTrainer
 
 
@@ -35,10 +36,18 @@ def open_recipe(
         from titanslab.training.sequences import open_sequences
 
         return open_sequences(recipe, say)
-    data = open_data(recipe, processes, reading=reading, tokenizer=tokenizer)
+    if recipe.data.carry:
+        from titanslab.training.in_order import read_in_order
+
+        tokenizer = open_tokenizer(recipe.data, show=reading.leads) if tokenizer is None else tokenizer
+        data = read_in_order(recipe.data, recipe.training, tokenizer, processes, reading, say)
+    else:
+        data = open_data(recipe, processes, reading=reading, tokenizer=tokenizer)
 
     def make() -> Any:
         model = build_model(recipe, data.tokenizer)
+        if recipe.data.carry:
+            check_carries(model.config)
         set_manner(recipe.model, model, data.tokenizer)
         return model
 
@@ -47,8 +56,12 @@ def open_recipe(
 
 def trainer_kind(recipe: Recipe) -> Callable[..., TitansTrainer]:
     """The class of a recipe's Trainer, or a function with its arguments."""
-    if recipe.kind != GRAFT:
-        return TitansTrainer
-    from titanslab.training.graft_trainer import GraftTrainer
+    if recipe.kind == GRAFT:
+        from titanslab.training.graft_trainer import GraftTrainer
 
-    return partial(GraftTrainer, section=recipe.model)
+        return partial(GraftTrainer, section=recipe.model)
+    if recipe.kind == TEXT and recipe.data.carry:
+        from titanslab.training.carry_trainer import CarryTrainer
+
+        return partial(CarryTrainer, carry=TitansCarry)
+    return TitansTrainer

@@ -107,9 +107,7 @@ def open_data(
     """
     data, settings, reading = recipe.data, recipe.training, reading or Reading()
     if tokenizer is None:
-        made = reading.leads and bpe_size(data.tokenizer) is not None
-        with bar("making the tokenizer") if made else nullcontext():
-            tokenizer = open_tokenizer(data)
+        tokenizer = open_tokenizer(data, show=reading.leads)
     per_step = settings.rows(num_processes)
     rows = training_stream(data, tokenizer, seed=settings.seed, rows_needed=per_step, reading=reading)
     validation = (None, None) if data.validation is None else validation_rows(data, tokenizer, reading)
@@ -122,11 +120,11 @@ def open_data(
     )
 
 
-def open_tokenizer(data: DataRecipe) -> PreTrainedTokenizerBase:
+def open_tokenizer(data: DataRecipe, show: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that [data] names: one that exists, or for `bpe:N` one that is made of the training text.
 
-    Without data.train the text is that of the files which data.task_options name, such as a haystack. Raises ValueError
-    where there is no text.
+    Without data.train the text is that of the files which data.task_options name, such as a haystack. `show` shows that
+    one is being made. Raises ValueError where there is no text.
     """
     size = bpe_size(data.tokenizer)
     if size is None:
@@ -144,7 +142,8 @@ def open_tokenizer(data: DataRecipe) -> PreTrainedTokenizerBase:
             f"data.tokenizer = {data.tokenizer!r} is made of the training text, and data.train is missing; "
             "make one with titans tokenizer BOOKS --output FOLDER, and give the folder"
         )
-    return corpus_bpe(_corpus(data, "train", source), size)
+    with bar("making the tokenizer") if show else nullcontext():
+        return corpus_bpe(_corpus(data, "train", source), size)
 
 
 def collator(

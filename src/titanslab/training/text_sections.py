@@ -106,6 +106,8 @@ class DataRecipe:
         tokenizer: a name for `titanslab.data.load_tokenizer`, such as "byte", or "bpe:2048" for one of 2,048 tokens
             that is made of the training text and kept in the run folder.
         pack_documents: a row may hold several documents; False gives each row one document or a part of it.
+        carry: read documents in order, a row after the other, and go on from what the model has read of a document
+            before. Gradients stay within a row. For Titans models.
         shuffle, shuffle_buffer: draw the rows in random order; with `streaming`, from a buffer of this many rows.
     """
 
@@ -124,6 +126,7 @@ class DataRecipe:
     tokenizer: str = "byte"
     sequence_length: Annotated[int, Meta(ge=2, le=MOST)] = 512  # one token to read and one to predict
     pack_documents: bool = True
+    carry: bool = False
     shuffle: bool = True
     shuffle_buffer: Count = 256
 
@@ -149,11 +152,30 @@ class DataRecipe:
         for name in ("text_column", "split", "validation_split", "tokenizer"):
             if not getattr(self, name):
                 raise ValueError(f"data.{name} is empty; leave it out for {getattr(DataRecipe, name)!r}")
+        if self.carry:
+            self.check_order("data.carry = true")
         one_of("data.text_documents", self.text_documents, ("file", "line", "paragraph"))
         bpe_size(self.tokenizer)
 
-    def check_with(self, model: ModelRecipe, training: "TrainingRecipe") -> None:
+    def check_order(self, reader: str) -> None:
+        """Raise ValueError unless `reader`, in words, can read the documents in order."""
+        for name in ("streaming", "pack_documents"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"data.{name} = true mixes documents, and {reader} reads each one in order; set data.{name} = false"
+                )
+        if self.train is None:
+            raise ValueError("data.train is missing: give documents, which may be mixed with data.task")
+
+    def check_with(self, model: Any, training: "TrainingRecipe") -> None:
         """Raise ValueError for values that cannot work together with the other sections."""
+        for name, wrong, fix in (
+            ("gradient_checkpointing = true", training.gradient_checkpointing, "false"),
+            ("compile = true", training.compile, "false"),
+            ('sharding = "fsdp"', training.sharding == "fsdp", '"ddp"'),
+        ):
+            if self.carry and wrong:
+                raise ValueError(f"training.{name} and data.carry = true do not go together; set one to {fix}")
         if model.pretrained is not None and bpe_size(self.tokenizer) is not None:
             raise ValueError(
                 f"data.tokenizer = {self.tokenizer!r} makes a new tokenizer, and model.pretrained needs its own; "
