@@ -7,6 +7,7 @@ rows has never seen that start fade. Windows of the length of these rows, each w
 """
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,15 @@ def unforgetting(model: Any, matrices: Sequence[int]) -> Iterator[None]:
         model.load_state_dict(before, strict=False)
 
 
+def half_lives(model: Any) -> list[list[list[float]]]:
+    """Half-lives in tokens at the biases of alpha's gates: of each block, head and matrix."""
+    found = []
+    for memory in memories_of(model):
+        alpha = torch.sigmoid(memory.alpha_proj.bias.detach().double()).view(memory.num_heads, -1)
+        found.append([[float(f"{value:.3g}") for value in head] for head in -math.log(2) / torch.log1p(-alpha)])
+    return found
+
+
 def texts_of(data: str, tokenizer: Any, tokens: int, count: int) -> list[str]:
     """The beginnings of the first `count` documents that have more than `tokens` tokens."""
     found: list[str] = []
@@ -68,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, tokenizer = open_model(given.model, "cpu")
     texts = texts_of(given.data, tokenizer, given.tokens, given.windows)
     layers = memories_of(model)[0].gate_layers
+    report.add({"half_lives_of_biases": half_lives(model)})
     ways: list[tuple[str, int, Sequence[int]]] = [
         ("as trained", given.tokens, ()),
         (f"a new memory every {given.rows:,} tokens", given.rows, ()),

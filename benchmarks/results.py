@@ -14,6 +14,8 @@ from typing import Any
 
 from benchmarks.page import pictures
 from benchmarks.page.files import ROOT
+from benchmarks.page.positions import lines as lines_of
+from benchmarks.page.positions import positions
 from benchmarks.page.quality import NO_TEXT, Group, quickstart
 from benchmarks.page.speed import Speeds, decode, peer_runs, peers, speed, streaming
 from benchmarks.page.studies import study
@@ -60,6 +62,7 @@ def page(about: dict[str, Any], groups: Iterable[Group]) -> str:
         streaming(about["streaming"]),
     ]
     studies = ["## Language, series and DNA", STUDIES, *map(study, about["study"])] if "study" in about else []
+    studies += map(positions, about["positions"])
     parts = [INTRO.strip(), "## Quality", *quality, *studies, "## Speed", *speeds, by_hand(about["by_hand"])]
     return "\n\n".join(parts) + "\n"
 
@@ -78,6 +81,8 @@ def draw(about: dict[str, Any], groups: Iterable[Group], folder: Path) -> None:
             labels = {n or NO_TEXT: length_name(n, group.about["unit"]) for n in picture["lengths"]}
             lines = {name: points for name in picture["rows"] if (points := group.points(name, picture["lengths"]))}
             pictures.recall(lines, labels, picture["trained"], picture["title"], folder / picture["file"])
+    for long in about["positions"]:
+        pictures.positions(lines_of(long), long["trained"], long["title"], folder / long["picture"])
     tables = [spec for benchmark in about["speed"] for spec in benchmark["tables"]]
     named = {spec["name"]: Speeds.read(spec) for spec in tables if "name" in spec}
     names = {"titans-lab": "layer", "titans-pytorch": "titans-pytorch", "full attention": "full attention"}

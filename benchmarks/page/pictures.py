@@ -112,6 +112,27 @@ def training(lines: Mapping[str, Points], others: Mapping[str, Points], path: Pa
         _finish(figure, axes, path)
 
 
+def positions(lines: Mapping[str, Points], trained: int, title: str, path: Path) -> None:
+    """Draw the loss by tokens of context; a name that ends with ", carried" is the dashed line of its model."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for name, points in lines.items():
+            x, y, *_ = zip(*points, strict=True)
+            model, _, how = name.partition(",")
+            style = "--" if how.endswith("carried") else "-"
+            colour = COLOURS.get(model, "#E69F00" if "Delta" in model else "#888888")
+            axes.plot(x, y, style, marker=MARKERS.get(model, "v"), markersize=5, color=colour, label=name)
+        axes.axvspan(0, trained, color="#F0E442", alpha=0.3, linewidth=0)
+        axes.set(xscale="log", xlabel="tokens of context, up to", ylabel="loss in nats")
+        ends = sorted({x for points in lines.values() for x, *_ in points})
+        axes.set_xticks(ends, [f"{end // 1024}K" if end >= 1024 else str(end) for end in ends])
+        axes.set_xlim(ends[0] * 0.9, ends[-1] * 1.1)
+        axes.set_title(title)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+        _finish(figure, axes, path)
+
+
 def _line(axes: Axes, name: str, points: Points) -> None:
     x, y, low, high = zip(*points, strict=True)
     paper = name.startswith("paper")

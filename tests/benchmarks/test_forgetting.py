@@ -49,7 +49,10 @@ def test_losses(tmp_path):
     data = [tmp_path / f"{number}.txt" for number in range(3)]
     options = ["--tokens", "256", "--windows", "2", "--rows", "64", "--out", str(tmp_path / "out.json")]
     main(["--model", str(tmp_path / "model"), "--data", str(tmp_path / "*.txt"), *options])
-    found = {row["way"]: row for row in json.loads((tmp_path / "out.json").read_text())["results"]}
+    first, *rows = json.loads((tmp_path / "out.json").read_text())["results"]
+    shortest, longest = first["half_lives_of_biases"][0]
+    assert shortest == pytest.approx([64, 64], rel=0.01) and longest == pytest.approx([16384, 16384], rel=0.01)
+    found = {row["way"]: row for row in rows}
     model, tokenizer = open_model(str(tmp_path / "model"), "cpu")
     texts = [path.read_text()[:256] for path in data[:2]]
     for way, length in (("as trained", 256), ("a new memory every 64 tokens", 64)):
