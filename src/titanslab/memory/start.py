@@ -12,9 +12,9 @@ from titanslab.memory.network import GELU_SECOND_MOMENT, MemoryNetwork
 if TYPE_CHECKING:
     from titanslab.memory.layer import NeuralMemory
 
-# Shortest half-life at the start of the layers below the last. Where such a layer fades, LayerNorm multiplies the
-# inner gradient.
-LOWER_HALF_LIFE = 2.0**17
+# Shortest half-life at the start of the layers below the last, in tokens. Where such a layer fades, its learned M_0
+# fades too, and LayerNorm multiplies the inner gradient.
+LOWER_HALF_LIFE = 2.0**24
 # Upper bound on the squared gain from one layer's output to the next.
 LAYER_GAIN = 4.0
 
