@@ -18,7 +18,7 @@ from titanslab.data.documents import DocumentRows, collate_documents
 from titanslab.data.tokens import Tokens
 from titanslab.evaluation.graft.controls import OFF, ON, OTHER, measure_controls
 from titanslab.evaluation.graft.verdict import verdict
-from titanslab.training.carry import Carry
+from titanslab.training.graft_carry import GraftCarry
 
 LETTERS, PIECE, ROWS, STEPS = 32, 32, 8, 80
 
@@ -28,7 +28,7 @@ class InOrder(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.carry = Carry(self.model)
+        self.carry = GraftCarry(self.model)
 
     def _get_train_sampler(self, *args):
         return SequentialSampler(self.train_dataset)
