@@ -8,20 +8,23 @@ from benchmarks.page.tables import length_name, section, sources, table
 
 
 def measured(about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The measurement of each model of `about["models"]`, in windows of `about["context"]` tokens."""
+    """The measurement of each model of `about["models"]`, in windows of `about["context"]` tokens.
+
+    Its positions are those that end at `about["from"]` tokens or later.
+    """
     found = {
         row["model"]: row for row in load(about["file"])["perplexity"] if row["context_length"] == about["context"]
     }
-    return {name: found[name] for name in about["models"]}
+    late = {name: [b for b in found[name]["positions"] if b["last"] >= about["from"]] for name in about["models"]}
+    return {name: found[name] | {"positions": buckets} for name, buckets in late.items()}
 
 
 def positions(about: dict[str, Any]) -> str:
     """The section of models that read long texts."""
     rows, ends = [], []
     for name, row in measured(about).items():
-        shown = [bucket for bucket in row["positions"] if bucket["last"] >= about["from"]]
-        ends = [bucket["last"] for bucket in shown]
-        rows.append([name, f"{row['perplexity']:.1f}", *(f"{bucket['loss']:.3f}" for bucket in shown)])
+        ends = [bucket["last"] for bucket in row["positions"]]
+        rows.append([name, f"{row['perplexity']:.1f}", *(f"{bucket['loss']:.3f}" for bucket in row["positions"])])
     names = [f"to {length_name(end, 1024)}" for end in ends]
     caption = f"Perplexity of windows of {length_name(about['context'], 1024)}, and loss in nats by tokens of context"
     found = [f"![{about['title']}](pictures/{about['picture']})", table(caption, ["model", "perplexity", *names], rows)]
@@ -31,7 +34,7 @@ def positions(about: dict[str, Any]) -> str:
 def lines(about: dict[str, Any]) -> dict[str, Points]:
     """The line of each model in the picture."""
     return {
-        name: [(b["last"], b["loss"], b["loss"], b["loss"]) for b in row["positions"] if b["last"] >= about["from"]]
+        name: [(b["last"], b["loss"], b["loss"], b["loss"]) for b in row["positions"]]
         for name, row in measured(about).items()
         if name in about["drawn"]
     }

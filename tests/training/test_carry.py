@@ -5,11 +5,12 @@ import torch
 
 from graft_base import save_documents
 from titanslab import TitansConfig, TitansForCausalLM
-from titanslab.data.documents import ALONE, ANEW, BEGINS, GOES_ON
+from titanslab.data.documents import ALONE, ANEW, GOES_ON
 from titanslab.training.carry import TitansCarry
 from titanslab.training.recipe import parse_recipe
 from titanslab.training.run import train
 
+from .carrying import check_gradients, step
 from .test_best import interrupted
 from .test_run import metrics, same_weights, weights
 
@@ -28,19 +29,11 @@ def text(rows, tokens, seed=0):
     return torch.randint(3, 64, (rows, tokens), generator=torch.Generator().manual_seed(seed))
 
 
-def step(model, carry, ids, *begins):
-    """The logits of a batch that is read with what was carried."""
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), BEGINS: torch.tensor(begins)}
-    logits = model(**carry.enter(batch)).logits
-    carry.leave()
-    return logits
-
-
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal", "attention"])
 def test_rows_go_on_and_begin_anew_each_for_itself(variant):
     """A row's logits are those of its own document, read alone from its start."""
-    model, carry = small(variant), TitansCarry(small(variant))
-    carry.model = model
+    model = small(variant)
+    carry = TitansCarry(model)
     first, second = text(2, 36, seed=5), text(2, 36, seed=6)
     with torch.no_grad():
         step(model, carry, first[:, :12], ANEW, ANEW)
@@ -55,17 +48,8 @@ def test_rows_go_on_and_begin_anew_each_for_itself(variant):
 
 
 def test_gradients_end_at_the_row_and_reach_the_start_of_a_document():
-    model, ids = small("lmm"), text(2, 24)
-    carry = TitansCarry(model)
-    step(model, carry, ids[:, :12], ANEW, ANEW)
-    assert not any(t.requires_grad for t in carry.cache.tensors().values())
-    start = model.model.layers[0].mixer.memory.memory_weights[0]
-    for begins, reached in ((GOES_ON, False), (ANEW, True)):
-        kept = carry.cache.fork()
-        start.grad = None
-        step(model, carry, ids[:, 12:], GOES_ON, begins).square().mean().backward()
-        assert (start.grad is not None and bool(start.grad.abs().sum() > 0)) == reached
-        carry.cache = kept
+    model = small("lmm")
+    check_gradients(model, TitansCarry(model), text(2, 24), model.model.layers[0].mixer.memory.memory_weights[0])
 
 
 @pytest.fixture

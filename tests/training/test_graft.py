@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from graft_base import graft_recipe, save_base, save_documents
 from grafted import base, grafted, text
-from titanslab.data.documents import ALONE, ANEW, BEGINS, GOES_ON
+from titanslab.data.documents import ALONE, ANEW, GOES_ON
 from titanslab.graft import graft_of
 from titanslab.runs.loading import load_model, load_model_tokenizer
 from titanslab.training.gate_ramp import GateRamp, draw_outputs
@@ -19,6 +19,7 @@ from titanslab.training.graft_trainer import GraftTrainer
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
 
+from .carrying import check_gradients, step
 from .test_best import interrupted
 from .test_run import metrics, same_weights
 
@@ -32,17 +33,6 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def table(folders):
     return graft_recipe(*folders)
-
-
-def batch(ids, *begins):
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), BEGINS: torch.tensor(begins)}
-
-
-def step(model, carry, *given):
-    """The logits of a batch that is read with what was carried."""
-    logits = model(**carry.enter(batch(*given))).logits
-    carry.leave()
-    return logits
 
 
 @pytest.mark.parametrize(("name", "placement"), [("llama", "mag"), ("llama", "mac"), ("gemma3", "mal")])
@@ -75,17 +65,8 @@ def test_memories_alone_go_on_without_a_window():
 
 
 def test_gradients_end_at_the_piece_and_reach_the_start_of_a_row_that_begins():
-    model, ids = grafted(base(), window_size=6), text(2, 24)
-    carry = GraftCarry(model)
-    step(model, carry, ids[:, :12], ANEW, ANEW)
-    assert not any(t.requires_grad for t in carry.cache.tensors().values())
-    start = model.graft.memories[0].memory_weights[0]
-    for begins, reached in ((GOES_ON, False), (ANEW, True)):
-        kept = carry.cache.fork()
-        start.grad = None
-        step(model, carry, ids[:, 12:], GOES_ON, begins).square().mean().backward()
-        assert (start.grad is not None and bool(start.grad.abs().sum() > 0)) == reached
-        carry.cache = kept
+    model = grafted(base(), window_size=6)
+    check_gradients(model, GraftCarry(model), text(2, 24), model.graft.memories[0].memory_weights[0])
 
 
 @pytest.mark.parametrize("changes", [{}, {"window_size": "all", "lora": 2}], ids=["window", "memories alone, LoRA"])

@@ -5,7 +5,9 @@ from functools import partial
 from typing import Any
 
 from titanslab.training.carry import TitansCarry, check_carries
+from titanslab.training.carry_trainer import CarryTrainer
 from titanslab.training.graft_sections import GRAFT
+from titanslab.training.in_order import read_in_order
 from titanslab.training.model import build_model, set_manner
 from titanslab.training.recipe import TEXT, Recipe
 from titanslab.training.sequence_sections import SEQUENCES
@@ -37,8 +39,6 @@ def open_recipe(
 
         return open_sequences(recipe, say)
     if recipe.data.carry:
-        from titanslab.training.in_order import read_in_order
-
         tokenizer = open_tokenizer(recipe.data, show=reading.leads) if tokenizer is None else tokenizer
         data = read_in_order(recipe.data, recipe.training, tokenizer, processes, reading, say)
     else:
@@ -61,7 +61,5 @@ def trainer_kind(recipe: Recipe) -> Callable[..., TitansTrainer]:
 
         return partial(GraftTrainer, section=recipe.model)
     if recipe.kind == TEXT and recipe.data.carry:
-        from titanslab.training.carry_trainer import CarryTrainer
-
         return partial(CarryTrainer, carry=TitansCarry)
     return TitansTrainer
