@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.output import new_report, table
+from benchmarks.output import new_report, settings_of, table
 from titanslab.data import open_corpus
 from titanslab.runs.loading import open_model
 
@@ -28,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
     parser.add_argument("--out", type=Path, help="JSON file; default: a new one in benchmarks/results")
     given = parser.parse_args(arguments)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
-    settings |= {"model": Path(given.model).name, "data": Path(given.data).name}
-    report = new_report("denormals", 0, torch.device("cpu"), settings, given.out)
+    report = new_report("denormals", 0, torch.device("cpu"), settings_of(given, "model", "data"), given.out)
     model, tokenizer = open_model(given.model, "cpu")
     model.train()
     size = given.rows * given.tokens

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.output import new_report, table
+from benchmarks.output import new_report, settings_of, table
 from titanslab.data import open_corpus
 from titanslab.evaluation.perplexity import evaluate_perplexity
 from titanslab.evaluation.trace import memories_of
@@ -72,9 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=2048, help="tokens of the control's windows")
     parser.add_argument("--out", type=Path, help="JSON file; default: a new one in benchmarks/results")
     given = parser.parse_args(arguments)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
-    settings |= {"model": Path(given.model).name, "data": Path(given.data).name}
-    report = new_report("forgetting", 0, torch.device("cpu"), settings, given.out)
+    report = new_report("forgetting", 0, torch.device("cpu"), settings_of(given, "model", "data"), given.out)
     model, tokenizer = open_model(given.model, "cpu")
     texts = texts_of(given.data, tokenizer, given.tokens, given.windows)
     layers = memories_of(model)[0].gate_layers

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.output import new_report, table, transient
+from benchmarks.output import new_report, settings_of, table, transient
 from titanslab.data.dna.alphabet import ids_of
 from titanslab.data.dna.fasta import FastaPiece, read_fasta
 from titanslab.evaluation.decode import is_recurrent
@@ -74,9 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--orders", type=int, nargs="+", default=list(range(13)), help="orders of the Markov models")
     parser.add_argument("--out", type=Path, help="JSON file; default: a new one in benchmarks/results")
     given = parser.parse_args(arguments)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
-    settings |= {name: [path.name for path in getattr(given, name)] for name in ("train", "test")}
-    report = new_report("genome", 0, torch.device("cpu"), settings, given.out)
+    report = new_report("genome", 0, torch.device("cpu"), settings_of(given, "train", "test"), given.out)
 
     def ids(path: Path) -> list[np.ndarray]:
         return [ids_of(bases) for _, bases in read_fasta(path, str(path))]

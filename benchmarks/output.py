@@ -1,5 +1,6 @@
 """Output of the benchmarks: the file of a run's results, a progress line, tables of text."""
 
+import argparse
 import contextlib
 import datetime
 import re
@@ -35,6 +36,15 @@ def new_report(topic: str, seed: int, device: torch.device, settings: dict[str, 
     date = datetime.datetime.now(datetime.UTC)
     path = path or free_path(RESULTS / f"{date:%Y-%m-%d}_{device_name(device)}_{topic}.json")
     return Report(topic, seed, device, settings, path, PACKAGES)
+
+
+def settings_of(given: argparse.Namespace, *files: str) -> dict[str, Any]:
+    """The arguments of a command as JSON values; of those in `files`, paths or lists of them, the names alone."""
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
+    for key in files:
+        value = getattr(given, key)
+        settings[key] = [Path(path).name for path in value] if isinstance(value, list) else Path(value).name
+    return settings
 
 
 def device_name(device: torch.device) -> str:
