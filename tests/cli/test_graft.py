@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -40,6 +42,12 @@ def test_a_memory_is_trained_measured_and_opened(titans, fails, folders, tmp_pat
     assert content["window_size"] == 16
     assert len(content["positions"]) == 5
     assert (memory / "controls.png").exists()
+    commands = re.findall(r"^  titans (.*)$", out, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["generate", "evaluate", "read", "ask"]
+    (tmp_path / "book.txt").write_text("a short book")
+    read = shlex.split(commands[2].replace("book.txt", str(tmp_path / "book.txt"), 1))
+    assert titans(*read, "--device", "cpu")[0] == 0
+    assert titans(*shlex.split(commands[3]), "--device", "cpu", "--max-new-tokens", 2)[0] == 0
 
     code, out, err = titans("generate", "--model", memory, "--prompt", "abc", "--max-new-tokens", 3, "--device", "cpu")
     assert code == 0, err

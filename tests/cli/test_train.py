@@ -7,9 +7,12 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from children import wait_for_lines
 from titanslab.training import trainer
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "graft"
 
 
 def test_trains_and_says_where(titans, recipe_file, tmp_path, monkeypatch):
@@ -26,6 +29,24 @@ def test_trains_and_says_where(titans, recipe_file, tmp_path, monkeypatch):
     generate, evaluate, *_ = (shlex.split(command) for command in commands)
     assert titans(*generate, "--max-new-tokens", "2")[0] == 0
     assert titans(*evaluate, "--max-tokens", "100", "--context-length", "32")[0] == 0
+
+
+def test_the_recipes_of_the_small_base(titans, tmp_path, monkeypatch):
+    """Both recipes train, the second from the model of the first, and no memory is offered for a Llama."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books/a.txt").write_text("One day, two friends met. " * 200)
+    small = {
+        "model.hidden_size": 16, "model.intermediate_size": 16, "data.tokenizer": "byte", "data.sequence_length": 64
+    }  # fmt: skip
+    changes = {"small_base": small | {"training.steps": 2}, "small_base_8k": {"training.steps": 1}}
+    for name, folder in (("small_base", "runs/base_2k"), ("small_base_8k", "runs/base")):
+        words = [word for key, value in changes[name].items() for word in ("--set", f"{key}={value}")]
+        code, out, err = titans("train", RECIPES / f"{name}.toml", *words, "--set", "training.cpu=true", "-o", folder)
+        assert code == 0, err
+        commands = re.findall(r"^  titans (.*)$", out, re.MULTILINE)
+        assert [command.split()[0] for command in commands] == ["generate", "evaluate"]
+    assert json.loads((tmp_path / "runs/base/config.json").read_text())["model_type"] == "llama"
 
 
 def test_what_is_wrong_with_a_recipe(fails, recipe_file, tmp_path):

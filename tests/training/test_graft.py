@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from graft_base import graft_recipe, save_base, save_documents
 from grafted import base, grafted, text
@@ -15,6 +16,7 @@ from titanslab.runs.loading import load_model, load_model_tokenizer
 from titanslab.training.gate_ramp import GateRamp, draw_outputs
 from titanslab.training.graft import build_graft
 from titanslab.training.graft_carry import GraftCarry
+from titanslab.training.graft_sections import GraftRecipe
 from titanslab.training.graft_trainer import GraftTrainer
 from titanslab.training.recipe import load_recipe, parse_recipe
 from titanslab.training.run import train
@@ -97,6 +99,18 @@ def test_a_resumed_run_gives_the_same_losses(table, tmp_path, monkeypatch, chang
     model = load_model(tmp_path / "run")
     assert graft_of(model).window.size == (None if changes else 16)
     assert load_model_tokenizer(tmp_path / "run").decode([72]) == "H"
+
+
+def test_lora_in_a_base_that_peft_does_not_know(tmp_path):
+    """Without names, LoRA stands at each linear map of attention, and at no other."""
+    config = Olmo2Config(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
+    )
+    Olmo2ForCausalLM(config).save_pretrained(tmp_path)
+    model = build_graft(GraftRecipe(str(tmp_path), "none", 4, lora=2))
+    found = [name.partition("model.layers.")[2] for name, p in model.named_parameters() if p.requires_grad]
+    linear = [f"{i}.self_attn.{n}_proj" for i in range(2) for n in "qkvo"]
+    assert sorted(found) == sorted(f"{name}.lora_{m}.default.weight" for name in linear for m in "AB")
 
 
 def test_a_base_that_was_trained_too_is_saved_beside_the_memories(table, tmp_path, folders):

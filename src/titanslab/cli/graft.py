@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from titanslab.cli.suggestions import reading_commands
+
 if TYPE_CHECKING:
     from titanslab.training.recipe import Recipe
 
@@ -96,15 +98,17 @@ def finish(output: Path, recipe: Recipe) -> None:
         }  # fmt: skip
         device = "cpu" if recipe.training.cpu else "auto"
         show_controls(str(output), source, output / "controls.json", device, choice, reading)
-    typer.echo("\n".join(what_next(output)))
+    typer.echo("\n".join(what_next(output, memory=section.layers != "none")))
 
 
-def what_next(output: Path) -> Iterator[str]:
-    """Commands for the graft in `output`, ready to paste."""
+def what_next(output: Path, *, memory: bool) -> Iterator[str]:
+    """Commands for the graft in `output`, ready to paste; `memory` is False for a control without one."""
     run = shlex.quote(str(output))
     yield "Next:"
     yield f'  titans generate --model {run} --prompt "Once upon a time"'
     yield f"  titans evaluate graft --model {run} --data BOOK.txt"
+    if memory:
+        yield from reading_commands(output)
 
 
 def _one_or_all(sources: list[str]) -> str | list[str] | None:

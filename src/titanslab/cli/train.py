@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from titanslab.cli.suggestions import reading_commands
 
 if TYPE_CHECKING:
     from titanslab.training.recipe import Recipe
@@ -98,10 +101,13 @@ def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
                 break
     if data.task is not None and TASKS[data.task].cells is not None:
         yield f"  titans evaluate {data.task} --model {run} --samples 10"
-    if settings.model.architecture is None and settings.model.variant != "attention":
-        memory = shlex.quote(str(output / "book.memory"))
-        yield f"  titans read book.txt --model {run} --save {memory}"
-        yield f'  titans ask --memory {memory} "QUESTION"'
+    if _has_memory(output):
+        yield from reading_commands(output)
+
+
+def _has_memory(output: Path) -> bool:
+    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    return config["model_type"] == "titans" and config.get("variant") != "attention"
 
 
 def _how_to_resume(recipe: Path, assignments: list[str], output: Path) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from titanslab.data import load_tokenizer
 from titanslab.runs.bases import base_folder
 from titanslab.runs.loading import load_base, load_config, load_model_tokenizer
@@ -59,12 +61,24 @@ def add_lora(model: Any, section: GraftRecipe) -> Any:
     """The model with LoRA's matrices, wrapped by peft; ImportError in one line where peft is missing."""
     try:
         from peft import LoraConfig, get_peft_model
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
     except ImportError as error:
         raise ImportError(
             f"graft.lora = {section.lora} needs peft: pip install 'titans-lab[peft]', or leave graft.lora out"
         ) from error
     options: Any = {"r": section.lora, "lora_alpha": section.lora_alpha or 2 * section.lora}
+    targets = section.lora_targets
+    if targets is None and model.config.model_type not in CHOICES:
+        targets = _attention_maps(model) or None
     try:
-        return get_peft_model(model, LoraConfig(target_modules=section.lora_targets, task_type="CAUSAL_LM", **options))
+        return get_peft_model(model, LoraConfig(target_modules=targets, task_type="CAUSAL_LM", **options))
     except ValueError as error:
         raise ValueError(f"graft.lora: {' '.join(str(error).split())[:300]}; name them in graft.lora_targets") from None
+
+
+def _attention_maps(model: nn.Module) -> list[str]:
+    """The names of the linear maps in the attention of a model."""
+    from titanslab.graft.structure import find_decoder
+
+    inside = {m for attention in find_decoder(model).attentions if attention is not None for m in attention.modules()}
+    return [name for name, module in model.named_modules() if module in inside and isinstance(module, nn.Linear)]

@@ -26,7 +26,8 @@ class GraftRecipe:
         layers, window_size, num_sink_tokens, placement: see `GraftConfig`; `window_size = "all"` stands for None.
         lora: rank of LoRA's matrices in the base, by peft; 0 = none.
         lora_alpha: their scale; None = twice the rank.
-        lora_targets: the names of the base's modules that get them; None = peft's choice for the architecture.
+        lora_targets: the names of the base's modules that get them; None = peft's choice for the architecture, and
+            where it has none the linear maps of attention.
         train: the weights that change besides the memories': none ("memory"), LoRA's ("lora") or all of the base
             ("all"); left out, "lora" where `lora` is above 0, else "memory".
         carry: the memories, and the window, go on from a piece of a document to the next one.
