@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, DynamicCache
-from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
+from transformers import DynamicCache
 
 from grafted import VOCABULARY, base, grafted, left_padded, text
 from titanslab import GraftCache
@@ -16,6 +15,9 @@ CASES = [
     ("llama", {}),
     ("gemma3", {"window_size": 6, "num_sink_tokens": 2}),
     ("llama", {"placement": "mac", "window_size": 6}),
+    ("lfm2", {"window_size": 6, "num_sink_tokens": 2}),
+    ("qwen3_next", {"window_size": 6}),
+    ("qwen3_next", {}),
 ]
 
 
@@ -184,22 +186,9 @@ def test_padding_of_an_earlier_call_stays_invisible():
     torch.testing.assert_close(found[:1], read(model, more[:1], alone))
 
 
-def test_recurrent_layers_of_a_base_are_forked_and_turned():
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    linear = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8}
-    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
-    config = Qwen3NextConfig(
-        vocab_size=VOCABULARY,
-        head_dim=8,
-        linear_value_head_dim=8,
-        shared_expert_intermediate_size=16,
-        layer_types=["linear_attention", "full_attention"],
-        **size,
-        **linear,
-        **experts,
-    )
-    torch.manual_seed(0)
-    model = grafted(AutoModelForCausalLM.from_config(config).eval())
+@pytest.mark.parametrize("options", [{}, {"window_size": 6, "num_sink_tokens": 2}], ids=["all tokens", "window"])
+def test_recurrent_layers_of_a_base_are_forked_and_turned(options):
+    model = grafted(base("qwen3_next"), **options)
     assert model.graft.layers == (1,)
     cache, new = model.graft.read(text(2, 9)), text(2, 3, seed=5)
     wanted = read(model, new, cache.fork())
@@ -207,6 +196,9 @@ def test_recurrent_layers_of_a_base_are_forked_and_turned():
     turned = cache.fork()
     turned.reorder_cache(torch.tensor([1, 0]))
     torch.testing.assert_close(read(model, new.flip(0), turned), wanted.flip(0))
+    torch.testing.assert_close(read(model, new, cache.fork()), wanted)
+    one = cache.fork()
+    read(model, new[:, :1], one)  # a single token goes through kernels that write in place
     torch.testing.assert_close(read(model, new, cache.fork()), wanted)
 
 
@@ -257,17 +249,18 @@ def test_file(name, options, tmp_path):
     torch.testing.assert_close(read(again, text(2, 5, seed=4), loaded), wanted)
     header = GraftCache.header(tmp_path / "m.safetensors")
     assert (header.tokens, header.rows, header.learn, header.notes) == (14, 2, False, {"turns": 3})
-    assert (header.layers, header.dtype) == ([0, 1], "float32")
+    assert (header.layers, header.dtype) == (list(model.graft.layers), "float32")
 
 
-def test_file_across_precisions(tmp_path):
-    model = grafted(base())
+@pytest.mark.parametrize("name", ["llama", "lfm2", "qwen3_next"])
+def test_file_across_precisions(name, tmp_path):
+    model = grafted(base(name))
     cache = model.graft.cache()
     read(model, text(), cache)
     cache.save(tmp_path / "m.safetensors")
-    other = grafted(base().to(torch.bfloat16))
+    other = grafted(base(name).to(torch.bfloat16))
     loaded = GraftCache.load(tmp_path / "m.safetensors", other)
-    assert loaded.layers[0].keys.dtype == torch.bfloat16
+    assert loaded.layers[1].keys.dtype == torch.bfloat16
     assert torch.isfinite(read(other, text(), loaded)).all()
 
 
@@ -315,6 +308,16 @@ def test_damaged_files(tmp_path):
     with pytest.raises(FloatingPointError, match="numbers that are not finite in"):
         cache.save(tmp_path / "n.safetensors")
     assert not (tmp_path / "n.safetensors").exists()
+
+
+def test_a_file_without_the_states_of_a_layer(tmp_path):
+    model = grafted(base("lfm2"))
+    cache = model.graft.cache()
+    read(model, text(), cache)
+    cache.layers[0].conv_states[0] = None
+    cache.save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="lacks the states of layer 0"):
+        GraftCache.load(tmp_path / "m.safetensors", model)
 
 
 def test_a_file_holds_no_text(tmp_path):

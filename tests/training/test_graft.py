@@ -37,7 +37,10 @@ def table(folders):
     return graft_recipe(*folders)
 
 
-@pytest.mark.parametrize(("name", "placement"), [("llama", "mag"), ("llama", "mac"), ("gemma3", "mal")])
+@pytest.mark.parametrize(
+    ("name", "placement"),
+    [("llama", "mag"), ("llama", "mac"), ("gemma3", "mal"), ("lfm2", "mag"), ("qwen3_next", "mag")],
+)
 def test_rows_go_on_and_begin_anew_each_for_itself(name, placement):
     """A row's logits are those of its own document, read alone from its start."""
     model = grafted(base(name), window_size=6, num_sink_tokens=2, placement=placement)
@@ -66,8 +69,9 @@ def test_memories_alone_go_on_without_a_window():
             torch.testing.assert_close(step(model, carry, ids[:, 12:], GOES_ON), model(ids[:, 12:]).logits)
 
 
-def test_gradients_end_at_the_piece_and_reach_the_start_of_a_row_that_begins():
-    model = grafted(base(), window_size=6)
+@pytest.mark.parametrize("name", ["llama", "lfm2", "qwen3_next"])
+def test_gradients_end_at_the_piece_and_reach_the_start_of_a_row_that_begins(name):
+    model = grafted(base(name), window_size=6)
     check_gradients(model, GraftCarry(model), text(2, 24), model.graft.memories[0].memory_weights[0])
 
 

@@ -33,9 +33,11 @@ def graft(model: Model, config: GraftConfig | None = None) -> Model:
     if hasattr(model, "graft"):
         raise ValueError(f"{type(model).__name__} has a graft already; titanslab.graft.ungraft(model) takes it away")
     decoder = find_decoder(model)
-    layers = config.chosen(len(decoder.attentions))
     if isinstance(config.layers, str):
-        layers = tuple(n for n in layers if decoder.attentions[n] is not None)
+        attending = [n for n, attention in enumerate(decoder.attentions) if attention is not None]
+        layers = tuple(attending[place] for place in config.chosen(len(attending)))
+    else:
+        layers = config.chosen(len(decoder.attentions))
     if missing := [n for n in layers if decoder.attentions[n] is None]:
         raise OptionError("layers", f"has the number {missing[0]}, a layer of the base without attention")
     config.memory.width(decoder.hidden_size)

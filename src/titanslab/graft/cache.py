@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from titanslab.graft import cache_file
+from titanslab.graft.states import StateLayer
 from titanslab.graft.window import (
     PLAIN,
     Slots,
@@ -101,6 +102,8 @@ class GraftCache(Cache):
             if is_held(layer):
                 held: Any = layer
                 found |= {f"layers.{i}.keys": held.keys, f"layers.{i}.values": held.values}
+            elif isinstance(layer, StateLayer):
+                found |= {f"layers.{i}.{name}": tensor for name, tensor in layer.tensors().items()}
         for i, state in enumerate(self.memories):
             if state is not None:
                 found |= {f"memories.{i}.{name}": tensor for name, tensor in state.tensors().items()}
@@ -109,9 +112,12 @@ class GraftCache(Cache):
     def fork(self) -> "GraftCache":
         """An independent cache of the same content; no tensor is copied."""
         new = GraftCache(self.graft)
-        # other layers, such as recurrent ones, write their tensors in place
-        layers = [copy.copy(layer) if type(layer) in PLAIN else copy.deepcopy(layer) for layer in self.layers]
-        new.__dict__.update(self.__dict__, layers=layers, memories=list(self.memories), slots=self.slots.copy())
+        new.__dict__.update(
+            self.__dict__,
+            layers=[_copied(layer) for layer in self.layers],
+            memories=list(self.memories),
+            slots=self.slots.copy(),
+        )
         return new
 
     __copy__ = fork
@@ -151,7 +157,7 @@ class GraftCache(Cache):
 
         self._map(fn)
         for layer in self.layers:
-            if type(layer) not in PLAIN:
+            if type(layer) not in (*PLAIN, StateLayer):
                 layer.reorder_cache(indices)  # type: ignore[arg-type]
         for name in Slots.tensors:
             tensor = getattr(self.slots, name)
@@ -172,6 +178,8 @@ class GraftCache(Cache):
             if type(layer) in PLAIN and is_held(layer):
                 held: Any = layer
                 held.keys, held.values = fn(held.keys), fn(held.values)
+            elif isinstance(layer, StateLayer):
+                layer.map(fn)
 
     def save(self, path: str | os.PathLike[str], model: Any = None, notes: dict[str, Any] | None = None) -> None:
         """Write the cache to a safetensors file, whole or not at all.
@@ -249,7 +257,7 @@ class GraftCache(Cache):
             if window.limit is not None and self.columns and slots.bound + count > window.limit:
                 self._set_back(torch.full_like(slots.seen, count) if mask is None else mask.sum(1), count)
             given["position_ids"] = position - slots.shift[:, None]
-            full = count == 1 and index.shape[0] == 1 and window.own.count(None) == len(window.own)
+            full = count == 1 and index.shape[0] == 1 and not any(window.own)
             given["attention_mask"] = None if full else masks(window, step, batch, graft.decoder.body.config, dtype)
         kept = index
         if window.size is not None:
@@ -302,6 +310,8 @@ class GraftCache(Cache):
             delta = (used - (slots.index >= 0).sum(1)).clamp(min=0) * beyond
             moved = (slots.index >= window.sinks)[:, None, :, None]
             for i, layer in enumerate(self.layers):
+                if isinstance(layer, StateLayer):
+                    continue
                 held: Any = layer
                 turned = window.rotary.back(held.keys, i, delta)
                 held.keys = torch.where(moved, turned, held.keys) if isinstance(layer, WindowLayer) else turned
@@ -328,3 +338,10 @@ class GraftCache(Cache):
             slots.dropped |= index.shape[1] < step.index.shape[1]
             slots.tail = step.tail[:, -window.tail :] if window.tail else step.tail[:, :0]
         self.columns += count
+
+
+def _copied(layer: Any) -> Any:
+    """A layer with the same tensors, or with copies of those that a call writes in place."""
+    if isinstance(layer, StateLayer):
+        return layer.copy()
+    return copy.copy(layer) if type(layer) in PLAIN else copy.deepcopy(layer)

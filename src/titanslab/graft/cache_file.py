@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from titanslab.documents import parse_json
 from titanslab.graft.identity import adapter_hash, base_hash
+from titanslab.graft.states import KINDS, StateLayer
 from titanslab.graft.window import PLAIN, Slots
 from titanslab.tensor_files import agrees, not_finite, read_tensors, write_tensors
 
@@ -72,7 +73,7 @@ def save(cache: "GraftCache", path: str | os.PathLike[str], notes: dict[str, Any
     """Write a cache, see `GraftCache.save`."""
     if cache.columns == 0:
         raise ValueError("the cache is empty: let the model read some tokens before save()")
-    if other := next((type(layer).__name__ for layer in cache.layers if type(layer) not in PLAIN), ""):
+    if other := next((type(layer).__name__ for layer in cache.layers if type(layer) not in (*PLAIN, StateLayer)), ""):
         raise ValueError(f"the cache of this base has layers of the kind {other}, which no file can hold")
     graft, tensors = cache.graft, cache.tensors()
     if name := not_finite(tensors):
@@ -131,6 +132,9 @@ def load(cache: "GraftCache", path: str | os.PathLike[str]) -> None:
     cache.columns, cache.rows = header.tokens, header.rows
     cache.learn, cache.write_scale = header.learn, header.write_scale
     for i, layer in enumerate(cache.layers):
+        if isinstance(layer, StateLayer):
+            layer.fill(_under(f"layers.{i}.", tensors), like.dtype)
+            continue
         held: Any = layer
         keys, values = (tensors[f"layers.{i}.{name}"].to(like.dtype) for name in ("keys", "values"))
         held.lazy_initialization(keys, values)
@@ -138,12 +142,16 @@ def load(cache: "GraftCache", path: str | os.PathLike[str]) -> None:
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.cumulative_length = header.tokens
     for i in range(len(cache.memories)):
-        prefix = f"memories.{i}."
-        mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        mine = _under(f"memories.{i}.", tensors)
         cache.memories[i] = graft.memories[i].state_of(mine) if mine else None
     for name in Slots.tensors:
         setattr(cache.slots, name, tensors[f"slots.{name}"])
     cache.slots.dropped, cache.slots.bound = header.dropped, header.bound
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _check_model(path: str | os.PathLike[str], header: GraftCacheHeader, graft: "Graft") -> None:
@@ -170,14 +178,25 @@ def _fault(tensors: dict[str, Tensor], header: GraftCacheHeader, graft: "Graft")
             state = memory.empty(rows).tensors()
             shapes |= {f"memories.{i}.{name}": tuple(t.shape) for name, t in state.items()}
     slots = [f"slots.{name}" for name in Slots.tensors]
-    held = [f"layers.{i}.{n}" for i in range(len(graft.window.layers(body.config))) for n in ("keys", "values")]
+    layers = graft.window.layers(body.config)
+    held, states = list[str](), list[str]()
+    for i, layer in enumerate(layers):
+        if isinstance(layer, StateLayer):
+            names = [f"layers.{i}.{kind}.{place}" for kind in KINDS for place in range(layer.number_of_states)]
+            if not (found := [name for name in names if name in tensors]):
+                return f"lacks the states of layer {i}"
+            states += found
+        else:
+            held += [f"layers.{i}.{name}" for name in ("keys", "values")]
     if missing := next((name for name in (*slots, *held) if name not in tensors), ""):
         return f"lacks the tensor {missing!r}"
-    if more := next((name for name in tensors if name not in (*slots, *held, *shapes)), ""):
+    if more := next((name for name in tensors if name not in (*slots, *held, *states, *shapes)), ""):
         return f"holds the tensor {more!r}, which its model has not"
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
         fits = shape == shapes[name] if name in shapes else len(shape) == 4 and shape[0] == rows
+        if name in states:
+            fits = len(shape) > 1 and shape[0] == rows
         if name in slots:
             fits = tensor.dtype == torch.int64 and len(shape) in (1, 2) and shape[0] in (1, rows)
         elif not name.endswith(("offset", "count")) and not tensor.is_floating_point():
@@ -185,7 +204,10 @@ def _fault(tensors: dict[str, Tensor], header: GraftCacheHeader, graft: "Graft")
         if not fits:
             return f"has {name!r} of shape {list(shape)}, which does not fit its model"
     count = tensors["slots.index"].shape[1]
-    for i, layer in enumerate(graft.window.layers(body.config)):
-        if not isinstance(layer, DynamicSlidingWindowLayer) and tensors[f"layers.{i}.keys"].shape[2] != count:
+    for i, layer in enumerate(layers):
+        if (
+            not isinstance(layer, (DynamicSlidingWindowLayer, StateLayer))
+            and tensors[f"layers.{i}.keys"].shape[2] != count
+        ):
             return f"has {tensors[f'layers.{i}.keys'].shape[2]} keys in layer {i}, and {count} slots"
     return f"has numbers that are not finite in {name!r}" if (name := not_finite(tensors)) else ""

@@ -17,7 +17,8 @@ class GraftConfig:
     Args:
         layers: the decoder layers that get a memory: their numbers from 0, negative ones from the end, or a word:
             "all", "third" (every third layer, from the third one on), "lower" or "upper" (that half of the layers), or
-            "none", a window without memories, the control of a graft that is trained.
+            "none", a window without memories, the control of a graft that is trained. A word chooses among the layers
+            with attention.
         window_size: tokens that the base's own attention sees, the current one included; None = attention stays as it
             is.
         num_sink_tokens: first tokens of a row that attention sees too, wherever its window is. They count only with a

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from titanslab.graft.cache import GraftCache
+from titanslab.graft.states import StateLayer
 from titanslab.memory.state import where_rows
 
 
@@ -23,6 +24,9 @@ def restart(cache: GraftCache, rows: Tensor) -> GraftCache:
         tensor: Tensor = getattr(slots, name)
         tensor = tensor.expand(count, *tensor.shape[1:])
         setattr(slots, name, where_rows(own, torch.full_like(tensor, value), tensor))
+    for layer in new.layers:
+        if isinstance(layer, StateLayer):
+            layer.map(lambda t: where_rows(rows.to(t.device), torch.zeros_like(t), t))
     for place, state in enumerate(new.memories):
         if state is not None:
             memory = graft.memories[place]

@@ -93,8 +93,10 @@ def find_rotary(decoder: Decoder) -> Rotary | None:
     return Rotary(module, kinds, layouts)
 
 
-def _layout(rotary: Rotary, layer: int, first: Tensor, second: Tensor) -> Layout | None:
+def _layout(rotary: Rotary, layer: int, first: Tensor | None, second: Tensor | None) -> Layout | None:
     """The layout of a layer, by its keys at two positions: those at the second, turned back, are those at the first."""
+    if first is None or second is None:
+        return None
     close = (1e-3 if first.dtype in (torch.float32, torch.float64) else 0.05) * first.abs().max()
     if (first - second).abs().max() <= close / 50:
         return None  # no positions in this layer
@@ -110,13 +112,14 @@ def _layout(rotary: Rotary, layer: int, first: Tensor, second: Tensor) -> Layout
 
 
 @torch.no_grad()
-def _keys(decoder: Decoder, position: int) -> list[Tensor]:
-    """The keys of each layer for one token at a position; a single token attends to itself alone."""
+def _keys(decoder: Decoder, position: int) -> list[Tensor | None]:
+    """The keys of each layer for one token at a position, which attends to itself alone; None without attention."""
     from transformers.cache_utils import DynamicCache
 
-    body, modes = decoder.body, {m: m.training for m in decoder.body.modules()}
+    body: Any = decoder.body
+    modes = {m: m.training for m in body.modules()}
     device = next(body.parameters()).device
-    cache: Any = DynamicCache()
+    cache: Any = DynamicCache(config=body.config)
     body.eval()
     try:
         given = {decoder.cache_name: cache, "position_ids": torch.full((1, 1), position, device=device)}
@@ -124,4 +127,4 @@ def _keys(decoder: Decoder, position: int) -> list[Tensor]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return [layer.keys for layer in cache.layers]
+    return [getattr(layer, "keys", None) for layer in cache.layers]

@@ -10,9 +10,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from titanslab.graft.config import GraftConfig, OptionError
 from titanslab.graft.rotary import Rotary, find_rotary
+from titanslab.graft.states import STATES_ARE_KEPT, has_states_alone, state_layer
 from titanslab.graft.structure import Decoder
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention")  # implementations that take any mask
+KINDS = {"full_attention", "sliding_attention", "conv", "linear_attention"}  # of layers beside which a window moves
+STATES = 0  # in the place of a layer's window: the layer has states, and no attention
 
 
 class WindowLayer(DynamicLayer):
@@ -51,7 +54,7 @@ class Window:
     Args:
         size: tokens in the window; None = attention is the base's.
         sinks: tokens at a row's start that stay visible.
-        own: for each layer, the window that it has in the base, None for full attention.
+        own: for each layer, the window that it has in the base, None for full attention, `STATES` without attention.
         limit: positions of the base; None = unlimited.
         rotary: rotary positions; None = the base has learned ones, or `size` is None.
     """
@@ -71,7 +74,7 @@ class Window:
     @property
     def tail(self) -> int:
         """Slots of the widest layer that keeps a window of its own."""
-        return max((own - 1 for own in self.own if own is not None and not self.moves(own)), default=0)
+        return max((own - 1 for own in self.own if own and not self.moves(own)), default=0)
 
     def moves(self, own: int | None) -> bool:
         """Whether a layer of the base with the window `own` gets this window; a narrower one stays."""
@@ -79,7 +82,7 @@ class Window:
 
     def layers(self, config: Any) -> list[Any]:
         """New layers of a cache."""
-        found: list[Any] = DynamicCache(config=config).layers
+        found = [state_layer(layer) for layer in DynamicCache(config=config).layers]
         return (
             found
             if self.size is None
@@ -95,14 +98,18 @@ def find_window(decoder: Decoder, config: GraftConfig) -> Window:
     """
     base: Any = decoder.body.config
     layers: list[Any] = DynamicCache(config=base).layers
-    own = tuple(getattr(layer, "sliding_window", None) for layer in layers)
+    own = tuple(STATES if has_states_alone(layer) else getattr(layer, "sliding_window", None) for layer in layers)
     if config.window_size is None:
         return Window(None, 0, own, None, None)
-    kind = next((type(n).__name__ for n in layers if type(n) not in (DynamicLayer, DynamicSlidingWindowLayer)), "")
-    kinds = set(getattr(base, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kind or kinds:
+    others = [layer for layer, width in zip(layers, own, strict=True) if width != STATES]
+    kind = next((type(n).__name__ for n in others if type(n) not in (DynamicLayer, DynamicSlidingWindowLayer)), "")
+    kinds = set(getattr(base, "layer_types", None) or ()) - KINDS
+    if kind or kinds or [a is None for a in decoder.attentions] != [width == STATES for width in own]:
+        newer = "" if STATES_ARE_KEPT else ", or transformers from 5.17 on"
         raise OptionError(
-            "window_size", f"works with attention layers alone, and the base has {kind or kinds}; use None"
+            "window_size",
+            "works with layers of attention, short convolutions and linear recurrences alone, and the base has "
+            f"{kind or kinds or 'others'}; use None{newer}",
         )
     if "position_ids" not in decoder.names:
         raise OptionError("window_size", "needs a base that takes position_ids, and this one does not; use None")
@@ -224,6 +231,9 @@ def masks(window: Window, step: Step, batch: int, config: Any, dtype: torch.dtyp
     assert window.size is not None
     made: dict[int | None, Any] = {}
     for own in set(window.own):
+        if own == STATES:
+            made[own] = padding(step.own, batch)
+            continue
         moves = window.moves(own)
         size = window.size if moves else own
         assert size is not None
@@ -232,6 +242,12 @@ def masks(window: Window, step: Step, batch: int, config: Any, dtype: torch.dtyp
     if len(made) == 1:
         return made.popitem()[1]
     return {kind: made[own] for kind, own in zip(config.layer_types, window.own, strict=True)}
+
+
+def padding(own: Tensor, batch: int) -> Tensor | None:
+    """The mask `[B,T]` of a layer with states, None where all of a call's tokens are real."""
+    real = own >= 0
+    return None if bool(real.all()) else real.expand(batch, -1).to(torch.int64)
 
 
 def kept_slots(index: Tensor, window: Window) -> tuple[Tensor | None, Tensor]:
