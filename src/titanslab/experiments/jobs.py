@@ -21,6 +21,7 @@ from titanslab.experiments.study import scaled
 
 SECONDS_BETWEEN_LOOKS = 1.0
 TRAINING = 3  # work of a token in training, in tokens read: backward takes twice the work of forward
+STEPS = 1000  # of a run of epochs, until a run of the study has counted its own
 
 
 class Running:
@@ -52,14 +53,13 @@ def run_jobs(
         jobs: the jobs, in the order in which they start.
         at_once: most processes at one time.
         threads: number of threads of each process.
-        progress: called with (done, total), in thousands of tokens.
+        progress: called with (done, total), in thousands of `unit_of(jobs)`.
 
     Returns:
         The names of the failed jobs. A failed job does not stop the others.
     """
     waiting, active, failed = list(jobs), list[Running](), list[str]()
     work = {job.name: _Work(job) for job in jobs}
-    total, at_start = (sum(getattr(part, name) for part in work.values()) for name in ("total", "at_start"))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the jobs end with this process
     try:
         while waiting or active:
@@ -71,12 +71,12 @@ def run_jobs(
                 active.remove(run)
                 if run.process.returncode:
                     failed.append(run.job.name)
-                    total -= work[run.job.name].total
-                    at_start -= work.pop(run.job.name).at_start
+                    del work[run.job.name]
                     say(f"{run.job.name}: FAILED: {run.last_line()}")
                 else:
+                    work[run.job.name].finished = True
                     say(f"{run.job.name}: done in {time.perf_counter() - run.begun:,.0f} s")
-            progress((sum(part.done() for part in work.values()) - at_start) // 1000, (total - at_start) // 1000)
+            progress(*_amounts(list(work.values())))
     finally:
         for run in active:
             with contextlib.suppress(ProcessLookupError):
@@ -108,50 +108,89 @@ def time_jobs(
     return failed
 
 
+def unit_of(jobs: Sequence[Job]) -> str:
+    """In what the work of jobs is counted: tokens read, or rows where data has no tokens."""
+    return (
+        "tokens" if all(hasattr(recipe.data, "sequence_length") for job in jobs for recipe in job.recipes()) else "rows"
+    )
+
+
+def _amounts(work: Sequence[_Work]) -> tuple[int, int]:
+    """The work since the start that is done, and all of it, in thousands."""
+    counted = [length for part in work for length in part.lengths()]
+    steps = sum(counted) // len(counted) if counted else STEPS
+    done = sum(part.done() - part.at_start for part in work)
+    total = sum(part.total(steps) - part.at_start for part in work)
+    return done // 1000, total // 1000
+
+
+class _Training(Struct):
+    """A run of a job: its steps, None until a run of epochs has counted them, and the work of a step."""
+
+    steps: int | None
+    per_step: int
+
+
 class _Work:
     """The work of a job in tokens read. Its finished part is computed from the files that the job writes."""
 
     def __init__(self, job: Job) -> None:
-        self.folder = job.folder
-        self.training: dict[str, tuple[int, int]] = {}  # run folder -> (steps, work per step)
+        self.folder, self.finished = job.folder, False
+        self.training: dict[str, _Training] = {}  # by the run's folder
         for stage, recipe in zip(job.stages, job.recipes(), strict=True):
             settings = recipe.training
             per_step = TRAINING * settings.rows() * getattr(recipe.data, "sequence_length", 1)
-            self.training[stage] = settings.steps, per_step
+            self.training[stage] = _Training(settings.steps if settings.epochs is None else None, per_step)
             if stage == job.stages[0] and job.tunes:
                 sweep = job.measured("sweep")
                 for rate in sweep.rates:
-                    self.training[f"{tuning.FOLDER}/{rate:g}"] = scaled(settings.steps, sweep.share), per_step
+                    steps = scaled(settings.steps, sweep.share)
+                    self.training[f"{tuning.FOLDER}/{rate:g}"] = _Training(steps, per_step)
         self.answers: dict[str, int] = {}  # folder -> tokens of its samples
         for part in job.rounds():
             lengths = [max(1, length) for length in asking.lengths_of(job.ask, part.lengths)]
             tokens = sum(lengths) * part.samples * len(asking.names_of(job.ask))
             self.answers[part.folder] = self.answers.get(part.folder, 0) + tokens
-        self.total = sum(steps * tokens for steps, tokens in self.training.values()) + sum(self.answers.values())
         self.at_start = self.done()
+
+    def lengths(self) -> list[int]:
+        """The steps of those runs of epochs that have counted them."""
+        lasts = (_last_step(self.folder / stage) for stage, run in self.training.items() if run.steps is None)
+        return [last.of for last in lasts if last.of is not None]
+
+    def total(self, steps: int) -> int:
+        """All work, where a run of epochs that has not counted its steps is taken to have `steps`."""
+        if self.finished:
+            return self.done()  # early stopping may have left out a part
+        counted = {
+            stage: run.steps or _last_step(self.folder / stage).of or steps for stage, run in self.training.items()
+        }
+        return sum(counted[stage] * run.per_step for stage, run in self.training.items()) + sum(self.answers.values())
 
     def done(self) -> int:
         """Work of the logged steps and of the answered samples."""
-        trained = sum(
-            min(steps, _last_step(self.folder / stage)) * tokens for stage, (steps, tokens) in self.training.items()
-        )
+        trained = 0
+        for stage, run in self.training.items():
+            step = _last_step(self.folder / stage).step
+            trained += run.per_step * (step if run.steps is None else min(run.steps, step))
         return trained + sum(min(whole, _answered(self.folder / name)) for name, whole in self.answers.items())
 
 
 class _Step(Struct):
-    step: int
+    step: int = 0
+    of: int | None = None
 
 
 class _Sample(Struct):
     length: int
 
 
-def _last_step(run: Path) -> int:
-    """Number of the last step in a run's log."""
+def _last_step(run: Path) -> _Step:
+    """The last step in a run's log, 0 where there is none."""
     for line in reversed(_lines(run / "metrics.jsonl")):
         with contextlib.suppress(DocumentError):
-            return parse_json(line, _Step, origin="metrics", finite=False).step
-    return 0
+            return parse_json(line, _Step, origin="metrics", finite=False)
+    return _Step()
 
 
 def _answered(folder: Path) -> int:

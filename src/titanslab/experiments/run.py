@@ -87,7 +87,7 @@ def run_study(study: Study, choice: Choice, at_once: int = 1, threads: int = 1) 
 
     Returns the names of the failed jobs.
     """
-    from titanslab.experiments.jobs import run_jobs, time_jobs
+    from titanslab.experiments.jobs import run_jobs, time_jobs, unit_of
     from titanslab.progress import bar
 
     make_jobs(study, choice)  # raises for errors of the command line before the work folder is made
@@ -95,7 +95,7 @@ def run_study(study: Study, choice: Choice, at_once: int = 1, threads: int = 1) 
     trained = [job for job in jobs if not job.only_speed and not job.finished]
     failed: list[str] = []
     if trained:
-        with bar(study.name, "thousand tokens") as progress:
+        with bar(study.name, f"thousand {unit_of(trained)}") as progress:
             failed = run_jobs(trained, at_once, threads, progress)
     timed = [job for job in jobs if job.seed == jobs[0].seed and job.times and job.name not in failed]
     if timed:

@@ -26,7 +26,8 @@ class _Line(Struct):
 class MetricsWriter(TrainerCallback):
     """Appends a line of JSON per log to metrics.jsonl: step, loss, grad_norm, learning_rate, speed, eval_*.
 
-    Tokens are those of all devices. `bytes_per_token` turns a validation loss into bits per byte.
+    `of` is the number of the run's steps, fewer of which are done where `patience` ends it. Tokens are those of all
+    devices. `bytes_per_token` turns a validation loss into bits per byte.
     """
 
     def __init__(self, path: Path, bytes_per_token: float | None = None) -> None:
@@ -38,7 +39,7 @@ class MetricsWriter(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        line: dict[str, Any] = {"step": state.global_step}
+        line: dict[str, Any] = {"step": state.global_step, "of": state.max_steps}
         now, tokens = time.perf_counter(), state.num_input_tokens_seen
         if "loss" in logs:
             line |= {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
