@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
-from benchmarks.forgetting import main, unforgetting
+from benchmarks.forgetting import drawn_to_start, main, unforgetting
 
 from titanslab import TitansConfig, TitansForCausalLM
 from titanslab.data import byte_tokenizer
+from titanslab.evaluation import perplexity
 from titanslab.evaluation.perplexity import evaluate_perplexity
 from titanslab.evaluation.trace import memories_of
+from titanslab.models.cache import cache_of
 from titanslab.runs.loading import open_model
 
 
@@ -40,14 +42,43 @@ def test_a_memory_without_forgetting_is_refused():
         pass
 
 
-def test_losses(tmp_path):
+def test_a_memory_is_drawn_to_its_start():
+    model = small(num_persistent_tokens=2)
+    ids = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain = cache_of(model(ids, use_cache=True)).states
+        for share, half_life in ((0.5, 16), (0.75, 8), (1 - 2**-0.25, 64)):
+            with drawn_to_start(model, half_life):
+                drawn = cache_of(model(input_ids=ids, use_cache=True)).states
+            mixers = [block.mixer for block in model.model.layers]
+            starts = [mixer.memory(mixer.persistent[None])[1].memory.weights for mixer in mixers]
+            for was, now, start in zip(plain, drawn, starts, strict=True):
+                for w, found, m in zip(was.memory.memory.weights, now.memory.memory.weights, start, strict=True):
+                    torch.testing.assert_close(found, (1 - share) * w + share * m)
+        again = cache_of(model(ids, use_cache=True)).states
+    assert torch.equal(again[0].memory.memory.weights[0], plain[0].memory.memory.weights[0])
+
+
+def test_losses(tmp_path, monkeypatch):
+    monkeypatch.setattr(perplexity, "LONGEST_PIECE", 64)
     small().save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
     letters = torch.randint(97, 123, (3, 400), generator=torch.Generator().manual_seed(0)).tolist()
     for number, row in enumerate(letters):
         (tmp_path / f"{number}.txt").write_text("".join(map(chr, row)))
     data = [tmp_path / f"{number}.txt" for number in range(3)]
-    options = ["--tokens", "256", "--windows", "2", "--rows", "64", "--out", str(tmp_path / "out.json")]
+    options = [
+        "--tokens",
+        "256",
+        "--windows",
+        "2",
+        "--rows",
+        "64",
+        "--half-lives",
+        "32,1000",
+        "--out",
+        str(tmp_path / "out.json"),
+    ]
     main(["--model", str(tmp_path / "model"), "--data", str(tmp_path / "*.txt"), *options])
     first, *rows = json.loads((tmp_path / "out.json").read_text())["results"]
     shortest, longest = first["half_lives_of_biases"][0]
@@ -62,4 +93,5 @@ def test_losses(tmp_path):
         assert found[way]["loss"] == pytest.approx(wanted.loss, abs=1e-6)
         assert found[way]["tokens"] == 512
     ways = ["as trained", "matrix 1 does not forget", "matrix 2 does not forget", "no matrix forgets"]
-    assert len({found[way]["loss"] for way in ways}) == 4
+    ways += ["drawn to its start, half-life 32", "drawn to its start, half-life 1,000"]
+    assert len({found[way]["loss"] for way in ways}) == 6
