@@ -1,4 +1,4 @@
-"""Loss by position of a trained model whose memories forget as trained, in some matrices, not at all, or to their start.
+"""Loss by position of a trained model whose memories forget as trained, in some matrices, none, or to their start.
 
     python -m benchmarks.forgetting --model RUN --data books.jsonl --tokens 32768 --windows 4
 
