@@ -28,6 +28,7 @@ class Case:
     reset: bool = False
     initial: bool = False
     theta: float = 0.05
+    forget_to: str = "zero"
     seed: int = 0
     dtype: torch.dtype = torch.float64
 
@@ -47,6 +48,7 @@ class Problem:
     mask: Tensor | None
     reset: Tensor | None
     chunk_size: int
+    forget_to: str = "zero"
 
     def run(self, backend: str, **changes):
         names = ("q", "k", "v", "theta", "eta", "alpha")
@@ -57,6 +59,7 @@ class Problem:
             self.params,
             chunk_size=self.chunk_size,
             backend=backend,
+            forget_to=self.forget_to,
             **options,
         )
 
@@ -105,7 +108,8 @@ def make(case: Case) -> Problem:
         initial = MemoryState(begin, weights("J", (1,), 0.1), begin, torch.zeros(1, dtype=torch.int64))
     mask = torch.rand(b, t, generator=g) > 0.3 if case.mask else None
     reset = torch.rand(b, t, generator=g) > 0.85 if case.reset else None
-    return Problem(leaves, network, MemoryParams(start, *norm), state, initial, mask, reset, case.chunk_size)
+    flags = mask, reset, case.chunk_size, case.forget_to
+    return Problem(leaves, network, MemoryParams(start, *norm), state, initial, *flags)
 
 
 def outputs_and_gradients(problem: Problem, backend: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

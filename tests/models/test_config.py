@@ -130,8 +130,8 @@ def test_a_config_of_before_the_chunk_coherence_keeps_its_function(tmp_path, nes
 OPTIONS = {
     "num_heads": 2, "depth": 3, "expansion": 1, "chunk_size": 5, "head_dim": 6, "residual": False, "norm": False,
     "grad_clip": None, "conv_size": 2, "gates_per_layer": False, "momentum": False, "forgetting": False,
-    "half_lives": (3.0, 7.0), "theta_bias": -1.0, "gate_keys": True, "read_before_write": True, "backend": "chunked",
-    "chunk_coherence": 0.5,
+    "half_lives": (3.0, 7.0), "theta_bias": -1.0, "gate_keys": True, "read_before_write": True, "forget_to": "start",
+    "backend": "chunked", "chunk_coherence": 0.5,
 }  # fmt: skip
 
 

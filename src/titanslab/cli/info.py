@@ -151,7 +151,8 @@ def _backends(console: Any, config: Any, measure: bool) -> None:
             if measure and what == "reading":
                 _measure(console, place, config)
             with torch.no_grad():
-                choice = choose_backend(place, dtype, tokens, network, width, config.memory.chunk_size)
+                chunk, forget_to = config.memory.chunk_size, config.memory.forget_to
+                choice = choose_backend(place, dtype, tokens, network, width, chunk, forget_to=forget_to)
             console.print(f"memory     {place.type}, {what}: {choice.name} ({choice.reason})")
 
 

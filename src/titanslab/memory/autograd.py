@@ -33,7 +33,8 @@ class Inputs(NamedTuple):
 
     q, k, v: `[B,T,H,D]`. gates: theta, eta, alpha `[3, 1 or L, B, T, H]`. anchor: per layer `[B*H, d_in, d_out]`, or
     empty where every row starts at a chunk boundary. initial: per layer `[B*H, 2 d_in, d_out]`, weights above momentum.
-    norm: weight and bias `[H, D]`, or empty. schedule: the slots of a ragged call. group: blocks between kept states.
+    norm: weight and bias `[H, D]`, or empty. base: per layer `[H, d_in, d_out]`, the weights to which the memory
+    forgets, or empty for 0. schedule: the slots of a ragged call. group: blocks between kept states.
     lanes: whether the loop computes one memory per vector lane (`lane_group`); the last chunk may then be open.
     raw, convs: where the lanes make q, k and v, the projections `[B,T,...]` and the convolutions' weights.
     """
@@ -53,6 +54,7 @@ class Inputs(NamedTuple):
     lanes: bool = False
     raw: Tensor | None = None
     convs: Sequence[Tensor] = ()
+    base: Sequence[Tensor] = ()
 
 
 def kept_states(kept: Sequence[Tensor], state: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -82,37 +84,37 @@ def register_backward(op: torch.library.CustomOpDef, backward: Callable[..., lis
     """Let autograd call `backward` for `op`.
 
     Args:
-        op: takes q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, then arguments that are no tensors.
+        op: takes q, k, v, gates, state, anchor, initial, slow, offset, mask, reset, then arguments that are no tensors.
         backward: takes the first `static` of the latter.
     """
 
     def save(ctx, inputs, output):
-        q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, *rest = inputs
-        ctx.counts, ctx.static = (len(anchor), len(initial), len(norm)), rest[:static]
+        q, k, v, gates, state, anchor, initial, slow, offset, mask, reset, *rest = inputs
+        ctx.counts, ctx.static = (len(anchor), len(initial), len(slow)), rest[:static]
         ctx.others = 3 + len(rest)  # arguments from offset on, which have no gradient
         ctx.set_materialize_grads(False)
         # backward reads `initial` only if some row resets
         ctx.shapes = [(i.shape, i.dtype) for i in initial] if reset is None else None
         held = [] if reset is None else initial
         ctx.save_for_backward(
-            q, k, v, gates, offset, mask, reset, *anchor, *held, *norm, *kept_states(output[5], state)
+            q, k, v, gates, offset, mask, reset, *anchor, *held, *slow, *kept_states(output[5], state)
         )
 
     @first_order
     def differentiate(ctx, dy, d_loss, d_offset, d_end, d_running, d_kept):
         q, k, v, gates, offset, mask, reset, *rest = ctx.saved_tensors
-        anchors, depth, norms = ctx.counts
+        anchors, depth, count = ctx.counts
         anchor, rest = rest[:anchors], rest[anchors:]
         if ctx.shapes is None:
             initial, rest = rest[:depth], rest[depth:]
         else:
             initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
-        norm, kept = rest[:norms], rest[norms:]
-        saved = (q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept)
+        slow, kept = rest[:count], rest[count:]
+        saved = (q, k, v, gates, anchor, initial, slow, offset, mask, reset, kept)
         dq, dk, dv, d_gates, *grads = backward(*or_zeros(dy, d_end, d_running, q, initial), *saved, *ctx.static)
         d_state, grads = grads[:depth], grads[depth:]
         d_anchor, grads = grads[:anchors], grads[anchors:]
-        d_initial, d_norm = grads[:depth], grads[depth:]
-        return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm, *[None] * ctx.others
+        d_initial, d_slow = grads[:depth], grads[depth:]
+        return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_slow, *[None] * ctx.others
 
     op.register_autograd(differentiate, setup_context=save)

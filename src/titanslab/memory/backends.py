@@ -49,6 +49,7 @@ def choose_backend(
     chunk_size: int,
     *,
     channelwise: bool = False,
+    forget_to: str = "zero",
 ) -> BackendChoice:
     """The backend that `backend="auto"` means for such a call; `titans info` prints the same.
 
@@ -56,8 +57,10 @@ def choose_backend(
         device, dtype, tokens: device and dtype of q, and the number of tokens in its rows.
         network, head_dim, chunk_size: shape of the memory, the width of its heads, and its chunk size.
         channelwise: alpha is a tuple, one decay per channel.
+        forget_to: see `MemoryConfig`.
     """
-    way = choose(device, dtype, tokens, (network, head_dim, chunk_size), channelwise=channelwise)
+    memory = network, head_dim, chunk_size
+    way = choose(device, dtype, tokens, memory, channelwise=channelwise, forget_to=forget_to)
     return BackendChoice(way.backend, way.reason)
 
 
@@ -69,6 +72,7 @@ def choose(
     backend: str = "auto",
     *,
     channelwise: bool = False,
+    forget_to: str = "zero",
 ) -> Way:
     """The way of one call; a `backend` asked for by name is taken as it is.
 
@@ -82,8 +86,12 @@ def choose(
                 f"backend {backend!r} does not run inside torch.func or forward-mode AD; use 'recurrent' or 'auto'"
             )
         return Way("recurrent" if backend == "auto" else backend, "", "torch.func goes token by token")
-    few = tokens <= STEP_TOKENS
+    few, to_start = tokens <= STEP_TOKENS, forget_to == "start"
+    if to_start and backend == "triton":
+        raise ValueError("backend 'triton' has no forget_to='start'; use 'chunked', 'recurrent' or 'auto'")
     if backend == "chunked" or (backend == "auto" and not few and not channelwise):
+        if to_start:
+            return Way("chunked", "torch", "the exact parallel form, PyTorch operations: it forgets to the start")
         if torch.compiler.is_compiling():  # the op chooses: a trace must not load kernels or read files
             return Way("chunked", "", "the exact parallel form")
         return _in_chunks(device, dtype, memory, named=backend == "chunked")
@@ -92,7 +100,7 @@ def choose(
     if channelwise:
         return Way("recurrent", "", "channel-wise alpha is computed token by token")
     # the fused step has no backward
-    if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
+    if not torch.compiler.is_compiling() and not torch.is_grad_enabled() and not to_start:
         found = measured.find(device, dtype, *memory)
         if found is not None and found.decoding == "triton":
             return Way("triton", "", f"few tokens: {found.why_decoding}")

@@ -7,6 +7,7 @@ from typing import Any
 from titanslab.memory.network import MemoryNetwork
 
 BACKENDS = ("reference", "recurrent", "chunked", "triton")
+FORGET_TO = ("zero", "start")
 # These options decide how a memory starts and which code runs it; its state means the same whatever their values.
 NOT_IN_THE_STATE = ("half_lives", "theta_bias", "backend")
 MOST = (1 << 31) - 1  # of sizes and counts: torch's kernels index with 32 bits
@@ -42,6 +43,8 @@ class MemoryConfig:
         gates_per_layer: separate theta, eta and alpha for each weight matrix of a memory.
         read_before_write: a token reads the memory before its own write, and not right after it. OURS, for ablations.
         momentum, forgetting: False fixes eta or alpha at 0 (the paper's ablations).
+        forget_to: "zero", the paper's equation 13, in which forgetting draws the whole memory to 0, its learned start
+            M_0 too; or "start", OURS: it draws the memory to M_0, so that only what was written is forgotten.
         half_lives: shortest and longest half-life of the heads at the start of training, in tokens.
         theta_bias: bias of theta's gate at the start: its sigmoid is the write in units of the stability limit. By
             default a write starts near the limit. Where few tokens are worth a write, a gate that starts closed (-3)
@@ -73,6 +76,7 @@ class MemoryConfig:
     read_before_write: bool = False
     momentum: bool = True
     forgetting: bool = True
+    forget_to: str = "zero"
     half_lives: tuple[float, float] = (2.0**6, 2.0**14)
     theta_bias: float = 2.0
     chunk_coherence: float = 1.0
@@ -95,6 +99,9 @@ class MemoryConfig:
         if not is_number(self.chunk_coherence) or not 0 <= self.chunk_coherence <= 1:
             raise OptionError("chunk_coherence", f"must be a number from 0 to 1, got {self.chunk_coherence!r}")
         check_choice("backend", self.backend, ("auto", *BACKENDS))
+        check_choice("forget_to", self.forget_to, FORGET_TO)
+        if self.forget_to == "start" and self.backend == "triton":
+            raise OptionError("backend", 'must not be "triton" with forget_to="start"; use auto, chunked or recurrent')
         lives = self.half_lives
         pair = isinstance(lives, list | tuple) and len(lives) == 2 and all(is_number(v) and v > 0 for v in lives)
         if not pair or not HALF_LIVES[0] <= lives[0] <= lives[1] <= HALF_LIVES[1]:

@@ -301,7 +301,7 @@ class NeuralMemory(nn.Module):
 
     def takes_pass(self, x: Tensor, projections: Sequence[nn.Module] = (), others: Sequence[Tensor] = ()) -> bool:
         """Whether the compiled training pass runs on `x`; `projections` and `others`: more of `takes_layer`."""
-        if not torch.is_grad_enabled() or self.config.read_before_write:
+        if not torch.is_grad_enabled() or self.config.read_before_write or self.config.forget_to != "zero":
             return False
         projections = [*projections, *(getattr(self, f"{n}_proj") for n in "qkvgo"), *self.gate_projections()]
         convs = [getattr(self, f"{n}_conv1d") for n in "qkv" if self.conv_size > 1]
@@ -439,7 +439,9 @@ class NeuralMemory(nn.Module):
         if learn:
             query = torch.cat((q[:, 1:], q[:, -1:]), dim=1) if ahead else q  # of each token, or of the one after it
             given = (query, k, v, theta, eta, alpha, self.network, self.params, before, self.chunk_size, self.backend)
-            y, memory, loss = neural_memory(*given, mask=real, reset=reset, initial=start, return_loss=True)
+            y, memory, loss = neural_memory(
+                *given, mask=real, reset=reset, initial=start, return_loss=True, forget_to=self.config.forget_to
+            )
         else:
             for name, part, rows in (("state", before, (x.shape[0],)), ("initial", start, (1, x.shape[0]))):
                 if part is not None:

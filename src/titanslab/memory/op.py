@@ -5,7 +5,7 @@ from torch import Tensor
 
 from titanslab.memory.backends import choose, takes_step
 from titanslab.memory.chunked.op import chunked
-from titanslab.memory.config import BACKENDS
+from titanslab.memory.config import BACKENDS, FORGET_TO
 from titanslab.memory.cpu.step import step
 from titanslab.memory.gpu import fused
 from titanslab.memory.network import MemoryNetwork, MemoryParams
@@ -66,11 +66,13 @@ def neural_memory(
     reset: Tensor | None = None,
     initial: MemoryState | None = None,
     return_loss: bool = False,
+    forget_to: str = "zero",
 ) -> tuple:
     """Write every token into the memory and read it back right after: `y_t = f(q_t; M_t)` (paper eqs. 9-15).
 
     `u_t = grad_W ||f(k_t; W) - v_t||^2` at the weights W of the chunk's start, `S_t = eta_t S_{t-1} - theta_t u_t`,
-    `M_t = (1 - alpha_t) M_{t-1} + S_t`. `chunk_size` is part of the function; 1 is the paper's online rule.
+    `M_t = (1 - alpha_t) M_{t-1} + S_t`. `chunk_size` is part of the function; 1 is the paper's online rule. With
+    `forget_to="start"`, OURS, `M_t = (1 - alpha_t) M_{t-1} + alpha_t M_0 + S_t`.
 
     Args:
         q, k, v: `[B,T,H,D]`.
@@ -84,6 +86,7 @@ def neural_memory(
         reset: bool `[B,T]`, True for the first token of a document: the row goes back to `initial`.
         initial: the state at which documents start, one row or B; default M_0 without momentum.
         return_loss: also return the inner loss before each write.
+        forget_to: "zero", or "start": forgetting draws the weights to `params.weights`, M_0.
 
     Returns:
         y `[B,T,H,D]` (0 at padding) in q's dtype, the new state (float32 or float64), and on request the detached
@@ -94,6 +97,8 @@ def neural_memory(
         RuntimeError: the backend that was named cannot run here.
     """
     _check_arguments(q, k, v, network, params, chunk_size, backend)
+    if forget_to not in FORGET_TO:
+        raise ValueError(f"forget_to must be one of {', '.join(FORGET_TO)}, got {forget_to!r}")
     batch, tokens, heads, head_dim = q.shape
     widths = network.widths(head_dim)
     for name, flags in (("mask", mask), ("reset", reset)):
@@ -110,7 +115,8 @@ def neural_memory(
 
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     channelwise = isinstance(alpha, (tuple, list))
-    way = choose(q.device, q.dtype, tokens, (network, head_dim, chunk_size), backend, channelwise=channelwise)
+    memory = network, head_dim, chunk_size
+    way = choose(q.device, q.dtype, tokens, memory, backend, channelwise=channelwise, forget_to=forget_to)
     gates = _layer_gates({"theta": theta, "eta": eta, "alpha": alpha}, q, widths, dtype)
     params, out_dtype = params.to(dtype), q.dtype
     # the fused kernels compute products in the dtype of q, k and v
@@ -118,6 +124,7 @@ def neural_memory(
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         if not transformed():  # torch.func hides the values of a counter
             chunk_size = fitting_chunk(chunk_size, tokens, None if state is None else state.offset)
+    base = params.weights if forget_to == "start" else ()
     given = Tokens(q, k, v, gates, mask, reset)
     state = None if state is None else state.in_dtype(dtype)
     if initial is not None:
@@ -130,16 +137,16 @@ def neural_memory(
         if way.backend == "triton":
             y, state, loss = fused(given, network, params, state, initial, chunk_size)
         else:
-            y, state, loss = chunked(given, network, params, state, initial, chunk_size, way.loop)
+            y, state, loss = chunked(given, network, params, state, initial, chunk_size, way.loop, base)
         return (y.to(out_dtype), state, loss.detach()) if return_loss else (y.to(out_dtype), state)
     start = initial.at_boundary().expand(batch) if state is None else state
     if tokens == 0 or batch == 0:
         y, state, loss = torch.zeros_like(q), start, q.new_zeros(batch, tokens, heads, dtype=dtype)
-    elif way.backend == "recurrent" and takes_step(given, params, start):
+    elif way.backend == "recurrent" and not base and takes_step(given, params, start):
         y, state, loss = step(given, network, params, start, chunk_size)
     else:
         loop = reference if way.backend == "reference" else recurrent
-        y, state, loss = loop(given, network, params, start, initial, chunk_size)
+        y, state, loss = loop(given, network, params, start, initial, chunk_size, base)
     result = (y.to(out_dtype), state)
     return (*result, loss.detach()) if return_loss else result
 

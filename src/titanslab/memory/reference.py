@@ -74,10 +74,12 @@ def token_loop(
     state: MemoryState,
     initial: MemoryState,
     chunk_size: int,
+    base: Sequence[Tensor] = (),
 ) -> tuple[Tensor, MemoryState, Tensor]:
     """Outputs `[B,T,H,D]`, the new state and the inner loss `[B,T,H]`; arguments as in `neural_memory`.
 
-    `gradient` has the arguments and results of `inner_gradient`.
+    `gradient` has the arguments and results of `inner_gradient`. `base`: per layer `[H,d_in,d_out]`, the weights to
+    which the memory forgets; none = 0.
     """
     q, k, v, gates, mask, reset = tokens
     weights, momentum, anchor, offset = state.weights, state.momentum, state.chunk_weights, state.offset
@@ -101,6 +103,7 @@ def token_loop(
             theta, eta, alpha = (gate[:, t, :, :, None] for gate in gates[layer])
             s = eta * momentum[layer] - theta * grads[layer]  # Eq. 14
             w = (1 - alpha) * weights[layer] + s  # Eq. 13
+            w = w + alpha * base[layer] if base else w  # OURS: forgetting to M_0
             new_momentum.append(s if real is None else where_rows(real, s, momentum[layer]))
             new_weights.append(w if real is None else where_rows(real, w, weights[layer]))
         weights, momentum = tuple(new_weights), tuple(new_momentum)

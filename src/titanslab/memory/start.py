@@ -64,7 +64,8 @@ def start_layer(layer: "NeuralMemory") -> None:
     middle = torch.tensor([(low + high) / 2], dtype=wide)
     steps = torch.linspace(low, high, heads, dtype=wide) if heads > 1 else middle
     half_lives = (2**steps)[:, None].repeat(1, layer.gate_layers)
-    half_lives[:, :-1].clamp_(min=LOWER_HALF_LIFE)
+    if layer.config.forget_to == "zero":
+        half_lives[:, :-1].clamp_(min=LOWER_HALF_LIFE)
     alpha = -torch.expm1(-math.log(2) / half_lives)
     with torch.no_grad():
         layer.alpha_proj.bias.view(heads, -1).copy_(torch.logit(alpha))

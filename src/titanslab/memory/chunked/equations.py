@@ -5,7 +5,7 @@ A layer's state is one tensor `[N, 2 d_in, d_out]`: the weights M above the mome
 against the token loop, not derived from another fast path.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
     k, v: `[N, C, D]`. state: `[N, 2 d_in, d_out]` at the chunk's start. anchor: `[N, d_in, d_out]`, the weights at
     which the inner gradients are taken. ends: `[N, 3]`, the decays start, lag and momentum_end over the whole chunk.
     mixes: `[N, C, 2]`, the shares of each write that M and S hold at the chunk's end. scale, shift: `[N, 1, D]` of the
-    LayerNorm, or None.
+    LayerNorm, or None. base: `[N, d_in, d_out]`, the weights to which the memory forgets, or empty for 0.
     """
 
     k: Tensor
@@ -48,6 +48,7 @@ class Chunk(NamedTuple):
     mixes: list[Tensor]
     scale: Tensor | None
     shift: Tensor | None
+    base: Sequence[Tensor] = ()
 
 
 class Write(NamedTuple):
@@ -62,7 +63,8 @@ class Reads(NamedTuple):
     """What the reads of many chunks are made from. Lists hold one tensor per layer of the memory.
 
     q: `[N, C, D]`. inputs: a_0.. of the writes, keys first. slopes: d_1.. of the writes. state: at each chunk's start.
-    start, lag: `[N, C]` and mix: `[N, C, C]`, decays up to each token. scale, shift: as in `Chunk`.
+    start, lag: `[N, C]` and mix: `[N, C, C]`, decays up to each token. scale, shift: as in `Chunk`. base: as in
+    `Chunk`, for the rows of one chunk, where the first dimension of the other tensors has those of many chunks.
     """
 
     q: Tensor
@@ -74,6 +76,7 @@ class Reads(NamedTuple):
     mix: list[Tensor]
     scale: Tensor | None
     shift: Tensor | None
+    base: Sequence[Tensor] = ()
 
 
 def _gradient(chunk: Chunk, form: Form) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
@@ -90,6 +93,8 @@ def advance(chunk: Chunk, write: Write, out: list[Tensor]) -> None:
         m, s = chunk.state[layer][:, :width], chunk.state[layer][:, width:]
         b, f, e = (x[:, None, None] for x in chunk.ends[layer].unbind(1))
         torch.mul(m, b, out=out[layer][:, :width]).addcmul_(s, f)
+        if chunk.base:
+            out[layer][:, :width].addcmul_(chunk.base[layer], 1 - b)
         torch.mul(s, e, out=out[layer][:, width:])
         writes = (chunk.mixes[layer][:, :, :, None] * a[:, :, None]).flatten(2)
         out[layer].baddbmm_(writes.transpose(1, 2), d, alpha=-1)
@@ -105,13 +110,15 @@ def write_chunk(chunk: Chunk, out: list[Tensor], form: Form) -> Write:
 
 def read_chunks(given: Reads, form: Form) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """f(q_t; M_t) for the tokens of many chunks at once, with the layer inputs and products of the read."""
-    q, inputs, slopes, state, start, lag, mix, scale, shift = given
+    q, inputs, slopes, state, start, lag, mix, scale, shift, base = given
     reads, products, x = [], [], q
     for layer in range(form.depth):
         reads.append(x)
         both = torch.cat([start[layer][:, :, None] * x, lag[layer][:, :, None] * x], 2)
         score = torch.bmm(x, inputs[layer].transpose(1, 2)) * mix[layer]
         z = torch.baddbmm(torch.bmm(both, state[layer]), score, slopes[layer], alpha=-1)
+        if base:
+            z = z + _times((1 - start[layer])[:, :, None] * x, base[layer])
         products.append(z)
         if layer < form.depth - 1:
             x = F.gelu(z)
@@ -119,6 +126,16 @@ def read_chunks(given: Reads, form: Form) -> tuple[Tensor, list[Tensor], list[Te
     if scale is not None and shift is not None:
         z = normalize(z)[0] * scale + shift
     return (q + z if form.residual else z), reads, products
+
+
+def _by_row(x: Tensor, like: Tensor) -> Tensor:
+    """`x [chunks * n, ...]` as `[chunks, n, ...]`, where n is the number of rows of `like`."""
+    return x.view(-1, like.shape[0], *x.shape[1:])
+
+
+def _times(x: Tensor, base: Tensor) -> Tensor:
+    """`x [chunks * n, C, d_in]` times the weights `base [n, d_in, d_out]` of its rows."""
+    return torch.matmul(_by_row(x, base), base).flatten(0, 1)
 
 
 class ReadGradient(NamedTuple):
@@ -131,11 +148,12 @@ class ReadGradient(NamedTuple):
     mix: list[Tensor]
     scale: Tensor | None
     shift: Tensor | None
+    base: list[Tensor]
 
 
 def read_chunks_backward(dy: Tensor, given: Reads, form: Form) -> tuple[ReadGradient, list[Tensor]]:
     """Backward of `read_chunks`, all but the state's gradient; also the read's layer inputs, for that."""
-    _, inputs, slopes, state, start, lag, mix, scale, shift = given
+    _, inputs, slopes, state, start, lag, mix, scale, shift, base = given
     _, reads, products = read_chunks(given, form)
     d_scale = d_shift = None
     dz = dy
@@ -144,6 +162,7 @@ def read_chunks_backward(dy: Tensor, given: Reads, form: Form) -> tuple[ReadGrad
         d_scale, d_shift = dy * unit, dy
         dz = normalize_backward(dy * scale, unit, rstd)
     grads: list[list[Tensor]] = [[], [], [], [], [], []]
+    d_base: list[Tensor] = []
     for layer in range(form.depth - 1, -1, -1):
         x, a, d = reads[layer], inputs[layer], slopes[layer]
         width = x.shape[2]
@@ -154,6 +173,11 @@ def read_chunks_backward(dy: Tensor, given: Reads, form: Form) -> tuple[ReadGrad
         d_start, d_lag = through[:, :, :width], through[:, :, width:]
         dx = start[layer][:, :, None] * d_start + lag[layer][:, :, None] * d_lag
         dx = torch.baddbmm(dx, d_raw, a, alpha=-1)
+        if base:
+            share = (1 - start[layer])[:, :, None]
+            d_share = _times(dz, base[layer].transpose(1, 2))
+            dx, d_start = dx + share * d_share, d_start - d_share
+            d_base.insert(0, torch.matmul(_by_row(share * x, base[layer]).mT, _by_row(dz, base[layer])).sum(0))
         values = (
             -torch.bmm(d_raw.transpose(1, 2), x),
             -torch.bmm((raw * mix[layer]).transpose(1, 2), dz),
@@ -167,7 +191,8 @@ def read_chunks_backward(dy: Tensor, given: Reads, form: Form) -> tuple[ReadGrad
         if layer > 0:
             dz = dx * gelu_slope(products[layer - 1])
     dq = dx + dy if form.residual else dx
-    return ReadGradient(dq, grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], d_scale, d_shift), reads
+    found = ReadGradient(dq, grads[0], grads[1], grads[2], grads[3], grads[4], grads[5], d_scale, d_shift, d_base)
+    return found, reads
 
 
 class ReadShare(NamedTuple):
@@ -190,17 +215,20 @@ def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, 
 
     Returns the gradients of the fields of `chunk`; those of scale and shift are by token, `[N, C, D]`.
     """
-    k, v, state, anchor, ends, mixes, scale, shift = chunk
+    k, v, state, anchor, ends, mixes, scale, shift, base = chunk
     d_inputs, d_slopes, reads, d_products, start, lag = share
     inputs, slopes, products, _ = _gradient(chunk, form)
     depth, rows = form.depth, k.shape[0]
-    da, dd, d_ends, d_mixes, d_before = list(d_inputs), list(d_slopes), [], [], []
+    da, dd, d_ends, d_mixes, d_before, d_base = list(d_inputs), list(d_slopes), [], [], [], []
     for layer in range(depth):
         a, d, mixed = inputs[layer], slopes[layer], mixes[layer]
         width = a.shape[2]
         m, s = state[layer][:, :width], state[layer][:, width:]
         dm, ds = d_state[layer][:, :width], d_state[layer][:, width:]
         b, f, e = (x[:, None, None] for x in ends[layer].unbind(1))
+        if base:
+            d_base.append((1 - b) * dm)
+            m = m - base[layer]
         d_ends.append(torch.stack([(m * dm).sum((1, 2)), (s * dm).sum((1, 2)), (s * ds).sum((1, 2))], 1))
         # writes = [w a | w' a]^T d, taken from the state
         d_writes = torch.bmm(d, d_state[layer].transpose(1, 2)).view(rows, -1, 2, width)
@@ -250,7 +278,7 @@ def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, 
             dz = da[layer] * gelu_slope(products[layer - 1]) + dz_extra[layer - 1]
     d_anchor = [torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)]
     dk = da[0] + d_error if form.residual else da[0]
-    return Chunk(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift)
+    return Chunk(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift, d_base)
 
 
 class Functions(NamedTuple):

@@ -79,6 +79,7 @@ class _Loop:
         norm = [n.repeat(self.rows // self.heads, 1)[:, None, :] for n in inputs.norm]
         self.scale: Tensor | None = norm[0] if norm else None
         self.shift: Tensor | None = norm[1] if norm else None
+        self.base = [b.repeat(self.rows // self.heads, 1, 1) for b in inputs.base]  # [rows, d_in, d_out]
         self.widths = [w.shape[1] // 2 for w in inputs.initial]
         self.form = Form(len(inputs.initial), inputs.residual, inputs.grad_clip)
 
@@ -111,7 +112,7 @@ class _Loop:
     def chunk(self, n: int, i: int, state: list[Tensor], anchor: list[Tensor], c: _Coefficients) -> Chunk:
         """Chunk n of the call, which is chunk i of its group."""
         ends, mixes = [e[i] for e in c.ends], [m[i] for m in c.mixes]
-        return Chunk(self.k[n], self.v[n], state, anchor, ends, mixes, self.scale, self.shift)
+        return Chunk(self.k[n], self.v[n], state, anchor, ends, mixes, self.scale, self.shift, self.base)
 
     def write(self, first: int, last: int, start: list[Tensor], c: _Coefficients) -> _Group:
         """Write the chunks `first..last` one after the other, from the state `start`."""
@@ -146,9 +147,10 @@ class _Loop:
             return [t[part].flatten(0, 1) for t in tensors]
 
         count = len(range(*part.indices(last - first)))
-        norm = [None if x is None else x.repeat(count, 1, 1) for x in (self.scale, self.shift)]
+        scale, shift = (None if x is None else x.repeat(count, 1, 1) for x in (self.scale, self.shift))
         q, state = self.q[first:last][part].flatten(0, 1), flat([s[:-1] for s in group.state])
-        return Reads(q, flat(group.inputs), flat(group.slopes), state, flat(c.start), flat(c.lag), flat(c.mix), *norm)
+        start, lag, mix = flat(c.start), flat(c.lag), flat(c.mix)
+        return Reads(q, flat(group.inputs), flat(group.slopes), state, start, lag, mix, scale, shift, self.base)
 
     def read_backward(self, first: int, last: int, group: _Group, dy: Tensor) -> tuple[list[Tensor], ReadGradient]:
         """Backward of a group's reads, in parts: their layer inputs and gradients, `[n, rows, ...]`."""
@@ -171,10 +173,11 @@ class _Loop:
             given = [p for p in parts if p is not None]
             return join(given).sum((0, 2)) if given else None
 
-        q, *lists, scale, shift = zip(*grads, strict=True)
+        q, *lists, scale, shift, base = zip(*grads, strict=True)
         inputs, slopes, products, start, lag, mix = (layers(list(parts)) for parts in lists)
         norm = affine(list(scale)), affine(list(shift))
-        return layers(reads), ReadGradient(join(list(q)), inputs, slopes, products, start, lag, mix, *norm)
+        d_base = [torch.stack(parts).sum(0) for parts in zip(*base, strict=True)]
+        return layers(reads), ReadGradient(join(list(q)), inputs, slopes, products, start, lag, mix, *norm, d_base)
 
 
 def forward(
@@ -227,7 +230,10 @@ def backward(
     d_running: list[Tensor],
     functions: Functions = AS_WRITTEN,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Gradients of q, k, v, gates, state, anchor, initial and norm; `d_state` and `d_running` are those of the ends."""
+    """Gradients of q, k, v, gates, state, anchor, initial, and norm with base.
+
+    `d_state` and `d_running` are those of the ends.
+    """
     loop, schedule, batch = _Loop(inputs, functions), inputs.schedule, inputs.q.shape[0]
     form = loop.form
     dy = to_slots(dy, schedule, inputs.chunk_size)
@@ -238,6 +244,7 @@ def backward(
     d_initial = [torch.zeros_like(i) for i in inputs.initial]
     d_anchor = [torch.zeros_like(a) for a in inputs.anchor]
     d_norm = [dy.new_zeros(loop.rows, dy.shape[-1]) for _ in inputs.norm]
+    d_base = [torch.zeros_like(b) for b in loop.base]
     d_state = [d.clone() for d in d_state]
     if d_running and schedule is None:
         for d, w, r in zip(d_state, loop.widths, d_running, strict=True):
@@ -275,6 +282,8 @@ def backward(
             if grad.scale is not None and grad.shift is not None:
                 d_norm[0] += grad.scale.sum(1)
                 d_norm[1] += grad.shift.sum(1)
+            for into, d in zip(d_base, grad.base, strict=True):
+                into += d
             if d_running and schedule is not None:
                 here = by_row(schedule.last == n, loop.heads)
                 d_own = [d + torch.where(here, r, 0) for d, r in zip(d_own, d_running, strict=True)]
@@ -293,11 +302,13 @@ def backward(
         if grads.scale is not None and grads.shift is not None:
             d_norm[0] += grads.scale
             d_norm[1] += grads.shift
+        for into, d in zip(d_base, grads.base, strict=True):
+            into += d
         ends, mixes = ([torch.stack(d[::-1]) for d in layers] for layers in (d_ends, d_mixes))
         d_gates[:, :, first:last] = _gate_gradients(grads, ends, mixes, theta, products, real)
     dq, dk, dv = (from_slots(d, schedule, batch) for d in (dq, dk, dv))
     d_gates = torch.stack([from_slots(x, schedule, batch) for x in d_gates.flatten(0, 1)]).view(inputs.gates.shape)
-    d_norm = [d.view(batch, -1, d.shape[1]).sum(0) for d in d_norm]
+    d_norm = [d.view(batch, -1, *d.shape[1:]).sum(0) for d in (*d_norm, *d_base)]
     return dq, dk, dv, d_gates, d_state, d_anchor, d_initial, d_norm
 
 

@@ -4,6 +4,7 @@ Forward keeps the state every few chunks, backward recomputes in between. One op
 of a model neither breaks at it nor unrolls it.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -69,7 +70,7 @@ def chunked_memory(
     state: list[Tensor],
     anchor: list[Tensor],
     initial: list[Tensor],
-    norm: list[Tensor],
+    slow: list[Tensor],
     offset: Tensor | None,
     mask: Tensor | None,
     reset: Tensor | None,
@@ -82,7 +83,8 @@ def chunked_memory(
     """The chunk loop as one op.
 
     Args:
-        q, k, v, gates, anchor, initial, norm: as in `Inputs`.
+        q, k, v, gates, anchor, initial: as in `Inputs`.
+        slow: `norm` and then `base` of `Inputs`, told apart by their dimensions.
         state: per layer `[B*H, 2 d_in, d_out]`, weights above momentum.
         offset: int64 `[B]`, tokens in the running chunk of each row; None where all are 0.
         loop: a name of `LOOPS`, or "" for the one that `backends.py` takes.
@@ -92,13 +94,30 @@ def chunked_memory(
         y, inner loss `[B,T,H]`, offset `[B]`, end state, end anchor (empty where aligned), kept states (an empty tensor
         where that would be the start alone: `kept_states` puts it in).
     """
-    inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip)
+    inputs = _inputs(q, k, v, gates, anchor, initial, slow, chunk_size, residual, grad_clip)
     inputs = placed(inputs, loop, offset, mask, reset)
     with torch.autocast(q.device.type, enabled=False):
         y, loss, end, running, kept, end_offset = _loop(loop, q, len(state)).forward(inputs, state, keep)
     if inputs.schedule is None and offset is None and kept[0].shape[0] == 1:  # the fake op below knows the same
         kept = [*(s.new_empty(0) for s in state), *kept[len(state) :]]
     return y, loss, end_offset, end, running, kept
+
+
+def _inputs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Tensor,
+    anchor: list[Tensor],
+    initial: list[Tensor],
+    slow: list[Tensor],
+    chunk_size: int,
+    residual: bool,
+    grad_clip: float | None,
+) -> Inputs:
+    """The arguments of the op as `Inputs`, before `placed`."""
+    norm, base = ([t for t in slow if t.dim() == dims] for dims in (2, 3))
+    return Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip, base=base)
 
 
 def placed(inputs: Inputs, loop: str, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> Inputs:
@@ -117,7 +136,7 @@ def placed(inputs: Inputs, loop: str, offset: Tensor | None, mask: Tensor | None
 
 
 @chunked_memory.register_fake
-def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, residual, grad_clip, loop, keep):
+def _(q, k, v, gates, state, anchor, initial, slow, offset, mask, reset, chunk_size, residual, grad_clip, loop, keep):
     loss = q.new_empty(q.shape[:3])
     end_offset = q.new_empty(q.shape[0], dtype=torch.int64)
     module = _loop(loop, q, len(state))
@@ -150,7 +169,7 @@ def chunked_memory_backward(
     gates: Tensor,
     anchor: list[Tensor],
     initial: list[Tensor],
-    norm: list[Tensor],
+    slow: list[Tensor],
     offset: Tensor | None,
     mask: Tensor | None,
     reset: Tensor | None,
@@ -160,8 +179,8 @@ def chunked_memory_backward(
     grad_clip: float | None,
     loop: str,
 ) -> list[Tensor]:
-    """Gradients of q, k, v, gates, then of each state, anchor, initial and norm tensor."""
-    inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip)
+    """Gradients of q, k, v, gates, then of each tensor of state, anchor, initial and slow."""
+    inputs = _inputs(q, k, v, gates, anchor, initial, slow, chunk_size, residual, grad_clip)
     inputs = placed(inputs, loop, offset, mask, reset)
     with torch.autocast(q.device.type, enabled=False):
         dq, dk, dv, d_gates, *lists = _loop(loop, q, len(initial)).backward(inputs, kept, dy, d_state, d_running)
@@ -170,8 +189,8 @@ def chunked_memory_backward(
 
 
 @chunked_memory_backward.register_fake
-def _(dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, *args):
-    return [_like(x) for x in (q, k, v, gates, *d_state, *anchor, *initial, *norm)]
+def _(dy, d_state, d_running, q, k, v, gates, anchor, initial, slow, *args):
+    return [_like(x) for x in (q, k, v, gates, *d_state, *anchor, *initial, *slow)]
 
 
 STATIC = 4  # chunk_size, residual, grad_clip, loop
@@ -239,8 +258,9 @@ def chunked(
     initial: MemoryState,
     chunk_size: int,
     loop: str,
+    base: Sequence[Tensor] = (),
 ) -> tuple[Tensor, MemoryState, Tensor]:
-    """Arguments and results of `reference`, and the name of the `loop`.
+    """Arguments and results of `token_loop`, and the name of the `loop`.
 
     `state` None (start at `initial`) spares a look at the offsets. Where whole chunks follow a chunk boundary, the
     returned state has its weights for chunk_weights.
@@ -250,6 +270,7 @@ def chunked(
     if state is not None and not torch.compiler.is_compiling():
         aligned = is_aligned(q.shape[1], chunk_size, state.offset, mask, reset)
     start = begin(gates, params, state, initial, q.shape[0], aligned=aligned)
+    start = start._replace(norm=[*start.norm, *base])
     y, loss, offset, end, running, _ = chunked_memory(
         q, k, v, *start, mask, reset, chunk_size, network.residual, network.grad_clip, loop, torch.is_grad_enabled()
     )
