@@ -121,7 +121,9 @@ def test_the_ways_agree_on_the_whole_function() -> None:
     want = problem.run("reference")[0]
     for loop in ("torch", "cpu"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("titanslab.memory.op.chunked", lambda *given, loop=loop: chunked(*given[:-1], loop))
+            patch.setattr(
+                "titanslab.memory.op.chunked", lambda *given, loop=loop: chunked(*given[:-2], loop, given[-1])
+            )
             torch.testing.assert_close(problem.run("chunked")[0], want, rtol=1e-9, atol=1e-9)
 
 
