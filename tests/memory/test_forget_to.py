@@ -16,6 +16,15 @@ CASES = {
     "online": BASE.with_(chunk_size=1, tokens=9),
     "one-token": BASE.with_(tokens=1, state=True),
     "long-chunk": BASE.with_(chunk_size=40, tokens=63, theta=0.002),
+    "long-chunks": BASE.with_(chunk_size=16, tokens=80, theta=0.002),
+    "long-chunks-two-groups": BASE.with_(chunk_size=16, tokens=2500, theta=0.0005, heads=1, batch=1),
+    "long-chunks-kept": BASE.with_(chunk_size=32, tokens=96, depth=3, per_layer=True, grad_clip=0.5, theta=0.002),
+    "long-chunks-ragged": BASE.with_(chunk_size=16, tokens=70, state=True, mask=True, per_layer=True, theta=0.002),
+    "long-chunks-everything": BASE.with_(
+        chunk_size=12, tokens=70, state=True, mask=True, reset=True, initial=True, per_layer=True, theta=0.002, seed=3
+    ),
+    "long-chunks-bare": BASE.with_(chunk_size=33, tokens=66, depth=1, residual=False, norm=False, theta=0.002),
+    "few-tokens-of-a-long-chunk": BASE.with_(chunk_size=16, tokens=5, theta=0.002),
     "linear": BASE.with_(depth=1),
     "deep": BASE.with_(depth=3, per_layer=True, grad_clip=0.5, tokens=96, theta=0.002),
     "two-layers-no-norm": BASE.with_(norm=False, residual=False, tokens=16),
@@ -128,4 +137,6 @@ def test_wrong_options():
     with pytest.raises(ValueError, match="forget_to must be one of zero, start, got 'none'"):
         problem.run("auto")
     choice = choose_backend(torch.device("cpu"), torch.float32, 512, MemoryNetwork(), 8, 16, forget_to="start")
+    assert choice.name == "chunked"
+    choice = choose_backend(torch.device("cpu"), torch.float32, 512, MemoryNetwork(), 8, 4, forget_to="start")
     assert choice == ("chunked", "the exact parallel form, PyTorch operations: it forgets to the start")

@@ -34,7 +34,8 @@ class Inputs(NamedTuple):
     q, k, v: `[B,T,H,D]`. gates: theta, eta, alpha `[3, 1 or L, B, T, H]`. anchor: per layer `[B*H, d_in, d_out]`, or
     empty where every row starts at a chunk boundary. initial: per layer `[B*H, 2 d_in, d_out]`, weights above momentum.
     norm: weight and bias `[H, D]`, or empty. base: per layer `[H, d_in, d_out]`, the weights to which the memory
-    forgets, or empty for 0. schedule: the slots of a ragged call. group: blocks between kept states.
+    forgets and from which those in `initial` and in the states count, or empty for 0; anchors are whole.
+    schedule: the slots of a ragged call. group: blocks between kept states.
     lanes: whether the loop computes one memory per vector lane (`lane_group`); the last chunk may then be open.
     raw, convs: where the lanes make q, k and v, the projections `[B,T,...]` and the convolutions' weights.
     """

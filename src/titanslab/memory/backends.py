@@ -21,6 +21,8 @@ from titanslab.memory.transforms import transformed
 STEP_TOKENS = 2
 # calls of at least this many tokens gain from the layer's own CPU pass
 LAYER_TOKENS = 2
+# shortest chunk with which the compiled CPU kernel forgets to the start
+BASE_CHUNK = 9
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = [getattr(torch.nn.modules.module, f"_global{name}") for name in _HOOKS]  # dicts that PyTorch keeps
 
@@ -90,11 +92,11 @@ def choose(
     if to_start and backend == "triton":
         raise ValueError("backend 'triton' has no forget_to='start'; use 'chunked', 'recurrent' or 'auto'")
     if backend == "chunked" or (backend == "auto" and not few and not channelwise):
-        if to_start:
+        if to_start and (torch.compiler.is_compiling() or memory[2] < BASE_CHUNK):
             return Way("chunked", "torch", "the exact parallel form, PyTorch operations: it forgets to the start")
         if torch.compiler.is_compiling():  # the op chooses: a trace must not load kernels or read files
             return Way("chunked", "", "the exact parallel form")
-        return _in_chunks(device, dtype, memory, named=backend == "chunked")
+        return _in_chunks(device, dtype, memory, named=backend == "chunked" or to_start)
     if backend != "auto":
         return Way(backend, "", "asked for by name")
     if channelwise:

@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
     k, v: `[N, C, D]`. state: `[N, 2 d_in, d_out]` at the chunk's start. anchor: `[N, d_in, d_out]`, the weights at
     which the inner gradients are taken. ends: `[N, 3]`, the decays start, lag and momentum_end over the whole chunk.
     mixes: `[N, C, 2]`, the shares of each write that M and S hold at the chunk's end. scale, shift: `[N, 1, D]` of the
-    LayerNorm, or None. base: `[N, d_in, d_out]`, the weights to which the memory forgets, or empty for 0.
+    LayerNorm, or None.
     """
 
     k: Tensor
@@ -48,7 +48,6 @@ class Chunk(NamedTuple):
     mixes: list[Tensor]
     scale: Tensor | None
     shift: Tensor | None
-    base: Sequence[Tensor] = ()
 
 
 class Write(NamedTuple):
@@ -63,8 +62,8 @@ class Reads(NamedTuple):
     """What the reads of many chunks are made from. Lists hold one tensor per layer of the memory.
 
     q: `[N, C, D]`. inputs: a_0.. of the writes, keys first. slopes: d_1.. of the writes. state: at each chunk's start.
-    start, lag: `[N, C]` and mix: `[N, C, C]`, decays up to each token. scale, shift: as in `Chunk`. base: as in
-    `Chunk`, for the rows of one chunk, where the first dimension of the other tensors has those of many chunks.
+    start, lag: `[N, C]` and mix: `[N, C, C]`, decays up to each token. scale, shift: as in `Chunk`.
+    base: `[n, d_in, d_out]`, the weights to which the memory forgets, of the n rows of a chunk; or empty for 0.
     """
 
     q: Tensor
@@ -93,8 +92,6 @@ def advance(chunk: Chunk, write: Write, out: list[Tensor]) -> None:
         m, s = chunk.state[layer][:, :width], chunk.state[layer][:, width:]
         b, f, e = (x[:, None, None] for x in chunk.ends[layer].unbind(1))
         torch.mul(m, b, out=out[layer][:, :width]).addcmul_(s, f)
-        if chunk.base:
-            out[layer][:, :width].addcmul_(chunk.base[layer], 1 - b)
         torch.mul(s, e, out=out[layer][:, width:])
         writes = (chunk.mixes[layer][:, :, :, None] * a[:, :, None]).flatten(2)
         out[layer].baddbmm_(writes.transpose(1, 2), d, alpha=-1)
@@ -118,7 +115,7 @@ def read_chunks(given: Reads, form: Form) -> tuple[Tensor, list[Tensor], list[Te
         score = torch.bmm(x, inputs[layer].transpose(1, 2)) * mix[layer]
         z = torch.baddbmm(torch.bmm(both, state[layer]), score, slopes[layer], alpha=-1)
         if base:
-            z = z + _times((1 - start[layer])[:, :, None] * x, base[layer])
+            z = z + _times(x, base[layer])
         products.append(z)
         if layer < form.depth - 1:
             x = F.gelu(z)
@@ -174,10 +171,8 @@ def read_chunks_backward(dy: Tensor, given: Reads, form: Form) -> tuple[ReadGrad
         dx = start[layer][:, :, None] * d_start + lag[layer][:, :, None] * d_lag
         dx = torch.baddbmm(dx, d_raw, a, alpha=-1)
         if base:
-            share = (1 - start[layer])[:, :, None]
-            d_share = _times(dz, base[layer].transpose(1, 2))
-            dx, d_start = dx + share * d_share, d_start - d_share
-            d_base.insert(0, torch.matmul(_by_row(share * x, base[layer]).mT, _by_row(dz, base[layer])).sum(0))
+            dx = dx + _times(dz, base[layer].transpose(1, 2))
+            d_base.insert(0, torch.matmul(_by_row(x, base[layer]).mT, _by_row(dz, base[layer])).sum(0))
         values = (
             -torch.bmm(d_raw.transpose(1, 2), x),
             -torch.bmm((raw * mix[layer]).transpose(1, 2), dz),
@@ -215,20 +210,17 @@ def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, 
 
     Returns the gradients of the fields of `chunk`; those of scale and shift are by token, `[N, C, D]`.
     """
-    k, v, state, anchor, ends, mixes, scale, shift, base = chunk
+    k, v, state, anchor, ends, mixes, scale, shift = chunk
     d_inputs, d_slopes, reads, d_products, start, lag = share
     inputs, slopes, products, _ = _gradient(chunk, form)
     depth, rows = form.depth, k.shape[0]
-    da, dd, d_ends, d_mixes, d_before, d_base = list(d_inputs), list(d_slopes), [], [], [], []
+    da, dd, d_ends, d_mixes, d_before = list(d_inputs), list(d_slopes), [], [], []
     for layer in range(depth):
         a, d, mixed = inputs[layer], slopes[layer], mixes[layer]
         width = a.shape[2]
         m, s = state[layer][:, :width], state[layer][:, width:]
         dm, ds = d_state[layer][:, :width], d_state[layer][:, width:]
         b, f, e = (x[:, None, None] for x in ends[layer].unbind(1))
-        if base:
-            d_base.append((1 - b) * dm)
-            m = m - base[layer]
         d_ends.append(torch.stack([(m * dm).sum((1, 2)), (s * dm).sum((1, 2)), (s * ds).sum((1, 2))], 1))
         # writes = [w a | w' a]^T d, taken from the state
         d_writes = torch.bmm(d, d_state[layer].transpose(1, 2)).view(rows, -1, 2, width)
@@ -278,7 +270,7 @@ def write_chunk_backward(chunk: Chunk, d_state: list[Tensor], share: ReadShare, 
             dz = da[layer] * gelu_slope(products[layer - 1]) + dz_extra[layer - 1]
     d_anchor = [torch.bmm(torch.cat(p, 1).transpose(1, 2), torch.cat(r, 1)) for p, r in zip(left, right, strict=True)]
     dk = da[0] + d_error if form.residual else da[0]
-    return Chunk(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift, d_base)
+    return Chunk(dk, -d_error, d_before, d_anchor, d_ends, d_mixes, d_scale, d_shift)
 
 
 class Functions(NamedTuple):

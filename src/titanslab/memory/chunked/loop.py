@@ -106,13 +106,14 @@ class _Loop:
         return by_row(self.schedule.continues, self.heads)
 
     def weights(self, state: list[Tensor]) -> list[Tensor]:
-        """The weights of a state of weights above momentum."""
-        return [s[:, :w] for s, w in zip(state, self.widths, strict=True)]
+        """The whole weights of a state of weights above momentum, with the base from which those of the state count."""
+        found = [s[:, :w] for s, w in zip(state, self.widths, strict=True)]
+        return [m + b for m, b in zip(found, self.base, strict=True)] if self.base else found
 
     def chunk(self, n: int, i: int, state: list[Tensor], anchor: list[Tensor], c: _Coefficients) -> Chunk:
         """Chunk n of the call, which is chunk i of its group."""
         ends, mixes = [e[i] for e in c.ends], [m[i] for m in c.mixes]
-        return Chunk(self.k[n], self.v[n], state, anchor, ends, mixes, self.scale, self.shift, self.base)
+        return Chunk(self.k[n], self.v[n], state, anchor, ends, mixes, self.scale, self.shift)
 
     def write(self, first: int, last: int, start: list[Tensor], c: _Coefficients) -> _Group:
         """Write the chunks `first..last` one after the other, from the state `start`."""
@@ -247,13 +248,17 @@ def backward(
     d_base = [torch.zeros_like(b) for b in loop.base]
     d_state = [d.clone() for d in d_state]
     if d_running and schedule is None:
-        for d, w, r in zip(d_state, loop.widths, d_running, strict=True):
+        for layer, (d, w, r) in enumerate(zip(d_state, loop.widths, d_running, strict=True)):
             d[:, :w] += r
+            if d_base:
+                d_base[layer] += r
         d_running = []
     elif d_running and schedule is not None:
         at_boundary = by_row(schedule.offset == 0, loop.heads)
-        for d, w, r in zip(d_state, loop.widths, d_running, strict=True):
+        for layer, (d, w, r) in enumerate(zip(d_state, loop.widths, d_running, strict=True)):
             d[:, :w] += torch.where(at_boundary, r, 0)
+            if d_base:
+                d_base[layer] += torch.where(at_boundary, r, 0)
         d_running = [torch.where(at_boundary, 0, r) for r in d_running]
         untouched = by_row(schedule.last < 0, loop.heads)
         # a row without a token returns the anchor it was given
@@ -282,16 +287,15 @@ def backward(
             if grad.scale is not None and grad.shift is not None:
                 d_norm[0] += grad.scale.sum(1)
                 d_norm[1] += grad.shift.sum(1)
-            for into, d in zip(d_base, grad.base, strict=True):
-                into += d
             if d_running and schedule is not None:
                 here = by_row(schedule.last == n, loop.heads)
                 d_own = [d + torch.where(here, r, 0) for d, r in zip(d_own, d_running, strict=True)]
             for layer, (d, w) in enumerate(zip(d_state, loop.widths, strict=True)):
-                if goes_on is None:
-                    d[:, :w] += d_own[layer]
-                else:
-                    d[:, :w] += torch.where(goes_on, 0, d_own[layer])
+                own = d_own[layer] if goes_on is None else torch.where(goes_on, 0, d_own[layer])
+                d[:, :w] += own
+                if d_base:
+                    d_base[layer] += own
+                if goes_on is not None:
                     d_anchor[layer] += torch.where(goes_on, d_own[layer], 0)
             fresh = loop.fresh(n)
             if fresh is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.autograd import Inputs, register_backward
-from titanslab.memory.backends import chunk_loop
+from titanslab.memory.backends import BASE_CHUNK, chunk_loop
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Gates, Tokens
 from titanslab.memory.rows import count_blocks, make_schedule
@@ -270,8 +270,15 @@ def chunked(
     if state is not None and not torch.compiler.is_compiling():
         aligned = is_aligned(q.shape[1], chunk_size, state.offset, mask, reset)
     start = begin(gates, params, state, initial, q.shape[0], aligned=aligned)
-    start = start._replace(norm=[*start.norm, *base])
+    if base:
+        loop = "torch" if chunk_size < BASE_CHUNK else loop
+        # the decays act on what is beside the base
+        shift = [torch.cat([b, torch.zeros_like(b)], 1).repeat(q.shape[0], 1, 1) for b in base]
+        first = [s - b for s, b in zip(start.initial, shift, strict=True)]
+        now = first if state is None else [s - b for s, b in zip(start.state, shift, strict=True)]
+        start = start._replace(state=now, initial=first, norm=[*start.norm, *base])
     y, loss, offset, end, running, _ = chunked_memory(
         q, k, v, *start, mask, reset, chunk_size, network.residual, network.grad_clip, loop, torch.is_grad_enabled()
     )
+    end = [e + b for e, b in zip(end, shift, strict=True)] if base else end
     return y, end_state(end, running, offset, q.shape[2]), loss

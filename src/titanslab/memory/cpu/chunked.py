@@ -112,6 +112,8 @@ def prepare(inputs: Inputs) -> tuple[Arguments, Tensor]:
         arguments.give(q=q, k=inputs.k, v=inputs.v)
     else:
         arguments.give(raw=inputs.raw, convs=inputs.convs, stride=inputs.raw.shape[2], taps=inputs.convs[0].shape[0])
+    if inputs.base:
+        arguments.give(base=list(inputs.base))
     if inputs.norm:
         arguments.give(scale=inputs.norm[0], shift=inputs.norm[1])
     if schedule is None:
@@ -181,7 +183,7 @@ def backward(
     d_running: list[Tensor] | None,
     d_raw: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """Gradients of q, k, v, gates, state, anchor, initial (empty if no document begins) and norm.
+    """Gradients of q, k, v, gates, state, anchor, initial (empty if no document begins), and norm with base.
 
     In lanes `d_end` and `d_running` may be None for zeros. Where they make q, k and v, `d_raw` receives the gradient of
     the projections, and those of the convolutions' weights are returned in place of those of q, k and v.
@@ -204,6 +206,9 @@ def backward(
         arguments.give(d_raw=d_raw, d_convs=d_parts)
     arguments.give(d_state=d_state, d_anchor=d_anchor, d_initial=d_initial)
     d_norm: list[Tensor] = []
+    d_base = [b.new_empty(q.shape[0], *b.shape) for b in inputs.base]
+    if d_base:
+        arguments.give(d_base=d_base)
     if inputs.norm:
         per_row = q.new_zeros(q.shape[0], q.shape[2], 2, q.shape[3])
         arguments.give(d_norm=per_row)
@@ -211,4 +216,5 @@ def backward(
     d_parts = d_parts if inputs.raw is None else [d.sum(0) for d in d_parts]
     if inputs.norm:
         d_norm = [per_row[:, :, i].sum(0) for i in range(2)]
+    d_norm += [d.sum(0) for d in d_base]
     return *d_parts, d_gates, [d.sum(0) for d in d_state] if shared else d_state, d_anchor, d_initial, d_norm

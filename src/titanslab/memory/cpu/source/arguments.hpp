@@ -19,6 +19,9 @@ struct Arguments {
   int64_t *last, *offset;       // [B]
   void* activations;            // [chunks, B * H, activation_reals]; null: backward computes them again
   void *state[MAX_LAYERS], *anchor[MAX_LAYERS], *initial[MAX_LAYERS], *kept[MAX_LAYERS];
+  // [H, d_in, d_out]: weights to which the memory forgets, from which those of all states count; null: 0. In chunks of
+  // more tokens than a vector has lanes alone.
+  void* base[MAX_LAYERS];
   // Inputs of the convolutions of which q, k and v are made, and their weights [taps, H * D]; in lanes alone.
   void *raw, *convs[MAX_LAYERS];
   // forward
@@ -26,6 +29,7 @@ struct Arguments {
   // backward
   void *dy, *d_end[MAX_LAYERS], *d_running[MAX_LAYERS];
   void *dq, *dk, *dv, *d_gates, *d_state[MAX_LAYERS], *d_anchor[MAX_LAYERS], *d_initial[MAX_LAYERS], *d_norm;
+  void* d_base[MAX_LAYERS];  // [B * H, d_in, d_out]
   void *d_raw, *d_convs[MAX_LAYERS];  // d_convs: partial sums, [slices, taps, H * D]
 };
 

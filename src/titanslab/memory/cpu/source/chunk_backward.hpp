@@ -45,12 +45,19 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
       pair<UPPER, true>(wi, wo, state.m[l], state.s[l], both, ld[l], 1, dZ, c.start, c.lag, t.a[l], mixed, dX,
                         {X[l], dstart[l], dlag[l]}, finish);
     };
+    if (A.base[0]) {
+      apply(wi, wo, base.m[l], ld[l], 1, dZ, dB);
+      as_rows(dZ, l, rowsA);
+      add_outer(X[l], l, grad_base.m[l]);
+    }
+    bool based = A.base[0];
+    auto with_base = [&](long i, V x) { return based ? x + at(dB + i) : x; };
     if (l > 0)
-      through([&](long i, V x) { return x * at(Xs[l - 1] + i); });
+      through([&](long i, V x) { return with_base(i, x) * at(Xs[l - 1] + i); });
     else if (A.residual)
-      through([&](long i, V x) { return x + at(dy + i); });
+      through([&](long i, V x) { return with_base(i, x) + at(dy + i); });
     else
-      through(as_it_is);
+      through(with_base);
     // gradient of the state at the chunk's start
     as_two_rows(dZ, l, c.start, c.lag);
     V dots[4] = {V{}, V{}, V{}, V{}};
@@ -76,8 +83,10 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
   scatter(dX, n, A.dq);
   T* dW[MAX_LAYERS];  // gradient of W
   for (long l = 0; l < L; l++) {
-    dW[l] = own ? grad.m[l] : grad_anchor.m[l];
-    if (carry && own) add(grad.m[l], grad_anchor.m[l], l);
+    T* into = A.base[0] ? grad_whole.m[l] : grad.m[l];
+    if (A.base[0]) std::fill_n(into, in[l] * ld[l], T(0));
+    dW[l] = own ? into : grad_anchor.m[l];
+    if (carry && own) add(into, grad_anchor.m[l], l);
     if (!own && !carry) std::fill_n(grad_anchor.m[l], in[l] * ld[l], T(0));
   }
   if (A.inner) {
@@ -87,6 +96,7 @@ void Row<T>::backward_chunk(long n, Activations<T>& t, const State<T>& state, T*
     gate_gradients(n);
     backward_slopes(t, W, dW);
   }
+  for (long l = 0; A.base[0] && own && l < L; l++) add(grad.m[l], dW[l], l), add(grad_base.m[l], dW[l], l);
   if (!own)
     for (long l = 0; l < L; l++) store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
   // dk and dv, from dA[0] and from the gradient of the error, which is in tmp

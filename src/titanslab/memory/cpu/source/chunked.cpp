@@ -55,6 +55,7 @@ struct Row {
   long D, L, C, LC, N, in[MAX_LAYERS], out[MAX_LAYERS], columns[MAX_LAYERS], ld[MAX_LAYERS], width[MAX_LAYERS], wide, group, gates;
   long b = 0, h = 0, r = 0;
   State<T> now, anchor, grad, grad_anchor;
+  State<T> base, whole, grad_base, grad_whole;  // with A.base: m of the base, of base and state, and their gradients
   std::vector<State<T>> states;
   std::vector<Activations<T>> acts;
   Decay<T> decays[MAX_LAYERS];
@@ -65,6 +66,7 @@ struct Row {
   T dends[MAX_LAYERS][3];
   TokenRows<T> tokens;  // gradients of a block of short chunks
   T *pieces, *weighted, *mixedT, *weightedT;
+  T* dB;  // the base's part of the gradient of a layer's input
   T *pm, *ps, *seen, *asking;  // for short chunks: products of tokens with the state and with one another
 
   Row(const Arguments& args, bool backward, Taker<T>& take) : A(args) {
@@ -89,6 +91,7 @@ struct Row {
     };
     state(now, true);
     state(anchor, false);
+    if (A.base[0]) state(base, false), state(whole, false);
     if (A.inner) pm = take(A.inner * wide), ps = take(A.inner * wide), seen = take(LC), asking = take(LC);
     auto rows_of = [&](TokenRows<T>& o) {
       for (long l = 0; l < L; l++) {
@@ -137,6 +140,7 @@ struct Row {
     for (auto& s : states) state(s, true);
     state(grad, true);
     state(grad_anchor, false);
+    if (A.base[0]) state(grad_base, false), state(grad_whole, false), dB = take(wide * LC);
     dZ = take(wide * LC), dX = take(wide * LC);
     for (long l = 0; l < L; l++) {
       dA[l] = take(in[l] * LC), dD[l] = take(out[l] * LC);
@@ -510,17 +514,31 @@ struct Row {
       mul_into(mixed, asked[l], c.mixT, C * LC);
       pair<UPPER, false>(out[l], in[l], from.m[l], from.s[l], reads(c, l, from), 1, ld[l], X[l], c.start, c.lag, t.d[l],
                          mixed, Zs[l], {}, [](long, V x) { return x; });
+      if (A.base[0]) apply(out[l], in[l], base.m[l], 1, ld[l], X[l], Zs[l], ADD);
       if (l < L - 1) gelu_and_slope(out[l] * LC, Zs[l], X[l + 1], Xs[l]);
     }
     if (Zs[L - 1] != Z) std::copy_n(Zs[L - 1], D * LC, Z);
   }
 
-  void begin(long row) { r = row, b = row / A.heads, h = row % A.heads; }
+  void begin(long row) {
+    r = row, b = row / A.heads, h = row % A.heads;
+    for (long l = 0; A.base[0] && l < L; l++) {
+      const T* from = (const T*)A.base[l] + h * in[l] * out[l];
+      for (long i = 0; i < in[l]; i++) std::copy_n(from + i * out[l], out[l], base.m[l] + i * ld[l]);
+    }
+  }
+  // The weights of a state together with the base.
+  T* const* weights(const State<T>& state) {
+    if (!A.base[0]) return state.m;
+    for (long l = 0; l < L; l++)
+      for (long i = 0; i < in[l] * ld[l]; i++) whole.m[l][i] = state.m[l][i] + base.m[l][i];
+    return whole.m;
+  }
   // Applies a reset at the start of chunk n; returns the anchor, the weights at which its gradient is taken.
   T* const* enter(long n, State<T>& state) {
     if (A.resets && A.resets[n * A.batch + b])
       for (long l = 0; l < L; l++) load(A.initial[l], l, state.m[l], state.s[l]);
-    if (!goes_on(n)) return state.m;
+    if (!goes_on(n)) return weights(state);
     for (long l = 0; l < L; l++) load(A.anchor[l], l, anchor.m[l], nullptr);
     return anchor.m;
   }
@@ -528,11 +546,13 @@ struct Row {
 
   void forward() {
     for (long l = 0; l < L; l++) load(A.state[l], l, now.m[l], now.s[l]);
-    if (A.running[0] && A.last[b] < 0)
+    if (A.running[0] && A.last[b] < 0) {
+      T* const* W = weights(now);
       for (long l = 0; l < L; l++) {
         if (A.anchor[0]) load(A.anchor[l], l, anchor.m[l], nullptr);
-        store(A.running[l], 0, l, A.anchor[0] ? anchor.m[l] : now.m[l], nullptr);
+        store(A.running[l], 0, l, A.anchor[0] ? anchor.m[l] : W[l], nullptr);
       }
+    }
     for (long n = 0; n < N; n++) {
       if (n % A.group == 0)
         for (long l = 0; l < L; l++) store(A.kept[l], n / A.group, l, now.m[l], now.s[l]);
@@ -564,20 +584,26 @@ struct Row {
       advance(t, now, now);
     }
     for (long l = 0; l < L; l++) store(A.end[l], 0, l, now.m[l], now.s[l]);
-    if (A.running[0] && A.offset[b] == 0)
-      for (long l = 0; l < L; l++) store(A.running[l], 0, l, now.m[l], nullptr);
+    if (A.running[0] && A.offset[b] == 0) {
+      T* const* W = weights(now);
+      for (long l = 0; l < L; l++) store(A.running[l], 0, l, W[l], nullptr);
+    }
   }
 
   void backward() {
     bool carry = false;  // the end anchor has a gradient, and that anchor is the one of chunk last[b]
-    for (long l = 0; l < L; l++) load(A.d_end[l], l, grad.m[l], grad.s[l]);
+    for (long l = 0; l < L; l++) {
+      load(A.d_end[l], l, grad.m[l], grad.s[l]);
+      if (A.base[0]) std::fill_n(grad_base.m[l], in[l] * ld[l], T(0));
+    }
     if (A.d_running[0]) {
       carry = A.offset[b] != 0 && A.last[b] >= 0;
       for (long l = 0; l < L; l++) {
         load(A.d_running[l], l, grad_anchor.m[l], nullptr);
-        if (A.offset[b] == 0)
+        if (A.offset[b] == 0) {
           add(grad.m[l], grad_anchor.m[l], l);
-        else if (!carry)
+          if (A.base[0]) add(grad_base.m[l], grad_anchor.m[l], l);
+        } else if (!carry)
           store(A.d_anchor[l], 0, l, grad_anchor.m[l], nullptr);
       }
     }
@@ -606,7 +632,7 @@ struct Row {
         bool own = !goes_on(n);
         if (!own)
           for (long l = 0; l < L; l++) load(A.anchor[l], l, anchor.m[l], nullptr);
-        backward_chunk(n, acts[n - first], state, own ? state.m : anchor.m, own, carry && n == A.last[b]);
+        backward_chunk(n, acts[n - first], state, own ? weights(state) : anchor.m, own, carry && n == A.last[b]);
         if (A.resets && A.resets[n * A.batch + b])
           for (long l = 0; l < L; l++) {
             T* into = (T*)A.d_initial[l] + r * 2 * in[l] * out[l];
@@ -620,7 +646,10 @@ struct Row {
           }
       }
     }
-    for (long l = 0; l < L; l++) store(A.d_state[l], 0, l, grad.m[l], grad.s[l]);
+    for (long l = 0; l < L; l++) {
+      store(A.d_state[l], 0, l, grad.m[l], grad.s[l]);
+      if (A.base[0]) store(A.d_base[l], 0, l, grad_base.m[l], nullptr);
+    }
     if (A.d_norm) std::copy_n(dnorm, 2 * D, (T*)A.d_norm + r * 2 * D);
   }
   void add(T* to, const T* from, long l) const {
