@@ -13,7 +13,8 @@ def study(about: dict[str, Any]) -> str:
     """The section of a study.
 
     `about["files"]` are its results, which may hold different rows and seeds. "FILE#WORDS" has other runs of rows,
-    whose names in the tables end with these words.
+    whose names in the tables end with these words. `costs = false` leaves out the table of parameters and seconds,
+    which is long where a study has many sets.
 
     Raises:
         ValueError: two files have the same row and seed of a set, or no file has a result.
@@ -36,7 +37,7 @@ def study(about: dict[str, Any]) -> str:
     shown = tables(plan, results, speeds)
     if not shown:
         raise ValueError(f"{', '.join(about['files'])}: there is no result of {about['study']}")
-    shown += [costs(results)] if results else []
+    shown += [costs(results)] if results and about.get("costs", True) else []
     if "picture" in about:
         shown.insert(0, f"![{plan.title}](../{about['picture']})")
     return section(about["title"], about["text"], shown, about["command"], sources(about["files"]))
