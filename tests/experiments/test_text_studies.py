@@ -136,6 +136,7 @@ def test_each_ablation_takes_one_thing_away():
         "no_decay": {"memory_forgetting": False},
         "no_persistent": {"num_persistent_tokens": 0},
         "chunk256": {"chunk_size": 256},
+        "forget_to_start": {"memory_forget_to": "start"},
         "shared_gates": {"memory_gates_per_layer": False},
     }
     for name in ("main", "long_context"):

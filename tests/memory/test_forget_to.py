@@ -104,6 +104,31 @@ def test_layers_read_in_pieces_as_whole(depth):
     torch.testing.assert_close(y, whole[:, 5:6])
 
 
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("tokens", [16, 40])
+def test_the_training_pass_of_a_layer(tokens, state):
+    """It is the layer's slow way: outputs, the new state, and all gradients."""
+    torch.manual_seed(0)
+    config = MemoryConfig(2, expansion=2, chunk_size=16, forget_to="start", half_lives=(2.0, 9.0))
+    layers = [NeuralMemory.from_config(16, config).double() for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    layers[1].backend = "recurrent"
+    x, before = (torch.randn(2, n, 16, dtype=torch.float64) for n in (tokens, 7))
+    assert layers[0].takes_pass(x)
+    assert not layers[1].takes_pass(x)
+    assert not layers[0].takes_pass(x[:, :5])
+    found = []
+    for layer in layers:
+        start = layer(before)[1] if state else None
+        y, new = layer(x, start)
+        parts = [y, *new.memory.weights, *new.memory.momentum, *new.memory.chunk_weights]
+        loss = sum((t * torch.arange(t.numel(), dtype=t.dtype).cos().view_as(t)).sum() for t in parts)
+        grads = torch.autograd.grad(loss, list(layer.parameters()))
+        found.append([*parts, *grads])
+    for got, want in zip(*found, strict=True):
+        assert distance(got, want) < EXACT
+
+
 def test_the_op_is_one_for_the_compiler():
     problem = make(BASE.with_(tokens=20, dtype=torch.float32))
     seen = []

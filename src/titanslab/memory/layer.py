@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titanslab.memory.backends import is_bare, takes_features, takes_layer
+from titanslab.memory.backends import BASE_CHUNK, is_bare, takes_features, takes_layer
 from titanslab.memory.checks import as_flags, check_input, check_lengths, check_state
 from titanslab.memory.config import MemoryConfig, check_integer
 from titanslab.memory.conv import ShortConv, short_conv
@@ -301,7 +301,9 @@ class NeuralMemory(nn.Module):
 
     def takes_pass(self, x: Tensor, projections: Sequence[nn.Module] = (), others: Sequence[Tensor] = ()) -> bool:
         """Whether the compiled training pass runs on `x`; `projections` and `others`: more of `takes_layer`."""
-        if not torch.is_grad_enabled() or self.config.read_before_write or self.config.forget_to != "zero":
+        if not torch.is_grad_enabled() or self.config.read_before_write:
+            return False
+        if self.config.forget_to == "start" and not BASE_CHUNK <= self.chunk_size <= x.shape[1]:
             return False
         projections = [*projections, *(getattr(self, f"{n}_proj") for n in "qkvgo"), *self.gate_projections()]
         convs = [getattr(self, f"{n}_conv1d") for n in "qkv" if self.conv_size > 1]

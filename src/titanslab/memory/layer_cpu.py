@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from titanslab.memory.autograd import Inputs, first_order, or_zeros
-from titanslab.memory.chunked.op import begin, end_state, is_aligned, placed
+from titanslab.memory.chunked.op import begin, end_state, from_base, is_aligned, norm_and_base, placed, to_whole
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.features import convolve, features, features_backward, gated_norm, gated_norm_backward
 from titanslab.memory.rows import fitting_chunk
@@ -97,12 +97,13 @@ class _Memory(torch.autograd.Function):
         initial, rest = rest[:states], rest[states:]
         norm, offset = rest[:norms], rest[norms]
         q, k, v = _parts(raw, convs, tails, heads, lanes)
-        inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip)
+        plain, base = norm_and_base(norm)
+        inputs = Inputs(q, k, v, gates, anchor, initial, plain, None, chunk_size, 0, residual, grad_clip, base=base)
         inputs = placed(inputs, "cpu", offset, None, None)._replace(raw=raw if lanes else None, convs=convs)
         y, loss, end, running, kept, end_offset = loop.forward(inputs, state, True)
         if inputs.schedule is None and offset is None and kept[0].shape[0] == 1:  # the start is not held twice
             kept = [*(s.unsqueeze(0) for s in state), *kept[states:]]
-        ctx.rest = inputs[7:-2]  # what is no tensor of the call
+        ctx.rest = inputs[7:-3]  # what is no tensor of the call
         ctx.counts, ctx.heads, ctx.lanes = counts, heads, lanes
         ctx.shapes = [(i.shape, i.dtype) for i in initial]
         ctx.save_for_backward(raw, *convs, *tails, gates, *anchor, *norm, *kept)
@@ -121,8 +122,9 @@ class _Memory(torch.autograd.Function):
         initial = [q.new_empty(shape, dtype=dtype) for shape, dtype in ctx.shapes]
         d_raw, width = torch.empty_like(raw), convs[0].shape[1]
         d_raw[..., 3 * width :] = 0
-        inputs = Inputs(q, k, v, gates, anchor, initial, norm, *ctx.rest)
-        inputs = inputs._replace(raw=raw if ctx.lanes else None, convs=convs)
+        plain, base = norm_and_base(norm)
+        inputs = Inputs(q, k, v, gates, anchor, initial, plain, *ctx.rest)
+        inputs = inputs._replace(raw=raw if ctx.lanes else None, convs=convs, base=base)
         d_end = d_running = None
         if dy is None or not inputs.lanes or any(d is not None for d in d_states):
             ends = [i.new_empty(q.shape[0] * q.shape[2], *i.shape[1:]) for i in initial]
@@ -183,6 +185,8 @@ def write(
     aligned = before is not None and is_aligned(x.shape[1], chunk_size, before.offset, None, None)
     rows = first.batch_size if before is None else batch
     start = begin(torch.stack((theta, eta, alpha)).movedim(-1, 1), params, before, first, rows, aligned=aligned)
+    base = params.weights if layer.config.forget_to == "start" else ()
+    start = from_base(start, base) if base else start
     if rows < batch and not lanes:
         now = [s.repeat(batch, 1, 1) for s in start.state]
         start = start._replace(state=now, initial=now)
@@ -191,7 +195,8 @@ def write(
     static = (heads, makes, chunk_size, layer.network.residual, layer.network.grad_clip)
     lists = (*start.state, *start.anchor, *start.initial, *start.norm)
     y, loss, offset, *ends = _Memory.apply(raw, counts, static, *convs, *tails, start.gates, *lists, start.offset)
-    memory = end_state(ends[: counts[1]], ends[counts[1] :], offset, heads)
+    end = to_whole(ends[: counts[1]], base) if base else ends[: counts[1]]
+    memory = end_state(end, ends[counts[1] :], offset, heads)
     conv = with_read({"q": tail_q, "k": tail_k, "v": tail_v}, source)
     stats = dict(zip(STATS, (theta, eta, alpha, loss, share), strict=True)) if return_stats else {}
     return Written(y, NeuralMemoryState(memory, conv), stats, gate[0] if gate else None)

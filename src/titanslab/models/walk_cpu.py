@@ -61,6 +61,8 @@ def takes_walk(mixer: "MemoryAsContext", x: Tensor, call: Call, memory: MemorySt
     if not (is_bare(mixer.h_norm, RMSNorm) and is_bare(mixer.y_norm, RMSNorm)):
         return False
     others = [mixer.h_norm.weight, mixer.y_norm.weight, *memory.weights, *memory.momentum]
+    if layer.config.forget_to == "start":
+        return False
     if not layer.takes_pass(x[:, :length], [attention.q_proj, attention.k_proj, attention.v_proj], others):
         return False
     return is_aligned(length, loop.block_size(layer.chunk_size), memory.offset, None, None)

@@ -116,8 +116,13 @@ def _inputs(
     grad_clip: float | None,
 ) -> Inputs:
     """The arguments of the op as `Inputs`, before `placed`."""
-    norm, base = ([t for t in slow if t.dim() == dims] for dims in (2, 3))
+    norm, base = norm_and_base(slow)
     return Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip, base=base)
+
+
+def norm_and_base(slow: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """`norm` and `base` of `Inputs` in a list of both."""
+    return [t for t in slow if t.dim() == 2], [t for t in slow if t.dim() == 3]
 
 
 def placed(inputs: Inputs, loop: str, offset: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> Inputs:
@@ -230,6 +235,24 @@ def begin(
     return Start(stacked, now, [c.flatten(0, 1) for c in state.chunk_weights], first, norm, state.offset)
 
 
+def from_base(start: Start, base: Sequence[Tensor]) -> Start:
+    """A start whose states count from `base`, per layer `[H, d_in, d_out]`: the decays act on what is beside it."""
+    first = [i - b for i, b in zip(start.initial, _as_states(base, start.initial), strict=True)]
+    now = first if start.state is start.initial else to_whole(start.state, [-b for b in base])
+    return start._replace(state=now, initial=first, norm=[*start.norm, *base])
+
+
+def to_whole(states: Sequence[Tensor], base: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse, for states alone."""
+    return [s + b for s, b in zip(states, _as_states(base, states), strict=True)]
+
+
+def _as_states(base: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """The base as states `[rows, 2 d_in, d_out]` without momentum, as many rows as in `like`."""
+    whole = [torch.cat([b, torch.zeros_like(b)], 1) for b in base]
+    return [b.repeat(s.shape[0] // b.shape[0], 1, 1) for b, s in zip(whole, like, strict=True)]
+
+
 def stack_gates(gates: Gates) -> Tensor:
     """theta, eta, alpha as one tensor `[3, 1 or L, B, T, H]`; layers that share their gates share the decays too."""
     shared = all(a is b for g in gates for a, b in zip(g, gates[0], strict=True))
@@ -272,13 +295,9 @@ def chunked(
     start = begin(gates, params, state, initial, q.shape[0], aligned=aligned)
     if base:
         loop = "torch" if chunk_size < BASE_CHUNK else loop
-        # the decays act on what is beside the base
-        shift = [torch.cat([b, torch.zeros_like(b)], 1).repeat(q.shape[0], 1, 1) for b in base]
-        first = [s - b for s, b in zip(start.initial, shift, strict=True)]
-        now = first if state is None else [s - b for s, b in zip(start.state, shift, strict=True)]
-        start = start._replace(state=now, initial=first, norm=[*start.norm, *base])
+        start = from_base(start, base)
     y, loss, offset, end, running, _ = chunked_memory(
         q, k, v, *start, mask, reset, chunk_size, network.residual, network.grad_clip, loop, torch.is_grad_enabled()
     )
-    end = [e + b for e, b in zip(end, shift, strict=True)] if base else end
+    end = to_whole(end, base) if base else end
     return y, end_state(end, running, offset, q.shape[2]), loss
