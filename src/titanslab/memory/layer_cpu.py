@@ -190,10 +190,10 @@ def write(
     if rows < batch and not lanes:
         now = [s.repeat(batch, 1, 1) for s in start.state]
         start = start._replace(state=now, initial=now)
-    counts = (len(tails), len(start.state), len(start.anchor), len(start.norm))
+    counts = (len(tails), len(start.state), len(start.anchor), len(start.slow))
     makes = bool(lanes) and source is None  # the loop makes q, k and v itself
     static = (heads, makes, chunk_size, layer.network.residual, layer.network.grad_clip)
-    lists = (*start.state, *start.anchor, *start.initial, *start.norm)
+    lists = (*start.state, *start.anchor, *start.initial, *start.slow)
     y, loss, offset, *ends = _Memory.apply(raw, counts, static, *convs, *tails, start.gates, *lists, start.offset)
     end = to_whole(ends[: counts[1]], base) if base else ends[: counts[1]]
     memory = end_state(end, ends[counts[1] :], offset, heads)

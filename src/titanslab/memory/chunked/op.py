@@ -209,7 +209,7 @@ class Start(NamedTuple):
     state: list[Tensor]
     anchor: list[Tensor]
     initial: list[Tensor]
-    norm: list[Tensor]
+    slow: list[Tensor]
     offset: Tensor | None
 
 
@@ -239,7 +239,7 @@ def from_base(start: Start, base: Sequence[Tensor]) -> Start:
     """A start whose states count from `base`, per layer `[H, d_in, d_out]`: the decays act on what is beside it."""
     first = [i - b for i, b in zip(start.initial, _as_states(base, start.initial), strict=True)]
     now = first if start.state is start.initial else to_whole(start.state, [-b for b in base])
-    return start._replace(state=now, initial=first, norm=[*start.norm, *base])
+    return start._replace(state=now, initial=first, slow=[*start.slow, *base])
 
 
 def to_whole(states: Sequence[Tensor], base: Sequence[Tensor]) -> list[Tensor]:
