@@ -94,30 +94,14 @@ def chunked_memory(
         y, inner loss `[B,T,H]`, offset `[B]`, end state, end anchor (empty where aligned), kept states (an empty tensor
         where that would be the start alone: `kept_states` puts it in).
     """
-    inputs = _inputs(q, k, v, gates, anchor, initial, slow, chunk_size, residual, grad_clip)
+    norm, base = norm_and_base(slow)
+    inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip, base=base)
     inputs = placed(inputs, loop, offset, mask, reset)
     with torch.autocast(q.device.type, enabled=False):
         y, loss, end, running, kept, end_offset = _loop(loop, q, len(state)).forward(inputs, state, keep)
     if inputs.schedule is None and offset is None and kept[0].shape[0] == 1:  # the fake op below knows the same
         kept = [*(s.new_empty(0) for s in state), *kept[len(state) :]]
     return y, loss, end_offset, end, running, kept
-
-
-def _inputs(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    anchor: list[Tensor],
-    initial: list[Tensor],
-    slow: list[Tensor],
-    chunk_size: int,
-    residual: bool,
-    grad_clip: float | None,
-) -> Inputs:
-    """The arguments of the op as `Inputs`, before `placed`."""
-    norm, base = norm_and_base(slow)
-    return Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip, base=base)
 
 
 def norm_and_base(slow: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -185,7 +169,8 @@ def chunked_memory_backward(
     loop: str,
 ) -> list[Tensor]:
     """Gradients of q, k, v, gates, then of each tensor of state, anchor, initial and slow."""
-    inputs = _inputs(q, k, v, gates, anchor, initial, slow, chunk_size, residual, grad_clip)
+    norm, base = norm_and_base(slow)
+    inputs = Inputs(q, k, v, gates, anchor, initial, norm, None, chunk_size, 0, residual, grad_clip, base=base)
     inputs = placed(inputs, loop, offset, mask, reset)
     with torch.autocast(q.device.type, enabled=False):
         dq, dk, dv, d_gates, *lists = _loop(loop, q, len(initial)).backward(inputs, kept, dy, d_state, d_running)
