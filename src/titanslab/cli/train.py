@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,8 +105,11 @@ def _what_next(output: Path, settings: Recipe) -> Iterator[str]:
 
 
 def _has_memory(output: Path) -> bool:
-    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
-    return config["model_type"] == "titans" and config.get("variant") != "attention"
+    from titanslab.models.config import TitansConfig
+    from titanslab.runs.loading import load_config
+
+    config = load_config(output)
+    return isinstance(config, TitansConfig) and config.variant != "attention"
 
 
 def _how_to_resume(recipe: Path, assignments: list[str], output: Path) -> str:

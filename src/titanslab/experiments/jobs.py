@@ -117,6 +117,8 @@ def unit_of(jobs: Sequence[Job]) -> str:
 
 def _amounts(work: Sequence[_Work]) -> tuple[int, int]:
     """The work since the start that is done, and all of it, in thousands."""
+    for part in work:
+        part.look()
     counted = [length for part in work for length in part.lengths()]
     steps = sum(counted) // len(counted) if counted else STEPS
     done = sum(part.done() - part.at_start for part in work)
@@ -151,27 +153,32 @@ class _Work:
             lengths = [max(1, length) for length in asking.lengths_of(job.ask, part.lengths)]
             tokens = sum(lengths) * part.samples * len(asking.names_of(job.ask))
             self.answers[part.folder] = self.answers.get(part.folder, 0) + tokens
+        self.look()
         self.at_start = self.done()
+
+    def look(self) -> None:
+        """Read how far the runs are."""
+        self.last = {stage: _last_step(self.folder / stage) for stage in self.training}
 
     def lengths(self) -> list[int]:
         """The steps of those runs of epochs that have counted them."""
-        lasts = (_last_step(self.folder / stage) for stage, run in self.training.items() if run.steps is None)
-        return [last.of for last in lasts if last.of is not None]
+        lasts = (self.last[stage].of for stage, run in self.training.items() if run.steps is None)
+        return [of for of in lasts if of is not None]
 
     def total(self, steps: int) -> int:
         """All work, where a run of epochs that has not counted its steps is taken to have `steps`."""
         if self.finished:
             return self.done()  # early stopping may have left out a part
-        counted = {
-            stage: run.steps or _last_step(self.folder / stage).of or steps for stage, run in self.training.items()
-        }
-        return sum(counted[stage] * run.per_step for stage, run in self.training.items()) + sum(self.answers.values())
+        trained = sum(
+            (run.steps or self.last[stage].of or steps) * run.per_step for stage, run in self.training.items()
+        )
+        return trained + sum(self.answers.values())
 
     def done(self) -> int:
         """Work of the logged steps and of the answered samples."""
         trained = 0
         for stage, run in self.training.items():
-            step = _last_step(self.folder / stage).step
+            step = self.last[stage].step
             trained += run.per_step * (step if run.steps is None else min(run.steps, step))
         return trained + sum(min(whole, _answered(self.folder / name)) for name, whole in self.answers.items())
 

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 from titanslab.graft import cache_file
 from titanslab.graft.states import StateLayer
 from titanslab.graft.window import (
+    KNOWN,
     PLAIN,
     Slots,
     Step,
@@ -157,7 +158,7 @@ class GraftCache(Cache):
 
         self._map(fn)
         for layer in self.layers:
-            if type(layer) not in (*PLAIN, StateLayer):
+            if type(layer) not in KNOWN:
                 layer.reorder_cache(indices)  # type: ignore[arg-type]
         for name in Slots.tensors:
             tensor = getattr(self.slots, name)

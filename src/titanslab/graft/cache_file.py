@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 from titanslab.documents import parse_json
 from titanslab.graft.identity import adapter_hash, base_hash
 from titanslab.graft.states import KINDS, StateLayer
-from titanslab.graft.window import PLAIN, Slots
+from titanslab.graft.window import KNOWN, Slots
 from titanslab.tensor_files import agrees, not_finite, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def save(cache: "GraftCache", path: str | os.PathLike[str], notes: dict[str, Any
     """Write a cache, see `GraftCache.save`."""
     if cache.columns == 0:
         raise ValueError("the cache is empty: let the model read some tokens before save()")
-    if other := next((type(layer).__name__ for layer in cache.layers if type(layer) not in (*PLAIN, StateLayer)), ""):
+    if other := next((type(layer).__name__ for layer in cache.layers if type(layer) not in KNOWN), ""):
         raise ValueError(f"the cache of this base has layers of the kind {other}, which no file can hold")
     graft, tensors = cache.graft, cache.tensors()
     if name := not_finite(tensors):
@@ -205,9 +205,8 @@ def _fault(tensors: dict[str, Tensor], header: GraftCacheHeader, graft: "Graft")
             return f"has {name!r} of shape {list(shape)}, which does not fit its model"
     count = tensors["slots.index"].shape[1]
     for i, layer in enumerate(layers):
-        if (
-            not isinstance(layer, (DynamicSlidingWindowLayer, StateLayer))
-            and tensors[f"layers.{i}.keys"].shape[2] != count
-        ):
+        if isinstance(layer, (DynamicSlidingWindowLayer, StateLayer)):
+            continue
+        if tensors[f"layers.{i}.keys"].shape[2] != count:
             return f"has {tensors[f'layers.{i}.keys'].shape[2]} keys in layer {i}, and {count} slots"
     return f"has numbers that are not finite in {name!r}" if (name := not_finite(tensors)) else ""

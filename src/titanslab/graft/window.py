@@ -10,7 +10,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from titanslab.graft.config import GraftConfig, OptionError
 from titanslab.graft.rotary import Rotary, find_rotary
-from titanslab.graft.states import STATES_ARE_KEPT, has_states_alone, state_layer
+from titanslab.graft.states import STATES_ARE_KEPT, StateLayer, has_states_alone, state_layer
 from titanslab.graft.structure import Decoder
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention")  # implementations that take any mask
@@ -37,6 +37,8 @@ class WindowLayer(DynamicLayer):
 
 # layers whose calls write no tensor in place
 PLAIN = (DynamicLayer, DynamicSlidingWindowLayer, WindowLayer)
+# layers whose rows can be taken and which a file can hold; transformers has others
+KNOWN = (*PLAIN, StateLayer)
 
 
 def take(x: Tensor, keep: Tensor) -> Tensor:

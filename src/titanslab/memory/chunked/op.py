@@ -279,7 +279,7 @@ def chunked(
         aligned = is_aligned(q.shape[1], chunk_size, state.offset, mask, reset)
     start = begin(gates, params, state, initial, q.shape[0], aligned=aligned)
     if base:
-        loop = "torch" if chunk_size < BASE_CHUNK else loop
+        loop = "torch" if chunk_size < BASE_CHUNK else loop  # few tokens have a shorter chunk than the layer's
         start = from_base(start, base)
     y, loss, offset, end, running, _ = chunked_memory(
         q, k, v, *start, mask, reset, chunk_size, network.residual, network.grad_clip, loop, torch.is_grad_enabled()

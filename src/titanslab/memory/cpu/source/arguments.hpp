@@ -19,8 +19,8 @@ struct Arguments {
   int64_t *last, *offset;       // [B]
   void* activations;            // [chunks, B * H, activation_reals]; null: backward computes them again
   void *state[MAX_LAYERS], *anchor[MAX_LAYERS], *initial[MAX_LAYERS], *kept[MAX_LAYERS];
-  // [H, d_in, d_out]: weights to which the memory forgets, from which those of all states count; null: 0. In chunks of
-  // more tokens than a vector has lanes alone.
+  // [H, d_in, d_out]: weights to which the memory forgets, and from which those of all states count; null: 0. Short
+  // chunks do not read it (BASE_CHUNK in memory/backends.py).
   void* base[MAX_LAYERS];
   // Inputs of the convolutions of which q, k and v are made, and their weights [taps, H * D]; in lanes alone.
   void *raw, *convs[MAX_LAYERS];
