@@ -18,6 +18,8 @@ CASES = {
     "clipped": Case(tokens=1, state=True, grad_clip=0.5, theta=0.5),
     "chunk 1": Case(tokens=1, state=True, chunk_size=1),
     "chunk ends in some rows": Case(tokens=1, state=True, batch=7, chunk_size=2),
+    "to the start": Case(tokens=1, state=True, forget_to="start", chunk_size=2, batch=3),
+    "to the start, depth 3": Case(tokens=1, state=True, forget_to="start", depth=3, per_layer=True, expansion=3),
     "many weights": Case(tokens=1, state=True, batch=3, head_dim=64, heads=8, expansion=8),
 }
 

@@ -34,6 +34,11 @@ CASES = {
         batch=2, chunk_size=8, state=True, mask=True, reset=True, initial=True, grad_clip=0.5, seed=3
     ),
 }
+# forgetting to M_0
+CASES |= {
+    f"{name}-to-start": CASES[name].with_(forget_to="start")
+    for name in ("one-token", "linear-bare", "no-norm", "documents", "everything")
+}
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +70,9 @@ def test_equals_the_token_loop(name: str) -> None:
     check(CASES[name])
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_state_in_blocks_and_kept_states(depth: int, in_blocks) -> None:
-    case = SMALL.with_(depth=depth, tokens=20, chunk_size=4, state=True, reset=True, seed=4)
+@pytest.mark.parametrize(("depth", "forget_to"), [(1, "zero"), (2, "zero"), (2, "start")])
+def test_state_in_blocks_and_kept_states(depth: int, forget_to: str, in_blocks) -> None:
+    case = SMALL.with_(depth=depth, tokens=20, chunk_size=4, state=True, reset=True, seed=4, forget_to=forget_to)
     check(case)
 
 
@@ -133,11 +138,11 @@ def pieces(problem, cuts: list[int]):
     return torch.cat(ys, 1), torch.cat(losses, 1), state
 
 
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(("depth", "forget_to"), [(1, "zero"), (2, "zero"), (2, "start")])
 @pytest.mark.parametrize("cuts", [[3, 8, 9], list(range(1, 10))], ids=["pieces", "decode"])
-def test_split_anywhere_is_the_whole(depth: int, cuts: list[int]) -> None:
+def test_split_anywhere_is_the_whole(depth: int, forget_to: str, cuts: list[int]) -> None:
     case = SMALL.with_(tokens=10, depth=depth, chunk_size=4, state=True, mask=True, reset=True, initial=True)
-    case = case.with_(batch=2, grad_clip=0.5, seed=6)
+    case = case.with_(batch=2, grad_clip=0.5, seed=6, forget_to=forget_to)
     dtype, limit = (torch.float64, EXACT) if DEVICE.type == "cpu" else (torch.float32, 1e-4)
     with torch.no_grad():
         *whole, state = make(case).run("reference", return_loss=True)

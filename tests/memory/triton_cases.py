@@ -36,6 +36,7 @@ def on_device(problem: Problem) -> Problem:
         move(problem.mask),
         move(problem.reset),
         problem.chunk_size,
+        problem.forget_to,
     )
 
 

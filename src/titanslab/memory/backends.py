@@ -89,20 +89,18 @@ def choose(
             )
         return Way("recurrent" if backend == "auto" else backend, "", "torch.func goes token by token")
     few, to_start = tokens <= STEP_TOKENS, forget_to == "start"
-    if to_start and backend == "triton":
-        raise ValueError("backend 'triton' has no forget_to='start'; use 'chunked', 'recurrent' or 'auto'")
     if backend == "chunked" or (backend == "auto" and not few and not channelwise):
-        if to_start and (torch.compiler.is_compiling() or memory[2] < BASE_CHUNK):
+        if to_start and device.type == "cpu" and (torch.compiler.is_compiling() or memory[2] < BASE_CHUNK):
             return Way("chunked", "torch", "the exact parallel form, PyTorch operations: it forgets to the start")
         if torch.compiler.is_compiling():  # the op chooses: a trace must not load kernels or read files
             return Way("chunked", "", "the exact parallel form")
-        return _in_chunks(device, dtype, memory, named=backend == "chunked" or to_start)
+        return _in_chunks(device, dtype, memory, named=backend == "chunked")
     if backend != "auto":
         return Way(backend, "", "asked for by name")
     if channelwise:
         return Way("recurrent", "", "channel-wise alpha is computed token by token")
     # the fused step has no backward
-    if not torch.compiler.is_compiling() and not torch.is_grad_enabled() and not to_start:
+    if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
         found = measured.find(device, dtype, *memory)
         if found is not None and found.decoding == "triton":
             return Way("triton", "", f"few tokens: {found.why_decoding}")

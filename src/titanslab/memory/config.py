@@ -100,8 +100,6 @@ class MemoryConfig:
             raise OptionError("chunk_coherence", f"must be a number from 0 to 1, got {self.chunk_coherence!r}")
         check_choice("backend", self.backend, ("auto", *BACKENDS))
         check_choice("forget_to", self.forget_to, FORGET_TO)
-        if self.forget_to == "start" and self.backend == "triton":
-            raise OptionError("backend", 'must not be "triton" with forget_to="start"; use auto, chunked or recurrent')
         lives = self.half_lives
         pair = isinstance(lives, list | tuple) and len(lives) == 2 and all(is_number(v) and v > 0 for v in lives)
         if not pair or not HALF_LIVES[0] <= lives[0] <= lives[1] <= HALF_LIVES[1]:

@@ -135,15 +135,15 @@ def neural_memory(
         initial = MemoryState.initial(params, 1)
     if way.backend in ("chunked", "triton") and tokens > 0 and batch > 0:
         if way.backend == "triton":
-            y, state, loss = fused(given, network, params, state, initial, chunk_size)
+            y, state, loss = fused(given, network, params, state, initial, chunk_size, base)
         else:
             y, state, loss = chunked(given, network, params, state, initial, chunk_size, way.loop, base)
         return (y.to(out_dtype), state, loss.detach()) if return_loss else (y.to(out_dtype), state)
     start = initial.at_boundary().expand(batch) if state is None else state
     if tokens == 0 or batch == 0:
         y, state, loss = torch.zeros_like(q), start, q.new_zeros(batch, tokens, heads, dtype=dtype)
-    elif way.backend == "recurrent" and not base and takes_step(given, params, start):
-        y, state, loss = step(given, network, params, start, chunk_size)
+    elif way.backend == "recurrent" and takes_step(given, params, start):
+        y, state, loss = step(given, network, params, start, chunk_size, base)
     else:
         loop = reference if way.backend == "reference" else recurrent
         y, state, loss = loop(given, network, params, start, initial, chunk_size, base)

@@ -228,14 +228,17 @@ def from_base(start: Start, base: Sequence[Tensor]) -> Start:
 
 
 def to_whole(states: Sequence[Tensor], base: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse, for states alone."""
+    """The inverse, for states, or for weights `[rows, d_in, d_out]`."""
     return [s + b for s, b in zip(states, _as_states(base, states), strict=True)]
 
 
 def _as_states(base: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-    """The base as states `[rows, 2 d_in, d_out]` without momentum, as many rows as in `like`."""
-    whole = [torch.cat([b, torch.zeros_like(b)], 1) for b in base]
-    return [b.repeat(s.shape[0] // b.shape[0], 1, 1) for b, s in zip(whole, like, strict=True)]
+    """The base in the shape of `like`: weights, or states `[rows, 2 d_in, d_out]` without momentum."""
+    whole = [
+        b if b.shape[1] == s.shape[1] else torch.cat([b, torch.zeros_like(b)], 1)
+        for b, s in zip(base, like, strict=False)
+    ]
+    return [b.repeat(s.shape[0] // b.shape[0], 1, 1) for b, s in zip(whole, like, strict=False)]
 
 
 def stack_gates(gates: Gates) -> Tensor:

@@ -1,6 +1,7 @@
 """One token of the memory as a compiled CPU kernel, for decoding without gradients."""
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +20,12 @@ class StepArguments(Pointers):
 
 
 def step(
-    tokens: Tokens, network: MemoryNetwork, params: MemoryParams, state: MemoryState, chunk_size: int
+    tokens: Tokens,
+    network: MemoryNetwork,
+    params: MemoryParams,
+    state: MemoryState,
+    chunk_size: int,
+    base: Sequence[Tensor] = (),
 ) -> tuple[Tensor, MemoryState, Tensor]:
     """Arguments and results as in `recurrent`, for one token. `state` is not changed."""
     q, k, v, gates, *_ = tokens
@@ -38,6 +44,8 @@ def step(
     arguments.give(scale=params.norm_weight, shift=params.norm_bias)
     arguments.give(weights=state.weights, momentum=state.momentum, anchor=anchor, y=y, loss=loss)
     arguments.give(new_weights=weights, new_momentum=momentum)
+    if base:
+        arguments.give(base=list(base))
     handle = load(q.dtype, "step").handle
     assert handle is not None
     handle.titans_step(ctypes.byref(arguments))

@@ -1,10 +1,12 @@
 """`backend="triton"`: the fused kernels as custom ops, which `torch.compile` of a model does not trace into."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from titanslab.memory.autograd import register_backward
-from titanslab.memory.chunked.op import begin, end_state, stack_gates
+from titanslab.memory.chunked.op import begin, end_state, from_base, norm_and_base, stack_gates, to_whole
 from titanslab.memory.gpu import plan as planning
 from titanslab.memory.network import MemoryNetwork, MemoryParams
 from titanslab.memory.reference import Tokens
@@ -25,7 +27,7 @@ def fused_memory(
     state: list[Tensor],
     anchor: list[Tensor],
     initial: list[Tensor],
-    norm: list[Tensor],
+    slow: list[Tensor],
     offset: Tensor | None,
     mask: Tensor | None,
     reset: Tensor | None,
@@ -35,23 +37,26 @@ def fused_memory(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """The memory over a whole sequence. Arguments as in `chunked_memory`; q, k, v may be bfloat16.
 
+    Where `slow` holds a base, anchors count from it too, those of the arguments and that of the result.
+
     Returns:
         y `[B,T,H,D]` in the dtype of q, inner loss `[B,T,H]`, offset `[B]`, state and anchor after the last token,
         and the states kept for backward, one per group of blocks.
     """
     from titanslab.memory.gpu.passes import forward
 
+    norm, base = norm_and_base(slow)
     form = MemoryNetwork(len(state), residual=residual, norm=bool(norm), grad_clip=grad_clip)
     # Triton launches on the current device, which may not be that of the tensors
     with torch.autocast(q.device.type, enabled=False), torch.cuda.device_of(q):
         return forward(
-            q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, form,
+            q, k, v, gates, state, anchor, initial, norm, base, offset, mask, reset, chunk_size, form,
             _plan(q, form.depth, state[-1], chunk_size),
         )  # fmt: skip
 
 
 @fused_memory.register_fake
-def _(q, k, v, gates, state, anchor, initial, norm, offset, mask, reset, chunk_size, residual, grad_clip):
+def _(q, k, v, gates, state, anchor, initial, slow, offset, mask, reset, chunk_size, residual, grad_clip):
     plan = _plan(q, len(state), state[-1], chunk_size)
     if offset is None and mask is None and reset is None:
         blocks = -(-q.shape[1] // plan.block)
@@ -77,7 +82,7 @@ def fused_memory_backward(
     gates: Tensor,
     anchor: list[Tensor],
     initial: list[Tensor],
-    norm: list[Tensor],
+    slow: list[Tensor],
     offset: Tensor | None,
     mask: Tensor | None,
     reset: Tensor | None,
@@ -86,22 +91,23 @@ def fused_memory_backward(
     residual: bool,
     grad_clip: float | None,
 ) -> list[Tensor]:
-    """Gradients of q, k, v and gates, then of each tensor of state, anchor, initial and norm."""
+    """Gradients of q, k, v and gates, then of each tensor of state, anchor, initial and slow."""
     from titanslab.memory.gpu.passes import backward
 
+    norm, base = norm_and_base(slow)
     form = MemoryNetwork(len(initial), residual=residual, norm=bool(norm), grad_clip=grad_clip)
     # Triton launches on the current device, which may not be that of the tensors
     with torch.autocast(q.device.type, enabled=False), torch.cuda.device_of(q):
         g = backward(
-            dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, offset, mask, reset, kept,
+            dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, base, offset, mask, reset, kept,
             chunk_size, form, _plan(q, form.depth, initial[-1], chunk_size),
         )  # fmt: skip
-    return [g.q, g.k, g.v, g.gates, *g.state, *g.anchor, *g.initial, *g.norm]
+    return [g.q, g.k, g.v, g.gates, *g.state, *g.anchor, *g.initial, *g.norm, *g.base]
 
 
 @fused_memory_backward.register_fake
-def _(dy, d_state, d_running, q, k, v, gates, anchor, initial, norm, *args):
-    like = (q, k, v, gates, *d_state, *anchor, *initial, *norm)
+def _(dy, d_state, d_running, q, k, v, gates, anchor, initial, slow, *args):
+    like = (q, k, v, gates, *d_state, *anchor, *initial, *slow)
     return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in like]
 
 
@@ -118,7 +124,7 @@ def fused_memory_step(
     momentum: list[Tensor],
     anchor: list[Tensor],
     initial: list[Tensor],
-    norm: list[Tensor],
+    slow: list[Tensor],
     offset: Tensor,
     mask: Tensor | None,
     reset: Tensor | None,
@@ -132,6 +138,7 @@ def fused_memory_step(
         q, k, v: `[B,H,D]`; gates: `[3, 1 or L, B, H]`.
         weights, momentum, anchor: `[B,H,d_in,d_out]` per layer.
         initial: weights, then momentum of a document's start, in the same shapes; empty if `reset` is None.
+        slow: as in `fused_memory`; states and anchors do not count from the base.
         mask, reset: bool `[B]`.
 
     Returns:
@@ -139,10 +146,11 @@ def fused_memory_step(
     """
     from titanslab.memory.gpu.step import step
 
+    norm, base = norm_and_base(slow)
     form = MemoryNetwork(len(weights), residual=residual, norm=bool(norm), grad_clip=grad_clip)
     state = (weights, momentum, anchor)
     with torch.cuda.device_of(q):
-        return step(q, k, v, gates, *state, initial, norm, offset, mask, reset, chunk_size, form)
+        return step(q, k, v, gates, *state, initial, norm, base, offset, mask, reset, chunk_size, form)
 
 
 @fused_memory_step.register_fake
@@ -158,6 +166,7 @@ def fused(
     state: MemoryState | None,
     initial: MemoryState,
     chunk_size: int,
+    base: Sequence[Tensor] = (),
 ) -> tuple[Tensor, MemoryState, Tensor]:
     """Arguments and results as in `chunked`; q, k, v keep the caller's dtype, in which the products are computed.
 
@@ -171,14 +180,19 @@ def fused(
     if q.shape[1] == 1:
         before = initial.at_boundary().expand(q.shape[0]) if state is None else state
         rows = (gate for row in gates for gate in row)
-        inputs = (q, k, v, *rows, *params.norm, *(t for s in (before, initial) for t in s.tensors().values()))
+        inputs = (q, k, v, *rows, *params.norm, *base, *(t for s in (before, initial) for t in s.tensors().values()))
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
-            return _step(tokens, network, params, before, initial, chunk_size)
+            return _step(tokens, network, params, before, initial, chunk_size, base)
     start = begin(gates, params, state, initial, q.shape[0], aligned=False)
+    if base:
+        start = from_base(start, base)
+        start = start._replace(anchor=to_whole(start.anchor, [-b for b in base]))
     lists = ([t.contiguous() for t in part] for part in start[1:5])
     y, loss, offset, end, running, _ = fused_memory(
         q, k, v, start.gates, *lists, start.offset, mask, reset, chunk_size, network.residual, network.grad_clip
     )
+    if base:
+        end, running = to_whole(end, base), to_whole(running, base)
     return y, end_state(end, running, offset, q.shape[2]), loss
 
 
@@ -189,6 +203,7 @@ def _step(
     state: MemoryState,
     initial: MemoryState,
     chunk_size: int,
+    base: Sequence[Tensor],
 ) -> tuple[Tensor, MemoryState, Tensor]:
     """`fused` for one token without gradients."""
     q, k, v = (x[:, 0] for x in tokens[:3])
@@ -199,7 +214,7 @@ def _step(
     if fresh is not None:
         first = [t.expand(q.shape[0], *t.shape[1:]) for t in (*initial.weights, *initial.momentum)]
     y, loss, weights, momentum, anchor = fused_memory_step(
-        q, k, v, gates, *groups, first, params.norm, state.offset, real, fresh, chunk_size, network.residual,
+        q, k, v, gates, *groups, first, [*params.norm, *base], state.offset, real, fresh, chunk_size, network.residual,
         network.grad_clip,
     )  # fmt: skip
     offset = state.offset

@@ -6,6 +6,7 @@ The import needs Triton, because the kernels' files import it.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from titanslab.memory.decay import Decay, Products, decay, decay_backward
@@ -54,6 +55,7 @@ class Passes:
         anchor: list[Tensor],
         initial: list[Tensor],
         norm: list[Tensor],
+        base: list[Tensor],
         form: MemoryNetwork,
         heads: int,
         chunk_size: int,
@@ -69,6 +71,7 @@ class Passes:
         self.dtype = torch.bfloat16 if self.precision == "bf16" else initial[0].dtype
         self.anchor, self.initial, self.norm = contiguous(anchor), contiguous(initial), contiguous(norm)
         self.anchor_operands = [a.to(self.dtype) for a in self.anchor]
+        self.base = contiguous([b.to(self.dtype) for b in base])
         self.group = planning.group_size(self.block, initial)
 
     def groups(self) -> list[tuple[int, int]]:
@@ -93,7 +96,7 @@ class Passes:
             "H": self.heads, "R": self.block, "D": self.head_dim, "E": self.hidden, "BE": tiles.columns,
             "TR": planning.power_of_two(self.block), "TD": planning.power_of_two(self.head_dim),
             "DEPTH": self.form.depth, "RESIDUAL": self.form.residual, "NORM": self.form.norm,
-            "PRECISION": self.precision, "num_warps": tiles.warps,
+            "BASE": bool(self.base), "PRECISION": self.precision, "num_warps": tiles.warps,
             "num_stages": planning.pipeline_stages(self.head_dim, self.layout.q.dtype),
         }  # fmt: skip
 
@@ -117,9 +120,10 @@ class Passes:
         z, d = (self._empty(n, self.head_dim) for _ in range(2))
         loss = self._empty(n, 1).squeeze(-1)
         anchor, norm = self.anchor_operands or [slots[-1], slots[-1]], self.norm or [down, down]
+        base = self.base or [slots[-1], slots[-1]]
         state_forward[(self.rows,)](
             layout.k[first:last], layout.v[first:last], up, down, slots[0], slots[-1], anchor[0], anchor[-1],
-            self.initial[0], self.initial[-1], running[0], running[-1], *norm, *c.decay,
+            self.initial[0], self.initial[-1], running[0], running[-1], *norm, base[0], base[-1], *c.decay,
             layout.fresh[first:last], layout.goes_on, layout.last, hidden, active, slope, z, d, loss, n, first,
             self.rows, layout.gates.shape[1], self.form.grad_clip or 0.0, **self._state_shapes(self.plan.state),
         )  # fmt: skip
@@ -128,10 +132,11 @@ class Passes:
     def read(self, first: int, last: int, w: Written, c: Coefficients, y: Tensor) -> None:
         """Runs the read kernel on the same blocks; fills `y`."""
         n, layout = last - first, self.layout
-        norm = self.norm or [w.d, w.d]
+        norm, base = self.norm or [w.d, w.d], self.base or [w.d, w.d]
         read_forward[(self.rows, n)](
-            layout.q[first:last], layout.k[first:last], w.slots[0], w.slots[-1], *norm, *c.decay[:3],
-            w.active, w.slope, w.d, y, self.rows, n, layout.gates.shape[1], **self._read_shapes(self.plan.read),
+            layout.q[first:last], layout.k[first:last], w.slots[0], w.slots[-1], *norm, base[0], base[-1],
+            *c.decay[:3], w.active, w.slope, w.d, y, self.rows, n, layout.gates.shape[1],
+            **self._read_shapes(self.plan.read),
         )  # fmt: skip
 
     def backward(
@@ -149,10 +154,10 @@ class Passes:
         d_start, d_lag, d_later = (dz.new_empty(depth, n, self.rows, self.block) for _ in range(3))
         d_mix = dz.new_empty(depth, n, self.rows, self.block, self.block)
         d_scale, d_shift = (dz.new_zeros(n + 1, self.rows, self.head_dim) for _ in range(2))
-        norm = self.norm or [w.d, w.d]
+        norm, base = self.norm or [w.d, w.d], self.base or [w.d, w.d]
         q, k, v = (x[first:last] for x in (layout.q, layout.k, layout.v))
         read_backward[(self.rows, n)](
-            dy, q, k, w.slots[0], w.slots[-1], norm[0], *c.decay[:3], w.active, w.slope, w.d,
+            dy, q, k, w.slots[0], w.slots[-1], norm[0], base[0], base[-1], *c.decay[:3], w.active, w.slope, w.d,
             out.q[first:last], dk, query_hidden, query_slope, query_dz, d_hidden, d_slope, d_d, d_start, d_lag,
             d_mix, d_scale, d_shift, self.rows, n, layout.gates.shape[1],
             **self._read_shapes(self.plan.read_backward),
@@ -164,16 +169,22 @@ class Passes:
             self._through_end_anchor(first, last, w, c, d_running, out.anchor, *writes, d_start, d_lag, d_mix)
         anchor, d_anchor = self.anchor_operands or [w.slots[-1]] * 2, out.anchor or [w.d, w.d]
         state_backward[(self.rows,)](
-            k, v, w.slots[0], w.slots[-1], anchor[0], anchor[-1], *norm, *c.decay, layout.fresh[first:last],
-            layout.goes_on, layout.last, w.hidden, w.active, w.slope, w.z, w.d, q, query_hidden, query_slope,
-            query_dz, d_hidden, d_slope, d_d, dk, dz, d_running[0], d_running[-1], out.state[0], out.state[-1],
-            d_anchor[0], d_anchor[-1], out.initial[0], out.initial[-1], out.k[first:last], out.v[first:last],
-            d_ends, d_mixes, d_later, d_scale[n], d_shift[n], n, first, self.rows, layout.gates.shape[1],
-            self.form.grad_clip or 0.0, **self._state_shapes(self.plan.state_backward),
+            k, v, w.slots[0], w.slots[-1], anchor[0], anchor[-1], *norm, base[0], base[-1], *c.decay,
+            layout.fresh[first:last], layout.goes_on, layout.last, w.hidden, w.active, w.slope, w.z, w.d, q,
+            query_hidden, query_slope, query_dz, d_hidden, d_slope, d_d, dk, dz, d_running[0], d_running[-1],
+            out.state[0], out.state[-1], d_anchor[0], d_anchor[-1], out.initial[0], out.initial[-1], out.k[first:last],
+            out.v[first:last], d_ends, d_mixes, d_later, d_scale[n], d_shift[n], n, first, self.rows,
+            layout.gates.shape[1], self.form.grad_clip or 0.0, **self._state_shapes(self.plan.state_backward),
         )  # fmt: skip
         if self.norm:
             out.norm[0].add_(d_scale.sum(0))
             out.norm[1].add_(d_shift.sum(0))
+        if self.base and depth == 2:
+            x = F.gelu(query_hidden)
+            _through_base(out.base[0], (q, query_slope), (k, d_hidden))
+            _through_base(out.base[1], (x, query_dz), (w.active, dz), (d_slope, w.d))
+        elif self.base:
+            _through_base(out.base[0], (q, query_dz), (k, dz))
         # the weights after a chunk's last token are the next chunk's anchor, or the state at the block's end
         after = slice(self.chunk_size - 1, None, self.chunk_size)
         d_start[..., after] += d_ends[..., 0]
@@ -237,6 +248,14 @@ class Gradients(NamedTuple):
     anchor: list[Tensor]
     initial: list[Tensor]
     norm: list[Tensor]
+    base: list[Tensor]
+
+
+def _through_base(into: Tensor, *products: tuple[Tensor, Tensor]) -> None:
+    """Adds the gradient of the base `[rows, d_in, d_out]` from products with it: their inputs and gradients."""
+    for x, d in products:
+        x, d = (t.to(into.dtype).transpose(0, 1).flatten(1, 2) for t in (x, d))
+        into.baddbmm_(x.mT, d)
 
 
 def _own(state: list[Tensor]) -> list[Tensor]:
@@ -253,6 +272,7 @@ def forward(
     anchor: list[Tensor],
     initial: list[Tensor],
     norm: list[Tensor],
+    base: list[Tensor],
     offset: Tensor | None,
     mask: Tensor | None,
     reset: Tensor | None,
@@ -260,9 +280,12 @@ def forward(
     form: MemoryNetwork,
     plan: planning.Plan,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """Runs all groups in order; returns y, inner loss, end offset, end state, end anchor, kept states per group."""
+    """Runs all groups in order; returns y, inner loss, end offset, end state, end anchor, kept states per group.
+
+    `base`: per layer `[H, d_in, d_out]`, from which the weights of states and anchors count, too; empty for 0.
+    """
     layout = make_layout(q, k, v, gates, offset, mask, reset, chunk_size, plan.block)
-    passes = Passes(layout, anchor, initial, norm, form, q.shape[2], chunk_size, plan)
+    passes = Passes(layout, anchor, initial, norm, base, form, q.shape[2], chunk_size, plan)
     running = [a.clone(memory_format=torch.contiguous_format) for a in anchor or _own(state)]
     y, losses, kept = torch.empty_like(layout.q), torch.empty_like(layout.gates[0, 0]), []
     for first, last in passes.groups():
@@ -289,6 +312,7 @@ def backward(
     anchor: list[Tensor],
     initial: list[Tensor],
     norm: list[Tensor],
+    base: list[Tensor],
     offset: Tensor | None,
     mask: Tensor | None,
     reset: Tensor | None,
@@ -300,7 +324,7 @@ def backward(
     """Gradients of all inputs of `forward` from those of y, the end state and the end anchor (`d_running`)."""
     heads, batch = q.shape[2], q.shape[0]
     layout = make_layout(q, k, v, gates, offset, mask, reset, chunk_size, plan.block)
-    passes = Passes(layout, anchor, initial, norm, form, heads, chunk_size, plan)
+    passes = Passes(layout, anchor, initial, norm, base, form, heads, chunk_size, plan)
     dy = to_slots(dy, layout.schedule, plan.block).contiguous()
     if layout.real is not None:
         dy = dy.masked_fill(~layout.real[..., None], 0)
@@ -313,6 +337,7 @@ def backward(
         [torch.zeros_like(a) for a in passes.anchor],
         [torch.zeros_like(i) for i in passes.initial],
         [norm[0].new_zeros(passes.rows, passes.head_dim) for _ in norm],
+        [b.new_zeros(passes.rows, *b.shape[1:]) for b in base],
     )
     at_start = by_row(layout.offset == 0, heads)
     for into, r in zip(_own(out.state), d_running, strict=True):
@@ -332,5 +357,5 @@ def backward(
     flat = torch.stack([from_slots(x, layout.schedule, batch) for x in out.gates.flatten(0, 1)])
     return Gradients(
         q, k, v, flat.view(gates.shape), out.state, out.anchor, out.initial,
-        [d.view(batch, heads, -1).sum(0) for d in out.norm],
+        *([d.unflatten(0, (batch, heads)).sum(0) for d in part] for part in (out.norm, out.base)),
     )  # fmt: skip

@@ -7,6 +7,9 @@ of the block's earlier chunks. The state is updated once per block, `M' = start 
 `S' = end S - (a * later)^T d`, with the decay coefficients of the block's last token. Between two updates the products
 read a copy of the state in their own precision, which is small enough for the L1 cache.
 
+With BASE the memory forgets to M_0: the weights of states and anchors count from M_0, and each product with W has
+`x M_0` besides.
+
 The last layer is called "down" (`[E, D]`), the layer before it "up" (`[D, E]`). With depth 1 there is "down" alone,
 with E = D and k as its input. Each loop over hidden columns takes BE of them per step.
 """
@@ -59,6 +62,7 @@ def state_forward(
     up_initial, down_initial,  # [rows, 2 D, E], [rows, 2 E, D]
     up_running, down_running,  # out: anchor of the chunk `last`
     scale_ptr, shift_ptr,  # [H, D]
+    up_base_ptr, down_base_ptr,  # M_0, read with BASE alone: [H, D, E], [H, E, D]
     start_ptr, lag_ptr, mix_ptr,  # of M after each token: [G, blocks, rows, R] twice, [G, blocks, rows, R, R]
     end_ptr, later_ptr,  # of S after the block: [G, blocks, rows], [G, blocks, rows, R]
     fresh_ptr, goes_on_ptr, last_ptr,  # as in `Layout`: [blocks, rows], [rows], [rows]
@@ -68,7 +72,8 @@ def state_forward(
     blocks, first_block, rows, gate_layers, clip,
     H: tl.constexpr, C: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, TC: tl.constexpr,
     TR: tl.constexpr, TD: tl.constexpr, BE: tl.constexpr, DEPTH: tl.constexpr, RESIDUAL: tl.constexpr,
-    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr, PRECISION: tl.constexpr,
+    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr, BASE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     acc = down_ptr.dtype.element_ty
@@ -81,6 +86,8 @@ def state_forward(
         shift += vector(shift_ptr + (row % H) * D, D, TD)[None, :]
     up = up_ptr + row * 2 * SIZE
     down = down_ptr + row * 2 * SIZE
+    up_base = up_base_ptr + (row % H) * SIZE
+    down_base = down_base_ptr + (row % H) * SIZE
     for block in range(blocks):
         place = block * rows + row
         # if the layers share their gates, both read layer 0
@@ -127,6 +134,8 @@ def state_forward(
             for e in range(0, E, BE):
                 if DEPTH == 2:
                     hidden = up_start * product(k, tile(up_weights, 0, e, D, E, TD, BE), PRECISION)
+                    if BASE:
+                        hidden += product(k, tile(up_base, 0, e, D, E, TD, BE), PRECISION)
                     if IN_BLOCK > 1:
                         hidden += up_lag * product(k, tile(up_slot + SIZE, 0, e, D, E, TD, BE), PRECISION)
                         hidden -= product(mixed, tile(slope_ptr + wide, 0, e, t, E, TR, BE), PRECISION)
@@ -136,6 +145,8 @@ def state_forward(
                 else:
                     a = k
                 z += down_start * product(a, tile(down_weights, e, 0, E, D, BE, TD), PRECISION)
+                if BASE:
+                    z += product(a, tile(down_base, e, 0, E, D, BE, TD), PRECISION)
                 if IN_BLOCK > 1:
                     z += down_lag * product(a, tile(down_slot + SIZE, e, 0, E, D, BE, TD), PRECISION)
                     if DEPTH == 2:
@@ -159,6 +170,8 @@ def state_forward(
                 for e in range(0, E, BE):
                     m = tile(down_weights, e, 0, E, D, BE, TD)
                     back = down_start * product(d, tl.trans(m), PRECISION)
+                    if BASE:
+                        back += product(d, tl.trans(tile(down_base, e, 0, E, D, BE, TD)), PRECISION)
                     if IN_BLOCK > 1:
                         s = tile(down_slot + SIZE, e, 0, E, D, BE, TD)
                         back += down_lag * product(d, tl.trans(s), PRECISION)

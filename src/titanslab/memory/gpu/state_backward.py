@@ -4,7 +4,7 @@ The gradient of the state is updated in place, from a block's end to its start. 
 the gradients of the writes (a_l, d_l). The kernel adds the share of the state at the block's end, and then, chunk by
 chunk, the share of the chunk's anchor, which depends on the writes of the block's earlier chunks. The formulas are
 those of `write_chunk_backward` in `memory/chunked/equations.py`, with each product with an anchor W written as
-`x W = start (x M) + lag (x S) - ((x a^T) * mix) d`.
+`x W = start (x M) + lag (x S) - ((x a^T) * mix) d`, and `x M_0` with BASE, whose gradient the caller takes.
 """
 
 # Triton drops a branch on a compile-time value only if that value is the whole condition, so such `if`s stay nested
@@ -41,8 +41,8 @@ def _start_of_chunk(ptr, place, other, C: tl.constexpr, R: tl.constexpr, TR: tl.
 def state_backward(
     k_ptr, v_ptr,  # [blocks, rows, R, D]
     up_slots, down_slots,  # states at every block's start: [blocks, rows, 2 D, E], [blocks, rows, 2 E, D]
-    up_anchor, down_anchor, scale_ptr, shift_ptr, start_ptr, lag_ptr, mix_ptr, end_ptr, later_ptr,
-    fresh_ptr, goes_on_ptr, last_ptr,
+    up_anchor, down_anchor, scale_ptr, shift_ptr, up_base_ptr, down_base_ptr, start_ptr, lag_ptr, mix_ptr, end_ptr,
+    later_ptr, fresh_ptr, goes_on_ptr, last_ptr,
     hidden_ptr, active_ptr, slope_ptr, z_ptr, d_ptr,  # as `state_forward` left them
     query_ptr, query_hidden_ptr, query_slope_ptr, query_dz_ptr,  # inputs and gradients of the reads
     d_hidden_ptr, d_slope_ptr, d_d_ptr, dk_in_ptr,  # the reads' share of the gradients of a_1, d_1, d_L, k; overwritten
@@ -57,7 +57,8 @@ def state_backward(
     blocks, first_block, rows, gate_layers, clip,
     H: tl.constexpr, C: tl.constexpr, R: tl.constexpr, D: tl.constexpr, E: tl.constexpr, TR: tl.constexpr,
     TC: tl.constexpr, TD: tl.constexpr, BE: tl.constexpr, DEPTH: tl.constexpr, RESIDUAL: tl.constexpr,
-    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr, PRECISION: tl.constexpr,
+    NORM: tl.constexpr, CLIP: tl.constexpr, RAGGED: tl.constexpr, ANCHOR: tl.constexpr, BASE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     acc = d_down_ptr.dtype.element_ty
@@ -72,6 +73,8 @@ def state_backward(
     d_shift = tl.zeros([TD], acc)
     d_up = d_up_ptr + row * 2 * SIZE
     d_down = d_down_ptr + row * 2 * SIZE
+    up_base = up_base_ptr + (row % H) * SIZE
+    down_base = down_base_ptr + (row % H) * SIZE
     for step in range(blocks):
         block = blocks - 1 - step
         place = block * rows + row
@@ -199,6 +202,10 @@ def state_backward(
                     first = gelu_slope(hidden)
                     d_back = d_slope * first
                     by_m += product(d_back, w, PRECISION)
+                    if BASE:
+                        w_base = tile(down_base, e, 0, E, D, BE, TD)
+                        back += product(d, tl.trans(w_base), PRECISION)
+                        d_d += product(d_back, w_base, PRECISION)
                     if IN_BLOCK > 1:
                         w_lag = tile(down_slot + SIZE, e, 0, E, D, BE, TD)
                         a_before = tile(active_ptr + wide, 0, e, t, E, TR, BE)
@@ -247,6 +254,8 @@ def state_backward(
             for e in range(0, E, BE):
                 through_m = product(dz, tl.trans(tile(down_weights, e, 0, E, D, BE, TD)), PRECISION)
                 da = down_start * through_m
+                if BASE:
+                    da += product(dz, tl.trans(tile(down_base, e, 0, E, D, BE, TD)), PRECISION)
                 if IN_BLOCK > 1:
                     if DEPTH == 2:
                         a = tile(active_ptr + at * E, 0, e, C, E, TC, BE).to(acc)
@@ -268,6 +277,8 @@ def state_backward(
                     d_hidden = tile(d_hidden_ptr + at * E, 0, e, C, E, TC, BE) + da * gelu_slope(hidden)
                     put(d_hidden_ptr + at * E, d_hidden, 0, e, C, E)
                     by_m += product(d_hidden, tl.trans(tile(up_weights, 0, e, D, E, TD, BE)), PRECISION)
+                    if BASE:
+                        dk += product(d_hidden, tl.trans(tile(up_base, 0, e, D, E, TD, BE)), PRECISION)
                     if IN_BLOCK > 1:
                         w_lag = tile(up_slot + SIZE, 0, e, D, E, TD, BE)
                         by_s += product(d_hidden, tl.trans(w_lag), PRECISION)

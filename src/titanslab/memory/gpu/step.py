@@ -18,10 +18,13 @@ from titanslab.memory.network import MemoryNetwork
 
 
 @triton.jit
-def _moved(m, s, a, d, theta, eta, alpha, real):
-    """Eqs. 13 and 14 for one tile of a layer; padding (`real` false) leaves m and s unchanged."""
+def _moved(m, s, a, d, theta, eta, alpha, base, real):
+    """Eqs. 13 and 14 for one tile of a layer; padding (`real` false) leaves m and s unchanged.
+
+    `base`: what forgetting draws m to.
+    """
     new_s = tl.where(real, eta * s - theta * a[:, None] * d[None, :], s)
-    return tl.where(real, (1 - alpha) * m + new_s, m), new_s
+    return tl.where(real, (1 - alpha) * m + alpha * base + new_s, m), new_s
 
 
 @triton.jit
@@ -31,13 +34,14 @@ def memory_step(
     up_ptr, down_ptr, up_momentum, down_momentum, up_anchor, down_anchor,  # [rows, D, E] and [rows, E, D]
     up_initial, down_initial, up_initial_momentum, down_initial_momentum,  # the same
     scale_ptr, shift_ptr,  # [H, D]
+    up_base, down_base,  # M_0, read with BASE alone: [H, D, E], [H, E, D]
     offset_ptr, real_ptr, reset_ptr,  # [B]
     up_out, down_out, up_momentum_out, down_momentum_out, up_anchor_out, down_anchor_out,  # out
     y_ptr, loss_ptr,  # out: [rows, D], [rows]
     rows, gate_layers, clip,
     H: tl.constexpr, C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, TD: tl.constexpr, BE: tl.constexpr,
     DEPTH: tl.constexpr, RESIDUAL: tl.constexpr, NORM: tl.constexpr, CLIP: tl.constexpr, MASK: tl.constexpr,
-    RESET: tl.constexpr,
+    RESET: tl.constexpr, BASE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     acc = down_ptr.dtype.element_ty
@@ -94,14 +98,20 @@ def memory_step(
             slope = tl.sum(w * d[None, :], 1) * gelu_slope(hidden)
             m = tile(up, 0, e, D, E, TD, BE)
             s = tile(up_s, 0, e, D, E, TD, BE)
-            m, s = _moved(m, s, k, slope, up_theta, up_eta, up_alpha, real)
+            base = tl.zeros_like(m)
+            if BASE:
+                base = tile(up_base + (row % H) * D * E, 0, e, D, E, TD, BE)
+            m, s = _moved(m, s, k, slope, up_theta, up_eta, up_alpha, base, real)
             put(up_out + state, m, 0, e, D, E)
             put(up_momentum_out + state, s, 0, e, D, E)
             put(up_anchor_out + state, tl.where(end == 0, m, w_up), 0, e, D, E)
             x = gelu(tl.sum(q[:, None] * m, 0))
         m_down = tile(down, e, 0, E, D, BE, TD)
         s_down = tile(down_s, e, 0, E, D, BE, TD)
-        m_down, s_down = _moved(m_down, s_down, a, d, theta, eta, alpha, real)
+        base_down = tl.zeros_like(m_down)
+        if BASE:
+            base_down = tile(down_base + (row % H) * D * E, e, 0, E, D, BE, TD)
+        m_down, s_down = _moved(m_down, s_down, a, d, theta, eta, alpha, base_down, real)
         put(down_out + state, m_down, e, 0, E, D)
         put(down_momentum_out + state, s_down, e, 0, E, D)
         put(down_anchor_out + state, tl.where(end == 0, m_down, w), e, 0, E, D)
@@ -125,6 +135,7 @@ def step(
     anchor: list[Tensor],
     initial: list[Tensor],
     norm: list[Tensor],
+    base: list[Tensor],
     offset: Tensor,
     mask: Tensor | None,
     reset: Tensor | None,
@@ -135,19 +146,21 @@ def step(
     batch, heads, width = q.shape
     hidden = weights[-1].shape[2]
     q, k, v, gates, offset = contiguous([q, k, v, gates, offset])
-    weights, momentum, anchor, initial, norm = map(contiguous, (weights, momentum, anchor, initial, norm))
+    groups = (weights, momentum, anchor, initial, norm, base)
+    weights, momentum, anchor, initial, norm, base = map(contiguous, groups)
     out = [torch.empty_like(w) for w in (*weights, *momentum, *anchor)]
     new, moved, anchored = out[: form.depth], out[form.depth : 2 * form.depth], out[2 * form.depth :]
     initial = initial or [*weights, *momentum]
     y, loss = torch.empty_like(q), gates.new_empty(batch, heads)
     memory_step[(batch * heads,)](
         q, k, v, gates, weights[0], weights[-1], momentum[0], momentum[-1], anchor[0], anchor[-1],
-        initial[0], initial[form.depth - 1], initial[form.depth], initial[-1], *(norm or [y, y]), offset,
+        initial[0], initial[form.depth - 1], initial[form.depth], initial[-1], *(norm or [y, y]),
+        base[0] if base else y, base[-1] if base else y, offset,
         offset if mask is None else mask, offset if reset is None else reset, new[0], new[-1], moved[0],
         moved[-1], anchored[0], anchored[-1], y, loss, batch * heads, gates.shape[1],
         form.grad_clip or 0.0, H=heads, C=chunk_size, D=width, E=hidden, TD=power_of_two(width),
         BE=min(32, power_of_two(hidden)) if form.depth == 2 else power_of_two(width),
         DEPTH=form.depth, RESIDUAL=form.residual, NORM=form.norm, CLIP=form.grad_clip is not None,
-        MASK=mask is not None, RESET=reset is not None,
+        MASK=mask is not None, RESET=reset is not None, BASE=bool(base),
     )  # fmt: skip
     return y, loss, new, moved, anchored

@@ -18,6 +18,7 @@ struct StepArguments {
   double grad_clip;             // 0: off
   void *q, *k, *v, *gates;      // gates: [L, 3, rows]
   void *scale, *shift;          // [H, D]
+  void* base[MAX_LAYERS];       // [H, d_in, d_out]: what forgetting draws to; absent: 0
   int64_t* offset;              // [B]
   void *weights[MAX_LAYERS], *momentum[MAX_LAYERS], *anchor[MAX_LAYERS];
   void *y, *loss, *new_weights[MAX_LAYERS], *new_momentum[MAX_LAYERS];
@@ -111,16 +112,18 @@ static void one_row(const StepArguments& p, int64_t row) {
   for (int64_t l = 0; l < L; l++) {
     const int64_t n = width(l + 1);
     const T* gate = (T*)p.gates + 3 * l * p.rows + row;
-    const T theta = gate[0], eta = gate[p.rows], keep = 1 - gate[2 * p.rows];
+    const T theta = gate[0], eta = gate[p.rows], alpha = gate[2 * p.rows], keep = 1 - alpha;
     const T *w = at(p.weights, l), *s = at(p.momentum, l), *__restrict dl = grads(l);
+    const T* to = p.base[l] ? (T*)p.base[l] + head * width(l) * n : w;
+    const T pull = p.base[l] ? alpha : 0;
     T *w1 = at(p.new_weights, l), *s1 = at(p.new_momentum, l), *__restrict out = z;
     for (int64_t j = 0; j < n; j++) out[j] = 0;
-    for (int64_t i = 0; i < width(l); i++, w += n, s += n, w1 += n, s1 += n) {
+    for (int64_t i = 0; i < width(l); i++, w += n, s += n, w1 += n, s1 += n, to += n) {
       const T push = theta * inputs(l)[i], ask = x[i];
 #pragma omp simd
       for (int64_t j = 0; j < n; j++) {
-        s1[j] = eta * s[j] - push * dl[j];  // Eq. 14
-        w1[j] = keep * w[j] + s1[j];        // Eq. 13
+        s1[j] = eta * s[j] - push * dl[j];             // Eq. 14
+        w1[j] = keep * w[j] + (pull * to[j] + s1[j]);  // Eq. 13
         out[j] += ask * w1[j];
       }
     }
