@@ -135,6 +135,38 @@ def test_a_track_of_a_region(language_model, tmp_path, titans):
     assert (code, "already holds files" in err) == (2, True)
 
 
+def test_genes_along_a_track(language_model, tmp_path, titans):
+    genome, bed, out = tmp_path / "g.fa", tmp_path / "genes.bed", tmp_path / "track"
+    genome.write_text(">chr1\n" + "ACGTTGCAGA" * 30 + "\n>chr2\n" + "ACGGN" * 20 + "\n")
+    genes = [("chr1", 0, 120, "left", "+"), ("chr1", 100, 300, "over", "-"), ("chr2", 3, 99, "second", "+")]
+    bed.write_text("track name=x\n" + "".join(f"{c}\t{a}\t{b}\t{n}\t0\t{s}\n" for c, a, b, n, s in genes))
+    words = (genome, "-m", language_model, "--genes", bed, "--device", "cpu", "--piece", 16)
+    code, shown, err = titans("track", *words, "-o", out)
+    assert (code, "genes.tsv" in shown) == (0, True), err
+    head, *rows = [line.split("\t") for line in (out / "genes.tsv").read_text().splitlines()]
+    assert head == ["name", "chromosome", "start", "end", "strand", "bases", "loss", "surprise", "write"]
+    for (chromosome, start, end, name, strand), row in zip(genes, rows, strict=True):
+        assert row[:5] == [name, chromosome, str(start), str(end), strand]
+        for column, track in zip((6, 7, 8), ("loss", "surprise", "write"), strict=True):
+            lines = (line.split() for line in (out / f"{track}.bedgraph").read_text().splitlines())
+            values = [float(v) for c, a, _, v in lines if c == chromosome and start <= int(a) < end]
+            assert int(row[5]) == len(values)
+            assert float(row[column]) == pytest.approx(sum(values) / len(values), rel=1e-4)
+    code, _, err = titans("track", *words, "--region", "chr1:111-200", "-o", tmp_path / "part")
+    assert code == 0, err
+    found = (tmp_path / "part" / "genes.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0::5][:2] for row in found] == [["left", "10"], ["over", "90"]]
+    for text, message in (
+        ("chr7\t0\t9\tx\n", "has no region on chr1, chr2; the chromosomes of its regions: chr7"),
+        ("chr1\t0\t900\tx\n", "row 1 ends at 900, and chr1 has 300 bases; is it of another assembly?"),
+        ("chr1\t0\t9\n", "row 1 has 3 columns; a BED file has chromosome, start and end, and the label"),
+        ("", "has no region on chr1, chr2; the chromosomes of its regions: none"),
+    ):
+        bed.write_text(text)
+        code, _, err = titans("track", *words, "-o", tmp_path / "t")
+        assert (code, message in err, err.count("\n")) == (2, True, 1), err
+
+
 def test_faults_of_a_track_are_one_line(language_model, tmp_path, titans):
     genome = tmp_path / "g.fa"
     genome.write_text(">chr1\nACGT\n>chr2\nAC\n")

@@ -22,6 +22,10 @@ def track(
     ] = None,
     bin_size: Annotated[int, typer.Option("--bin", min=1, help="Bases of a line, which has their mean.")] = 1,
     warm_up: Annotated[int, typer.Option(min=0, help="Bases before the region that are read without a line.")] = 0,
+    genes: Annotated[
+        Path | None,
+        typer.Option(help="A BED file of genes or other regions with names: in the picture, means in genes.tsv."),
+    ] = None,
     bigwig: Annotated[bool, typer.Option("--bigwig", help="Write .bw files too, by pyBigWig.")] = False,
     track_line: Annotated[
         bool, typer.Option("--track-line", help="Begin each bedGraph with the track line of the UCSC browser.")
@@ -38,13 +42,15 @@ def track(
 
     Writes loss.bedgraph (bits per base), surprise.bedgraph (the memory's inner loss before it writes) and
     write.bedgraph (its write gate, 0 to 1), which IGV and other browsers open; track.png; and summary.json, with bits
-    per base over all and by position. A genome of any length takes the memory of one piece.
+    per base over all and by position. With --genes the means over each gene are in genes.tsv. A genome of any length
+    takes the memory of one piece.
     """
     from importlib.util import find_spec
 
     from titanslab.data.dna.fasta import SUFFIXES
     from titanslab.data.dna.genome import Genome, parse_region
     from titanslab.data.text import text_kind
+    from titanslab.evaluation.dna.genes import read_genes
     from titanslab.files import check_new_folder
     from titanslab.runs.loading import find_model_folder, open_model
 
@@ -54,6 +60,8 @@ def track(
         raise ValueError(f"genome {str(genome)!r} is not FASTA by its name; give {', '.join(SUFFIXES)}, also .gz")
     folder = find_model_folder(model)
     source = Genome(genome, f"genome {str(genome)!r}", parse_region(region) if region is not None else None, warm_up)
+    if genes is not None and not genes.is_file():
+        raise FileNotFoundError(f"--genes {str(genes)!r} does not exist (looked for {genes.absolute()})")
     if warm_up and region is None:
         raise ValueError("--warm-up reads bases before a region; give --region too")
     if bigwig and find_spec("pyBigWig") is None:
@@ -61,13 +69,14 @@ def track(
     place = output or Path(f"{genome.name.split('.')[0]}-{Path(model).name}-track")
     check_new_folder(place, "--output")
     total = source.bases
+    regions = read_genes(genes, source.sizes, f"--genes {str(genes)!r}") if genes is not None else []
     network, tokenizer = open_model(model, device)
     from titanslab.evaluation.dna.along import track_names, values_along
     from titanslab.evaluation.dna.track import TrackSettings, write_tracks
     from titanslab.progress import bar
 
     first = 0 if source.region is None else source.region.start
-    settings = TrackSettings(bin_size, source.sizes, first, total, track_line, bigwig)
+    settings = TrackSettings(bin_size, source.sizes, first, total, track_line, bigwig, regions)
     about: dict[str, Any] = {
         "title": f"{Path(model).name} along {genome.name}{f', {region}' if region else ''}",
         "genome": str(genome),
@@ -75,6 +84,7 @@ def track(
         "model": str(folder.resolve()),
         "learn": learn,
         "warm_up": warm_up,
+        "genes": None if genes is None else str(genes),
     }
     stream = values_along(network, tokenizer, source.pieces(), piece_size=piece, learn=learn)
     names = track_names(network)
@@ -82,4 +92,5 @@ def track(
         summary = write_tracks(place, stream, names, settings, about=about, progress=progress)
     typer.echo(f"{summary['bits_per_base']:.4f} bits per base over {summary['scored']:,} bases")
     files = [f"{name}.{kind}" for name in names for kind in (["bedgraph", "bw"] if bigwig else ["bedgraph"])]
-    typer.echo(f"written: {place}/{', '.join([*files, 'track.png', 'summary.json'])}")
+    more = ["genes.tsv"] if regions else []
+    typer.echo(f"written: {place}/{', '.join([*files, *more, 'track.png', 'summary.json'])}")

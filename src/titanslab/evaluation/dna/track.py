@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from titanslab.data.dna.regions import Region
 from titanslab.evaluation.dna.along import BaseValues
 from titanslab.evaluation.dna.bins import Binner, Overview, Positions
+from titanslab.evaluation.dna.genes import Genes
 from titanslab.files import write_whole
 from titanslab.progress import Progress
 
@@ -37,6 +39,7 @@ class TrackSettings:
         first: values of bases before this one, read to warm up, are left out. total: bases to read, for the progress.
         track_line: begin each bedGraph file with the line by which the UCSC browser knows it.
         bigwig: write a bigWig file beside each bedGraph file, by pyBigWig.
+        genes: regions, shown in the picture, and with their means in genes.tsv.
     """
 
     bin_size: int
@@ -45,6 +48,7 @@ class TrackSettings:
     total: int | None = None
     track_line: bool = False
     bigwig: bool = False
+    genes: Sequence[Region] = ()
 
     def __post_init__(self) -> None:
         if self.bin_size < 1:
@@ -79,12 +83,15 @@ def write_tracks(
 
     def fill(made: Path) -> None:
         made.mkdir()
-        overview, found = _write_lines(made, stream, names, settings, progress)
+        genes = Genes(settings.genes, names) if settings.genes else None
+        overview, found = _write_lines(made, stream, names, settings, genes, progress)
         summary.update({**about, **found})
         if settings.bigwig:
             for name in names:
                 write_bigwig(made / f"{name}.bedgraph", made / f"{name}.bw", settings.sizes)
-        plot_tracks(overview, names, made / "track.png", str(about.get("title", "")))
+        if genes is not None:
+            genes.write(made / "genes.tsv")
+        plot_tracks(overview, names, made / "track.png", str(about.get("title", "")), genes)
         (made / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +104,7 @@ def _write_lines(
     stream: Iterable[BaseValues],
     names: tuple[str, ...],
     settings: TrackSettings,
+    genes: Genes | None,
     progress: Progress | None,
 ) -> tuple[Overview, dict[str, Any]]:
     binner, overview, positions = Binner(settings.bin_size, len(names)), Overview(len(names)), Positions()
@@ -128,6 +136,8 @@ def _write_lines(
             values = values[:, skipped:]
             write(binner.add(part.name, part.start + skipped, values))
             overview.add(part.name, part.start + skipped, values)
+            if genes is not None:
+                genes.add(part.name, part.start + skipped, values)
             known = np.isfinite(values)
             sums += np.where(known, values, 0.0).sum(1)
             counts += known.sum(1)
@@ -172,15 +182,16 @@ def write_bigwig(bedgraph: Path, path: Path, sizes: Mapping[str, int]) -> None:
     written.close()
 
 
-def plot_tracks(overview: Overview, names: tuple[str, ...], path: Path, title: str) -> None:
-    """Draw each value along the genome, one panel each; lines separate chromosomes."""
+def plot_tracks(overview: Overview, names: tuple[str, ...], path: Path, title: str, genes: Genes | None = None) -> None:
+    """Draw each value along the genome, one panel each, and the genes below; lines separate chromosomes."""
     places, means = overview.means()
     unit, divisor = next((u, d) for u, d in (("Mb", 1e6), ("kb", 1e3), ("bases", 1.0)) if overview.bases >= 2 * d)
     (name, _, first), *others = overview.records
     origin = 0 if others else first  # places of one record are its own coordinates
-    figure = Figure(figsize=(9, 0.7 + 1.8 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, value, row in zip(panels, names, means, strict=True):
+    heights = [1.8] * len(names) + [0.8] * (genes is not None)
+    figure = Figure(figsize=(9, 0.7 + sum(heights)), layout="constrained")
+    panels = figure.subplots(len(heights), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
+    for axes, value, row in zip(panels, names, means, strict=False):
         heading, colour = HEADINGS[value]
         axes.plot((origin + places) / divisor, row, color=colour, linewidth=0.9)
         axes.set_title(heading, loc="left", fontsize=10)
@@ -188,6 +199,8 @@ def plot_tracks(overview: Overview, names: tuple[str, ...], path: Path, title: s
         axes.spines[["top", "right"]].set_visible(False)
         for _, before, _ in others:
             axes.axvline(before / divisor, color="#999", linewidth=0.6)
+    if genes is not None:
+        genes.draw(panels[-1], overview, divisor)
     where = f"{unit} of all sequences" if others else f"{unit} of {name}"
     each = f"each point the mean of {overview.stride:,} base{'s' * (overview.stride > 1)}"
     panels[-1].set_xlabel(f"{where}, {each}", parse_math=False)
