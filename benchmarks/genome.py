@@ -4,7 +4,8 @@
 
 Each run reads every test file twice: in windows of `--window` bases, each with a new memory; and as one stream, if the
 model's cache has a constant size. A model with a memory streams once more with the memory frozen. A Markov model counts
-the words of the training files, and an adaptive one those of the test file too, each base after it was scored.
+the words of the training files, and an adaptive one those of the test file too, each base after it was scored. With
+--both-strands both count the words of the reverse complement too.
 """
 
 import argparse
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", action="append", default=[], metavar="NAME=FOLDER", help="a trained model; repeatable")
     parser.add_argument("--window", type=int, default=8192, help="bases of a window")
     parser.add_argument("--orders", type=int, nargs="+", default=list(range(13)), help="orders of the Markov models")
+    parser.add_argument("--both-strands", action="store_true", help="Markov models count the reverse complement too")
     parser.add_argument("--out", type=Path, help="JSON file; default: a new one in benchmarks/results")
     given = parser.parse_args(arguments)
     report = new_report("genome", 0, torch.device("cpu"), settings_of(given, "train", "test"), given.out)
@@ -83,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for path in given.test:
         for adaptive in (False, True):
-            for order, found in markov_bits(train, ids(path), given.orders, adaptive=adaptive).items():
+            ways = {"adaptive": adaptive, "both_strands": given.both_strands}
+            for order, found in markov_bits(train, ids(path), given.orders, **ways).items():
                 kind = "adaptive" if adaptive else "frozen"
                 report.add({"test": path.name, "markov": order, "adaptive": adaptive, **found})
                 rows.append([f"Markov, order {order}, {kind}", path.name, f"{found['bits']:.4f}"])

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.page import pictures
 from benchmarks.page.files import ROOT
+from benchmarks.page.genome import genome
 from benchmarks.page.positions import lines as lines_of
 from benchmarks.page.positions import positions
 from benchmarks.page.quality import NO_TEXT, Group, quickstart
@@ -62,7 +63,7 @@ def page(about: dict[str, Any], groups: Iterable[Group]) -> str:
         streaming(about["streaming"]),
     ]
     studies = ["## Language, series and DNA", STUDIES, *map(study, about["study"])] if "study" in about else []
-    studies += map(positions, about["positions"])
+    studies += [*map(positions, about["positions"]), *map(genome, about.get("genome", []))]
     parts = [INTRO.strip(), "## Quality", *quality, *studies, "## Speed", *speeds, by_hand(about["by_hand"])]
     return "\n\n".join(parts) + "\n"
 

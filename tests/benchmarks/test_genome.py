@@ -41,6 +41,7 @@ def test_markov_models_and_runs(tmp_path):
     for variant in ("lmm", "attention"):
         train(recipe(variant, str(tmp_path / "train.fa")), tmp_path / variant)
     files = ["--train", str(tmp_path / "train.fa"), "--test", str(tmp_path / "test.fa"), "--orders", "0", "2"]
+    files.append("--both-strands")
     runs = ["--run", f"memory={tmp_path / 'lmm'}", "--run", f"all={tmp_path / 'attention'}", "--window", str(WINDOW)]
     main([*files, *runs, "--out", str(tmp_path / "out.json")])
     report = json.loads((tmp_path / "out.json").read_text())
@@ -48,7 +49,7 @@ def test_markov_models_and_runs(tmp_path):
     assert markov.keys() == {(order, adaptive) for order in (0, 2) for adaptive in (False, True)}
     train_ids, test_ids = (ids_of(bases) for bases in words)
     for (order, adaptive), row in markov.items():
-        bits = MarkovModel(order, [train_ids]).bits(test_ids, row["alpha"], adaptive)
+        bits = MarkovModel(order, [train_ids], both_strands=True).bits(test_ids, row["alpha"], adaptive)
         assert row["bits"] == pytest.approx(float(np.mean(bits)))
     memory, attention = ({r["run"]: r for r in report["results"] if "run" in r}[name] for name in ("memory", "all"))
     assert not {"stream", "frozen"} & attention.keys()
