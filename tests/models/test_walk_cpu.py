@@ -17,6 +17,8 @@ from tolerances import EXACT
 
 SHAPE = {"variant": "mac", "vocab_size": 32, "hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 1}
 
+START = {"memory_forget_to": "start", "chunk_size": 16}
+
 
 def mixer_of(**options: Any) -> tuple[TitansConfig, MemoryAsContext]:
     torch.manual_seed(0)
@@ -59,6 +61,9 @@ def walks(monkeypatch) -> list[int]:
         (2, 64, {"memory_norm": False, "memory_residual": False, "memory_grad_clip": None}),
         (2, 64, {"memory_momentum": False, "gate_type": "silu"}),
         (2, 64, {"memory_forgetting": False, "conv_size": 2}),
+        (2, 16 * (RING + 3), START),
+        (2, 64, {**START, "memory_depth": 1, "memory_norm": False, "memory_residual": False}),
+        (1, 64, {**START, "memory_depth": 3, "segment_len": 32, "memory_gates_per_layer": False}),
     ],
 )
 def test_it_equals_the_loop(monkeypatch, walks, batch, tokens, options) -> None:
@@ -73,9 +78,10 @@ def test_it_equals_the_loop(monkeypatch, walks, batch, tokens, options) -> None:
         assert (a - b).abs().max() <= EXACT * b.abs().max()
 
 
-def test_state_goes_in_and_out_with_its_gradient(monkeypatch, walks) -> None:
+@pytest.mark.parametrize("options", [{}, START], ids=["to-zero", "to-start"])
+def test_state_goes_in_and_out_with_its_gradient(monkeypatch, walks, options) -> None:
     """A call that keeps its state walks over all segments but the last, whose keys and values the next call needs."""
-    config, mixer = mixer_of()
+    config, mixer = mixer_of(**options)
     x = torch.randn(2, 96, 24, dtype=torch.float64, requires_grad=True)
 
     def run() -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from titanslab.memory.autograd import Inputs, first_order
 from titanslab.memory.backends import is_bare
-from titanslab.memory.chunked.op import end_state, group_size, is_aligned, stack, state_bytes
+from titanslab.memory.chunked.op import end_state, group_size, is_aligned, stack, state_bytes, to_whole
 from titanslab.memory.cpu import chunked as loop
 from titanslab.memory.cpu.build import LAYERS, fields, load
 from titanslab.memory.cpu.features import features, features_backward
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 RING = 8
 # The steps of a segment, as `enum Step` in segment.cpp numbers them.
 READ, NORM, ATTEND, FEATURES, FEATURES_BACKWARD, Y_BACKWARD, ATTEND_BACKWARD, NORM_BACKWARD, READ_BACKWARD = range(9)
-# The tensors of a walk by the names of `struct SegmentArguments`; the states follow them. `inputs` is the joined weight
-# of the memory's query and gate and of attention's q, k, v; `writes` is that of the tokens to write (`layer_cpu.join`).
+# The tensors of a walk by the names of `struct SegmentArguments`; the states follow them, then what the memory forgets
+# to. `inputs` is the joined weight of the memory's query and gate and of attention's q, k, v; `writes` is that of the
+# tokens to write (`layer_cpu.join`).
 GIVEN = (
     *("x", "inputs", "writes", "o_proj", "bias", "conv", "o_norm", "h_norm", "y_norm", "prefix_k", "prefix_v"),
     *("read_tail", "first_tails", "scale", "shift", "cos", "sin", "limits"),
@@ -61,8 +62,6 @@ def takes_walk(mixer: "MemoryAsContext", x: Tensor, call: Call, memory: MemorySt
     if not (is_bare(mixer.h_norm, RMSNorm) and is_bare(mixer.y_norm, RMSNorm)):
         return False
     others = [mixer.h_norm.weight, mixer.y_norm.weight, *memory.weights, *memory.momentum]
-    if layer.config.forget_to == "start":
-        return False
     if not layer.takes_pass(x[:, :length], [attention.q_proj, attention.k_proj, attention.v_proj], others):
         return False
     return is_aligned(length, loop.block_size(layer.chunk_size), memory.offset, None, None)
@@ -102,7 +101,10 @@ def walk(
         "write_scale": call.write_scale,
     }
     rules = (layer.chunk_size, layer.network.grad_clip)
-    y, normed, reads, loss, read, conv, *end = _Walk.apply(sizes, rules, *tensors, *stack(state.memory, batch))
+    base = layer.params.weights if layer.config.forget_to == "start" else ()
+    start = to_whole(stack(state.memory, batch), [-b for b in base]) if base else stack(state.memory, batch)
+    y, normed, reads, loss, read, conv, *end = _Walk.apply(sizes, rules, *tensors, *start, *base)
+    end = to_whole(end, base) if base else end
     memory = end_state(end, [], torch.zeros_like(state.memory.offset), layer.num_heads)
     conv = {**dict(zip(names, conv.unbind(0), strict=True)), "read": read}
     return y, normed, reads.unflatten(-1, (layer.num_heads, -1)), loss, NeuralMemoryState(memory, conv)
@@ -112,7 +114,8 @@ class _Pass:
     """What forward and backward share: the tensors by name, and the arguments of the two kernels."""
 
     def __init__(self, sizes: dict[str, Any], rules: tuple[int, float | None], tensors: tuple[Any, ...]) -> None:
-        self.given, self.state = dict(zip(GIVEN, tensors, strict=False)), list(tensors[len(GIVEN) :])
+        self.given, states = dict(zip(GIVEN, tensors, strict=False)), len(GIVEN) + sizes["depth"]
+        self.state, self.base = list(tensors[len(GIVEN) : states]), list(tensors[states:])
         self.x: Tensor = self.given["x"]
         self.batch, self.count, self.length, self.heads = (sizes[n] for n in ("batch", "segments", "tokens", "heads"))
         self.rows, self.width, self.inner = self.batch * self.length, sizes["width"], self.heads * sizes["head_dim"]
@@ -123,11 +126,13 @@ class _Pass:
         group = group_size(self.length // block, block, state_bytes(self.state))
         norm = [] if norm[0] is None else norm
         rest = (None, rules[0], group, bool(sizes["residual"]), rules[1])
-        self.inputs = Inputs(q, k, v, gates, [], self.state, norm, *rest)
+        self.inputs = Inputs(q, k, v, gates, [], self.state, norm, *rest, base=self.base)
         self.chunks, _ = loop.prepare(self.inputs)
         self.groups = -(-self.chunks.chunks // group)
         self.segment = SegmentArguments(**sizes, groups=self.groups, threads=torch.get_num_threads())
         self.segment.give(**self.given, q=q, k=k, v=v)
+        if self.base:
+            self.segment.give(base=self.base)
 
     def new(self, *shape: int) -> Tensor:
         return self.x.new_empty(shape)
@@ -184,7 +189,7 @@ class _Walk(torch.autograd.Function):
             w.at(n, gates=gates, y=reads, loss=loss, state=kept, kept=kept, activations=large[0] if large else None)
             w.at(n + 1, end=kept) if n + 1 < count else w.chunks.give(end=end)
             loop.run(w.chunks, x.dtype, backward=False)
-        ctx.sizes, ctx.rules, ctx.names, ctx.depth = sizes, rules, tuple(held), len(kept)
+        ctx.sizes, ctx.rules, ctx.names, ctx.given = sizes, rules, tuple(held), len(tensors)
         ctx.save_for_backward(*tensors, *held.values(), *kept, *large)
         y, normed, reads, loss = (w.by_row(t) for t in (y, normed, reads, loss))
         ctx.mark_non_differentiable(loss)
@@ -194,10 +199,11 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, *d_out: Tensor) -> Any:
-        saved, inputs = ctx.saved_tensors, len(GIVEN) + ctx.depth
-        tensors, rest = saved[:inputs], saved[inputs:]
+        saved = ctx.saved_tensors
+        tensors, rest = saved[: ctx.given], saved[ctx.given :]
         w, held = _Pass(ctx.sizes, ctx.rules, tensors), dict(zip(ctx.names, rest, strict=False))
-        kept, large = list(rest[len(held) : len(held) + ctx.depth]), rest[len(held) + ctx.depth :]
+        rest = rest[len(held) :]
+        kept, large = list(rest[: len(w.state)]), rest[len(w.state) :]
         x, given, new, (count, rows, width, inner) = w.x, w.given, w.new, (w.count, w.rows, w.width, w.inner)
         d_y, d_normed, d_reads = (w.by_segment(d) for d in d_out[:3])
         d_tails, d_state = d_out[5].clone(), [d.clone() for d in d_out[6:]]
@@ -207,6 +213,7 @@ class _Walk(torch.autograd.Function):
         d_raw, u, h, dh0, d_kv = (new(ring, rows, n) for n in (ctx.sizes["columns"], inner, width, width, 2 * width))
         kv, into, dh, du = (new(rows, columns) for columns in (2 * width, width, width, inner))
         dq, dk, dv = new(3, *w.inputs.q.shape)
+        d_base = [new(count, w.batch, *b.shape) for b in w.base]
         sums = {f"d_{name}": torch.zeros_like(given[name]) for name in ("prefix_k", "prefix_v")}
         sums |= {f"d_{name}": x.new_zeros(w.segment.threads, width) for name in ("h_norm", "y_norm")}
         sums |= {"d_o_norm": x.new_zeros(w.batch, *given["o_norm"].shape)}
@@ -216,14 +223,14 @@ class _Walk(torch.autograd.Function):
         w.chunks.give(activation_reals=large[0].shape[3] if large else 0)
         w.segment.give(**held, state=kept, d_first=d_first, d_query=d_query, d_state=d_state, d_gates=w.inputs.gates)
         w.segment.give(d_tails=d_tails, d_raw=d_raw, d_normed=into, dy=dy, d_kv=d_kv, dh=dh, dh0=dh0, du=du, **sums)
-        w.segment.give(dq=dq, dk=dk, dv=dv, u=u, h=h, kv=kv, ring=ring)
+        w.segment.give(dq=dq, dk=dk, dv=dv, u=u, h=h, kv=kv, ring=ring, d_base=d_base or None)
         d_kv_proj, d_writes, d_o_proj = (torch.zeros_like(p) for p in (w.kv_proj, given["writes"], given["o_proj"]))
         d_bias = torch.zeros_like(given["bias"])
         for n in reversed(range(count)):
             at = n % ring
             w.segment.step(FEATURES, n, x.dtype)
             w.at(n, gates=held["gates"], kept=kept, activations=large[0] if large else None, dy=d_reads)
-            w.at(n, d_norm=sums["d_norm"] if w.inputs.norm else None)
+            w.at(n, d_norm=sums["d_norm"] if w.inputs.norm else None, d_base=d_base or None)
             loop.run(w.chunks, x.dtype, backward=True)
             w.segment.step(FEATURES_BACKWARD, n, x.dtype)
             torch.addmm(d_normed[n], d_raw[at], given["writes"], out=into)
@@ -253,5 +260,5 @@ class _Walk(torch.autograd.Function):
         norms = (sums[name].sum(0) for name in ("d_o_norm", "d_h_norm", "d_y_norm"))
         tails = (sums["d_prefix_k"], sums["d_prefix_v"], d_read_tail, d_tails)
         weights = (d_inputs, d_writes, d_o_proj, d_bias, d_conv, *norms)
-        rest = [*(d_norm if w.inputs.norm else (None, None)), *[None] * 3, *d_state]
+        rest = [*(d_norm if w.inputs.norm else (None, None)), *[None] * 3, *d_state, *(d.sum((0, 1)) for d in d_base)]
         return None, None, dx, *weights, *tails, *rest

@@ -34,6 +34,8 @@ struct SegmentArguments {
   void *d_prefix_k, *d_prefix_v, *d_o_norm, *d_norm, *d_h_norm, *d_y_norm, *d_conv;
   // of which: [B, H, D], [S, B * H, 2, D], 2 x [threads, A * d], [3, B, taps, H * D]
   void *state[MAX_LAYERS], *d_state[MAX_LAYERS];  // [S, groups, B * H, 2 d_in, d_out], [B * H, 2 d_in, d_out]
+  // What the memory forgets to; the states count from it. [H, d_in, d_out]; d_base: [S, B * H, d_in, d_out]. Absent: 0.
+  void *base[MAX_LAYERS], *d_base[MAX_LAYERS];
   void *u, *h0, *h, *kv, *lse, *y, *normed, *raw, *gates, *tails;  // tails: [S + 1, 3, B, taps - 1, H * D]
   void *q, *k, *v;                                               // of one segment: [B, L, H * D]
   // backward; those of one segment are [B, L, columns]
@@ -107,13 +109,17 @@ struct Segment {
     if (count < TOKENS) std::fill_n(to, D * TOKENS, T(0));
     transpose(count, D, rows, stride, to, TOKENS);
   }
+  const T* state_of(long b, long h, long l) const {
+    return (T*)A.state[l] + (n * A.groups * A.batch * A.heads + b * A.heads + h) * 2 * in[l] * out[l];
+  }
+  const T* base_of(long h, long l) const { return (T*)A.base[l] + h * in[l] * out[l]; }
   // The outputs of tokens t .. t + count of head h of row b.
   void read_block(Read& R, long b, long h, long t, long count) const {
     gather(sequence(A.query, b, t, W) + h * D, count, W, R.a[0]);
     gather(sequence(A.first, b, t, first_columns) + W + h * D, count, first_columns, R.gate);
     for (long l = 0; l < depth; l++) {
-      const T* weights = (T*)A.state[l] + (n * A.groups * A.batch * A.heads + b * A.heads + h) * 2 * in[l] * out[l];
-      matmul(out[l], TOKENS, in[l], weights, 1, out[l], R.a[l], TOKENS, R.z, TOKENS);
+      matmul(out[l], TOKENS, in[l], state_of(b, h, l), 1, out[l], R.a[l], TOKENS, R.z, TOKENS);
+      if (A.base[l]) matmul(out[l], TOKENS, in[l], base_of(h, l), 1, out[l], R.a[l], TOKENS, R.z, TOKENS, ADD);
       if (l < depth - 1) gelu_and_slope(out[l] * TOKENS, R.z, R.a[l + 1], R.slope[l]);
     }
     if (A.scale) {
@@ -211,11 +217,11 @@ struct Segment {
         std::copy_n(R.dy, D * TOKENS, dz);
       }
       for (long l = depth - 1; l >= 0; l--) {
-        const T* weights = (T*)A.state[l] + (n * A.groups * A.batch * A.heads + b * A.heads + h) * 2 * in[l] * out[l];
         transpose(out[l], TOKENS, dz, TOKENS, R.rows, ld[l]);
         matmul(in[l], ld[l], TOKENS, R.a[l], TOKENS, 1, R.rows, ld[l], R.dW[l], ld[l], ADD);
         T* dx = l == 0 && A.residual ? R.dy : R.dx;
-        matmul(in[l], TOKENS, out[l], weights, out[l], 1, dz, TOKENS, dx, TOKENS, dx == R.dy ? ADD : SET);
+        matmul(in[l], TOKENS, out[l], state_of(b, h, l), out[l], 1, dz, TOKENS, dx, TOKENS, dx == R.dy ? ADD : SET);
+        if (A.base[l]) matmul(in[l], TOKENS, out[l], base_of(h, l), out[l], 1, dz, TOKENS, dx, TOKENS, ADD);
         if (l > 0)
           for (long i = 0; i < in[l] * TOKENS; i++) dz[i] = dx[i] * R.slope[l - 1][i];
         else
@@ -224,8 +230,12 @@ struct Segment {
     }
     for (long l = 0; l < depth; l++) {
       T* to = (T*)A.d_state[l] + (b * A.heads + h) * 2 * in[l] * out[l];
+      T* into = A.base[l] ? (T*)A.d_base[l] + (n * A.batch * A.heads + b * A.heads + h) * in[l] * out[l] : nullptr;
       for (long i = 0; i < in[l]; i++)
-        for (long j = 0; j < out[l]; j++) to[i * out[l] + j] += R.dW[l][i * ld[l] + j];
+        for (long j = 0; j < out[l]; j++) {
+          to[i * out[l] + j] += R.dW[l][i * ld[l] + j];
+          if (into) into[i * out[l] + j] += R.dW[l][i * ld[l] + j];
+        }
     }
   }
 
