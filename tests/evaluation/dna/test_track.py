@@ -146,11 +146,14 @@ def test_the_overview_has_a_bounded_size_and_the_right_means():
     overview = Overview(1, columns=8)
     for start in range(0, 100, 10):
         overview.add("a" if start < 50 else "b", start % 50 + 7, values[:, start : start + 10])
-    places, means = overview.means()
-    assert overview.stride == 16
+    places, means, bases = overview.means()
+    assert overview.stride == bases == 16
     assert overview.sums.shape == (1, 8)
     assert places.tolist() == [8, 24, 40, 56, 72, 88, 104]
     assert means[0].tolist() == [values[0, i : i + 16].mean() for i in range(0, 100, 16)]
+    places, means, bases = overview.means(40)
+    assert (bases, places.tolist()) == (32, [16, 48, 80, 112])
+    assert means[0].tolist() == [values[0, i : i + 32].mean() for i in range(0, 100, 32)]
     assert overview.records == [("a", 0, 7), ("b", 50, 7)]
 
 

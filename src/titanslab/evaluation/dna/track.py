@@ -91,7 +91,8 @@ def write_tracks(
                 write_bigwig(made / f"{name}.bedgraph", made / f"{name}.bw", settings.sizes)
         if genes is not None:
             genes.write(made / "genes.tsv")
-        plot_tracks(overview, names, made / "track.png", str(about.get("title", "")), genes)
+        title = str(about.get("title", ""))
+        plot_tracks(overview, names, made / "track.png", title, settings.bin_size, genes)
         (made / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -182,9 +183,14 @@ def write_bigwig(bedgraph: Path, path: Path, sizes: Mapping[str, int]) -> None:
     written.close()
 
 
-def plot_tracks(overview: Overview, names: tuple[str, ...], path: Path, title: str, genes: Genes | None = None) -> None:
-    """Draw each value along the genome, one panel each, and the genes below; lines separate chromosomes."""
-    places, means = overview.means()
+def plot_tracks(
+    overview: Overview, names: tuple[str, ...], path: Path, title: str, bin_size: int = 1, genes: Genes | None = None
+) -> None:
+    """Draw each value along the genome, one panel each, and the genes below; lines separate chromosomes.
+
+    A point is the mean of `bin_size` bases, or of more where the genome is long.
+    """
+    places, means, each = overview.means(bin_size)
     unit, divisor = next((u, d) for u, d in (("Mb", 1e6), ("kb", 1e3), ("bases", 1.0)) if overview.bases >= 2 * d)
     (name, _, first), *others = overview.records
     origin = 0 if others else first  # places of one record are its own coordinates
@@ -202,8 +208,7 @@ def plot_tracks(overview: Overview, names: tuple[str, ...], path: Path, title: s
     if genes is not None:
         genes.draw(panels[-1], overview, divisor)
     where = f"{unit} of all sequences" if others else f"{unit} of {name}"
-    each = f"each point the mean of {overview.stride:,} base{'s' * (overview.stride > 1)}"
-    panels[-1].set_xlabel(f"{where}, {each}", parse_math=False)
+    panels[-1].set_xlabel(f"{where}, each point the mean of {each:,} base{'s' * (each > 1)}", parse_math=False)
     panels[-1].set_xlim(origin / divisor, (origin + overview.bases) / divisor)
     figure.suptitle(title, fontsize=11, parse_math=False)
     figure.savefig(path, format="png", dpi=120)
