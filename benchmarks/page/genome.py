@@ -9,10 +9,17 @@ WAYS = {"windows": "windows", "stream": "one stream", "frozen": "one stream, mem
 
 
 def genome(about: dict[str, Any]) -> str:
-    """The section of a file of `benchmarks.genome`; `about["tests"]` has a name for each of its test files."""
-    report = load(about["file"])
-    rows, names = report["results"], about["tests"]
-    window = length_name(report["settings"]["window"], 1024)
+    """The section of files of `benchmarks.genome`; `about["tests"]` has a name for each of their test files.
+
+    Raises:
+        ValueError: the files have windows of several sizes.
+    """
+    reports = [load(file) for file in about["files"]]
+    rows, names = [row for report in reports for row in report["results"]], about["tests"]
+    windows = {report["settings"]["window"] for report in reports}
+    if len(windows) > 1:
+        raise ValueError(f"{', '.join(about['files'])}: windows of {', '.join(map(str, sorted(windows)))} bases")
+    window = length_name(windows.pop(), 1024)
 
     def of(test: str, key: str) -> list[dict[str, Any]]:
         return [row for row in rows if row["test"] == test and key in row]
@@ -46,7 +53,7 @@ def genome(about: dict[str, Any]) -> str:
             late,
         ),
     ]
-    return section(about["title"], about["text"], tables, about["command"], sources([about["file"], *about["more"]]))
+    return section(about["title"], about["text"], tables, about["command"], sources(about["files"]))
 
 
 def _bits(row: dict[str, Any], way: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from benchmarks.page.genome import genome
 
 
@@ -22,9 +23,15 @@ def test_the_tables_have_each_model_and_test(tmp_path):
         run("a.fa", "all", windows=1.5),
         run("b.fa", "all", windows=1.4),
     ]
-    (tmp_path / "g.json").write_text(json.dumps({"settings": {"window": 8192}, "results": [*markov, *runs]}))
-    about = {"title": "A title", "text": "Words.", "command": "python x", "file": str(tmp_path / "g.json")}
-    text = genome(about | {"tests": {"a.fa": "One", "b.fa": "Two"}, "from": 2047, "more": []})
+    files = []
+    for name, window, results in (("g", 8192, [*markov, *runs[:2]]), ("h", 8192, runs[2:]), ("i", 512, [])):
+        files.append(str(tmp_path / f"{name}.json"))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"settings": {"window": window}, "results": results}))
+    about = {"title": "A title", "text": "Words.", "command": "python x", "files": files[:2]}
+    about |= {"tests": {"a.fa": "One", "b.fa": "Two"}, "from": 2047}
+    with pytest.raises(ValueError, match="windows of 512, 8192 bases"):
+        genome(about | {"files": files})
+    text = genome(about)
     assert "| genome | 0 | 2 |" in text
     assert "| One, counts of training | 2.000 | 1.800 |" in text
     assert "| Two, counts of training and all bases before | 1.950 | 1.750 |" in text
