@@ -83,6 +83,7 @@ def test_from_files_to_a_table(in_process, folder, monkeypatch, capsys):
     work = folder / "runs" / "own"
     results = json.loads((work / "results.json").read_text())["results"]
     assert [r["set"] for r in results] == ["a_4", "a_8", "b_4"]
+    assert [r["parameters"] for r in results] == [16 * 4 + 4, 16 * 8 + 8, 16 * 4 + 4]
     each = {r["set"]: r["score"]["mse"] for r in results}
     assert f"| linear | {(each['a_4'] + each['a_8']) / 2:.3f} | {each['b_4']:.3f} | 0.5 |" in shown
     assert "| model | A | b_4 | A (paper) |" in shown

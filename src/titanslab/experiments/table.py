@@ -105,11 +105,16 @@ def training(run: Path) -> dict[str, Any]:
 
 
 def count_parameters(run: Path) -> int:
-    """Number of parameters of a saved model, from the headers of its files; tied parameters count once."""
+    """Number of parameters of a saved model, from the headers of its files; tied parameters count once.
+
+    The weights that training keeps for its best validation are not counted: they are the model's once more.
+    """
     from safetensors import safe_open
 
+    from titanslab.training.best import WEIGHTS as BEST_WEIGHTS
+
     total = 0
-    for file in sorted(run.glob("*.safetensors")):
+    for file in sorted(path for path in run.glob("*.safetensors") if path.name != BEST_WEIGHTS):
         with safe_open(file, "np") as held:
             for name in held.keys():  # noqa: SIM118 - not a dict
                 size = 1
